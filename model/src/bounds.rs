@@ -1,0 +1,34 @@
+//! Every bound on what axwatch accepts, each with its unit in its name.
+
+/// Terms in one dimension of an attestation.
+pub const TERMS_MAX: usize = 100;
+/// Bytes of one term.
+pub const TERM_BYTES_MAX: usize = 1_000;
+/// Bytes of an attestation's attributes as compact JSON.
+pub const ATTRIBUTES_BYTES_MAX: usize = 1024 * 1024;
+/// Nested objects and arrays in an attestation's attributes, the outermost counted.
+pub const ATTRIBUTES_DEPTH_MAX: usize = 64;
+/// Bytes of an attestation's source.
+pub const SOURCE_BYTES_MAX: usize = 1_000;
+/// Bytes of an id: of an attestation, a watcher, an owner, a handler.
+pub const ID_BYTES_MAX: usize = 256;
+/// Bytes of an Ed25519 signature with room for what other schemes need.
+pub const SIGNATURE_BYTES_MAX: usize = 1_024;
+/// Bytes of a watcher's parameters.
+pub const PARAMS_BYTES_MAX: usize = 64 * 1024;
+/// Handlers of one watcher.
+pub const HANDLERS_MAX: usize = 16;
+/// The highest rate limit a watcher may declare, in fires a second.
+pub const FIRES_PER_SECOND_MAX: i64 = 100_000;
+/// Bytes of a job's payload when it is given by a caller.
+pub const PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of a job's result that are kept; a longer one is left out and flagged.
+pub const RESULT_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of an error text that are kept.
+pub const ERROR_BYTES_MAX: usize = 4 * 1024;
+
+/// Cuts `text` to at most `max` bytes at a character boundary.
+#[must_use]
+pub fn cut(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
+}

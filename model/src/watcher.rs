@@ -1,0 +1,208 @@
+//! A watcher as it is declared and as the store keeps it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{HandlerName, InvalidId, PluginName, Seq, Timestamp, WatcherKey, WatcherNumber};
+
+/// What a watcher waits for, as its owner wrote it. What it means is for `axwatch-query` to say.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Declared {
+    /// AX text; its terms compare by case folding.
+    Ax(String),
+    /// Lists of a plugin's registration; their terms compare exactly.
+    Structural(StructuralFilter),
+}
+
+/// A filter without text: OR within a dimension, AND across them, an empty one is not asked about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StructuralFilter {
+    /// Any of these subjects.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub subjects: Vec<String>,
+    /// Any of these predicates.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub predicates: Vec<String>,
+    /// Any of these contexts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub contexts: Vec<String>,
+    /// Any of these actors.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub actors: Vec<String>,
+}
+
+impl Declared {
+    /// What `when` shows: the AX text as written, or the lists as one JSON object.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        match self {
+            Declared::Ax(text) => text.clone(),
+            Declared::Structural(lists) => {
+                serde_json::to_string(lists).expect("lists of texts are always JSON")
+            }
+        }
+    }
+}
+
+/// A handler as a watcher names it, and the plugin that answers for it once one is known.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HandlerRef {
+    /// The text of the declaration: bare, or `plugin/handler`. Part of the job id.
+    pub declared: Arc<str>,
+    /// Who answers for it; `None` while nobody does.
+    pub plugin: Option<PluginName>,
+}
+
+impl HandlerRef {
+    /// The bare name, which is what ExecuteJob sends.
+    #[must_use]
+    pub fn bare(&self) -> &str {
+        split_handler(&self.declared).1
+    }
+}
+
+/// Splits `plugin/handler`; a bare name has no plugin.
+pub(crate) fn split_handler(text: &str) -> (Option<&str>, &str) {
+    match text.split_once('/') {
+        Some((plugin, handler)) => (Some(plugin), handler),
+        None => (None, text),
+    }
+}
+
+impl HandlerName {
+    /// Reads a handler as people write it: `handler` or `plugin/handler`.
+    ///
+    /// # Errors
+    /// [`InvalidId`] when either part cannot be a name.
+    pub fn parse_qualified(text: &str) -> Result<(Option<PluginName>, HandlerName), InvalidId> {
+        let (plugin, handler) = split_handler(text);
+        Ok((plugin.map(str::parse).transpose()?, handler.parse()?))
+    }
+}
+
+/// What a watcher is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WatcherState {
+    /// Matched in the commit of each new claim.
+    Live,
+    /// Behind the head, on its way there.
+    CatchingUp,
+    /// Its fires are kept and wait until it is resumed.
+    Paused,
+    /// Fires nothing until a moment.
+    Muted,
+    /// Nobody answers for one of its handlers yet; its fires wait.
+    WaitingForHandler,
+    /// Its text no longer parses; it is kept, and matches nothing.
+    Broken,
+    /// Its last declaration was refused.
+    Refused,
+    /// Gone from its owner's declarations, or removed.
+    Retired,
+}
+
+const STATES: [(WatcherState, &str); 8] = [
+    (WatcherState::Live, "live"),
+    (WatcherState::CatchingUp, "catching_up"),
+    (WatcherState::Paused, "paused"),
+    (WatcherState::Muted, "muted"),
+    (WatcherState::WaitingForHandler, "waiting_for_handler"),
+    (WatcherState::Broken, "broken"),
+    (WatcherState::Refused, "refused"),
+    (WatcherState::Retired, "retired"),
+];
+
+impl fmt::Display for WatcherState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (_, text) =
+            STATES.iter().find(|(state, _)| state == self).expect("every state is listed");
+        f.pad(text)
+    }
+}
+
+impl FromStr for WatcherState {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<WatcherState, InvalidId> {
+        STATES.iter().find(|(_, known)| *known == text).map(|(state, _)| *state).ok_or_else(|| InvalidId {
+            what: "watcher state",
+            text: crate::bounds::cut(text, 80).to_owned(),
+            rule: "it must be live, catching_up, paused, muted, waiting_for_handler, broken, refused or retired",
+        })
+    }
+}
+
+/// A watcher as the store keeps it: one row for its whole life, changed by each new revision.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WatcherRow {
+    /// Its row.
+    pub number: WatcherNumber,
+    /// Its key.
+    pub key: WatcherKey,
+    /// 1 for the first declaration, one more for each change.
+    pub revision: u64,
+    /// 0 is live; a declaration after retirement, and each replay, takes the next.
+    pub generation: u32,
+    /// What it waits for.
+    pub declared: Declared,
+    /// Who acts.
+    pub handlers: Vec<HandlerRef>,
+    /// Parameters for its handlers: a JSON object as text.
+    pub params: Option<Arc<str>>,
+    /// Fires a second; `None` is no limit. 1 to 100,000.
+    pub max_fires_per_second: Option<u32>,
+    /// How often it may occur in one chain of causes; `None` is the usual 4.
+    pub max_chain: Option<u32>,
+    /// What it is doing: never [`WatcherState::CatchingUp`], which is derived from positions.
+    pub state: WatcherState,
+    /// Why it is broken or refused.
+    pub error: Option<String>,
+    /// The head of the log when this generation was declared: it sees what comes after.
+    pub since_seq: Seq,
+    /// When the first declaration was registered.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+}
+
+/// What a watcher has done so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// Attestations that its filter held for.
+    pub matches: u64,
+    /// Jobs made.
+    pub fires: u64,
+    /// Attempts that ended in failure.
+    pub errors: u64,
+    /// When it last fired.
+    pub last_fired_at: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_written_as_they_are_read() {
+        for (state, text) in STATES {
+            assert_eq!(state.to_string(), text);
+            assert_eq!(text.parse::<WatcherState>().unwrap(), state);
+            assert_eq!(serde_json::to_value(state).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_handler_may_name_its_plugin() {
+        let (plugin, handler) = HandlerName::parse_qualified("git/ixgest.git").unwrap();
+        assert_eq!((plugin.unwrap().as_str(), handler.as_str()), ("git", "ixgest.git"));
+        assert_eq!(HandlerName::parse_qualified("notify.log").unwrap().0, None);
+        assert!(HandlerName::parse_qualified("a/").is_err());
+        assert!(HandlerName::parse_qualified("/a").is_err());
+    }
+}
