@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    InvalidId, JobId, JobNumber, LaneKey, LeafNumber, PluginName, Seq, Timestamp, WatcherNumber,
-};
+use crate::{JobId, JobNumber, LaneKey, LeafNumber, PluginName, Seq, Timestamp, WatcherNumber};
 
 /// Where a job is on its way: `queued → running → completed`, back to `queued` for a retry, or
 /// `failed` (a dead letter), or `cancelled`.

@@ -1,1 +1,38 @@
-//! Under construction.
+//! AX, the language of watchers and questions: text in, meaning out, and an index over many meanings.
+//!
+//! A query goes one way: [`parse`] turns text into a [`Query`] or into every mistake in it, a
+//! [`Filter`] is what a query or a structural registration means, [`matches()`] decides whether it
+//! holds for an attestation, [`explain`] says why, and a [`WatcherIndex`] finds those of a million
+//! filters that hold, without asking each. Everything here is pure: the same input gives the same
+//! answer, on any machine and at any time.
+//!
+//! ```
+//! let query = axwatch_query::parse("ALICE BOB is author of GitHub is not draft").unwrap();
+//! assert_eq!(query.predicates.none.as_slice(), ["draft"]);
+//!
+//! let mistakes = axwatch_query::parse("ALICE is of GitHub").unwrap_err();
+//! assert_eq!(mistakes.to_string(), r#"at 6: expected a predicate after "is", found "of""#);
+//! ```
+//!
+//! Not here: who owns a watcher and what a match leads to (`axwatch-core`), how a store narrows a
+//! search (`axwatch-ats`), how answers are printed (the program).
+
+mod ast;
+mod columns;
+mod dimension;
+mod error;
+mod eval;
+mod filter;
+mod fold;
+mod index;
+mod lex;
+mod parse;
+
+pub use ast::{Clause, Query, Terms};
+pub use dimension::Dimension;
+pub use error::{Mistake, MistakeKind, Mistakes};
+pub use eval::{Condition, Field, Rule, explain, matches};
+pub use filter::{Filter, Mode};
+pub use fold::fold;
+pub use index::WatcherIndex;
+pub use parse::{QUERY_BYTES_MAX, QUERY_TERMS_MAX, parse};

@@ -1,0 +1,320 @@
+//! Many watchers at once: which of a million filters hold for an attestation, at a cost that grows
+//! with the number of matches and not with the number of watchers.
+//!
+//! Each watcher is filed under every tuple of its terms, one term of each dimension it asks about, in
+//! the table of its shape (which dimensions these are). An attestation looks up its own terms, most
+//! of which no watcher uses, and tries the tuples of the rest: usually one for each shape in use.
+//!
+//! Three kinds of watcher are found by fewer terms and then verified: one whose terms make too many
+//! tuples, one that also excludes terms or bounds the time, and any when the attestation itself has
+//! too many tuples. A watcher that wants no term at all is asked about every attestation.
+//!
+//! [`crate::matches`] is the meaning; this is a shortcut that agrees with it, as the property test
+//! below holds it to. It is changed in place by its one owner, and no order here comes from a hash.
+
+mod interner;
+mod posting;
+mod record;
+mod shape;
+mod side;
+mod table;
+
+use std::collections::BTreeMap;
+
+use axwatch_model::Attestation;
+
+use crate::eval::Claim;
+use crate::{Filter, Mode};
+use record::Records;
+use side::{Known, Side};
+
+/// An index over the filters of many watchers, by an id that the caller chooses.
+///
+/// Ids may be any 32 bits; memory is best used when they are near each other.
+#[derive(Debug)]
+pub struct WatcherIndex {
+    folded: Side,
+    exact: Side,
+    /// The watchers that want no term, and so are filed under none.
+    always: BTreeMap<u32, Filter>,
+    /// All others.
+    records: Records,
+}
+
+impl Default for WatcherIndex {
+    fn default() -> WatcherIndex {
+        WatcherIndex::new()
+    }
+}
+
+impl WatcherIndex {
+    /// An index without watchers.
+    #[must_use]
+    pub fn new() -> WatcherIndex {
+        WatcherIndex {
+            folded: Side::new(Mode::Folded),
+            exact: Side::new(Mode::Exact),
+            always: BTreeMap::new(),
+            records: Records::default(),
+        }
+    }
+
+    /// How many watchers there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.always.len() + self.records.len()
+    }
+
+    /// Whether there are no watchers.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many watchers want no term, so that every attestation costs a test of each.
+    #[must_use]
+    pub fn asked_always(&self) -> usize {
+        self.always.len()
+    }
+
+    /// Puts a watcher in, in the place of the one that had its id.
+    pub fn insert(&mut self, id: u32, filter: &Filter) {
+        self.remove(id);
+        if filter.dimensions().next().is_none() {
+            self.always.insert(id, filter.clone());
+        } else {
+            let record = self.side_mut(filter.mode()).insert(id, filter);
+            self.records.insert(id, record);
+        }
+    }
+
+    /// Takes a watcher out, and with it the terms and keys that no other uses. An unknown id changes
+    /// nothing.
+    pub fn remove(&mut self, id: u32) {
+        if self.always.remove(&id).is_none()
+            && let Some(record) = self.records.remove(id)
+        {
+            self.side_mut(record.mode()).remove(id, &record);
+        }
+    }
+
+    /// Finds every watcher whose filter holds for the attestation.
+    ///
+    /// Shape: `found` is emptied first, then holds ids in rising order, each once. Hand in the same
+    /// vector each time, and nothing is allocated for it.
+    pub fn matching(&self, attestation: &Attestation, found: &mut Vec<u32>) {
+        found.clear();
+        let claim = Claim::new(attestation);
+        let mut candidates = Vec::new();
+        for side in [&self.folded, &self.exact] {
+            let known = side.look_up(&claim, found);
+            side.probe(&known, found, &mut candidates);
+            candidates.sort_unstable();
+            candidates.dedup();
+            found.extend(candidates.drain(..).filter(|&id| self.holds(id, &known, &claim)));
+        }
+        let always = self.always.iter().filter(|(_, filter)| claim.satisfies(filter));
+        found.extend(always.map(|(id, _)| id));
+        found.sort_unstable();
+        found.dedup();
+    }
+
+    /// Verifies a watcher: that its terms are known, and all else by the meaning itself.
+    fn holds(&self, id: u32, known: &Known, claim: &Claim<'_>) -> bool {
+        self.records.get(id).is_some_and(|record| {
+            known.has_terms_of(record)
+                && record.remainder().is_none_or(|remainder| claim.satisfies(remainder))
+        })
+    }
+
+    fn side_mut(&mut self, mode: Mode) -> &mut Side {
+        match mode {
+            Mode::Folded => &mut self.folded,
+            Mode::Exact => &mut self.exact,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Clause, Query, Terms, matches};
+    use axwatch_model::{StructuralFilter, Timestamp};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+    use std::borrow::Cow;
+
+    /// Few words, so that they often meet, and several that are one word to AX and two byte for byte.
+    const WORDS: [&str; 10] =
+        ["a", "A", "b", "Straße", "STRASSE", "é", "e\u{301}", "É", "山田", "_"];
+
+    fn words(length: std::ops::Range<usize>) -> impl Strategy<Value = Vec<String>> {
+        vec(select(&WORDS[..]).prop_map(str::to_owned), length)
+    }
+
+    /// Mostly short lists, sometimes one so long that tuples are too many.
+    fn any_list() -> impl Strategy<Value = Vec<String>> {
+        let filler = (6..40_usize).prop_map(|n| (0..n).map(|i| format!("w{i}")).collect());
+        prop_oneof![4 => words(0..1), 6 => words(1..3), 1 => words(3..9), 1 => filler]
+    }
+
+    fn any_excluded() -> impl Strategy<Value = Vec<String>> {
+        prop_oneof![3 => words(0..1), 1 => words(1..3)]
+    }
+
+    fn any_bound() -> impl Strategy<Value = Option<i64>> {
+        prop_oneof![6 => Just(None), 1 => (0..4_i64).prop_map(Some)]
+    }
+
+    fn terms(words: Vec<String>) -> Terms<'static> {
+        words.into_iter().map(Cow::Owned).collect()
+    }
+
+    prop_compose! {
+        fn any_ax()(any in prop::array::uniform4(any_list()), none in prop::array::uniform3(any_excluded()))
+            -> Filter
+        {
+            let [subjects, predicates, contexts, actors] = any.map(terms);
+            let [no_predicates, no_contexts, no_actors] = none.map(terms);
+            Filter::from_ax(&Query {
+                subjects,
+                predicates: Clause { any: predicates, none: no_predicates },
+                contexts: Clause { any: contexts, none: no_contexts },
+                actors: Clause { any: actors, none: no_actors },
+                so_actions: Terms::new(),
+            })
+        }
+    }
+
+    prop_compose! {
+        fn any_structural()(lists in prop::array::uniform4(any_list())) -> Filter {
+            let [subjects, predicates, contexts, actors] = lists;
+            Filter::structural(&StructuralFilter { subjects, predicates, contexts, actors })
+        }
+    }
+
+    prop_compose! {
+        fn any_filter()(
+            filter in prop_oneof![any_ax(), any_structural()], start in any_bound(), end in any_bound(),
+        ) -> Filter {
+            filter.within(start, end)
+        }
+    }
+
+    /// One term or none in each dimension, out of thirty.
+    fn any_plain_filter() -> impl Strategy<Value = Filter> {
+        let list = prop::option::of(0..30_u32).prop_map(|n| n.map(|n| format!("w{n}")));
+        (prop::array::uniform4(list), any_bound()).prop_map(|(lists, end)| {
+            let [subjects, predicates, contexts, actors] = lists.map(Vec::from_iter);
+            let lists = StructuralFilter { subjects, predicates, contexts, actors };
+            Filter::structural(&lists).within(None, end)
+        })
+    }
+
+    fn attestation(lists: [Vec<String>; 4], ms: i64) -> Attestation {
+        let [subjects, predicates, contexts, actors] = lists;
+        Attestation {
+            id: "AS-1".parse().unwrap(),
+            subjects,
+            predicates,
+            contexts,
+            actors,
+            timestamp: Timestamp::from_ms(ms).unwrap(),
+            created_at: Timestamp::from_ms(ms).unwrap(),
+            source: "test".into(),
+            attributes: None,
+            signature: None,
+            signer_did: None,
+        }
+    }
+
+    /// `{letter}0`, `{letter}1`, … in a number that is far too many.
+    fn many(letter: char) -> impl Strategy<Value = Vec<String>> {
+        (1..90_usize).prop_map(move |n| (0..n).map(|i| format!("{letter}{i}")).collect())
+    }
+
+    /// Terms from the watchers' words, sometimes far too many, with repeats and strangers.
+    fn any_attestation() -> impl Strategy<Value = Attestation> {
+        let list = prop_oneof![8 => words(1..4), 1 => many('W'), 1 => many('w')];
+        (prop::array::uniform4(list), 0..4_i64).prop_map(|(lists, ms)| attestation(lists, ms))
+    }
+
+    fn any_crowded_attestation() -> impl Strategy<Value = Attestation> {
+        let lists = prop::array::uniform4(many('w'));
+        (lists, 0..4_i64).prop_map(|(lists, ms)| attestation(lists, ms))
+    }
+
+    /// An id with a filter puts a watcher in, without one takes it out.
+    fn any_changes() -> impl Strategy<Value = Vec<(u32, Option<Filter>)>> {
+        let id = prop_oneof![9 => 0..24_u32, 1 => any::<u32>()];
+        vec((id, prop::option::weighted(0.7, any_filter())), 0..60)
+    }
+
+    fn apply(index: &mut WatcherIndex, changes: &[(u32, Option<Filter>)]) -> BTreeMap<u32, Filter> {
+        let mut watchers = BTreeMap::new();
+        for (id, filter) in changes {
+            match filter {
+                Some(filter) => {
+                    index.insert(*id, filter);
+                    watchers.insert(*id, filter.clone());
+                }
+                None => {
+                    index.remove(*id);
+                    watchers.remove(id);
+                }
+            }
+        }
+        watchers
+    }
+
+    fn check(
+        index: &WatcherIndex,
+        watchers: &BTreeMap<u32, Filter>,
+        attestation: &Attestation,
+    ) -> Result<(), TestCaseError> {
+        let holds = |(_, filter): &(&u32, &Filter)| matches(filter, attestation);
+        let asked: Vec<u32> = watchers.iter().filter(holds).map(|(id, _)| *id).collect();
+        let mut found = vec![7];
+        index.matching(attestation, &mut found);
+        prop_assert_eq!(found, asked);
+        Ok(())
+    }
+
+    proptest! {
+        /// The index is a shortcut, never a second opinion.
+        #[test]
+        fn index_finds_what_asking_every_watcher_finds(
+            changes in any_changes(), attestations in vec(any_attestation(), 1..8),
+        ) {
+            let mut index = WatcherIndex::new();
+            let watchers = apply(&mut index, &changes);
+            prop_assert_eq!(index.len(), watchers.len());
+            for attestation in attestations {
+                check(&index, &watchers, &attestation)?;
+            }
+        }
+
+        /// Nor is it when so many terms are known that their tuples are too many to try.
+        #[test]
+        fn a_crowded_attestation_finds_the_same(
+            filters in vec(any_plain_filter(), 50..150), attestation in any_crowded_attestation(),
+        ) {
+            let changes: Vec<_> = (0..).zip(filters.into_iter().map(Some)).collect();
+            let mut index = WatcherIndex::new();
+            let watchers = apply(&mut index, &changes);
+            check(&index, &watchers, &attestation)?;
+        }
+
+        /// Whatever was put in can be taken out, down to the last term.
+        #[test]
+        fn an_emptied_index_holds_nothing(changes in any_changes()) {
+            let mut index = WatcherIndex::new();
+            for id in apply(&mut index, &changes).into_keys() {
+                index.remove(id);
+            }
+            prop_assert!(index.is_empty() && index.always.is_empty());
+            prop_assert!(index.folded.is_empty() && index.exact.is_empty());
+        }
+    }
+}

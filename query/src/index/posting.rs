@@ -1,0 +1,130 @@
+//! Which watchers are filed under a key: most keys have one, a few have a hundred thousand.
+
+/// The watchers under one key: none, one in place, or the number of a list in [`Postings`].
+///
+/// Eight bytes, because there may be a million of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Posting {
+    /// The one watcher, if it is one.
+    one: u32,
+    /// The list, or one of the two marks below.
+    list: u32,
+}
+
+const EMPTY: u32 = u32::MAX;
+const ONE: u32 = u32::MAX - 1;
+
+impl Posting {
+    pub(super) const EMPTY: Posting = Posting { one: 0, list: EMPTY };
+
+    pub(super) fn is_empty(self) -> bool {
+        self.list == EMPTY
+    }
+}
+
+/// The lists of all postings that hold more than one watcher.
+///
+/// Invariant: each list in use has at least two watchers, in rising order, and belongs to one posting.
+#[derive(Debug, Default)]
+pub(super) struct Postings {
+    lists: Vec<Vec<u32>>,
+    free: Vec<u32>,
+}
+
+impl Postings {
+    /// The watchers of a posting, in rising order.
+    pub(super) fn ids<'a>(&'a self, posting: &'a Posting) -> &'a [u32] {
+        match posting.list {
+            EMPTY => &[],
+            ONE => std::slice::from_ref(&posting.one),
+            list => &self.lists[list as usize],
+        }
+    }
+
+    /// Files a watcher; one that is there already stays there once.
+    pub(super) fn add(&mut self, posting: &mut Posting, id: u32) {
+        match posting.list {
+            EMPTY => *posting = Posting { one: id, list: ONE },
+            ONE if posting.one == id => {}
+            ONE => {
+                let pair = vec![id.min(posting.one), id.max(posting.one)];
+                posting.list = self.keep(pair);
+            }
+            list => {
+                let ids = &mut self.lists[list as usize];
+                if let Err(place) = ids.binary_search(&id) {
+                    ids.insert(place, id);
+                }
+            }
+        }
+    }
+
+    /// Takes a watcher out, and gives back the memory of what it leaves empty or alone.
+    pub(super) fn remove(&mut self, posting: &mut Posting, id: u32) {
+        match posting.list {
+            EMPTY => {}
+            ONE if posting.one == id => *posting = Posting::EMPTY,
+            ONE => {}
+            list => {
+                let ids = &mut self.lists[list as usize];
+                if let Ok(place) = ids.binary_search(&id) {
+                    ids.remove(place);
+                }
+                if let [one] = ids[..] {
+                    *ids = Vec::new();
+                    self.free.push(list);
+                    *posting = Posting { one, list: ONE };
+                } else if ids.len() < ids.capacity() / 4 {
+                    ids.shrink_to(ids.len() * 2);
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, ids: Vec<u32>) -> u32 {
+        if let Some(list) = self.free.pop() {
+            self.lists[list as usize] = ids;
+            return list;
+        }
+        let list = u32::try_from(self.lists.len()).ok().filter(|&list| list < ONE);
+        self.lists.push(ids);
+        list.expect("fewer lists than watchers, whose ids are 32 bits")
+    }
+
+    /// How many lists are in use.
+    #[cfg(test)]
+    pub(super) fn lists_in_use(&self) -> usize {
+        self.lists.len() - self.free.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        /// A posting is a set of watchers, whatever form it has at the moment.
+        #[test]
+        fn a_posting_is_a_set(
+            changes in proptest::collection::vec((any::<bool>(), 0..6_u32), 0..40),
+        ) {
+            let (mut postings, mut posting) = (Postings::default(), Posting::EMPTY);
+            let mut expected = BTreeSet::new();
+            for (add, id) in changes {
+                if add {
+                    postings.add(&mut posting, id);
+                    expected.insert(id);
+                } else {
+                    postings.remove(&mut posting, id);
+                    expected.remove(&id);
+                }
+                let ids: Vec<u32> = expected.iter().copied().collect();
+                prop_assert_eq!(postings.ids(&posting), ids);
+                prop_assert_eq!(posting.is_empty(), expected.is_empty());
+                prop_assert_eq!(postings.lists_in_use(), usize::from(expected.len() > 1));
+            }
+        }
+    }
+}
