@@ -1,1 +1,30 @@
-//! Under construction.
+//! The pure core: what follows from an event.
+//!
+//! [`State::step`] takes what happened and the time it happened at, changes the state, and says what
+//! to do about it; [`State::take_writes`] says what to write. No clock, no randomness, no I/O, no
+//! threads, no iteration in hash order: the same events at the same times give the same effects.
+//!
+//! Not here: the disk and the order of commit and effects (`axwatch_engine::writer`), plugins and
+//! their wires (`axwatch_engine::plugin`), what a filter means (`axwatch_query`).
+
+pub mod audit;
+mod event;
+mod job;
+mod lanes;
+mod limiter;
+mod matching;
+mod outcome;
+mod policy;
+mod record;
+mod registry;
+mod settle;
+mod state;
+pub mod supervise;
+
+pub use event::{
+    Answer, Declaration, Effect, Event, Refusal, RefusalKind, Registration, RequestId, Start,
+    WatcherCommand,
+};
+pub use outcome::{Ended, Outcome};
+pub use policy::{Bounds, Policy, RetryPolicy};
+pub use state::{AuditWrites, Snapshot, State, Writes};

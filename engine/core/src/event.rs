@@ -1,0 +1,282 @@
+//! What happens to the engine, and what it does about it: the two sides of [`crate::State::step`].
+
+use std::sync::Arc;
+
+use axwatch_model::{
+    Declared, HandlerName, JobId, JobNumber, JobRow, LaneKey, PluginName, Seq, Stored, WatcherKey,
+    WatcherRow,
+};
+
+use crate::outcome::Ended;
+
+/// Names a request until its answer leaves with the commit that makes it true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// Something that happened. Every event is told once, in the order in which the writer learned of it.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The next claim of the log, to be matched: of the commit at hand, or read behind the head.
+    Match {
+        /// The claim.
+        stored: Arc<Stored>,
+    },
+    /// A claim entered the log while matching is behind: it will be matched when its turn comes.
+    Deferred {
+        /// Its number.
+        seq: Seq,
+    },
+    /// A plugin's process is ready and has said what it has.
+    PluginUp {
+        /// Answered with [`Answer::Registered`].
+        request: RequestId,
+        /// Which plugin.
+        plugin: PluginName,
+        /// Which process.
+        incarnation: u64,
+        /// What its Metadata said.
+        version: String,
+        /// How many attempts it may ever have in flight.
+        max_in_flight: u32,
+        /// What it announced.
+        registration: Registration,
+    },
+    /// A plugin's process that is up announces something else than before.
+    Announced {
+        /// Answered with [`Answer::Registered`].
+        request: RequestId,
+        /// Which plugin.
+        plugin: PluginName,
+        /// Which process.
+        incarnation: u64,
+        /// All that it now has.
+        registration: Registration,
+    },
+    /// A plugin's process is gone, or must be treated so.
+    PluginDown {
+        /// Which plugin.
+        plugin: PluginName,
+        /// Which process.
+        incarnation: u64,
+        /// Why.
+        reason: String,
+        /// It went by itself; nobody had told it to.
+        crashed: bool,
+    },
+    /// An attempt came to an end.
+    AttemptEnded {
+        /// Of which job.
+        job: JobNumber,
+        /// Which attempt.
+        attempt: u32,
+        /// At which process.
+        incarnation: u64,
+        /// How.
+        ended: Ended,
+    },
+    /// A person declares a watcher.
+    Declare {
+        /// Answered with [`Answer::Watcher`].
+        request: RequestId,
+        /// The declaration.
+        declaration: Declaration,
+    },
+    /// A person pauses, resumes or removes a watcher.
+    Command {
+        /// Answered with [`Answer::Watcher`].
+        request: RequestId,
+        /// Which watcher.
+        watcher: WatcherKey,
+        /// What to do with it.
+        command: WatcherCommand,
+    },
+    /// Somebody asks for a job without a watcher.
+    Enqueue {
+        /// Answered with [`Answer::Job`].
+        request: RequestId,
+        /// Its id.
+        id: JobId,
+        /// The handler: bare, or `plugin/handler`.
+        handler: String,
+        /// Its payload, any bytes.
+        payload: Arc<[u8]>,
+    },
+    /// A person asks that a dead letter, or a job that waits for its retry, is tried again now.
+    Redrive {
+        /// Answered with [`Answer::Job`].
+        request: RequestId,
+        /// Its row as the store has it.
+        row: Box<JobRow>,
+    },
+    /// Waiting jobs of a lane were read back from the table.
+    Loaded {
+        /// Which lane.
+        lane: LaneKey,
+        /// The rows, by number; fewer than asked for means that there are no more.
+        rows: Vec<JobRow>,
+    },
+    /// Open jobs that an earlier life of the engine left behind, by number.
+    Recovered {
+        /// The rows.
+        rows: Vec<JobRow>,
+    },
+    /// The batch of all events since the last of these is on the disk. Its time is what the attempts
+    /// that started in it are stamped with.
+    Committed,
+    /// Nothing may start any more; what is under way may end.
+    Drain,
+    /// Time went by.
+    Tick,
+}
+
+/// All that a plugin announced.
+#[derive(Debug, Clone, Default)]
+pub struct Registration {
+    /// The handlers that it answers for.
+    pub handlers: Vec<HandlerName>,
+    /// The watchers that it declares.
+    pub watchers: Vec<Declaration>,
+}
+
+/// A watcher as its owner declares it, unchecked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Declaration {
+    /// Its local id.
+    pub local: String,
+    /// What it waits for.
+    pub declared: Declared,
+    /// Who acts, besides the `so` actions of its text.
+    pub handlers: Vec<String>,
+    /// Parameters for its handlers: a JSON object as text.
+    pub params: Option<Arc<str>>,
+    /// Fires a second; 0 means no limit unless `zero_is_never`.
+    pub max_fires_per_second: i64,
+    /// 0 fires a second means none at all.
+    pub zero_is_never: bool,
+    /// How often it may occur in one chain of causes; 0 is the usual.
+    pub max_chain: i32,
+}
+
+/// What a person does with a watcher that stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatcherCommand {
+    /// Its fires are kept and wait.
+    Pause,
+    /// They go on.
+    Resume,
+    /// It is retired.
+    Remove,
+}
+
+/// Something to do once the batch is on the disk.
+#[derive(Debug, Clone)]
+pub enum Effect {
+    /// A claim was matched and caused this many fires.
+    Fired {
+        /// Which claim.
+        seq: Seq,
+        /// How many jobs were made.
+        fires: u32,
+    },
+    /// The payload of a claim that fired, so that nobody has to make it again.
+    Payload {
+        /// Which claim.
+        seq: Seq,
+        /// Its payload.
+        bytes: Arc<[u8]>,
+    },
+    /// An attempt starts.
+    Start(Box<Start>),
+    /// Read waiting jobs of a lane and tell of them with [`Event::Loaded`].
+    Load {
+        /// Which lane.
+        lane: LaneKey,
+        /// Jobs with this number or a higher one.
+        from: JobNumber,
+        /// At most so many.
+        limit: usize,
+    },
+    /// A job was given up: a dead letter.
+    GaveUp {
+        /// The job.
+        id: JobId,
+        /// The watcher as shown; empty without one.
+        watcher: Arc<str>,
+        /// The handler as declared.
+        handler: Arc<str>,
+        /// Attempts that it had.
+        attempts: u32,
+        /// Why.
+        reason: String,
+    },
+    /// A request is answered.
+    Reply {
+        /// Which.
+        request: RequestId,
+        /// With what.
+        answer: Answer,
+    },
+}
+
+/// One attempt, as the dispatcher needs it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Start {
+    /// The job's row.
+    pub job: JobNumber,
+    /// The job's id, the same on every attempt.
+    pub id: JobId,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+    /// Who answers for the handler.
+    pub plugin: PluginName,
+    /// Which of its processes.
+    pub incarnation: u64,
+    /// The handler's bare name.
+    pub handler: Arc<str>,
+    /// The claim whose payload it gets.
+    pub seq: Option<Seq>,
+    /// The payload, when it was given rather than made from a claim.
+    pub payload: Option<Arc<[u8]>>,
+    /// The watcher's parameters.
+    pub params: Option<Arc<str>>,
+    /// The watcher as shown; empty without one.
+    pub watcher: Arc<str>,
+    /// The watcher's revision; 0 without one.
+    pub revision: u64,
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// What became of each watcher of a registration, in its order: accepted, or refused and why.
+    Registered(Vec<(String, Result<(), Refusal>)>),
+    /// The watcher as it now stands.
+    Watcher(Result<Box<WatcherRow>, Refusal>),
+    /// The job as it now stands.
+    Job(Result<Box<JobRow>, Refusal>),
+}
+
+/// Why something was not done: the request's fault, and what would be right.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refusal {
+    /// What is wrong with it, for programs.
+    pub kind: RefusalKind,
+    /// What is wrong with it and what would be right, for people.
+    pub reason: String,
+    /// The mistakes of its AX text, when that is what is wrong: the JSON that AX.md describes.
+    pub mistakes: Option<Box<axwatch_query::Mistakes>>,
+}
+
+/// What is wrong with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// It is not well-formed.
+    Invalid,
+    /// What it names is not there.
+    NotFound,
+    /// It contradicts what stands.
+    Conflict,
+    /// There is no room for it now.
+    Exhausted,
+}

@@ -1,0 +1,79 @@
+//! What the core is told once, at its start: bounds and how retries go.
+
+use std::time::Duration;
+
+use axwatch_model::StoreId;
+
+/// What the core is told once.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Part of every job id.
+    pub store_id: StoreId,
+    /// How often the store has been opened for writing: names this life of the engine.
+    pub epoch: u64,
+    /// How much may be in memory and in the table.
+    pub bounds: Bounds,
+    /// How retries go.
+    pub retry: RetryPolicy,
+}
+
+/// How much work may wait where.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// First attempts of one lane in memory; the rest waits in the table.
+    pub lane_waiting_max: usize,
+    /// Retries of one lane in memory; past them its first attempts are held back.
+    pub lane_delayed_max: usize,
+    /// Jobs in memory, of all lanes.
+    pub jobs_in_memory_max: usize,
+    /// Open jobs, in memory and in the table; past them matching waits.
+    pub open_jobs_max: u64,
+    /// Slots of a new process, before its answers earn it more.
+    pub slots_first: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            lane_waiting_max: 64,
+            lane_delayed_max: 1_024,
+            jobs_in_memory_max: 100_000,
+            open_jobs_max: 1_000_000,
+            slots_first: 4,
+        }
+    }
+}
+
+/// How retries go.
+#[derive(Debug, Clone)]
+pub struct RetryPolicy {
+    /// The wait after the first counted attempt; doubles with each further one.
+    pub delay_first: Duration,
+    /// The longest wait.
+    pub delay_max: Duration,
+    /// A job is given up after so many counted attempts.
+    pub counted_max: u32,
+    /// A job is given up after so many attempts that did not count.
+    pub uncounted_max: u32,
+    /// A job is given up so long after its first counted attempt, not counting time in which nobody
+    /// could have run it.
+    pub age_max: Duration,
+    /// The longest that "not now" may put a job off.
+    pub not_now_max: Duration,
+    /// How long a job waits for a handler that the running process does not have.
+    pub no_handler_delay: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> RetryPolicy {
+        RetryPolicy {
+            delay_first: Duration::from_secs(1),
+            delay_max: Duration::from_secs(30 * 60),
+            counted_max: 30,
+            uncounted_max: 100,
+            age_max: Duration::from_secs(24 * 60 * 60),
+            not_now_max: Duration::from_secs(24 * 60 * 60),
+            no_handler_delay: Duration::from_secs(10),
+        }
+    }
+}

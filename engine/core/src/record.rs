@@ -1,0 +1,213 @@
+//! The records of the audit: what was decided and done, each one canonical JSON object.
+//!
+//! Fields stand in the order of their names, which makes serde's output the canonical one (RFC 8785);
+//! a test holds it to a canonicaliser. A record holds ids, times, hashes and reasons, never payloads.
+
+use axwatch_model::{AttestationId, JobId, Seq, StoreId, Timestamp};
+use serde::Serialize;
+
+/// One thing that was decided or done.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum Record<'a> {
+    /// The engine began to write to the store.
+    EngineStarted(EngineStarted),
+    /// A watcher was registered, changed, paused, resumed, retired or refused.
+    Watcher(WatcherRecord<'a>),
+    /// A watcher's filter held for a claim.
+    Matched(Matched<'a>),
+    /// A job was made, redriven, held back, given up or withdrawn.
+    Job(JobRecord<'a>),
+    /// An attempt started.
+    AttemptStarted(AttemptStarted<'a>),
+    /// An attempt ended.
+    AttemptEnded(AttemptEnded<'a>),
+    /// A plugin came up or went down.
+    Plugin(PluginRecord<'a>),
+}
+
+/// `engine_started`.
+#[derive(Debug, Clone, Serialize)]
+pub struct EngineStarted {
+    /// When.
+    pub at: Timestamp,
+    /// How often the store has been opened for writing.
+    pub epoch: u64,
+    /// Which store this is the audit of.
+    pub store: StoreId,
+    /// `engine_started`.
+    pub r#type: &'static str,
+}
+
+/// `watcher_registered`, `watcher_changed`, `watcher_paused`, `watcher_resumed`, `watcher_retired`,
+/// `watcher_refused`.
+#[derive(Debug, Clone, Serialize)]
+pub struct WatcherRecord<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// Queued jobs that were withdrawn with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cancelled: Option<u64>,
+    /// The generation in force from here on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u32>,
+    /// Who acts, as declared.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub handlers: Vec<&'a str>,
+    /// Fires a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_fires_per_second: Option<u32>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+    /// The revision in force from here on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// Which of them.
+    pub r#type: &'static str,
+    /// The watcher as shown.
+    pub watcher: &'a str,
+    /// What it waits for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when: Option<&'a str>,
+}
+
+/// `matched`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Matched<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// The claim.
+    pub attestation: &'a AttestationId,
+    /// The jobs it made, in the order of the watcher's handlers.
+    pub fires: Vec<Fire<'a>>,
+    /// The watcher's generation.
+    pub generation: u32,
+    /// SHA-256 of the payload, hex.
+    pub payload_sha256: &'a str,
+    /// The watcher's revision.
+    pub revision: u64,
+    /// The claim's number.
+    pub seq: Seq,
+    /// `matched`.
+    pub r#type: &'static str,
+    /// The watcher as shown.
+    pub watcher: &'a str,
+}
+
+/// One job of a match.
+#[derive(Debug, Clone, Serialize)]
+pub struct Fire<'a> {
+    /// The handler as declared.
+    pub handler: &'a str,
+    /// The job.
+    pub job: JobId,
+}
+
+/// `job_created`, `job_redriven`, `limited`, `dead_lettered`, `job_cancelled`.
+#[derive(Debug, Clone, Serialize)]
+pub struct JobRecord<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// Attempts so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    /// The handler as declared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handler: Option<&'a str>,
+    /// The job.
+    pub job: JobId,
+    /// SHA-256 of the payload, hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload_sha256: Option<&'a str>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+    /// Which of them.
+    pub r#type: &'static str,
+}
+
+/// `attempt_started`.
+#[derive(Debug, Clone, Serialize)]
+pub struct AttemptStarted<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// The engine's epoch.
+    pub epoch: u64,
+    /// The plugin's process.
+    pub incarnation: u64,
+    /// The job.
+    pub job: JobId,
+    /// Who answers for the handler.
+    pub plugin: &'a str,
+    /// `attempt_started`.
+    pub r#type: &'static str,
+}
+
+/// `attempt_ended`.
+#[derive(Debug, Clone, Serialize)]
+pub struct AttemptEnded<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// Which attempt.
+    pub attempt: u32,
+    /// Whether it counts against the bound of retries.
+    pub counted: bool,
+    /// The engine's epoch in which the attempt started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// The job.
+    pub job: JobId,
+    /// When the next attempt may start; absent when there is none, or at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_at: Option<Timestamp>,
+    /// `succeeded`, `failed`, `not_now` or `unknown`.
+    pub outcome: &'static str,
+    /// What the plugin said, or what was seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+    /// SHA-256 of the result, hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result_sha256: Option<&'a str>,
+    /// When the attempt started: microseconds on the monotonic clock of its epoch. What rate limits
+    /// promise is about these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stamp_us: Option<u64>,
+    /// `attempt_ended`.
+    pub r#type: &'static str,
+    /// The watcher as shown.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub watcher: &'a str,
+}
+
+/// `plugin_up`, `plugin_down`.
+#[derive(Debug, Clone, Serialize)]
+pub struct PluginRecord<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// What it answers for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub handlers: Vec<&'a str>,
+    /// Which process.
+    pub incarnation: u64,
+    /// Which plugin.
+    pub plugin: &'a str,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+    /// Which of them.
+    pub r#type: &'static str,
+    /// What its Metadata said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<&'a str>,
+}
+
+impl Record<'_> {
+    /// The record as canonical JSON.
+    #[must_use]
+    pub fn to_canonical(&self) -> String {
+        serde_json::to_string(self).expect("records hold nothing that JSON cannot")
+    }
+}

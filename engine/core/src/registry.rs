@@ -1,0 +1,763 @@
+//! Watchers and handlers: what is declared, what is refused, and what a plugin's announcement changes.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use axwatch_model::{
+    Attributes, Counters, Declared, HandlerName, HandlerRef, LocalId, Now, Owner, PluginName,
+    PluginRow, Timestamp, WatcherKey, WatcherNumber, WatcherRow, WatcherState, bounds,
+};
+use axwatch_query::{Filter, Mistakes};
+
+use crate::event::{Answer, Declaration, Refusal, RefusalKind, Registration, WatcherCommand};
+use crate::limiter::Limiter;
+use crate::record::{PluginRecord, Record, WatcherRecord};
+use crate::state::{State, Watcher};
+
+/// A declaration that has been found good.
+struct Checked {
+    key: WatcherKey,
+    declared: Declared,
+    filter: Filter,
+    handlers: Vec<HandlerRef>,
+    params: Option<Arc<str>>,
+    /// `Some(0)` is "never", as some plugins mean a zero.
+    max_fires_per_second: Option<u32>,
+    max_chain: Option<u32>,
+}
+
+impl Refusal {
+    pub(crate) fn new(kind: RefusalKind, reason: impl Into<String>) -> Refusal {
+        Refusal { kind, reason: reason.into(), mistakes: None }
+    }
+
+    fn invalid(reason: impl Into<String>) -> Refusal {
+        Refusal::new(RefusalKind::Invalid, reason)
+    }
+}
+
+impl State {
+    /// A plugin's process is ready: it has slots and a number, and its lanes may go on.
+    pub(crate) fn plugin_up(
+        &mut self,
+        plugin: &PluginName,
+        incarnation: u64,
+        version: String,
+        max_in_flight: u32,
+        now: Now,
+    ) {
+        let slots = self.policy.bounds.slots_first.min(max_in_flight.max(1));
+        let state = self.plugin_entry(plugin);
+        state.incarnation = incarnation;
+        state.up = true;
+        state.max_in_flight = max_in_flight.max(1);
+        state.slots = slots;
+        state.broken_until = None;
+        if let Some(since) = state.away_since.take() {
+            state.away += now.mono.since(since);
+        }
+        let row = PluginRow { name: plugin.clone(), version, incarnation, up_at: now.wall };
+        self.unwritten.plugins.insert(plugin.clone(), row);
+    }
+
+    pub(crate) fn record_plugin_up(&mut self, plugin: &PluginName, at: Timestamp) {
+        let Some(state) = self.plugins.get(plugin) else { return };
+        let (incarnation, names) = (state.incarnation, state.handlers.clone());
+        let version = self.unwritten.plugins.get(plugin).map(|row| row.version.clone());
+        self.record(&Record::Plugin(PluginRecord {
+            at,
+            handlers: names.iter().map(HandlerName::as_str).collect(),
+            incarnation,
+            plugin: plugin.as_str(),
+            reason: None,
+            r#type: "plugin_up",
+            version: version.as_deref(),
+        }));
+    }
+
+    /// A running plugin announces something else than before.
+    pub(crate) fn announced(
+        &mut self,
+        plugin: &PluginName,
+        incarnation: u64,
+        registration: Registration,
+        now: Now,
+    ) -> Answer {
+        let current = self
+            .plugins
+            .get(plugin)
+            .is_some_and(|state| state.up && state.incarnation == incarnation);
+        if current {
+            return self.register(plugin, registration, now);
+        }
+        let reason = format!("plugin {plugin}: this process is not the one in force");
+        let refused =
+            |local: String| (local, Err(Refusal::new(RefusalKind::Conflict, reason.clone())));
+        Answer::Registered(
+            registration
+                .watchers
+                .into_iter()
+                .map(|declaration| refused(declaration.local))
+                .collect(),
+        )
+    }
+
+    /// Takes all that a plugin announced: its handlers, its watchers, and that what is missing is gone.
+    pub(crate) fn register(
+        &mut self,
+        plugin: &PluginName,
+        registration: Registration,
+        now: Now,
+    ) -> Answer {
+        let handlers: BTreeSet<_> = registration.handlers.into_iter().collect();
+        if self.plugin_entry(plugin).handlers != handlers {
+            self.plugin_entry(plugin).handlers = handlers;
+            self.unwritten.handlers.insert(plugin.clone());
+        }
+        self.bind_waiting(plugin, now);
+        let owner = Owner::Plugin(plugin.clone());
+        let mut named = BTreeSet::new();
+        let mut verdicts = Vec::new();
+        for declaration in registration.watchers {
+            let local = declaration.local.clone();
+            let verdict = if named.insert(local.clone()) {
+                self.declare(&owner, declaration, now).map(|_| ())
+            } else {
+                let reason = format!(
+                    "watcher {local:?} is declared twice in one registration; the first stands"
+                );
+                let refusal = Refusal::invalid(reason);
+                self.note_refused(&owner, declaration, &refusal, now);
+                Err(refusal)
+            };
+            verdicts.push((local, verdict));
+        }
+        let gone: Vec<_> = self
+            .by_key
+            .iter()
+            .filter(|(key, _)| key.owner == owner && !named.contains(key.local.as_str()))
+            .map(|(_, number)| *number)
+            .collect();
+        for number in gone {
+            self.retire(number, "its plugin no longer declares it", now);
+        }
+        self.schedule_plugin(plugin);
+        Answer::Registered(verdicts)
+    }
+
+    /// A person declares a watcher.
+    pub(crate) fn declare_by_user(&mut self, declaration: Declaration, now: Now) -> Answer {
+        let declared = self.declare(&Owner::User, declaration, now);
+        Answer::Watcher(declared.map(|number| Box::new(self.watchers[&number].row.clone())))
+    }
+
+    /// Declares a watcher: new, changed, or as it stands. A refusal leaves what stands alone, and is
+    /// shown: at the standing watcher, or for a plugin's new one in a row of its own.
+    fn declare(
+        &mut self,
+        owner: &Owner,
+        declaration: Declaration,
+        now: Now,
+    ) -> Result<WatcherNumber, Refusal> {
+        match self.check(owner, &declaration) {
+            Ok(checked) => Ok(self.apply(checked, now)),
+            Err(refusal) => {
+                self.note_refused(owner, declaration, &refusal, now);
+                Err(refusal)
+            }
+        }
+    }
+
+    fn check(&self, owner: &Owner, declaration: &Declaration) -> Result<Checked, Refusal> {
+        let local: LocalId =
+            declaration.local.parse().map_err(|error| Refusal::invalid(format!("{error}")))?;
+        let key = WatcherKey { owner: owner.clone(), local };
+        self.check_shown(&key)?;
+        let (filter, actions) = Filter::declared(&declaration.declared).map_err(not_understood)?;
+        if filter.is_empty() {
+            return Err(Refusal::invalid(
+                "the watcher filters on nothing; name at least one subject, predicate, context or actor",
+            ));
+        }
+        check_terms(&declaration.declared)?;
+        let mut handlers = Vec::new();
+        for text in actions.iter().chain(&declaration.handlers) {
+            let handler = self.check_handler(owner, text)?;
+            if !handlers.contains(&handler) {
+                handlers.push(handler);
+            }
+        }
+        if handlers.is_empty() {
+            return Err(Refusal::invalid(
+                "the watcher has no handler; name one with `so HANDLER` in its text or with --run HANDLER",
+            ));
+        }
+        if handlers.len() > bounds::HANDLERS_MAX {
+            let reason = format!(
+                "handlers: {} are named; at most {} are allowed",
+                handlers.len(),
+                bounds::HANDLERS_MAX
+            );
+            return Err(Refusal::invalid(reason));
+        }
+        Ok(Checked {
+            key,
+            declared: declaration.declared.clone(),
+            filter,
+            handlers,
+            params: check_params(declaration.params.as_deref())?,
+            max_fires_per_second: check_rate(declaration)?,
+            max_chain: check_chain(declaration.max_chain)?,
+        })
+    }
+
+    /// Two owners may not have watchers that people see under one id: `a` with `b-c`, `a-b` with `c`.
+    fn check_shown(&self, key: &WatcherKey) -> Result<(), Refusal> {
+        let shown = key.to_string();
+        let Some(number) = self.by_shown.get(shown.as_str()) else { return Ok(()) };
+        let standing = &self.watchers[number].row.key;
+        if standing == key {
+            return Ok(());
+        }
+        let reason = format!(
+            "the id {shown} is taken: watcher {:?} of {} has it; choose another id than {:?} for {}",
+            standing.local.as_str(),
+            standing.owner,
+            key.local.as_str(),
+            key.owner
+        );
+        Err(Refusal::new(RefusalKind::Conflict, reason))
+    }
+
+    fn check_handler(&self, owner: &Owner, text: &str) -> Result<HandlerRef, Refusal> {
+        let (named, bare) = HandlerName::parse_qualified(text)
+            .map_err(|error| Refusal::invalid(error.to_string()))?;
+        let plugin = match owner {
+            Owner::User => self.resolve_handler(text)?,
+            Owner::Plugin(plugin) => {
+                let own = named.as_ref().is_none_or(|named| named == plugin);
+                if !own
+                    || !self.plugins.get(plugin).is_some_and(|state| state.handlers.contains(&bare))
+                {
+                    let reason = format!(
+                        "handler {text}: plugin {plugin} did not announce it; a plugin's watchers run its own handlers"
+                    );
+                    return Err(Refusal::invalid(reason));
+                }
+                Some(plugin.clone())
+            }
+        };
+        Ok(HandlerRef { declared: text.into(), plugin })
+    }
+
+    /// Who answers for a handler, as a person names it; `None` when nobody does.
+    ///
+    /// # Errors
+    /// A bare name that several plugins have, with all of them.
+    pub(crate) fn resolve_handler(&self, text: &str) -> Result<Option<PluginName>, Refusal> {
+        let (named, bare) = HandlerName::parse_qualified(text)
+            .map_err(|error| Refusal::invalid(error.to_string()))?;
+        let having: Vec<_> = self
+            .plugins
+            .iter()
+            .filter(|(plugin, state)| {
+                named.as_ref().is_none_or(|named| named == *plugin)
+                    && state.handlers.contains(&bare)
+            })
+            .map(|(plugin, _)| plugin)
+            .collect();
+        match having.as_slice() {
+            [] => Ok(None),
+            [plugin] => Ok(Some((*plugin).clone())),
+            several => {
+                let candidates: Vec<_> =
+                    several.iter().map(|plugin| format!("{plugin}/{bare}")).collect();
+                let reason =
+                    format!("handler {bare} is ambiguous; name one of {}", candidates.join(", "));
+                Err(Refusal::new(RefusalKind::Conflict, reason))
+            }
+        }
+    }
+
+    pub(crate) fn unknown_handler(&self, text: &str) -> Refusal {
+        let known: Vec<_> = self
+            .plugins
+            .iter()
+            .flat_map(|(plugin, state)| {
+                state.handlers.iter().map(move |handler| format!("{plugin}/{handler}"))
+            })
+            .take(20)
+            .collect();
+        let known = if known.is_empty() {
+            "no plugin has announced any".to_owned()
+        } else {
+            format!("known are {}", known.join(", "))
+        };
+        Refusal::new(RefusalKind::NotFound, format!("nobody has the handler {text:?}; {known}"))
+    }
+
+    fn apply(&mut self, checked: Checked, now: Now) -> WatcherNumber {
+        let Some(number) = self.by_key.get(&checked.key).copied() else {
+            self.last_watcher = self.last_watcher.next();
+            let row = WatcherRow {
+                number: self.last_watcher,
+                key: checked.key.clone(),
+                revision: 0,
+                generation: 0,
+                declared: checked.declared.clone(),
+                handlers: Vec::new(),
+                params: None,
+                max_fires_per_second: None,
+                max_chain: None,
+                state: WatcherState::Refused,
+                error: None,
+                since_seq: self.head,
+                created_at: now.wall,
+                updated_at: now.wall,
+            };
+            self.insert_watcher(row, Counters::default());
+            return self.put(self.last_watcher, checked, now);
+        };
+        self.put(number, checked, now)
+    }
+
+    /// Makes the watcher what its declaration says. The same as before changes nothing.
+    fn put(&mut self, number: WatcherNumber, checked: Checked, now: Now) -> WatcherNumber {
+        let watcher = self.watchers.get_mut(&number).expect("the caller knows the watcher");
+        let row = &mut watcher.row;
+        let standing = !matches!(row.state, WatcherState::Retired | WatcherState::Refused);
+        let same = row.declared == checked.declared
+            && row.handlers == checked.handlers
+            && row.params == checked.params
+            && row.max_fires_per_second == checked.max_fires_per_second
+            && row.max_chain == checked.max_chain;
+        if standing && same {
+            if row.state != WatcherState::Broken && row.error.take().is_some() {
+                self.unwritten.watchers.insert(number);
+            }
+            return number;
+        }
+        if row.state == WatcherState::Retired {
+            row.generation += 1;
+        }
+        if !standing {
+            row.since_seq = self.head;
+        }
+        if !standing || row.max_fires_per_second != checked.max_fires_per_second {
+            watcher.limiter = checked
+                .max_fires_per_second
+                .and_then(NonZeroU32::new)
+                .map(|n| Limiter::new(n, now.mono));
+        }
+        row.revision += 1;
+        row.declared = checked.declared;
+        row.handlers = checked.handlers;
+        row.params = checked.params;
+        row.max_fires_per_second = checked.max_fires_per_second;
+        row.max_chain = checked.max_chain;
+        row.updated_at = now.wall;
+        row.error = None;
+        if row.state != WatcherState::Paused {
+            row.state = state_of(row);
+        }
+        let shown = watcher.shown.clone();
+        self.by_shown.insert(shown, number);
+        self.reindex(number, &checked.filter);
+        self.unwritten.watchers.insert(number);
+        self.record_watcher(
+            number,
+            if standing { "watcher_changed" } else { "watcher_registered" },
+            None,
+            None,
+            now,
+        );
+        self.schedule_watcher(number);
+        number
+    }
+
+    fn reindex(&mut self, number: WatcherNumber, filter: &Filter) {
+        let id = index_id(number);
+        self.index.remove(id);
+        let state = self.watchers[&number].row.state;
+        if !matches!(
+            state,
+            WatcherState::Muted
+                | WatcherState::Broken
+                | WatcherState::Refused
+                | WatcherState::Retired
+        ) {
+            self.index.insert(id, filter);
+        }
+    }
+
+    fn insert_watcher(&mut self, row: WatcherRow, counters: Counters) {
+        let (number, key) = (row.number, row.key.clone());
+        let shown: Arc<str> = key.to_string().into();
+        let watcher = Watcher {
+            row,
+            shown,
+            limiter: None,
+            counters,
+            held_since: None,
+            held: Default::default(),
+        };
+        self.by_key.insert(key, number);
+        self.watchers.insert(number, watcher);
+    }
+
+    /// Takes a watcher from the store. One whose text is no longer understood is kept, broken.
+    pub(crate) fn restore_watcher(&mut self, row: WatcherRow, counters: Counters, now: Now) {
+        let number = row.number;
+        self.last_watcher = self.last_watcher.max(number);
+        self.insert_watcher(row, counters);
+        let watcher = self.watchers.get_mut(&number).expect("inserted just now");
+        let row = &mut watcher.row;
+        if row.state == WatcherState::Retired {
+            return;
+        }
+        self.by_shown.insert(watcher.shown.clone(), number);
+        watcher.limiter =
+            row.max_fires_per_second.and_then(NonZeroU32::new).map(|n| Limiter::new(n, now.mono));
+        watcher.held_since =
+            matches!(row.state, WatcherState::Paused | WatcherState::Muted).then_some(now.mono);
+        if row.state == WatcherState::Refused {
+            return;
+        }
+        match Filter::declared(&row.declared) {
+            Ok((filter, _)) => {
+                if row.state == WatcherState::Broken {
+                    row.state = state_of(row);
+                    row.error = None;
+                    self.unwritten.watchers.insert(number);
+                }
+                self.reindex(number, &filter);
+            }
+            Err(mistakes) => {
+                row.state = WatcherState::Broken;
+                row.error = Some(mistakes.to_string());
+                self.unwritten.watchers.insert(number);
+            }
+        }
+    }
+
+    /// Binds watchers that waited for a handler that this plugin now has.
+    fn bind_waiting(&mut self, plugin: &PluginName, now: Now) {
+        let waiting: Vec<_> = self
+            .watchers
+            .values()
+            .filter(|w| {
+                w.row.state != WatcherState::Retired
+                    && w.row.handlers.iter().any(|h| h.plugin.is_none())
+            })
+            .map(|w| w.row.number)
+            .collect();
+        let mut waiting = waiting;
+        waiting.sort_unstable();
+        for number in waiting {
+            let handlers = self.watchers[&number].row.handlers.clone();
+            for (i, handler) in
+                handlers.iter().enumerate().filter(|(_, handler)| handler.plugin.is_none())
+            {
+                if self.resolve_handler(&handler.declared).ok().flatten().as_ref() == Some(plugin) {
+                    self.bind(number, i, plugin, now);
+                }
+            }
+        }
+    }
+
+    fn bind(&mut self, number: WatcherNumber, handler: usize, plugin: &PluginName, now: Now) {
+        let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
+        let bound = &mut watcher.row.handlers[handler];
+        bound.plugin = Some(plugin.clone());
+        let declared = bound.declared.clone();
+        if watcher.row.state == WatcherState::WaitingForHandler {
+            watcher.row.state = state_of(&watcher.row);
+        }
+        watcher.row.updated_at = now.wall;
+        self.unwritten.watchers.insert(number);
+        let key = axwatch_model::LaneKey { watcher: Some(number), handler: declared };
+        if let Some(lane) = self.lane_ids.get(&key).copied() {
+            self.lanes.get_mut(&lane).expect("every known key has its lane").plugin =
+                Some(plugin.clone());
+            self.schedule(lane);
+        }
+    }
+
+    /// Pauses, resumes or removes a watcher for a person.
+    pub(crate) fn command(
+        &mut self,
+        key: &WatcherKey,
+        command: WatcherCommand,
+        now: Now,
+    ) -> Answer {
+        Answer::Watcher(
+            self.try_command(key, command, now)
+                .map(|number| Box::new(self.watchers[&number].row.clone())),
+        )
+    }
+
+    fn try_command(
+        &mut self,
+        key: &WatcherKey,
+        command: WatcherCommand,
+        now: Now,
+    ) -> Result<WatcherNumber, Refusal> {
+        let standing = self
+            .by_key
+            .get(key)
+            .copied()
+            .filter(|number| self.watchers[number].row.state != WatcherState::Retired);
+        let Some(number) = standing else {
+            return Err(Refusal::new(
+                RefusalKind::NotFound,
+                format!("there is no watcher {key}; `axwatch watch list` shows those there are"),
+            ));
+        };
+        match command {
+            WatcherCommand::Pause => self.pause(number, now),
+            WatcherCommand::Resume => self.resume(number, now),
+            WatcherCommand::Remove => match &key.owner {
+                Owner::User => self.retire(number, "removed", now),
+                Owner::Plugin(plugin) => {
+                    let reason = format!(
+                        "watcher {key} belongs to plugin {plugin}, which would declare it again; pause it instead"
+                    );
+                    return Err(Refusal::new(RefusalKind::Conflict, reason));
+                }
+            },
+        }
+        Ok(number)
+    }
+
+    fn pause(&mut self, number: WatcherNumber, now: Now) {
+        let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
+        if matches!(watcher.row.state, WatcherState::Live | WatcherState::WaitingForHandler) {
+            watcher.row.state = WatcherState::Paused;
+            watcher.row.updated_at = now.wall;
+            watcher.held_since = Some(now.mono);
+            self.unwritten.watchers.insert(number);
+            self.record_watcher(number, "watcher_paused", None, None, now);
+        }
+    }
+
+    fn resume(&mut self, number: WatcherNumber, now: Now) {
+        let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
+        if watcher.row.state == WatcherState::Paused {
+            watcher.row.state = state_of(&watcher.row);
+            watcher.row.updated_at = now.wall;
+            if let Some(since) = watcher.held_since.take() {
+                watcher.held += now.mono.since(since);
+            }
+            self.unwritten.watchers.insert(number);
+            self.record_watcher(number, "watcher_resumed", None, None, now);
+            self.schedule_watcher(number);
+        }
+    }
+
+    /// Retires a watcher: it matches nothing more, its queued jobs are withdrawn, running ones finish.
+    fn retire(&mut self, number: WatcherNumber, reason: &str, now: Now) {
+        let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
+        if watcher.row.state == WatcherState::Retired {
+            return;
+        }
+        watcher.row.state = WatcherState::Retired;
+        watcher.row.updated_at = now.wall;
+        (watcher.limiter, watcher.held_since) = (None, None);
+        let shown = watcher.shown.clone();
+        self.by_shown.remove(&shown);
+        self.index.remove(index_id(number));
+        let cancelled =
+            self.cancel_queued(number, &format!("watcher {shown} was retired: {reason}"), now);
+        self.unwritten.watchers.insert(number);
+        self.record_watcher(number, "watcher_retired", Some(reason), Some(cancelled), now);
+    }
+
+    fn record_watcher(
+        &mut self,
+        number: WatcherNumber,
+        kind: &'static str,
+        reason: Option<&str>,
+        cancelled: Option<u64>,
+        now: Now,
+    ) {
+        let watcher = &self.watchers[&number];
+        let (row, shown) = (watcher.row.clone(), watcher.shown.clone());
+        let told = matches!(kind, "watcher_registered" | "watcher_changed");
+        let when = told.then(|| row.declared.shown());
+        self.record(&Record::Watcher(WatcherRecord {
+            at: now.wall,
+            cancelled,
+            generation: Some(row.generation),
+            handlers: row
+                .handlers
+                .iter()
+                .filter(|_| told)
+                .map(|handler| &*handler.declared)
+                .collect(),
+            max_fires_per_second: row.max_fires_per_second.filter(|_| told),
+            reason,
+            revision: Some(row.revision),
+            r#type: kind,
+            watcher: &shown,
+            when: when.as_deref(),
+        }));
+    }
+
+    fn note_refused(
+        &mut self,
+        owner: &Owner,
+        declaration: Declaration,
+        refusal: &Refusal,
+        now: Now,
+    ) {
+        let shown = format!("{owner}-{}", bounds::cut(&declaration.local, bounds::ID_BYTES_MAX));
+        self.record(&Record::Watcher(WatcherRecord {
+            at: now.wall,
+            cancelled: None,
+            generation: None,
+            handlers: Vec::new(),
+            max_fires_per_second: None,
+            reason: Some(bounds::cut(&refusal.reason, bounds::ERROR_BYTES_MAX)),
+            revision: None,
+            r#type: "watcher_refused",
+            watcher: &shown,
+            when: None,
+        }));
+        let Ok(local) = declaration.local.parse::<LocalId>() else { return };
+        let key = WatcherKey { owner: owner.clone(), local };
+        let error = format!(
+            "its last declaration was refused: {}",
+            bounds::cut(&refusal.reason, bounds::ERROR_BYTES_MAX)
+        );
+        if let Some(number) = self.by_key.get(&key).copied() {
+            let watcher = self.watchers.get_mut(&number).expect("every key has its watcher");
+            if watcher.row.state != WatcherState::Retired {
+                watcher.row.error = Some(error);
+                self.unwritten.watchers.insert(number);
+            }
+        } else if matches!(owner, Owner::Plugin(_)) && !self.by_shown.contains_key(shown.as_str()) {
+            self.keep_refused(key, declaration, error, now);
+        }
+    }
+
+    /// Keeps a plugin's refused watcher where people look for it.
+    fn keep_refused(&mut self, key: WatcherKey, declaration: Declaration, error: String, now: Now) {
+        self.last_watcher = self.last_watcher.next();
+        let number = self.last_watcher;
+        let handlers = declaration.handlers.iter().take(bounds::HANDLERS_MAX);
+        let row = WatcherRow {
+            number,
+            key,
+            revision: 0,
+            generation: 0,
+            declared: declaration.declared,
+            handlers: handlers
+                .map(|text| HandlerRef { declared: text.as_str().into(), plugin: None })
+                .collect(),
+            params: None,
+            max_fires_per_second: None,
+            max_chain: None,
+            state: WatcherState::Refused,
+            error: Some(error),
+            since_seq: self.head,
+            created_at: now.wall,
+            updated_at: now.wall,
+        };
+        self.insert_watcher(row, Counters::default());
+        let shown = self.watchers[&number].shown.clone();
+        self.by_shown.insert(shown, number);
+        self.unwritten.watchers.insert(number);
+    }
+}
+
+/// The index knows watchers by 32 bits, which are enough for four billion declarations.
+fn index_id(number: WatcherNumber) -> u32 {
+    u32::try_from(number.0).expect("fewer than 2^32 watchers are ever declared")
+}
+
+/// What a watcher does when nothing holds it.
+fn state_of(row: &WatcherRow) -> WatcherState {
+    if row.max_fires_per_second == Some(0) {
+        WatcherState::Muted
+    } else if row.handlers.iter().any(|handler| handler.plugin.is_none()) {
+        WatcherState::WaitingForHandler
+    } else {
+        WatcherState::Live
+    }
+}
+
+fn not_understood(mistakes: Mistakes) -> Refusal {
+    Refusal {
+        kind: RefusalKind::Invalid,
+        reason: format!("the query is not understood: {mistakes}"),
+        mistakes: Some(Box::new(mistakes)),
+    }
+}
+
+/// A structural filter's lists have the bounds of what they are compared with.
+fn check_terms(declared: &Declared) -> Result<(), Refusal> {
+    let Declared::Structural(lists) = declared else { return Ok(()) };
+    let fields = [
+        ("subjects", &lists.subjects),
+        ("predicates", &lists.predicates),
+        ("contexts", &lists.contexts),
+        ("actors", &lists.actors),
+    ];
+    let terms: usize = fields.iter().map(|(_, terms)| terms.len()).sum();
+    if terms > axwatch_query::QUERY_TERMS_MAX {
+        return Err(Refusal::invalid(format!(
+            "the filter has {terms} terms; at most {} are allowed",
+            axwatch_query::QUERY_TERMS_MAX
+        )));
+    }
+    for (field, terms) in fields {
+        for (index, term) in terms.iter().enumerate() {
+            if !(1..=bounds::TERM_BYTES_MAX).contains(&term.len()) {
+                let reason = format!(
+                    "{field}[{index}]: {} bytes; a term has 1 to {}",
+                    term.len(),
+                    bounds::TERM_BYTES_MAX
+                );
+                return Err(Refusal::invalid(reason));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_params(params: Option<&str>) -> Result<Option<Arc<str>>, Refusal> {
+    let Some(text) = params else { return Ok(None) };
+    if text.len() > bounds::PARAMS_BYTES_MAX {
+        return Err(Refusal::invalid(format!(
+            "params: {} bytes; at most {} are allowed",
+            text.len(),
+            bounds::PARAMS_BYTES_MAX
+        )));
+    }
+    let parsed = Attributes::parse(text)
+        .map_err(|error| Refusal::invalid(error.to_string().replace("attributes", "params")))?;
+    Ok(parsed.map(|object| object.as_str().into()))
+}
+
+fn check_rate(declaration: &Declaration) -> Result<Option<u32>, Refusal> {
+    match declaration.max_fires_per_second {
+        0 if declaration.zero_is_never => Ok(Some(0)),
+        0 => Ok(None),
+        rate @ 1..=bounds::FIRES_PER_SECOND_MAX => Ok(u32::try_from(rate).ok()),
+        rate => Err(Refusal::invalid(format!(
+            "max_fires_per_second: {rate} is not between 0 (no limit) and {}",
+            bounds::FIRES_PER_SECOND_MAX
+        ))),
+    }
+}
+
+fn check_chain(max_chain: i32) -> Result<Option<u32>, Refusal> {
+    match u32::try_from(max_chain) {
+        Ok(0) => Ok(None),
+        Ok(max) => Ok(Some(max)),
+        Err(_) => {
+            Err(Refusal::invalid(format!("max_chain: {max_chain} is negative; 0 means the usual")))
+        }
+    }
+}

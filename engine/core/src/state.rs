@@ -1,0 +1,545 @@
+//! The state of the core, and the one way in which it changes: [`State::step`].
+//!
+//! What is kept: the watchers and their index, the plugins, the open jobs that are in memory, the
+//! lanes they wait in, timers, and the edge of the audit's tree. All of it can be made again from the
+//! store; nothing here is the only copy of anything once its batch is on the disk.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axwatch_model::{
+    Counters, HandlerName, HandlerRow, JobNumber, JobRow, LaneKey, LeafNumber, Mono, Now,
+    PluginName, PluginRow, Seq, Timestamp, WatcherKey, WatcherNumber, WatcherRow, WatcherState,
+};
+use axwatch_query::WatcherIndex;
+use hashbrown::HashMap;
+
+use crate::audit::{Hash, Tree};
+use crate::event::{Effect, Event};
+use crate::limiter::Limiter;
+use crate::policy::Policy;
+use crate::record::{EngineStarted, Record};
+
+/// What the store holds when the engine starts.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// How far the log has been matched.
+    pub matched_seq: Seq,
+    /// The last attestation.
+    pub head: Seq,
+    /// The last job.
+    pub last_job: JobNumber,
+    /// No job below this number is open.
+    pub open_jobs_from: JobNumber,
+    /// All watchers, retired ones included.
+    pub watchers: Vec<WatcherRow>,
+    /// What they have done.
+    pub counters: Vec<(WatcherNumber, Counters)>,
+    /// All announced handlers.
+    pub handlers: Vec<HandlerRow>,
+    /// The audit's tree.
+    pub tree: Tree,
+    /// How long the engine was away, as far as the audit's last row tells.
+    pub away: Duration,
+}
+
+/// What one batch writes.
+#[derive(Debug, Clone, Default)]
+pub struct Writes {
+    /// Watchers whose queued jobs are withdrawn, with the lowest number and the reason; before `jobs`.
+    pub cancelled: Vec<(WatcherNumber, JobNumber, String)>,
+    /// The present row of each new or changed job.
+    pub jobs: Vec<JobRow>,
+    /// The present row of each new or changed watcher.
+    pub watchers: Vec<WatcherRow>,
+    /// For each plugin named, all its handlers.
+    pub handlers: Vec<(PluginName, Vec<HandlerName>)>,
+    /// The present row of each plugin that came up.
+    pub plugins: Vec<PluginRow>,
+    /// The audit's part.
+    pub audit: Option<AuditWrites>,
+    /// How far the log has been matched, when that changed.
+    pub matched_seq: Option<Seq>,
+    /// No job below this number is open, when that moved far enough.
+    pub open_jobs_from: Option<JobNumber>,
+    /// Counters, when it is time to write them, with the records that they hold the effect of.
+    pub counters: Option<(LeafNumber, Vec<(WatcherNumber, Counters)>)>,
+}
+
+/// The audit's part of a batch.
+#[derive(Debug, Clone)]
+pub struct AuditWrites {
+    /// The number of the first record.
+    pub first_leaf: LeafNumber,
+    /// How many.
+    pub count: u64,
+    /// The records, one a line.
+    pub records: String,
+    /// The nodes that they completed.
+    pub nodes: Vec<u8>,
+    /// The root after them.
+    pub head: Hash,
+}
+
+/// The state of the core.
+pub struct State {
+    pub(crate) policy: Policy,
+    pub(crate) watchers: HashMap<WatcherNumber, Watcher>,
+    pub(crate) by_key: BTreeMap<WatcherKey, WatcherNumber>,
+    /// Watchers that stand, by the id that people see.
+    pub(crate) by_shown: HashMap<Arc<str>, WatcherNumber>,
+    pub(crate) last_watcher: WatcherNumber,
+    pub(crate) index: WatcherIndex,
+    pub(crate) plugins: BTreeMap<PluginName, PluginState>,
+    pub(crate) lanes: HashMap<LaneId, Lane>,
+    pub(crate) lane_ids: HashMap<LaneKey, LaneId>,
+    pub(crate) last_lane: LaneId,
+    pub(crate) jobs: BTreeMap<JobNumber, Job>,
+    pub(crate) last_job: JobNumber,
+    /// Open jobs, in memory and in the table.
+    pub(crate) open_jobs: u64,
+    /// Where the jobs of lanes that wait in the table begin.
+    pub(crate) spills: BTreeSet<(JobNumber, LaneId)>,
+    /// Lanes that would read jobs back if there were room in memory.
+    pub(crate) starved: BTreeSet<LaneId>,
+    pub(crate) timers: BTreeSet<(Mono, Timer)>,
+    pub(crate) matched_seq: Seq,
+    pub(crate) head: Seq,
+    /// Attempts that started in the batch at hand.
+    pub(crate) starting: Vec<JobNumber>,
+    /// Plugins whose lanes may have become startable in the step at hand.
+    pub(crate) to_pump: BTreeSet<PluginName>,
+    /// Nothing starts any more: the engine is on its way out.
+    pub(crate) draining: bool,
+    pub(crate) tree: Tree,
+    pub(crate) unwritten: Unwritten,
+    recovering: bool,
+    pub(crate) open_jobs_from_written: JobNumber,
+}
+
+/// What has changed since the last batch was taken.
+#[derive(Default)]
+pub(crate) struct Unwritten {
+    pub cancelled: Vec<(WatcherNumber, JobNumber, String)>,
+    /// Jobs in memory whose row changed.
+    pub jobs: BTreeSet<JobNumber>,
+    /// Rows of jobs that left memory.
+    pub released: BTreeMap<JobNumber, JobRow>,
+    pub watchers: BTreeSet<WatcherNumber>,
+    pub handlers: BTreeSet<PluginName>,
+    pub plugins: BTreeMap<PluginName, PluginRow>,
+    pub matched: bool,
+    pub records: String,
+    pub first_leaf: LeafNumber,
+    pub record_count: u64,
+    pub counters: BTreeSet<WatcherNumber>,
+    pub counters_since: u64,
+}
+
+/// A watcher in memory.
+pub(crate) struct Watcher {
+    pub row: WatcherRow,
+    /// `{owner}-{local id}`.
+    pub shown: Arc<str>,
+    pub limiter: Option<Limiter>,
+    pub counters: Counters,
+    /// Since when its fires are held, and how long they were before.
+    pub held_since: Option<Mono>,
+    pub held: Duration,
+}
+
+/// A plugin in memory: known by its handlers even when it is away.
+#[derive(Default)]
+pub(crate) struct PluginState {
+    pub incarnation: u64,
+    pub up: bool,
+    pub handlers: BTreeSet<HandlerName>,
+    pub max_in_flight: u32,
+    /// Attempts that it may have in flight now.
+    pub slots: u32,
+    pub running: BTreeSet<JobNumber>,
+    pub retries_running: u32,
+    /// Lanes with a job that could start, in turn.
+    pub turns: VecDeque<LaneId>,
+    /// Its connection broke with several attempts under way; nothing starts until it is up again, or
+    /// until then.
+    pub broken_until: Option<Mono>,
+    /// Since when it is away, and how long it was before.
+    pub away_since: Option<Mono>,
+    pub away: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub(crate) struct LaneId(pub u64);
+
+/// A lane with open jobs.
+pub(crate) struct Lane {
+    pub key: LaneKey,
+    pub bare: HandlerName,
+    pub plugin: Option<PluginName>,
+    /// First attempts, in the order of their numbers.
+    pub first: VecDeque<JobNumber>,
+    /// Retries whose time has come.
+    pub again: VecDeque<JobNumber>,
+    /// Retries whose time has not.
+    pub delayed: usize,
+    /// More jobs wait in the table, from this number on.
+    pub spill: Option<JobNumber>,
+    /// They are being read.
+    pub loading: bool,
+    /// What is being read was withdrawn meanwhile.
+    pub discard_loaded: bool,
+    /// The first job that went to the table while others were being read.
+    pub spilled_meanwhile: Option<JobNumber>,
+    /// It stands in its plugin's turns.
+    pub in_turn: bool,
+    /// It waits for its watcher's limit.
+    pub limited: bool,
+    /// Open jobs, in memory and in the table.
+    pub open: u64,
+}
+
+/// An open job in memory.
+pub(crate) struct Job {
+    pub row: JobRow,
+    pub lane: LaneId,
+    pub phase: Phase,
+    /// The audit has its `limited`.
+    pub limited_noted: bool,
+    /// How long its plugin had been away and its watcher held when its age was last reckoned.
+    pub idle_mark: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Waits for its first attempt.
+    First,
+    /// Waits for its turn to be tried again.
+    Again,
+    /// Waits until its next attempt is due.
+    Delayed(Mono),
+    /// An attempt is under way; `left` is when it left, known once its batch is on the disk.
+    Running { incarnation: u64, retry: bool, left: Option<Mono> },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// A limited lane may ask again.
+    Lane(LaneId),
+    /// A retry is due.
+    Job(JobNumber),
+    /// A broken connection has had its time.
+    Plugin(PluginName),
+}
+
+/// Counters are written once so many records have been added since they were, or so many changed.
+const COUNTERS_WRITTEN_AFTER_RECORDS: u64 = 16_384;
+const COUNTERS_WRITTEN_AFTER_CHANGES: usize = 1_024;
+
+/// The low-water mark of open jobs is written when it moved so far.
+const OPEN_JOBS_FROM_STEP: u64 = 256;
+
+impl State {
+    /// The state that follows from what the store holds. Jobs come later, with [`Event::Recovered`].
+    #[must_use]
+    pub fn new(policy: Policy, snapshot: Snapshot, now: Now) -> State {
+        let first_leaf = LeafNumber(snapshot.tree.size());
+        let mut state = State {
+            policy,
+            watchers: HashMap::new(),
+            by_key: BTreeMap::new(),
+            by_shown: HashMap::new(),
+            last_watcher: WatcherNumber(0),
+            index: WatcherIndex::default(),
+            plugins: BTreeMap::new(),
+            lanes: HashMap::new(),
+            lane_ids: HashMap::new(),
+            last_lane: LaneId(0),
+            jobs: BTreeMap::new(),
+            last_job: snapshot.last_job,
+            open_jobs: 0,
+            spills: BTreeSet::new(),
+            starved: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            matched_seq: snapshot.matched_seq,
+            head: snapshot.head,
+            starting: Vec::new(),
+            to_pump: BTreeSet::new(),
+            draining: false,
+            tree: snapshot.tree,
+            unwritten: Unwritten { first_leaf, ..Unwritten::default() },
+            recovering: true,
+            open_jobs_from_written: snapshot.open_jobs_from,
+        };
+        for handler in snapshot.handlers {
+            state.plugin_entry(&handler.plugin).handlers.insert(handler.name);
+        }
+        for plugin in state.plugins.values_mut() {
+            plugin.away_since = Some(now.mono);
+            plugin.away = snapshot.away;
+        }
+        let counters: BTreeMap<_, _> = snapshot.counters.into_iter().collect();
+        for row in snapshot.watchers {
+            let counters = counters.get(&row.number).copied().unwrap_or_default();
+            state.restore_watcher(row, counters, now);
+        }
+        let epoch = state.policy.epoch;
+        let store = state.policy.store_id;
+        let started = EngineStarted { at: now.wall, epoch, store, r#type: "engine_started" };
+        state.record(&Record::EngineStarted(started));
+        state
+    }
+
+    /// What follows from an event: the state changes, and the effects are to be let out once the
+    /// batch is on the disk, in their order.
+    pub fn step(&mut self, event: Event, now: Now) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Match { stored } => self.match_claim(&stored, now, &mut effects),
+            Event::Deferred { seq } => self.head = seq,
+            Event::PluginUp {
+                request,
+                plugin,
+                incarnation,
+                version,
+                max_in_flight,
+                registration,
+            } => {
+                self.plugin_up(&plugin, incarnation, version, max_in_flight, now);
+                let answer = self.register(&plugin, registration, now);
+                self.record_plugin_up(&plugin, now.wall);
+                effects.push(Effect::Reply { request, answer });
+            }
+            Event::Announced { request, plugin, incarnation, registration } => {
+                let answer = self.announced(&plugin, incarnation, registration, now);
+                effects.push(Effect::Reply { request, answer });
+            }
+            Event::PluginDown { plugin, incarnation, reason, crashed } => {
+                self.plugin_down(&plugin, incarnation, &reason, crashed, now, &mut effects);
+            }
+            Event::AttemptEnded { job, attempt, incarnation, ended } => {
+                self.attempt_ended(job, attempt, incarnation, ended, now, &mut effects);
+            }
+            Event::Declare { request, declaration } => {
+                let answer = self.declare_by_user(declaration, now);
+                effects.push(Effect::Reply { request, answer });
+            }
+            Event::Command { request, watcher, command } => {
+                let answer = self.command(&watcher, command, now);
+                effects.push(Effect::Reply { request, answer });
+            }
+            Event::Enqueue { request, id, handler, payload } => {
+                let answer = self.enqueue(id, &handler, payload, now);
+                effects.push(Effect::Reply { request, answer });
+            }
+            Event::Redrive { request, row } => {
+                let answer = self.redrive(*row, now);
+                effects.push(Effect::Reply { request, answer });
+            }
+            Event::Loaded { lane, rows } => self.loaded(&lane, rows, now),
+            Event::Recovered { rows } => self.recovered(rows, now, &mut effects),
+            Event::Committed => {
+                self.committed(now);
+                // What may start now starts in the next batch, whose commit it waits for.
+                return effects;
+            }
+            Event::Drain => self.draining = true,
+            Event::Tick => {}
+        }
+        self.run_timers(now);
+        self.pump(now, &mut effects);
+        self.load_starved(&mut effects);
+        effects
+    }
+
+    /// When [`Event::Tick`] is next worth telling; `None` while nothing waits for time.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Mono> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// How far the log has been matched.
+    #[must_use]
+    pub fn matched_seq(&self) -> Seq {
+        self.matched_seq
+    }
+
+    /// Whether more claims may be matched: not while too many jobs are open.
+    #[must_use]
+    pub fn may_match(&self) -> bool {
+        self.open_jobs < self.policy.bounds.open_jobs_max
+    }
+
+    /// The last job's number.
+    #[must_use]
+    pub fn last_job(&self) -> JobNumber {
+        self.last_job
+    }
+
+    /// Records in the audit, those of the batch at hand included.
+    #[must_use]
+    pub fn audit_size(&self) -> LeafNumber {
+        LeafNumber(self.tree.size())
+    }
+
+    /// The watchers by number with what they have done, the retired ones too when asked for. While
+    /// matching is behind, a live watcher is shown as catching up.
+    #[must_use]
+    pub fn watchers(&self, retired: bool) -> Vec<(WatcherRow, Counters)> {
+        let behind = self.matched_seq < self.head;
+        let mut views: Vec<_> = self
+            .watchers
+            .values()
+            .filter(|watcher| retired || watcher.row.state != WatcherState::Retired)
+            .map(|watcher| (watcher.row.clone(), watcher.counters))
+            .collect();
+        for (row, _) in &mut views {
+            if behind && row.state == WatcherState::Live && row.since_seq < self.head {
+                row.state = WatcherState::CatchingUp;
+            }
+        }
+        views.sort_unstable_by_key(|(row, _)| row.number);
+        views
+    }
+
+    /// Takes what the batch at hand writes. `finally` writes counters and marks whatever their age.
+    pub fn take_writes(&mut self, finally: bool) -> Writes {
+        let counters = self.take_counters(finally);
+        let open_jobs_from = self.take_open_jobs_from(finally);
+        let audit = self.take_audit();
+        let unwritten = &mut self.unwritten;
+        let mut jobs: Vec<_> = std::mem::take(&mut unwritten.released).into_values().collect();
+        let changed = std::mem::take(&mut unwritten.jobs);
+        jobs.extend(
+            changed.iter().filter_map(|number| self.jobs.get(number)).map(|job| job.row.clone()),
+        );
+        jobs.sort_unstable_by_key(|row| row.number);
+        let watchers = std::mem::take(&mut unwritten.watchers);
+        let handlers = std::mem::take(&mut unwritten.handlers);
+        Writes {
+            cancelled: std::mem::take(&mut unwritten.cancelled),
+            jobs,
+            watchers: watchers
+                .iter()
+                .filter_map(|number| self.watchers.get(number))
+                .map(|watcher| watcher.row.clone())
+                .collect(),
+            handlers: handlers
+                .into_iter()
+                .map(|plugin| {
+                    let names =
+                        self.plugins.get(&plugin).map(|p| p.handlers.iter().cloned().collect());
+                    (plugin, names.unwrap_or_default())
+                })
+                .collect(),
+            plugins: std::mem::take(&mut unwritten.plugins).into_values().collect(),
+            audit,
+            matched_seq: std::mem::take(&mut unwritten.matched).then_some(self.matched_seq),
+            open_jobs_from,
+            counters,
+        }
+    }
+
+    /// Adds the effect of audit records that the stored counters do not hold yet. For the start only.
+    pub fn recount(&mut self, record: &str) {
+        #[derive(serde::Deserialize)]
+        struct Counted<'a> {
+            at: Timestamp,
+            r#type: &'a str,
+            watcher: Option<std::borrow::Cow<'a, str>>,
+            fires: Option<Vec<serde::de::IgnoredAny>>,
+            outcome: Option<&'a str>,
+        }
+        let Ok(counted) = serde_json::from_str::<Counted<'_>>(record) else { return };
+        let number = counted.watcher.and_then(|shown| self.by_shown.get(&*shown).copied());
+        let Some(watcher) = number.and_then(|number| self.watchers.get_mut(&number)) else {
+            return;
+        };
+        match counted.r#type {
+            "matched" => {
+                watcher.counters.matches += 1;
+                watcher.counters.fires += counted.fires.map_or(0, |fires| fires.len() as u64);
+                watcher.counters.last_fired_at = Some(counted.at);
+            }
+            "attempt_ended" if counted.outcome == Some("failed") => watcher.counters.errors += 1,
+            _ => return,
+        }
+        self.unwritten.counters.insert(watcher.row.number);
+    }
+
+    /// Appends a record to the audit and says which number it has.
+    pub(crate) fn record(&mut self, record: &Record<'_>) -> LeafNumber {
+        let text = record.to_canonical();
+        let leaf = self.tree.append(text.as_bytes());
+        let unwritten = &mut self.unwritten;
+        if unwritten.record_count > 0 {
+            unwritten.records.push('\n');
+        }
+        unwritten.records.push_str(&text);
+        unwritten.record_count += 1;
+        unwritten.counters_since += 1;
+        leaf
+    }
+
+    pub(crate) fn plugin_entry(&mut self, plugin: &PluginName) -> &mut PluginState {
+        self.plugins.entry(plugin.clone()).or_default()
+    }
+
+    /// All jobs that an earlier life left have been told of.
+    pub(crate) fn recovery_done(&mut self) {
+        self.recovering = false;
+    }
+
+    fn take_audit(&mut self) -> Option<AuditWrites> {
+        let unwritten = &mut self.unwritten;
+        if unwritten.record_count == 0 {
+            return None;
+        }
+        let audit = AuditWrites {
+            first_leaf: unwritten.first_leaf,
+            count: unwritten.record_count,
+            records: std::mem::take(&mut unwritten.records),
+            nodes: self.tree.take_nodes(),
+            head: self.tree.root(),
+        };
+        unwritten.record_count = 0;
+        unwritten.first_leaf = LeafNumber(self.tree.size());
+        Some(audit)
+    }
+
+    fn take_counters(
+        &mut self,
+        finally: bool,
+    ) -> Option<(LeafNumber, Vec<(WatcherNumber, Counters)>)> {
+        let unwritten = &mut self.unwritten;
+        let due = unwritten.counters_since >= COUNTERS_WRITTEN_AFTER_RECORDS
+            || unwritten.counters.len() >= COUNTERS_WRITTEN_AFTER_CHANGES;
+        if !(due || finally && unwritten.counters_since > 0) {
+            return None;
+        }
+        unwritten.counters_since = 0;
+        let changed = std::mem::take(&mut unwritten.counters);
+        let counters = changed
+            .into_iter()
+            .filter_map(|number| Some((number, self.watchers.get(&number)?.counters)))
+            .collect();
+        Some((LeafNumber(self.tree.size()), counters))
+    }
+
+    fn take_open_jobs_from(&mut self, finally: bool) -> Option<JobNumber> {
+        if self.recovering {
+            return None;
+        }
+        let in_memory = self.jobs.first_key_value().map(|(number, _)| *number);
+        let in_table = self.spills.first().map(|(number, _)| *number);
+        let from = in_memory.into_iter().chain(in_table).min().unwrap_or(self.last_job.next());
+        let written = self.open_jobs_from_written;
+        let moved = from < written || from.0 >= written.0 + OPEN_JOBS_FROM_STEP;
+        if !(moved || finally && from != written) {
+            return None;
+        }
+        self.open_jobs_from_written = from;
+        Some(from)
+    }
+}
