@@ -1,1 +1,29 @@
-//! Under construction.
+//! The store: the log of attestations, the jobs they caused, the watchers, and the audit.
+//!
+//! [`Store`] reads and may be shared freely; [`StoreWriter`] is the one hand that writes, and takes
+//! whole [`Batch`]es, each of which is there entirely or not at all after a crash. Two backends,
+//! SQLite and memory, pass one conformance suite.
+//!
+//! A live commit touches only tables keyed by a rising number. What is found by a term or by a
+//! random id lies in derived tables, written later in sorted slices; until then a tail in memory
+//! answers for it, and at start the tail is made again from the log.
+//!
+//! Not here: what a filter means (`axwatch_query::eval`; SQL only narrows), what follows from a claim
+//! (`axwatch_core`), when to commit (`axwatch_engine`).
+
+mod append;
+#[cfg(test)]
+mod conformance;
+mod memory;
+mod packed;
+mod sqlite;
+mod store;
+mod tail;
+
+pub use append::{AppendConflict, Appended, Plan, append, plan};
+pub use memory::MemoryStore;
+pub use sqlite::SqliteStore;
+pub use store::{
+    AuditRow, Batch, CancelQueued, JobsQuery, LaneQuery, Opened, Page, Question, Room, Store,
+    StoreError, StoreFuture, StoreWriter,
+};

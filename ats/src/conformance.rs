@@ -1,0 +1,760 @@
+//! What every store has to do. One list of checks that each backend passes, and a comparison of SQLite
+//! with memory under random use.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axwatch_model::{
+    AttestationId, Attributes, Counters, Declared, DefaultActor, Defaults, Draft, HandlerRef,
+    Incoming, JobId, JobNumber, JobOrigin, JobRow, JobState, LaneKey, LeafNumber, Lineage,
+    LineageKind, Owner, PluginRow, Seq, StoreId, Stored, StructuralFilter, Timestamp, WatcherKey,
+    WatcherNumber, WatcherRow, WatcherState,
+};
+use axwatch_query::Filter;
+use proptest::prelude::*;
+
+use crate::sqlite::tests::{crashed_copy, open_small};
+use crate::{
+    Appended, AuditRow, Batch, CancelQueued, JobsQuery, LaneQuery, MemoryStore, Page, Question,
+    SqliteStore, Store, StoreWriter, append,
+};
+
+/// A store under test.
+struct Subject {
+    writer: Box<dyn StoreWriter>,
+    /// Where it lies, if anywhere.
+    place: Option<(tempfile::TempDir, PathBuf)>,
+}
+
+impl Subject {
+    fn memory() -> Subject {
+        Subject { writer: MemoryStore::new(StoreId([1; 16])), place: None }
+    }
+
+    async fn sqlite() -> Subject {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("axwatch.db");
+        Subject { writer: open_small(&path).await, place: Some((folder, path)) }
+    }
+
+    fn reader(&self) -> Arc<dyn Store> {
+        self.writer.reader()
+    }
+
+    async fn append(&mut self, claims: Vec<Incoming>) -> Vec<Result<Appended, String>> {
+        let outcomes = append(self.writer.as_mut(), claims, at(9_000)).await.unwrap();
+        outcomes.into_iter().map(|outcome| outcome.map_err(|error| error.to_string())).collect()
+    }
+
+    async fn commit(&mut self, batch: Batch) {
+        self.writer.commit(&batch).await.unwrap();
+    }
+
+    /// Closes it and opens it again; a store without a place just goes on.
+    async fn reopen(self) -> Subject {
+        let Some((folder, path)) = self.place else { return self };
+        self.writer.close().await.unwrap();
+        Subject { writer: open_small(&path).await, place: Some((folder, path)) }
+    }
+
+    /// Opens what the disk held at this moment, as after a power cut.
+    async fn crash(self) -> Subject {
+        let Some((_folder, path)) = &self.place else { return self };
+        let copy = crashed_copy(path);
+        let path = copy.path().join("axwatch.db");
+        Subject { writer: open_small(&path).await, place: Some((copy, path)) }
+    }
+}
+
+fn at(ms: i64) -> Timestamp {
+    Timestamp::from_ms(ms).unwrap()
+}
+
+fn claim(id: &str, subject: &str, predicate: &str, time_ms: i64) -> Incoming {
+    let draft = Draft {
+        id: Some(id.to_owned()),
+        subjects: vec![subject.to_owned()],
+        predicates: vec![predicate.to_owned()],
+        timestamp: Some(at(time_ms)),
+        ..Draft::default()
+    };
+    let defaults = Defaults { actor: DefaultActor::OwnId, source: "test".into() };
+    draft.complete(&defaults, "user", at(1), 0).unwrap()
+}
+
+fn job_id(n: u64) -> JobId {
+    // The high half is the hash, so neighbours share it and must be told apart.
+    JobId([(n / 2).to_be_bytes(), n.to_be_bytes()].concat().try_into().unwrap())
+}
+
+fn job(number: u64, watcher: Option<u64>) -> JobRow {
+    JobRow {
+        number: JobNumber(number),
+        id: job_id(number),
+        origin: if watcher.is_some() { JobOrigin::Fire } else { JobOrigin::Api },
+        watcher: watcher.map(WatcherNumber),
+        revision: 1,
+        generation: 0,
+        seq: watcher.map(|_| Seq(number)),
+        handler: "git/ixgest.git".into(),
+        plugin: None,
+        payload: None,
+        state: JobState::Queued,
+        attempts: 0,
+        counted: 0,
+        uncounted: 0,
+        created_at: at(number as i64),
+        first_counted_at: None,
+        started_at: None,
+        completed_at: None,
+        due_at: None,
+        delay_ms: 0,
+        error: None,
+        result: None,
+        progress: None,
+        cost: None,
+        leaves: Vec::new(),
+    }
+}
+
+fn structural(subjects: &[&str], predicates: &[&str]) -> Filter {
+    let owned = |terms: &[&str]| terms.iter().map(|&term| term.to_owned()).collect();
+    Filter::structural(&StructuralFilter {
+        subjects: owned(subjects),
+        predicates: owned(predicates),
+        ..StructuralFilter::default()
+    })
+}
+
+fn ax(text: &str) -> Filter {
+    Filter::declared(&Declared::Ax(text.to_owned())).unwrap().0
+}
+
+async fn found(store: &dyn Store, filter: Filter, before: Option<u64>, limit: usize) -> Page {
+    store.query(&Question { filter, before: before.map(Seq), limit }).await.unwrap()
+}
+
+fn seqs(rows: &[Stored]) -> Vec<u64> {
+    rows.iter().map(|row| row.seq.0).collect()
+}
+
+/// Runs each check against each backend.
+macro_rules! conformance {
+    ($($check:ident),* $(,)?) => {
+        mod memory { $(
+            #[tokio::test]
+            async fn $check() { super::$check(super::Subject::memory()).await; }
+        )* }
+        mod sqlite { $(
+            #[tokio::test]
+            async fn $check() { super::$check(super::Subject::sqlite().await).await; }
+        )* }
+    };
+}
+
+conformance! {
+    a_claim_is_found_by_its_id_and_its_number,
+    every_field_comes_back,
+    appending_again_changes_nothing,
+    the_log_is_read_in_order,
+    questions_are_answered_newest_first,
+    pages_follow_each_other,
+    claims_of_a_job_are_found,
+    jobs_are_kept_changed_and_found,
+    queued_jobs_of_a_watcher_are_withdrawn,
+    watchers_handlers_and_plugins_are_kept,
+    the_audit_is_found_by_its_records,
+    readers_see_what_was_committed,
+}
+
+async fn a_claim_is_found_by_its_id_and_its_number(mut subject: Subject) {
+    let reader = subject.reader();
+    let [a, b] = ["a", "b"].map(|id| id.parse::<AttestationId>().unwrap());
+    assert_eq!(reader.head().await.unwrap(), Seq(0));
+    assert_eq!(reader.get(&a).await.unwrap(), None);
+    subject.append(vec![claim("a", "x", "is", 5), claim("c", "y", "is", 6)]).await;
+    assert_eq!(reader.head().await.unwrap(), Seq(2));
+    assert_eq!(reader.get(&a).await.unwrap().unwrap().attestation.subjects, ["x"]);
+    assert!(reader.exists(&a).await.unwrap() && !reader.exists(&b).await.unwrap());
+    let rows = reader.by_seqs(&[Seq(2), Seq(7), Seq(0), Seq(1), Seq(2)]).await.unwrap();
+    assert_eq!(seqs(&rows), [1, 2]);
+    let known = subject.writer.known(&[b, a]).await.unwrap();
+    assert_eq!(known.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true]);
+}
+
+async fn every_field_comes_back(mut subject: Subject) {
+    let mut full = claim("a\"b", "quote \" and \\ and \u{1F680}", "is", -62_000_000_000_000);
+    full.attestation.subjects.push("\u{7f}\t".into());
+    full.attestation.attributes =
+        Attributes::parse(r#"{"n":123456789012345678901234567890,"t":"\u0001]"}"#).unwrap();
+    full.attestation.signature = Some(vec![0, 255, 16]);
+    full.attestation.signer_did = Some("did:key:z\"6".into());
+    full.appended_by = "git".into();
+    full.lineage = Lineage {
+        kind: LineageKind::Unsure,
+        root: Some("root \"1\"".parse().unwrap()),
+        parent_job: Some(job_id(3)),
+        depth: 7,
+    };
+    let plain = claim("plain", "x", "is", 0);
+    subject.append(vec![full.clone(), plain.clone()]).await;
+    let rows = subject.reader().read_after(Seq(0), 9).await.unwrap();
+    for (seq, (row, given)) in (1..).zip(rows.iter().zip([full, plain])) {
+        let Incoming { mut attestation, filled, appended_by, lineage } = given;
+        attestation.created_at = at(9_000);
+        assert_eq!(*row, Stored { seq: Seq(seq), attestation, appended_by, filled, lineage });
+    }
+    let mut busy = job(1, Some(4));
+    busy.plugin = Some("git".parse().unwrap());
+    busy.payload = Some(vec![0, 1, 255].into());
+    busy.result = Some(Vec::new().into());
+    (busy.state, busy.attempts, busy.counted, busy.uncounted) = (JobState::Running, 3, 2, 1);
+    busy.first_counted_at = Some(at(5));
+    (busy.started_at, busy.completed_at) = (Some(at(6)), Some(at(7)));
+    (busy.due_at, busy.delay_ms) = (Some(at(8)), 9);
+    busy.error = Some("a \"b\" \n c".into());
+    busy.progress = Some((-1, i32::MAX));
+    busy.cost = Some(0.1 + 0.2);
+    busy.leaves = vec![LeafNumber(4), LeafNumber(900)];
+    subject.commit(Batch { jobs: vec![busy.clone()], ..Batch::default() }).await;
+    assert_eq!(subject.reader().job(busy.id).await.unwrap(), Some(busy));
+}
+
+async fn appending_again_changes_nothing(mut subject: Subject) {
+    let first = subject.append(vec![claim("a", "x", "is", 5)]).await;
+    assert_eq!(first, [Ok(Appended { seq: Seq(1), repeated: false })]);
+    let again = vec![claim("a", "x", "is", 5), claim("a", "y", "is", 5), claim("b", "y", "is", 5)];
+    let expected = [
+        Ok(Appended { seq: Seq(1), repeated: true }),
+        Err("attestation a is already in the log as seq 1 and differs".to_owned()),
+        Ok(Appended { seq: Seq(2), repeated: false }),
+    ];
+    assert_eq!(subject.append(again).await, expected);
+    assert_eq!(subject.reader().head().await.unwrap(), Seq(2));
+}
+
+async fn the_log_is_read_in_order(mut subject: Subject) {
+    let claims = (1..=120).map(|n| claim(&n.to_string(), "x", "is", n)).collect();
+    subject.append(claims).await;
+    let reader = subject.reader();
+    assert_eq!(seqs(&reader.read_after(Seq(3), 4).await.unwrap()), [4, 5, 6, 7]);
+    assert_eq!(seqs(&reader.read_after(Seq(118), 9).await.unwrap()), [119, 120]);
+    assert_eq!(reader.read_after(Seq(120), 9).await.unwrap(), []);
+    assert_eq!(reader.read_after(Seq(u64::MAX), 9).await.unwrap(), []);
+    assert_eq!(reader.read_after(Seq(0), usize::MAX).await.unwrap().len(), 120);
+}
+
+async fn questions_are_answered_newest_first(mut subject: Subject) {
+    let words = [("ALICE", "author"), ("alice", "Author"), ("Bob", "author"), ("ALICE", "reader")];
+    for round in 0..30 {
+        let claims = words.iter().enumerate().map(|(i, (subject, predicate))| {
+            let n = round * 4 + i as i64 + 1;
+            claim(&n.to_string(), subject, predicate, n)
+        });
+        subject.append(claims.collect()).await;
+    }
+    let within = |filter: Filter| filter.within(Some(3), Some(6));
+    let cases = [
+        (ax("alice is author"), None, 4, vec![118, 117, 114, 113]),
+        (ax("alice bob is AUTHOR"), Some(8), 9, vec![7, 6, 5, 3, 2, 1]),
+        (structural(&["ALICE"], &["author"]), Some(10), 9, vec![9, 5, 1]),
+        (structural(&["ALICE", "Bob"], &[]), Some(8), 3, vec![7, 5, 4]),
+        (within(ax("alice")), None, 9, vec![6, 5, 4]),
+        (within(structural(&[], &[])), None, 9, vec![6, 5, 4, 3]),
+        (ax("is not author"), Some(9), 9, vec![8, 4]),
+        (ax("nobody"), None, 9, vec![]),
+        (ax("alice is nothing"), None, 9, vec![]),
+        (ax("alice"), Some(1), 9, vec![]),
+        (ax("alice"), Some(0), 9, vec![]),
+        (ax("alice"), None, 0, vec![]),
+    ];
+    for _ in 0..2 {
+        let reader = subject.reader();
+        for (filter, before, limit, expected) in cases.clone() {
+            let page = found(reader.as_ref(), filter.clone(), before, limit).await;
+            assert_eq!(seqs(&page.rows), expected, "{filter:?} before {before:?}");
+            assert!(page.rows_read >= page.rows.len() as u64, "{filter:?}");
+        }
+        while subject.writer.tidy().await.unwrap() {}
+    }
+}
+
+async fn pages_follow_each_other(mut subject: Subject) {
+    let claims = (1..=100).map(|n| claim(&n.to_string(), ["x", "y"][n as usize % 2], "is", n));
+    subject.append(claims.collect()).await;
+    let reader = subject.reader();
+    for filter in [ax("y"), structural(&[], &[]).within(Some(1), None)] {
+        let (mut all, mut before) = (Vec::new(), None);
+        loop {
+            let page = found(reader.as_ref(), filter.clone(), before, 7).await;
+            all.extend(seqs(&page.rows));
+            let Some(next) = page.next else { break };
+            before = Some(next.0);
+        }
+        let expected: Vec<u64> = (1..=100)
+            .rev()
+            .filter(|n| filter.dimensions().next().is_none() || n % 2 == 1)
+            .collect();
+        assert_eq!(all, expected);
+    }
+}
+
+async fn claims_of_a_job_are_found(mut subject: Subject) {
+    for n in 0..60 {
+        let mut made = claim(&n.to_string(), "x", "is", n);
+        made.lineage.parent_job = (n % 3 > 0).then(|| job_id(n as u64 % 3));
+        subject.append(vec![made]).await;
+    }
+    let rows = subject.reader().made_by(job_id(2)).await.unwrap();
+    assert_eq!(seqs(&rows), (1..=60).filter(|seq| seq % 3 == 0).collect::<Vec<_>>());
+    assert_eq!(subject.reader().made_by(job_id(9)).await.unwrap(), []);
+}
+
+async fn jobs_are_kept_changed_and_found(mut subject: Subject) {
+    let jobs: Vec<_> = (1..=8).map(|n| job(n, (n % 2 == 0).then_some(n % 4))).collect();
+    subject.commit(Batch { jobs: jobs.clone(), ..Batch::default() }).await;
+    let mut done = jobs[3].clone();
+    done.state = JobState::Completed;
+    let mut later = jobs[5].clone();
+    later.due_at = Some(at(100));
+    let mut running = jobs[0].clone();
+    running.state = JobState::Running;
+    let changed = vec![running.clone(), done.clone(), later, job(9, Some(2))];
+    subject.commit(Batch { jobs: changed, ..Batch::default() }).await;
+    let reader = subject.reader();
+    let numbers = |jobs: Vec<JobRow>| jobs.iter().map(|job| job.number.0).collect::<Vec<_>>();
+    assert_eq!(reader.job(job_id(4)).await.unwrap(), Some(done));
+    assert_eq!(reader.job(job_id(1)).await.unwrap(), Some(running));
+    assert_eq!(reader.job(job_id(99)).await.unwrap(), None);
+    let open = reader.open_jobs(JobNumber(1), 6).await.unwrap();
+    assert_eq!(numbers(open), [2, 3, 5, 6, 7, 8]);
+    let lane = |watcher: Option<u64>, due_by| LaneQuery {
+        lane: LaneKey { watcher: watcher.map(WatcherNumber), handler: "git/ixgest.git".into() },
+        from: JobNumber(2),
+        due_by: at(due_by),
+        limit: 2,
+    };
+    assert_eq!(numbers(reader.lane_jobs(&lane(Some(2), 99)).await.unwrap()), [2, 9]);
+    assert_eq!(numbers(reader.lane_jobs(&lane(Some(2), 100)).await.unwrap()), [2, 6]);
+    assert_eq!(numbers(reader.lane_jobs(&lane(None, 0)).await.unwrap()), [3, 5]);
+    let any = JobsQuery { limit: 100, ..JobsQuery::default() };
+    let between =
+        JobsQuery { before: Some(JobNumber(8)), after: Some(JobNumber(5)), ..any.clone() };
+    let cases = [
+        (JobsQuery { limit: 2, ..any.clone() }, vec![9, 8]),
+        (between, vec![7, 6]),
+        (JobsQuery { state: Some(JobState::Completed), ..any.clone() }, vec![4]),
+        (JobsQuery { state: Some(JobState::Paused), ..any.clone() }, vec![]),
+        (JobsQuery { watcher: Some(WatcherNumber(2)), ..any.clone() }, vec![9, 6, 2]),
+        (JobsQuery { fires_only: true, ..any }, vec![9, 8, 6, 4, 2]),
+    ];
+    for (query, expected) in cases {
+        assert_eq!(numbers(reader.jobs(&query).await.unwrap()), expected, "{query:?}");
+    }
+}
+
+async fn queued_jobs_of_a_watcher_are_withdrawn(mut subject: Subject) {
+    let mut jobs: Vec<_> = (1..=5).map(|n| job(n, Some(n % 2))).collect();
+    jobs[4].state = JobState::Running;
+    subject.commit(Batch { jobs, ..Batch::default() }).await;
+    let cancel = CancelQueued {
+        watcher: WatcherNumber(1),
+        from: JobNumber(2),
+        at: at(77),
+        reason: "its watcher was retired".into(),
+    };
+    let back = job(4, Some(0));
+    let batch = Batch { cancelled: vec![cancel], jobs: vec![back], ..Batch::default() };
+    subject.commit(batch).await;
+    let jobs = subject.reader().jobs(&JobsQuery { limit: 9, ..JobsQuery::default() }).await;
+    let told: Vec<_> = jobs
+        .unwrap()
+        .into_iter()
+        .map(|job| (job.number.0, job.state, job.completed_at.is_some(), job.error.is_some()))
+        .collect();
+    let queued = |number| (number, JobState::Queued, false, false);
+    let expected = [
+        (5, JobState::Running, false, false),
+        queued(4),
+        (3, JobState::Cancelled, true, true),
+        queued(2),
+        queued(1),
+    ];
+    assert_eq!(told, expected);
+}
+
+fn watcher(number: u64, owner: Owner) -> WatcherRow {
+    WatcherRow {
+        number: WatcherNumber(number),
+        key: WatcherKey { owner, local: "new \"docs\"".parse().unwrap() },
+        revision: 2,
+        generation: 1,
+        declared: Declared::Ax("ALICE is author".into()),
+        handlers: vec![HandlerRef { declared: "notify.log".into(), plugin: None }],
+        params: Some(r#"{"a":1}"#.into()),
+        max_fires_per_second: Some(100_000),
+        max_chain: None,
+        state: WatcherState::WaitingForHandler,
+        error: None,
+        since_seq: Seq(5),
+        created_at: at(1),
+        updated_at: at(2),
+    }
+}
+
+async fn watchers_handlers_and_plugins_are_kept(mut subject: Subject) {
+    let mut of_git = watcher(2, Owner::Plugin("git".parse().unwrap()));
+    of_git.declared = Declared::Structural(StructuralFilter {
+        subjects: vec!["a'b".into()],
+        ..StructuralFilter::default()
+    });
+    let git_row = |incarnation| PluginRow {
+        name: "git".parse().unwrap(),
+        version: "1.2.3".into(),
+        incarnation,
+        up_at: at(5),
+    };
+    let counters = |fires| Counters { matches: 9, fires, errors: 1, last_fired_at: Some(at(3)) };
+    let names = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
+    subject
+        .commit(Batch {
+            watchers: vec![of_git.clone(), watcher(1, Owner::User)],
+            handlers: vec![
+                ("git".parse().unwrap(), names(&["a", "b", "a"])),
+                ("bot".parse().unwrap(), names(&["z"])),
+            ],
+            plugins: vec![git_row(1)],
+            counters: Some((
+                LeafNumber(4),
+                vec![(WatcherNumber(2), counters(1)), (WatcherNumber(1), Counters::default())],
+            )),
+            ..Batch::default()
+        })
+        .await;
+    of_git.state = WatcherState::Retired;
+    subject
+        .commit(Batch {
+            watchers: vec![of_git.clone()],
+            handlers: vec![("git".parse().unwrap(), names(&["c"]))],
+            plugins: vec![git_row(2)],
+            counters: Some((LeafNumber(5), vec![(WatcherNumber(2), counters(2))])),
+            ..Batch::default()
+        })
+        .await;
+    let subject = subject.reopen().await;
+    let reader = subject.reader();
+    assert_eq!(reader.watchers().await.unwrap(), [watcher(1, Owner::User), of_git]);
+    let expected = [(WatcherNumber(1), Counters::default()), (WatcherNumber(2), counters(2))];
+    assert_eq!(reader.counters().await.unwrap(), expected);
+    let handlers: Vec<_> = reader
+        .handlers()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|row| format!("{}/{}", row.plugin, row.name))
+        .collect();
+    assert_eq!(handlers, ["bot/z", "git/c"]);
+    assert_eq!(reader.plugins().await.unwrap(), [git_row(2)]);
+}
+
+async fn the_audit_is_found_by_its_records(mut subject: Subject) {
+    assert_eq!(subject.reader().audit_last().await.unwrap(), None);
+    let row = |first_leaf, count: u64| AuditRow {
+        first_leaf: LeafNumber(first_leaf),
+        count,
+        at: at(first_leaf as i64),
+        records: "{}\n{\"a\":\"\u{e9}\"}".into(),
+        nodes: vec![first_leaf as u8; 32 * count as usize].into(),
+        head: [count as u8; 32],
+    };
+    for (first_leaf, count) in [(0, 3), (3, 1), (4, 2)] {
+        subject.commit(Batch { audit: Some(row(first_leaf, count)), ..Batch::default() }).await;
+    }
+    let reader = subject.reader();
+    assert_eq!(reader.audit_last().await.unwrap(), Some(row(4, 2)));
+    for (leaf, expected) in [(0, Some(0)), (2, Some(0)), (3, Some(3)), (5, Some(4)), (6, None)] {
+        let found = reader.audit_row(LeafNumber(leaf)).await.unwrap();
+        assert_eq!(found.map(|row| row.first_leaf.0), expected, "leaf {leaf}");
+    }
+    for (from, limit, expected) in [
+        (0, 2, vec![0, 3]),
+        (2, 9, vec![0, 3, 4]),
+        (3, 1, vec![3]),
+        (5, 9, vec![4]),
+        (6, 9, vec![]),
+    ] {
+        let rows = reader.audit_after(LeafNumber(from), limit).await.unwrap();
+        let firsts: Vec<_> = rows.iter().map(|row| row.first_leaf.0).collect();
+        assert_eq!(firsts, expected, "from {from}");
+    }
+}
+
+async fn readers_see_what_was_committed(mut subject: Subject) {
+    let reader = subject.reader();
+    for n in 1..=150_u64 {
+        subject.append(vec![claim(&n.to_string(), "x", "is", n as i64)]).await;
+        let page = found(reader.as_ref(), ax("x"), None, 2).await;
+        let expected: Vec<u64> = (1..=n).rev().take(2).collect();
+        assert_eq!(seqs(&page.rows), expected);
+    }
+    let room = subject.writer.room().unwrap();
+    assert!(room.free_bytes > 0 && room.total_bytes >= room.free_bytes);
+    subject.writer.close().await.unwrap();
+}
+
+/// Something that happens to a store.
+#[derive(Debug, Clone)]
+enum Step {
+    Append(Vec<Incoming>),
+    /// Numbers of jobs, rising: those beyond the last are new, the others change.
+    Jobs(Vec<(u64, JobState, Option<u64>, Option<i64>)>),
+    Cancel(u64, u64),
+    Ask(Filter, Option<u64>, usize),
+    AskJobs(JobsQuery, LaneQuery),
+    Tidy,
+    Reopen,
+    Crash,
+}
+
+fn any_claim() -> impl Strategy<Value = Incoming> {
+    let words = ["Alice", "ALICE", "bob", "straße", "STRASSE", "_"];
+    let word = || proptest::sample::select(words.to_vec());
+    let words = move || proptest::collection::vec(word(), 1..3);
+    (0..80_u32, words(), words(), words(), 0..50_i64, 0..6_u64).prop_map(
+        |(id, subjects, predicates, contexts, time_ms, parent)| {
+            let mut claim = claim(&id.to_string(), "x", "is", time_ms / 10);
+            let owned = |terms: Vec<&str>| terms.into_iter().map(str::to_owned).collect();
+            claim.attestation.subjects = owned(subjects);
+            claim.attestation.predicates = owned(predicates);
+            claim.attestation.contexts = owned(contexts);
+            claim.lineage.parent_job = (parent > 3).then(|| job_id(parent));
+            claim
+        },
+    )
+}
+
+fn any_filter() -> impl Strategy<Value = Filter> {
+    let word = || proptest::sample::select(vec!["alice", "ALICE", "bob", "Straße", "_", "nobody"]);
+    let words = move |most| proptest::collection::vec(word(), 0..most);
+    let bounds = (proptest::option::of(0..5_i64), proptest::option::of(0..5_i64));
+    (any::<bool>(), words(3), words(3), words(2), bounds).prop_map(
+        |(folded, subjects, predicates, not, (start, end))| {
+            let filter = if folded {
+                let clause = |keyword: &str, words: &[&str]| match words {
+                    [] => String::new(),
+                    words => format!("{keyword} '{}' ", words.join("' '")),
+                };
+                let text = [
+                    clause("", &subjects),
+                    clause("is", &predicates),
+                    clause("of not", &not),
+                    clause("so", &["notify"]),
+                ];
+                ax(&text.concat())
+            } else {
+                structural(&subjects, &predicates)
+            };
+            filter.within(start, end)
+        },
+    )
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let states = proptest::sample::select(vec![
+        JobState::Queued,
+        JobState::Queued,
+        JobState::Running,
+        JobState::Completed,
+    ]);
+    let watcher = || proptest::option::of(0..3_u64);
+    let jobs = proptest::collection::vec(
+        (0..60_u64, states, watcher(), proptest::option::of(0..9_i64)),
+        1..40,
+    );
+    let number = || proptest::option::of(0..50_u64);
+    let ask_jobs = (number(), number(), any::<bool>(), watcher(), 0..20_usize, 0..9_i64).prop_map(
+        |(before, after, fires_only, watcher, limit, due_by)| {
+            let jobs = JobsQuery {
+                before: before.map(JobNumber),
+                after: after.map(JobNumber),
+                state: (limit % 2 == 0).then_some(JobState::Queued),
+                watcher: watcher.map(WatcherNumber),
+                fires_only,
+                limit,
+            };
+            let lane = LaneQuery {
+                lane: LaneKey {
+                    watcher: watcher.map(WatcherNumber),
+                    handler: "git/ixgest.git".into(),
+                },
+                from: JobNumber(after.unwrap_or(0)),
+                due_by: at(due_by),
+                limit,
+            };
+            Step::AskJobs(jobs, lane)
+        },
+    );
+    let ask = (any_filter(), proptest::option::of(0..200_u64), 0..40_usize);
+    prop_oneof![
+        4 => proptest::collection::vec(any_claim(), 1..60).prop_map(Step::Append),
+        2 => jobs.prop_map(Step::Jobs),
+        1 => (0..3_u64, 0..50_u64).prop_map(|(watcher, from)| Step::Cancel(watcher, from)),
+        6 => ask.prop_map(|(filter, before, limit)| Step::Ask(filter, before, limit)),
+        2 => ask_jobs,
+        3 => Just(Step::Tidy),
+        1 => Just(Step::Reopen),
+        1 => Just(Step::Crash),
+    ]
+}
+
+/// The two stores, and what they agree on so far.
+struct Pair {
+    memory: Subject,
+    sqlite: Subject,
+    /// A reader of the SQLite store that knows nothing of its writer.
+    stranger: Arc<dyn Store>,
+    last_job: u64,
+}
+
+impl Pair {
+    async fn new() -> Pair {
+        let sqlite = Subject::sqlite().await;
+        let stranger = stranger(&sqlite).await;
+        Pair { memory: Subject::memory(), sqlite, stranger, last_job: 0 }
+    }
+
+    fn readers(&self) -> [Arc<dyn Store>; 3] {
+        [self.memory.reader(), self.sqlite.reader(), self.stranger.clone()]
+    }
+
+    async fn commit(&mut self, batch: Batch) {
+        self.memory.commit(batch.clone()).await;
+        self.sqlite.commit(batch).await;
+    }
+
+    async fn take(mut self, step: Step) -> Result<Pair, TestCaseError> {
+        match step {
+            Step::Append(claims) => {
+                let expected = self.memory.append(claims.clone()).await;
+                prop_assert_eq!(self.sqlite.append(claims).await, expected);
+            }
+            Step::Jobs(changes) => {
+                let batch = Batch { jobs: self.changed_jobs(changes).await, ..Batch::default() };
+                self.commit(batch).await;
+            }
+            Step::Cancel(watcher, from) => {
+                let cancel = CancelQueued {
+                    watcher: WatcherNumber(watcher),
+                    from: JobNumber(from),
+                    at: at(5),
+                    reason: "withdrawn".into(),
+                };
+                self.commit(Batch { cancelled: vec![cancel], ..Batch::default() }).await;
+            }
+            Step::Ask(filter, before, limit) => self.ask(filter, before, limit).await?,
+            Step::AskJobs(jobs, lane) => self.ask_jobs(&jobs, &lane).await?,
+            Step::Tidy => drop(self.sqlite.writer.tidy().await.unwrap()),
+            Step::Reopen => {
+                self.sqlite = self.sqlite.reopen().await;
+                self.stranger = stranger(&self.sqlite).await;
+            }
+            Step::Crash => {
+                self.sqlite = self.sqlite.crash().await;
+                self.stranger = stranger(&self.sqlite).await;
+            }
+        }
+        Ok(self)
+    }
+
+    async fn changed_jobs(
+        &mut self,
+        changes: Vec<(u64, JobState, Option<u64>, Option<i64>)>,
+    ) -> Vec<JobRow> {
+        let mut rows = std::collections::BTreeMap::new();
+        for (number, state, watcher, due_at) in changes {
+            let number = if number == 0 || number > self.last_job {
+                self.last_job += 1;
+                self.last_job
+            } else {
+                number
+            };
+            let mut row = job(number, watcher);
+            row.state = state;
+            row.due_at = due_at.map(at);
+            rows.insert(number, row);
+        }
+        rows.into_values().collect()
+    }
+
+    async fn ask(
+        &self,
+        filter: Filter,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<(), TestCaseError> {
+        let [memory, others @ ..] = self.readers();
+        let expected = found(memory.as_ref(), filter.clone(), before, limit).await;
+        let after = Seq(before.unwrap_or(3));
+        let some_id: AttestationId = limit.to_string().parse().unwrap();
+        for other in others {
+            let page = found(other.as_ref(), filter.clone(), before, limit).await;
+            prop_assert_eq!(&page.rows, &expected.rows);
+            prop_assert_eq!(page.next, expected.next);
+            prop_assert_eq!(other.head().await.unwrap(), memory.head().await.unwrap());
+            prop_assert_eq!(
+                other.get(&some_id).await.unwrap(),
+                memory.get(&some_id).await.unwrap()
+            );
+            prop_assert_eq!(
+                other.read_after(after, limit).await.unwrap(),
+                memory.read_after(after, limit).await.unwrap()
+            );
+            prop_assert_eq!(
+                other.made_by(job_id(5)).await.unwrap(),
+                memory.made_by(job_id(5)).await.unwrap()
+            );
+        }
+        Ok(())
+    }
+
+    async fn ask_jobs(&self, jobs: &JobsQuery, lane: &LaneQuery) -> Result<(), TestCaseError> {
+        let [memory, others @ ..] = self.readers();
+        let some_id = job_id(lane.from.0);
+        for other in others {
+            prop_assert_eq!(other.jobs(jobs).await.unwrap(), memory.jobs(jobs).await.unwrap());
+            prop_assert_eq!(
+                other.lane_jobs(lane).await.unwrap(),
+                memory.lane_jobs(lane).await.unwrap()
+            );
+            prop_assert_eq!(
+                other.open_jobs(lane.from, lane.limit).await.unwrap(),
+                memory.open_jobs(lane.from, lane.limit).await.unwrap()
+            );
+            prop_assert_eq!(other.job(some_id).await.unwrap(), memory.job(some_id).await.unwrap());
+        }
+        Ok(())
+    }
+}
+
+async fn stranger(subject: &Subject) -> Arc<dyn Store> {
+    let (_, path) = subject.place.as_ref().expect("SQLite has a place");
+    SqliteStore::open_reader(path).await.unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    /// Whatever happens, SQLite answers as memory does, and so does a reader that came later.
+    #[test]
+    fn sqlite_answers_as_memory_does(steps in proptest::collection::vec(any_step(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut pair = Pair::new().await;
+            for step in steps {
+                pair = pair.take(step).await?;
+            }
+            pair.ask(structural(&[], &[]).within(Some(0), None), None, usize::MAX).await?;
+            pair.ask(ax("alice"), None, 1_000).await
+        })?;
+    }
+}

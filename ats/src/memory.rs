@@ -1,0 +1,272 @@
+//! The store without a disk: plain collections, every question asked of every row.
+//!
+//! What it answers is what a store means; other backends are held to it by the conformance suite.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use axwatch_model::{
+    AttestationId, Counters, HandlerName, HandlerRow, JobId, JobNumber, JobOrigin, JobRow,
+    JobState, LeafNumber, PluginName, PluginRow, Seq, StoreId, Stored, WatcherNumber, WatcherRow,
+};
+use axwatch_query::matches;
+use futures::future::{BoxFuture, FutureExt, ready};
+
+use crate::store::{
+    AuditRow, Batch, JobsQuery, LaneQuery, Opened, Page, Question, Room, Store, StoreError,
+    StoreFuture, StoreWriter,
+};
+
+/// A store that lives as long as its writer and readers do.
+#[derive(Debug)]
+pub struct MemoryStore {
+    opened: Opened,
+    tables: Arc<Mutex<Tables>>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    /// The attestation with seq n is at n - 1.
+    log: Vec<Arc<Stored>>,
+    ids: BTreeMap<AttestationId, Seq>,
+    jobs: BTreeMap<JobNumber, JobRow>,
+    watchers: BTreeMap<WatcherNumber, WatcherRow>,
+    counters: BTreeMap<WatcherNumber, Counters>,
+    handlers: BTreeSet<(PluginName, HandlerName)>,
+    plugins: BTreeMap<PluginName, PluginRow>,
+    audit: BTreeMap<LeafNumber, AuditRow>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[expect(clippy::new_ret_no_self, reason = "a store is used through its two traits")]
+    #[must_use]
+    pub fn new(store_id: StoreId) -> Box<dyn StoreWriter> {
+        let opened = Opened {
+            store_id,
+            epoch: 1,
+            head: Seq(0),
+            matched_seq: Seq(0),
+            last_job: JobNumber(0),
+            open_jobs_from: JobNumber(1),
+            audit_size: 0,
+            counters_upto: LeafNumber(0),
+        };
+        Box::new(MemoryStore { opened, tables: Arc::default() })
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().expect("nobody panics while holding the tables")
+    }
+
+    fn answer<'a, T: Send + 'a>(&self, ask: impl FnOnce(&Tables) -> T) -> StoreFuture<'a, T> {
+        let answer = ask(&self.tables());
+        ready(Ok(answer)).boxed()
+    }
+}
+
+impl Tables {
+    fn get(&self, id: &AttestationId) -> Option<&Stored> {
+        self.ids.get(id).and_then(|seq| self.by_seq(*seq))
+    }
+
+    fn by_seq(&self, seq: Seq) -> Option<&Stored> {
+        let place = usize::try_from(seq.0.checked_sub(1)?).ok()?;
+        self.log.get(place).map(AsRef::as_ref)
+    }
+
+    fn head(&self) -> Seq {
+        Seq(self.log.len() as u64)
+    }
+
+    fn query(&self, question: &Question) -> Page {
+        let mut page = Page::default();
+        let before = question.before.map_or(u64::MAX, |before| before.0);
+        for stored in self.log.iter().rev().skip_while(|stored| stored.seq.0 >= before) {
+            if page.rows.len() == question.limit {
+                break;
+            }
+            page.rows_read += 1;
+            if matches(&question.filter, &stored.attestation) {
+                page.rows.push(stored.as_ref().clone());
+            }
+        }
+        page.next = page.next_after(question.limit);
+        page
+    }
+
+    fn commit(&mut self, batch: &Batch) {
+        for stored in &batch.attestations {
+            assert_eq!(stored.seq, self.head().next(), "attestations come without a gap");
+            self.ids.insert(stored.attestation.id.clone(), stored.seq);
+            self.log.push(stored.clone());
+        }
+        for cancel in &batch.cancelled {
+            for job in self.jobs.range_mut(cancel.from..).map(|(_, job)| job) {
+                if job.watcher == Some(cancel.watcher) && job.state == JobState::Queued {
+                    job.state = JobState::Cancelled;
+                    job.completed_at = Some(cancel.at);
+                    job.error = Some(cancel.reason.clone());
+                }
+            }
+        }
+        self.jobs.extend(batch.jobs.iter().map(|job| (job.number, job.clone())));
+        self.watchers.extend(batch.watchers.iter().map(|row| (row.number, row.clone())));
+        for (plugin, names) in &batch.handlers {
+            self.handlers.retain(|(owner, _)| owner != plugin);
+            self.handlers.extend(names.iter().map(|name| (plugin.clone(), name.clone())));
+        }
+        self.plugins.extend(batch.plugins.iter().map(|row| (row.name.clone(), row.clone())));
+        self.audit.extend(batch.audit.iter().map(|row| (row.first_leaf, row.clone())));
+        if let Some((_, counters)) = &batch.counters {
+            self.counters.extend(counters.iter().copied());
+        }
+    }
+
+    fn audit_row(&self, leaf: LeafNumber) -> Option<&AuditRow> {
+        let (_, row) = self.audit.range(..=leaf).next_back()?;
+        (leaf.0 - row.first_leaf.0 < row.count).then_some(row)
+    }
+}
+
+impl Store for MemoryStore {
+    fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
+    fn get<'a>(&'a self, id: &'a AttestationId) -> StoreFuture<'a, Option<Stored>> {
+        self.answer(|tables| tables.get(id).cloned())
+    }
+
+    fn by_seqs<'a>(&'a self, seqs: &'a [Seq]) -> StoreFuture<'a, Vec<Stored>> {
+        let sorted: BTreeSet<Seq> = seqs.iter().copied().collect();
+        self.answer(|tables| {
+            sorted.into_iter().filter_map(|seq| tables.by_seq(seq).cloned()).collect()
+        })
+    }
+
+    fn exists<'a>(&'a self, id: &'a AttestationId) -> StoreFuture<'a, bool> {
+        self.answer(|tables| tables.ids.contains_key(id))
+    }
+
+    fn head(&self) -> StoreFuture<'_, Seq> {
+        self.answer(Tables::head)
+    }
+
+    fn read_after(&self, after: Seq, limit: usize) -> StoreFuture<'_, Vec<Stored>> {
+        let start = usize::try_from(after.0).unwrap_or(usize::MAX);
+        self.answer(|tables| {
+            tables.log.iter().skip(start).take(limit).map(|row| row.as_ref().clone()).collect()
+        })
+    }
+
+    fn query<'a>(&'a self, question: &'a Question) -> StoreFuture<'a, Page> {
+        self.answer(|tables| tables.query(question))
+    }
+
+    fn made_by(&self, job: JobId) -> StoreFuture<'_, Vec<Stored>> {
+        self.answer(|tables| {
+            let made = tables.log.iter().filter(|row| row.lineage.parent_job == Some(job));
+            made.map(|row| row.as_ref().clone()).collect()
+        })
+    }
+
+    fn watchers(&self) -> StoreFuture<'_, Vec<WatcherRow>> {
+        self.answer(|tables| tables.watchers.values().cloned().collect())
+    }
+
+    fn counters(&self) -> StoreFuture<'_, Vec<(WatcherNumber, Counters)>> {
+        self.answer(|tables| tables.counters.iter().map(|(number, row)| (*number, *row)).collect())
+    }
+
+    fn handlers(&self) -> StoreFuture<'_, Vec<HandlerRow>> {
+        self.answer(|tables| {
+            let rows = tables.handlers.iter().cloned();
+            rows.map(|(plugin, name)| HandlerRow { plugin, name }).collect()
+        })
+    }
+
+    fn plugins(&self) -> StoreFuture<'_, Vec<PluginRow>> {
+        self.answer(|tables| tables.plugins.values().cloned().collect())
+    }
+
+    fn job(&self, id: JobId) -> StoreFuture<'_, Option<JobRow>> {
+        self.answer(|tables| tables.jobs.values().find(|job| job.id == id).cloned())
+    }
+
+    fn open_jobs(&self, after: JobNumber, limit: usize) -> StoreFuture<'_, Vec<JobRow>> {
+        self.answer(|tables| {
+            let later = tables.jobs.range((Bound::Excluded(after), Bound::Unbounded));
+            let open = later.map(|(_, job)| job).filter(|job| job.state.is_open());
+            open.take(limit).cloned().collect()
+        })
+    }
+
+    fn lane_jobs<'a>(&'a self, query: &'a LaneQuery) -> StoreFuture<'a, Vec<JobRow>> {
+        self.answer(|tables| {
+            let jobs = tables.jobs.range(query.from..).map(|(_, job)| job);
+            let waiting = jobs.filter(|job| {
+                job.state == JobState::Queued
+                    && job.lane() == query.lane
+                    && job.due_at.is_none_or(|due_at| due_at <= query.due_by)
+            });
+            waiting.take(query.limit).cloned().collect()
+        })
+    }
+
+    fn jobs<'a>(&'a self, query: &'a JobsQuery) -> StoreFuture<'a, Vec<JobRow>> {
+        self.answer(|tables| {
+            let found = tables.jobs.values().rev().filter(|job| {
+                query.before.is_none_or(|before| job.number < before)
+                    && query.after.is_none_or(|after| job.number > after)
+                    && query.state.is_none_or(|state| job.state == state)
+                    && query.watcher.is_none_or(|watcher| job.watcher == Some(watcher))
+                    && (!query.fires_only || job.origin == JobOrigin::Fire)
+            });
+            found.take(query.limit).cloned().collect()
+        })
+    }
+
+    fn audit_after(&self, from: LeafNumber, limit: usize) -> StoreFuture<'_, Vec<AuditRow>> {
+        self.answer(|tables| {
+            let rows = tables.audit.values().filter(|row| row.first_leaf.0 + row.count > from.0);
+            rows.take(limit).cloned().collect()
+        })
+    }
+
+    fn audit_row(&self, leaf: LeafNumber) -> StoreFuture<'_, Option<AuditRow>> {
+        self.answer(|tables| tables.audit_row(leaf).cloned())
+    }
+
+    fn audit_last(&self) -> StoreFuture<'_, Option<AuditRow>> {
+        self.answer(|tables| tables.audit.values().next_back().cloned())
+    }
+}
+
+impl StoreWriter for MemoryStore {
+    fn reader(&self) -> Arc<dyn Store> {
+        Arc::new(MemoryStore { opened: self.opened.clone(), tables: self.tables.clone() })
+    }
+
+    fn known<'a>(&'a mut self, ids: &'a [AttestationId]) -> StoreFuture<'a, Vec<Option<Stored>>> {
+        self.answer(|tables| ids.iter().map(|id| tables.get(id).cloned()).collect())
+    }
+
+    fn commit<'a>(&'a mut self, batch: &'a Batch) -> StoreFuture<'a, ()> {
+        self.tables().commit(batch);
+        ready(Ok(())).boxed()
+    }
+
+    fn tidy(&mut self) -> StoreFuture<'_, bool> {
+        ready(Ok(false)).boxed()
+    }
+
+    fn room(&self) -> std::io::Result<Room> {
+        Ok(Room { free_bytes: 1 << 40, total_bytes: 1 << 40, wal_bytes: 0 })
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
+        ready(Ok(())).boxed()
+    }
+}

@@ -1,0 +1,452 @@
+//! How our types become columns, and columns our types.
+//!
+//! A row is read as one JSON text made by SQLite, because every column that the driver hands over costs
+//! as much as a small row. A row that does not decode is [`StoreError::Row`], never a panic.
+
+use std::sync::Arc;
+
+use axwatch_model::{
+    Attestation, AttestationId, Attributes, Counters, Filled, HandlerRef, JobId, JobNumber,
+    JobOrigin, JobRow, JobState, LeafNumber, Lineage, LineageKind, PluginRow, Seq, Stored,
+    Timestamp, WatcherKey, WatcherNumber, WatcherRow,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::trip::{Insert, Values};
+use crate::store::{AuditRow, StoreError};
+
+pub(super) static INSERT_ATTESTATIONS: Insert = Insert::new(
+    "INSERT INTO attestations (seq,id,subjects,predicates,contexts,actors,timestamp,created_at,\
+     source,appended_by,filled,attributes,signature,signer_did,lineage,root,parent_job,depth) VALUES ",
+    18,
+);
+
+/// A job's row is always given whole, so a changed one simply takes the old one's place.
+pub(super) static REPLACE_JOBS: Insert = Insert::new(
+    "INSERT OR REPLACE INTO jobs (number,id,origin,watcher,revision,generation,seq,handler,plugin,\
+     payload,state,attempts,counted,uncounted,created_at,first_counted_at,started_at,completed_at,\
+     due_at,delay_ms,error,result,progress_done,progress_total,cost,leaves) VALUES ",
+    26,
+);
+
+pub(super) static REPLACE_WATCHERS: Insert = Insert::new(
+    "INSERT OR REPLACE INTO watchers (number,owner,local_id,revision,generation,declared,handlers,\
+     params,max_fires_per_second,max_chain,state,error,since_seq,created_at,updated_at) VALUES ",
+    15,
+);
+
+pub(super) static REPLACE_COUNTERS: Insert = Insert::new(
+    "INSERT OR REPLACE INTO watcher_counters (watcher,matches,fires,errors,last_fired_at) VALUES ",
+    5,
+);
+
+pub(super) const INSERT_AUDIT: &str =
+    "INSERT INTO audit (first_leaf,count,at,records,nodes,head) VALUES (?,?,?,?,?,?);";
+
+pub(super) const REPLACE_PLUGIN: &str =
+    "INSERT OR REPLACE INTO plugins (name,version,incarnation,up_at) VALUES (?,?,?,?);";
+
+/// Reads attestations: the number, and the rest as one JSON array. Without attributes where nobody
+/// asks for them: they may be large.
+macro_rules! select_attestations {
+    ($attributes:literal, $rest:literal) => {
+        concat!(
+            "SELECT seq, concat('[',json_quote(id),',',subjects,',',predicates,',',contexts,',',",
+            "actors,',',timestamp,',',created_at,',',json_quote(source),',',",
+            "json_quote(appended_by),',',filled,',',",
+            $attributes,
+            ",',',json_quote(hex(signature)),',',signature IS NULL,',',json_quote(signer_did),',',",
+            "lineage,',',json_quote(root),',',json_quote(hex(parent_job)),',',depth,']') ",
+            "FROM attestations ",
+            $rest
+        )
+    };
+}
+
+/// Reads jobs: the number, most of the rest as one JSON array, and what JSON cannot hold exactly.
+macro_rules! select_jobs {
+    ($rest:literal) => {
+        concat!(
+            "SELECT number, concat('[\"',hex(id),'\",',origin,',',json_quote(watcher),',',",
+            "revision,',',generation,',',json_quote(seq),',',json_quote(handler),',',",
+            "json_quote(plugin),',',state,',',attempts,',',counted,',',uncounted,',',created_at,',',",
+            "json_quote(first_counted_at),',',json_quote(started_at),',',",
+            "json_quote(completed_at),',',json_quote(due_at),',',delay_ms,',',json_quote(error),',',",
+            "json_quote(progress_done),',',json_quote(progress_total),',',leaves,']'), ",
+            "payload, result, cost FROM jobs ",
+            $rest
+        )
+    };
+}
+pub(super) use {select_attestations, select_jobs};
+
+pub(super) fn bind_attestation(values: &mut Values, stored: &Stored) {
+    let Stored { seq, attestation, appended_by, filled, lineage } = stored;
+    values.number(seq.0);
+    values.add(attestation.id.as_str());
+    for terms in
+        [&attestation.subjects, &attestation.predicates, &attestation.contexts, &attestation.actors]
+    {
+        values.add(to_json(terms));
+    }
+    values.add(attestation.timestamp.ms());
+    values.add(attestation.created_at.ms());
+    values.add(attestation.source.as_str());
+    values.add(appended_by.as_str());
+    values.add(filled.code());
+    values.add(attestation.attributes.as_ref().map(Attributes::as_str));
+    values.add(attestation.signature.as_deref());
+    values.add(attestation.signer_did.as_deref());
+    values.add(lineage.kind.code());
+    values.add(lineage.root.as_ref().map(AttestationId::as_str));
+    values.add(lineage.parent_job.as_ref().map(|job| job.0.as_slice()));
+    values.add(i64::from(lineage.depth));
+}
+
+pub(super) fn bind_job(values: &mut Values, job: &JobRow) {
+    values.number(job.number.0);
+    values.add(job.id.0.as_slice());
+    values.add(job.origin.code());
+    values.add(job.watcher.map(|number| number.0.cast_signed()));
+    values.number(job.revision);
+    values.add(i64::from(job.generation));
+    values.add(job.seq.map(|seq| seq.0.cast_signed()));
+    values.add(job.handler.clone());
+    values.add(job.plugin.as_ref().map(|name| name.as_str()));
+    values.add(job.payload.as_deref());
+    values.add(job.state.code());
+    values.add(i64::from(job.attempts));
+    values.add(i64::from(job.counted));
+    values.add(i64::from(job.uncounted));
+    values.add(job.created_at.ms());
+    for time in [job.first_counted_at, job.started_at, job.completed_at, job.due_at] {
+        values.add(time.map(Timestamp::ms));
+    }
+    values.number(job.delay_ms);
+    values.add(job.error.as_deref());
+    values.add(job.result.as_deref());
+    values.add(job.progress.map(|(done, _)| done));
+    values.add(job.progress.map(|(_, total)| total));
+    values.add(job.cost);
+    values.add(to_json(&job.leaves));
+}
+
+pub(super) fn bind_watcher(values: &mut Values, watcher: &WatcherRow) {
+    values.number(watcher.number.0);
+    values.add(watcher.key.owner.as_str());
+    values.add(watcher.key.local.as_str());
+    values.number(watcher.revision);
+    values.add(i64::from(watcher.generation));
+    values.add(to_json(&watcher.declared));
+    values.add(to_json(&watcher.handlers));
+    values.add(watcher.params.clone());
+    values.add(watcher.max_fires_per_second.map(i64::from));
+    values.add(watcher.max_chain.map(i64::from));
+    values.add(watcher.state.to_string());
+    values.add(watcher.error.as_deref());
+    values.number(watcher.since_seq.0);
+    values.add(watcher.created_at.ms());
+    values.add(watcher.updated_at.ms());
+}
+
+pub(super) fn bind_counters(values: &mut Values, (watcher, counters): &(WatcherNumber, Counters)) {
+    values.number(watcher.0);
+    values.number(counters.matches);
+    values.number(counters.fires);
+    values.number(counters.errors);
+    values.add(counters.last_fired_at.map(Timestamp::ms));
+}
+
+pub(super) fn bind_audit(values: &mut Values, row: &AuditRow) {
+    values.number(row.first_leaf.0);
+    values.number(row.count);
+    values.add(row.at.ms());
+    values.add(row.records.clone());
+    values.add(&*row.nodes);
+    values.add(row.head.as_slice());
+}
+
+pub(super) fn bind_plugin(values: &mut Values, row: &PluginRow) {
+    values.add(row.name.as_str());
+    values.add(row.version.as_str());
+    values.number(row.incarnation);
+    values.add(row.up_at.ms());
+}
+
+fn to_json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("lists and declarations are always JSON")
+}
+
+/// The array of [`select_attestations`].
+#[derive(Deserialize)]
+struct AttestationText<'a> {
+    id: AttestationId,
+    subjects: Vec<String>,
+    predicates: Vec<String>,
+    contexts: Vec<String>,
+    actors: Vec<String>,
+    timestamp: i64,
+    created_at: i64,
+    source: String,
+    appended_by: String,
+    filled: u8,
+    #[serde(borrow)]
+    attributes: Option<&'a RawValue>,
+    signature: &'a str,
+    unsigned: u8,
+    signer_did: Option<String>,
+    lineage: u8,
+    root: Option<AttestationId>,
+    parent_job: &'a str,
+    depth: u32,
+}
+
+pub(super) fn read_attestation(row: &SqliteRow) -> Result<Stored, StoreError> {
+    decode("attestations", row, |seq, text| {
+        let text: AttestationText<'_> = serde_json::from_str(text).map_err(shown)?;
+        let attestation = Attestation {
+            id: text.id,
+            subjects: text.subjects,
+            predicates: text.predicates,
+            contexts: text.contexts,
+            actors: text.actors,
+            timestamp: Timestamp::from_ms(text.timestamp).map_err(shown)?,
+            created_at: Timestamp::from_ms(text.created_at).map_err(shown)?,
+            source: text.source,
+            attributes: text.attributes.map(|raw| Attributes::trusted(raw.get().into())),
+            signature: (text.unsigned == 0).then(|| from_hex(text.signature)).transpose()?,
+            signer_did: text.signer_did,
+        };
+        let lineage = Lineage {
+            kind: LineageKind::from_code(text.lineage)
+                .ok_or_else(|| format!("{} is no kind of lineage", text.lineage))?,
+            root: text.root,
+            parent_job: match text.parent_job {
+                "" => None,
+                job => Some(job.parse::<JobId>().map_err(shown)?),
+            },
+            depth: text.depth,
+        };
+        Ok(Stored {
+            seq: Seq(seq),
+            attestation,
+            appended_by: text.appended_by,
+            filled: Filled::from_code(text.filled),
+            lineage,
+        })
+    })
+}
+
+/// The array of [`select_jobs`].
+#[derive(Deserialize)]
+struct JobText {
+    id: JobId,
+    origin: u8,
+    watcher: Option<WatcherNumber>,
+    revision: u64,
+    generation: u32,
+    seq: Option<Seq>,
+    handler: Arc<str>,
+    plugin: Option<axwatch_model::PluginName>,
+    state: u8,
+    attempts: u32,
+    counted: u32,
+    uncounted: u32,
+    created_at: i64,
+    first_counted_at: Option<i64>,
+    started_at: Option<i64>,
+    completed_at: Option<i64>,
+    due_at: Option<i64>,
+    delay_ms: u64,
+    error: Option<String>,
+    progress_done: Option<i32>,
+    progress_total: Option<i32>,
+    leaves: Vec<LeafNumber>,
+}
+
+pub(super) fn read_job(row: &SqliteRow) -> Result<JobRow, StoreError> {
+    decode("jobs", row, |number, text| {
+        let text: JobText = serde_json::from_str(text).map_err(shown)?;
+        let time = |ms: Option<i64>| ms.map(Timestamp::from_ms).transpose().map_err(shown);
+        let bytes = |column: usize| {
+            row.try_get::<Option<&[u8]>, _>(column).map(|bytes| bytes.map(Arc::from)).map_err(shown)
+        };
+        Ok(JobRow {
+            number: JobNumber(number),
+            id: text.id,
+            origin: JobOrigin::from_code(text.origin)
+                .ok_or_else(|| format!("{} is no origin", text.origin))?,
+            watcher: text.watcher,
+            revision: text.revision,
+            generation: text.generation,
+            seq: text.seq,
+            handler: text.handler,
+            plugin: text.plugin,
+            payload: bytes(2)?,
+            state: JobState::from_code(text.state)
+                .ok_or_else(|| format!("{} is no state", text.state))?,
+            attempts: text.attempts,
+            counted: text.counted,
+            uncounted: text.uncounted,
+            created_at: Timestamp::from_ms(text.created_at).map_err(shown)?,
+            first_counted_at: time(text.first_counted_at)?,
+            started_at: time(text.started_at)?,
+            completed_at: time(text.completed_at)?,
+            due_at: time(text.due_at)?,
+            delay_ms: text.delay_ms,
+            error: text.error,
+            result: bytes(3)?,
+            progress: text.progress_done.zip(text.progress_total),
+            cost: row.try_get(4).map_err(shown)?,
+            leaves: text.leaves,
+        })
+    })
+}
+
+/// Watchers are few: their columns are read one by one.
+pub(super) const SELECT_WATCHERS: &str = "SELECT number, owner, local_id, revision, generation, \
+     declared, handlers, params, max_fires_per_second, max_chain, state, error, since_seq, \
+     created_at, updated_at FROM watchers ORDER BY number";
+
+pub(super) fn read_watcher(row: &SqliteRow) -> Result<WatcherRow, StoreError> {
+    let columns = Columns { table: "watchers", row };
+    let (owner, local): (&str, &str) = (columns.get(1)?, columns.get(2)?);
+    let (declared, handlers): (&str, &str) = (columns.get(5)?, columns.get(6)?);
+    let handlers: Vec<HandlerRef> = columns.check(serde_json::from_str(handlers))?;
+    Ok(WatcherRow {
+        number: WatcherNumber(columns.number(0)?),
+        key: WatcherKey {
+            owner: columns.check(owner.parse())?,
+            local: columns.check(local.parse())?,
+        },
+        revision: columns.number(3)?,
+        generation: columns.get(4)?,
+        declared: columns.check(serde_json::from_str(declared))?,
+        handlers,
+        params: columns.get::<Option<&str>>(7)?.map(Arc::from),
+        max_fires_per_second: columns.get(8)?,
+        max_chain: columns.get(9)?,
+        state: columns.check(columns.get::<&str>(10)?.parse())?,
+        error: columns.get(11)?,
+        since_seq: Seq(columns.number(12)?),
+        created_at: columns.time(13)?,
+        updated_at: columns.time(14)?,
+    })
+}
+
+pub(super) const SELECT_COUNTERS: &str =
+    "SELECT watcher, matches, fires, errors, last_fired_at FROM watcher_counters ORDER BY watcher";
+
+pub(super) fn read_counters(row: &SqliteRow) -> Result<(WatcherNumber, Counters), StoreError> {
+    let columns = Columns { table: "watcher_counters", row };
+    let last_fired_at = columns.get::<Option<i64>>(4)?.map(Timestamp::from_ms).transpose();
+    let counters = Counters {
+        matches: columns.number(1)?,
+        fires: columns.number(2)?,
+        errors: columns.number(3)?,
+        last_fired_at: columns.check(last_fired_at)?,
+    };
+    Ok((WatcherNumber(columns.number(0)?), counters))
+}
+
+/// Reads rows of the audit.
+macro_rules! select_audit {
+    ($rest:literal) => {
+        concat!("SELECT first_leaf, count, at, records, nodes, head FROM audit ", $rest)
+    };
+}
+pub(super) use select_audit;
+
+pub(super) fn read_audit(row: &SqliteRow) -> Result<AuditRow, StoreError> {
+    let columns = Columns { table: "audit", row };
+    Ok(AuditRow {
+        first_leaf: LeafNumber(columns.number(0)?),
+        count: columns.number(1)?,
+        at: columns.time(2)?,
+        records: columns.get::<&str>(3)?.into(),
+        nodes: columns.get::<&[u8]>(4)?.into(),
+        head: columns.check(columns.get::<&[u8]>(5)?.try_into())?,
+    })
+}
+
+pub(super) const SELECT_PLUGINS: &str = "SELECT rank() OVER (ORDER BY name), name, version, \
+     incarnation, up_at FROM plugins ORDER BY name";
+
+pub(super) fn read_plugin(row: &SqliteRow) -> Result<PluginRow, StoreError> {
+    let columns = Columns { table: "plugins", row };
+    Ok(PluginRow {
+        name: columns.check(columns.get::<&str>(1)?.parse())?,
+        version: columns.get(2)?,
+        incarnation: columns.number(3)?,
+        up_at: columns.time(4)?,
+    })
+}
+
+pub(super) const SELECT_HANDLERS: &str =
+    "SELECT rank() OVER (ORDER BY plugin, name), plugin, name FROM handlers ORDER BY plugin, name";
+
+pub(super) fn read_handler(row: &SqliteRow) -> Result<axwatch_model::HandlerRow, StoreError> {
+    let columns = Columns { table: "handlers", row };
+    Ok(axwatch_model::HandlerRow {
+        plugin: columns.check(columns.get::<&str>(1)?.parse())?,
+        name: columns.check(columns.get::<&str>(2)?.parse())?,
+    })
+}
+
+fn shown(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+fn decode<T>(
+    table: &'static str,
+    row: &SqliteRow,
+    read: impl FnOnce(u64, &str) -> Result<T, String>,
+) -> Result<T, StoreError> {
+    let columns = Columns { table, row };
+    let number = columns.number(0)?;
+    read(number, columns.get(1)?).map_err(|reason| columns.wrong(reason))
+}
+
+/// A row's columns, the first of which is its number.
+struct Columns<'r> {
+    table: &'static str,
+    row: &'r SqliteRow,
+}
+
+impl<'r> Columns<'r> {
+    fn get<T>(&self, column: usize) -> Result<T, StoreError>
+    where
+        T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+    {
+        self.check(self.row.try_get(column))
+    }
+
+    fn number(&self, column: usize) -> Result<u64, StoreError> {
+        let number: i64 = self.get(column)?;
+        u64::try_from(number).map_err(|_| self.wrong(format!("{number} is negative")))
+    }
+
+    fn time(&self, column: usize) -> Result<Timestamp, StoreError> {
+        self.check(Timestamp::from_ms(self.get(column)?))
+    }
+
+    fn check<T, E: std::fmt::Display>(&self, outcome: Result<T, E>) -> Result<T, StoreError> {
+        outcome.map_err(|error| self.wrong(error.to_string()))
+    }
+
+    fn wrong(&self, reason: String) -> StoreError {
+        StoreError::Row { table: self.table, row: self.row.try_get(0).unwrap_or(-1), reason }
+    }
+}
+
+fn from_hex(text: &str) -> Result<Vec<u8>, String> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let bytes = text.as_bytes().chunks(2).map(|pair| match *pair {
+        [high, low] => Some(digit(high)? << 4 | digit(low)?),
+        _ => None,
+    });
+    bytes.collect::<Option<Vec<u8>>>().ok_or_else(|| "the signature is not in hex".to_owned())
+}

@@ -1,0 +1,308 @@
+//! Searches, newest first.
+//!
+//! For each dimension that names terms, the union of their postings is walked downwards, a few rows of
+//! postings at a time; the dimensions leapfrog to the numbers that all of them have. What is found so
+//! may match: the rows are fetched and asked. A search that names no terms reads the log itself.
+
+use axwatch_query::{Filter, Mode, fold, matches};
+use sqlx::Row;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::derive::SharedTail;
+use super::failed;
+use super::reader::{FETCH_ROWS, fetch_by_seqs};
+use super::rows::{read_attestation, select_attestations};
+use crate::packed::unpack;
+use crate::store::{Page, Question, StoreError};
+use crate::tail::Tail;
+use axwatch_model::{Seq, Stored};
+
+/// Rows of postings that are read at once: of a busy term they hold some thousand numbers, of a rare
+/// one, which has a row in each generation, hardly more than these.
+const BUSY_ROWS: usize = 4;
+const RARE_ROWS: usize = 32;
+/// With fewer numbers in a row a term is rare.
+const RARE_NUMBERS_PER_ROW: u64 = 64;
+/// A dimension so much denser than the rarest is not walked: to look whether it has a candidate then
+/// costs more than to fetch the candidate and ask it.
+const TOO_DENSE: f64 = 512.0;
+/// Candidates that are fetched at least, once some have turned out not to match.
+const DOUBTFUL_ROWS: usize = 64;
+
+/// Answers a question.
+pub(super) async fn answer(
+    connection: &mut SqliteConnection,
+    tail: &SharedTail,
+    question: &Question,
+) -> Result<Page, StoreError> {
+    let mut page = Page::default();
+    if question.limit == 0 {
+        return Ok(page);
+    }
+    let terms = folded_terms(&question.filter);
+    let mut source = if terms.is_empty() {
+        let head = tail.read().head().seq.0;
+        Source::Log(question.before.map_or(head, |before| before.0.saturating_sub(1).min(head)))
+    } else {
+        let dimensions = terms.iter().map(|(dimension, terms)| (*dimension, terms.as_slice()));
+        Source::Postings(Search::new(tail, dimensions, question.before))
+    };
+    while page.rows.len() < question.limit {
+        let missing = question.limit - page.rows.len();
+        let doubtful = page.rows_read > page.rows.len() as u64;
+        let count = missing.max(if doubtful { DOUBTFUL_ROWS } else { 1 }).min(FETCH_ROWS);
+        let rows = source.fetch(connection, count).await?;
+        if rows.is_empty() {
+            break;
+        }
+        page.rows_read += rows.len() as u64;
+        let matching = rows.into_iter().filter(|row| matches(&question.filter, &row.attestation));
+        page.rows.extend(matching.take(missing));
+    }
+    page.next = page.next_after(question.limit);
+    Ok(page)
+}
+
+/// The filter's terms as postings have them: always folded, since that narrows both kinds of filter.
+fn folded_terms(filter: &Filter) -> Vec<(usize, Vec<Box<str>>)> {
+    let folded = filter.dimensions().map(|(dimension, terms)| {
+        let mut terms: Vec<Box<str>> = match filter.mode() {
+            Mode::Folded => terms.to_vec(),
+            Mode::Exact => terms.iter().map(|term| fold(term).into()).collect(),
+        };
+        terms.sort_unstable();
+        terms.dedup();
+        (dimension.index(), terms)
+    });
+    folded.collect()
+}
+
+/// Where candidates come from.
+enum Source {
+    Postings(Search),
+    /// The log, from this number down.
+    Log(u64),
+}
+
+impl Source {
+    /// The next candidates, newest first; empty at the end.
+    async fn fetch(
+        &mut self,
+        connection: &mut SqliteConnection,
+        count: usize,
+    ) -> Result<Vec<Stored>, StoreError> {
+        match self {
+            Source::Postings(search) => {
+                let mut seqs = Vec::with_capacity(count);
+                while seqs.len() < count
+                    && let Some(seq) = search.next(connection).await?
+                {
+                    seqs.push(Seq(seq));
+                }
+                let mut rows = fetch_by_seqs(connection, &seqs).await?;
+                rows.reverse();
+                Ok(rows)
+            }
+            Source::Log(at_most) => {
+                let rows = fetch_downwards(connection, *at_most, count).await?;
+                *at_most = rows.last().map_or(0, |row| row.seq.0.saturating_sub(1));
+                Ok(rows)
+            }
+        }
+    }
+}
+
+async fn fetch_downwards(
+    connection: &mut SqliteConnection,
+    at_most: u64,
+    count: usize,
+) -> Result<Vec<Stored>, StoreError> {
+    let rows = sqlx::query(select_attestations!(
+        "ifnull(attributes,'null')",
+        "WHERE seq <= ? ORDER BY seq DESC LIMIT ?"
+    ))
+    .bind(at_most.cast_signed())
+    .bind(count as i64)
+    .fetch_all(connection)
+    .await
+    .map_err(failed("read attestations"))?;
+    rows.iter().map(read_attestation).collect()
+}
+
+/// The numbers that may have a term of each dimension, falling: all that have, and some others.
+pub(super) struct Search {
+    dimensions: Vec<Dimension>,
+    /// None higher is left.
+    at_most: u64,
+    ordered: bool,
+}
+
+impl Search {
+    /// Takes from the tail what it knows of these terms, all at one moment.
+    pub fn new<'t>(
+        tail: &SharedTail,
+        terms: impl IntoIterator<Item = (usize, &'t [Box<str>])>,
+        before: Option<Seq>,
+    ) -> Search {
+        let tail = tail.read();
+        let head = tail.head().seq.0;
+        let at_most = before.map_or(head, |before| before.0.saturating_sub(1).min(head));
+        let dimension = |(dimension, terms): (usize, &[Box<str>])| Dimension {
+            terms: terms.iter().map(|term| Term::new(&tail, dimension, term, at_most)).collect(),
+        };
+        let dimensions = terms.into_iter().map(dimension).collect();
+        Search { dimensions, at_most, ordered: false }
+    }
+
+    /// The next number; `None` at the end. Dense dimensions are left to whoever asks the rows.
+    pub async fn next(
+        &mut self,
+        connection: &mut SqliteConnection,
+    ) -> Result<Option<u64>, StoreError> {
+        while self.at_most > 0 {
+            let (mut first, mut agreed) = (None, self.at_most);
+            for dimension in &mut self.dimensions {
+                let Some(seq) = dimension.highest(connection, agreed).await? else {
+                    self.at_most = 0;
+                    return Ok(None);
+                };
+                first.get_or_insert(seq);
+                agreed = seq;
+            }
+            if !self.ordered {
+                self.order();
+                self.at_most = agreed;
+                continue;
+            }
+            // Each went down to where the one before it was, so if the last did not leave the first's
+            // number, none did.
+            if first == Some(agreed) {
+                self.at_most = agreed - 1;
+                return Ok(Some(agreed));
+            }
+            self.at_most = agreed;
+        }
+        Ok(None)
+    }
+}
+
+impl Search {
+    /// Lets the rarest dimension lead, since the others then leap furthest.
+    fn order(&mut self) {
+        self.ordered = true;
+        self.dimensions.sort_by(|a, b| a.density().total_cmp(&b.density()));
+        if let Some(rarest) = self.dimensions.first().map(Dimension::density) {
+            self.dimensions.retain(|dimension| dimension.density() <= TOO_DENSE * rarest);
+        }
+    }
+}
+
+/// The union of some terms of one dimension.
+struct Dimension {
+    terms: Vec<Term>,
+}
+
+impl Dimension {
+    async fn highest(
+        &mut self,
+        connection: &mut SqliteConnection,
+        at_most: u64,
+    ) -> Result<Option<u64>, StoreError> {
+        let mut highest = None;
+        for term in &mut self.terms {
+            highest = highest.max(term.highest(connection, at_most).await?);
+        }
+        Ok(highest)
+    }
+
+    fn density(&self) -> f64 {
+        self.terms.iter().map(Term::density).sum()
+    }
+}
+
+/// One term's numbers: those read and not yet passed, and where the rest begins.
+struct Term {
+    dimension: usize,
+    term: Box<str>,
+    /// Rising; the last is the next.
+    ahead: Vec<u64>,
+    /// Rows of postings that begin above this have been read; `None`: all have.
+    unread_upto: Option<u64>,
+    /// Rows to read next time.
+    rows: usize,
+    /// Numbers that were read, and of how many of the log.
+    read: u64,
+    span: u64,
+}
+
+impl Term {
+    fn new(tail: &Tail, dimension: usize, term: &str, at_most: u64) -> Term {
+        let derived = tail.derived().seq.0;
+        let ahead = tail.seqs_of_term(dimension, term, at_most);
+        Term {
+            dimension,
+            term: term.into(),
+            unread_upto: Some(derived),
+            rows: BUSY_ROWS,
+            read: ahead.len() as u64,
+            span: at_most.saturating_sub(derived),
+            ahead,
+        }
+    }
+
+    /// The highest number up to `at_most`, which never rises from call to call.
+    async fn highest(
+        &mut self,
+        connection: &mut SqliteConnection,
+        at_most: u64,
+    ) -> Result<Option<u64>, StoreError> {
+        loop {
+            self.ahead.truncate(self.ahead.partition_point(|seq| *seq <= at_most));
+            if let Some(seq) = self.ahead.last() {
+                return Ok(Some(*seq));
+            }
+            let Some(unread_upto) = self.unread_upto else { return Ok(None) };
+            // Rows do not overlap: the one that begins at or last before a number is the only one that
+            // can hold it. So those between are never read.
+            self.read(connection, unread_upto.min(at_most)).await?;
+        }
+    }
+
+    async fn read(
+        &mut self,
+        connection: &mut SqliteConnection,
+        upto: u64,
+    ) -> Result<(), StoreError> {
+        let failed = failed("read postings");
+        let rows: Vec<SqliteRow> = sqlx::query(READ_POSTINGS)
+            .bind(self.dimension as i64)
+            .bind(&*self.term)
+            .bind(upto.cast_signed())
+            .bind(self.rows as i64)
+            .fetch_all(connection)
+            .await
+            .map_err(&failed)?;
+        for row in rows.iter().rev() {
+            let first_seq: i64 = row.try_get(0).map_err(&failed)?;
+            let seqs: &[u8] = row.try_get(1).map_err(&failed)?;
+            unpack(first_seq.cast_unsigned(), seqs, &mut self.ahead)
+                .map_err(|reason| StoreError::Row { table: "postings", row: first_seq, reason })?;
+        }
+        let lowest = self.ahead.first().copied().unwrap_or(0);
+        self.unread_upto = if rows.len() < self.rows { None } else { lowest.checked_sub(1) };
+        self.read += self.ahead.len() as u64;
+        self.span += upto - self.unread_upto.unwrap_or(0).min(upto);
+        if (self.ahead.len() as u64) < RARE_NUMBERS_PER_ROW * rows.len() as u64 {
+            self.rows = RARE_ROWS;
+        }
+        Ok(())
+    }
+
+    /// About which share of the log has the term, as far as was read.
+    fn density(&self) -> f64 {
+        self.read as f64 / self.span.max(1) as f64
+    }
+}
+
+pub(super) const READ_POSTINGS: &str = "SELECT first_seq, seqs FROM postings \
+     WHERE dimension = ? AND term = ? AND first_seq <= ? ORDER BY first_seq DESC LIMIT ?";

@@ -1,0 +1,386 @@
+//! What only the SQLite store does: files, locks, crashes, plans.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use axwatch_model::{
+    Declared, DefaultActor, Defaults, Draft, Incoming, JobNumber, LeafNumber, Seq, Timestamp,
+};
+use axwatch_query::Filter;
+use sqlx::{ConnectOptions, Connection, Row};
+use tempfile::TempDir;
+
+use super::connect::{check_settings, read_options, write_options};
+use super::reader::FETCH_BY_SEQS;
+use super::search::READ_POSTINGS;
+use super::writer::SqliteWriter;
+use crate::store::{Batch, Question, Store, StoreError, StoreWriter};
+use crate::tail::TailBounds;
+use crate::{SqliteStore, append};
+
+/// Opens with a tail so small that everything that happens to a tail happens in a short test.
+pub(crate) async fn open_small(path: &Path) -> Box<dyn StoreWriter> {
+    let bounds =
+        TailBounds { rows_max: 40, bytes_max: 1 << 20, idle_rows_min: 5, slice_rows_max: 7 };
+    Box::new(SqliteWriter::open(path, bounds).await.unwrap())
+}
+
+/// What the disk holds at this moment: the files, without those who have them open.
+pub(crate) fn crashed_copy(path: &Path) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for suffix in ["", "-wal"] {
+        let name = format!("{}{suffix}", path.display());
+        // cp, because opening the file here and closing it would let go of SQLite's locks on it.
+        let target = copy.path().join(format!("axwatch.db{suffix}"));
+        if Path::new(&name).exists() {
+            let done = std::process::Command::new("cp").arg(name).arg(target).status().unwrap();
+            assert!(done.success());
+        }
+    }
+    copy
+}
+
+fn at(ms: i64) -> Timestamp {
+    Timestamp::from_ms(ms).unwrap()
+}
+
+fn claims(range: std::ops::Range<usize>) -> Vec<Incoming> {
+    let defaults = Defaults { actor: DefaultActor::OwnId, source: "test".into() };
+    let claim = |n: usize| {
+        let draft = Draft {
+            id: Some(format!("claim {n}")),
+            subjects: vec![format!("subject {}", n % 1_000)],
+            predicates: vec!["is_common".to_owned()],
+            ..Draft::default()
+        };
+        draft.complete(&defaults, "user", at(1), 0).unwrap()
+    };
+    range.map(claim).collect()
+}
+
+async fn fill(writer: &mut dyn StoreWriter, range: std::ops::Range<usize>) {
+    for start in range.clone().step_by(1_000) {
+        let end = (start + 1_000).min(range.end);
+        append(writer, claims(start..end), at(2)).await.unwrap();
+    }
+}
+
+fn asks(ax: &str, limit: usize) -> Question {
+    let (filter, _) = Filter::declared(&Declared::Ax(ax.to_owned())).unwrap();
+    Question { filter, before: None, limit }
+}
+
+async fn found(store: &dyn Store, question: &Question) -> Vec<u64> {
+    store.query(question).await.unwrap().rows.iter().map(|row| row.seq.0).collect()
+}
+
+#[tokio::test]
+async fn a_store_is_made_with_its_folder_and_known_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new/folders/axwatch.db");
+    let mut writer = SqliteStore::open_writer(&path).await.unwrap();
+    let first = writer.reader().opened().clone();
+    assert_eq!((first.epoch, first.head, first.open_jobs_from), (1, Seq(0), JobNumber(1)));
+    fill(writer.as_mut(), 0..3).await;
+    writer
+        .commit(&Batch {
+            matched_seq: Some(Seq(2)),
+            open_jobs_from: Some(JobNumber(4)),
+            counters: Some((LeafNumber(6), Vec::new())),
+            ..Batch::default()
+        })
+        .await
+        .unwrap();
+    writer.close().await.unwrap();
+    assert!(!path.with_extension("db-wal").exists(), "a closed store is one file");
+    let writer = SqliteStore::open_writer(&path).await.unwrap();
+    let again = writer.reader().opened().clone();
+    assert_eq!((again.store_id, again.epoch), (first.store_id, 2));
+    assert_eq!((again.head, again.matched_seq), (Seq(3), Seq(2)));
+    assert_eq!((again.open_jobs_from, again.counters_upto), (JobNumber(4), LeafNumber(6)));
+    let reader = SqliteStore::open_reader(&path).await.unwrap();
+    assert_eq!(*reader.opened(), again);
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(path.parent().unwrap()), mode(&path)), (0o700, 0o600));
+}
+
+#[tokio::test]
+async fn a_second_writer_is_told_who_has_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    let writer = SqliteStore::open_writer(&path).await.unwrap();
+    let link = folder.path().join("other.db");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    for path in [&path, &link] {
+        let error = SqliteStore::open_writer(path).await.err().unwrap();
+        assert!(matches!(error, StoreError::InUse { .. }));
+        assert!(error.to_string().contains(&format!("process {}", std::process::id())));
+    }
+    writer.close().await.unwrap();
+    SqliteStore::open_writer(&path).await.unwrap();
+}
+
+/// Makes a closed store and changes it with SQL.
+async fn doctored(path: &Path, sql: &'static str) {
+    SqliteStore::open_writer(path).await.unwrap().close().await.unwrap();
+    let mut connection = write_options(path).connect().await.unwrap();
+    sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+async fn check_refused(path: &Path, expected: &str) {
+    let before = std::fs::read(path).unwrap();
+    let errors = [
+        SqliteStore::open_writer(path).await.err().expect("the writer is refused"),
+        SqliteStore::open_reader(path).await.err().expect("the reader is refused"),
+    ];
+    for error in errors {
+        let kind = match &error {
+            StoreError::Newer { .. } => "newer",
+            StoreError::Corrupt { .. } => "corrupt",
+            _ => "other",
+        };
+        let text = format!("{kind}: {error}");
+        assert!(text.contains(expected), "{text:?} should say {expected:?}");
+        assert!(text.starts_with(&expected[..5]), "{text:?} should be {expected:?}");
+    }
+    assert!(std::fs::read(path).unwrap() == before, "the file is as it was");
+}
+
+#[tokio::test]
+async fn what_is_no_store_of_ours_is_refused_unchanged() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+
+    doctored(
+        &path("newer"),
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (999, 'later', true, x'00', 0)",
+    )
+    .await;
+    check_refused(&path("newer"), "newer: ").await;
+
+    doctored(&path("foreign"), "PRAGMA application_id = 7").await;
+    check_refused(&path("foreign"), "corrupt: the store").await;
+
+    std::fs::write(path("text"), "not a database at all").unwrap();
+    check_refused(&path("text"), "corrupt: the store").await;
+    std::fs::write(path("noise"), vec![0xa5; 20_000]).unwrap();
+    check_refused(&path("noise"), "corrupt: the store").await;
+
+    doctored(&path("cut"), "INSERT INTO meta VALUES ('x', hex(zeroblob(100000)))").await;
+    let bytes = std::fs::read(path("cut")).unwrap();
+    std::fs::write(path("cut"), &bytes[..bytes.len() / 2]).unwrap();
+    check_refused(&path("cut"), "corrupt: the store").await;
+}
+
+#[tokio::test]
+async fn an_older_program_leaves_no_trace_beside_a_newer_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    doctored(&path, "INSERT INTO _sqlx_migrations VALUES (2, 'later', 'now', true, x'00', 0)")
+        .await;
+    SqliteStore::open_writer(&path).await.err().unwrap();
+    assert!(!path.with_extension("db-wal").exists());
+}
+
+#[tokio::test]
+async fn an_empty_file_becomes_a_store_and_a_missing_one_is_no_reader_s_to_make() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    let missing = SqliteStore::open_reader(&path).await.err().unwrap();
+    assert!(matches!(missing, StoreError::Open { .. }) && !path.exists());
+    std::fs::write(&path, "").unwrap();
+    let empty = SqliteStore::open_reader(&path).await.err().unwrap();
+    assert!(matches!(empty, StoreError::Corrupt { .. }));
+    SqliteStore::open_writer(&path).await.unwrap();
+}
+
+#[tokio::test]
+async fn settings_are_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    SqliteStore::open_writer(&path).await.unwrap().close().await.unwrap();
+    let mut good = write_options(&path).connect().await.unwrap();
+    check_settings(&mut good, &path).await.unwrap();
+    let weak = write_options(&path).pragma("synchronous", "NORMAL");
+    let mut weak = weak.connect().await.unwrap();
+    let error = check_settings(&mut weak, &path).await.unwrap_err().to_string();
+    assert!(error.contains("synchronous is 1 and cannot be made 2"), "{error}");
+}
+
+#[tokio::test]
+async fn a_row_that_does_not_decode_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    let mut writer = SqliteStore::open_writer(&path).await.unwrap();
+    fill(writer.as_mut(), 0..3).await;
+    writer.close().await.unwrap();
+    let columns = [
+        ("subjects", "'[1]'"),
+        ("subjects", "'[\"a\"'"),
+        ("id", "''"),
+        ("timestamp", "9223372036854775807"),
+        ("lineage", "9"),
+        ("parent_job", "x'00'"),
+        ("depth", "-1"),
+        ("filled", "300"),
+    ];
+    let mut connection = write_options(&path).connect().await.unwrap();
+    for (column, value) in columns {
+        let spoil = format!("BEGIN; UPDATE attestations SET {column} = {value} WHERE seq = 2");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(spoil)).execute(&mut connection).await.unwrap();
+        let outcome = super::reader::fetch_by_seqs(&mut connection, &[Seq(1), Seq(2)]).await;
+        let error = outcome.unwrap_err();
+        let is_row = matches!(error, StoreError::Row { table: "attestations", row: 2, .. });
+        assert!(is_row, "{column} = {value}: {error}");
+        sqlx::raw_sql("ROLLBACK").execute(&mut connection).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn after_a_crash_everything_acknowledged_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    let mut writer = open_small(&path).await;
+    for n in 0..120 {
+        append(writer.as_mut(), claims(n..n + 1), at(2)).await.unwrap();
+        if n % 17 == 0 {
+            let copy = crashed_copy(&path);
+            let copied = copy.path().join("axwatch.db");
+            let reader = SqliteStore::open_reader(&copied).await.unwrap();
+            assert_eq!(reader.head().await.unwrap(), Seq(n as u64 + 1));
+            let mut again = open_small(&copied).await;
+            let all = found(again.reader().as_ref(), &asks("is is_common", 1_000)).await;
+            assert_eq!(all, (1..=n as u64 + 1).rev().collect::<Vec<_>>());
+            let repeated = append(again.as_mut(), claims(0..n + 1), at(3)).await.unwrap();
+            assert!(repeated.into_iter().all(|outcome| outcome.unwrap().repeated));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reader_elsewhere_sees_rows_that_no_table_finds_yet() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    let mut writer = SqliteStore::open_writer(&path).await.unwrap();
+    fill(writer.as_mut(), 0..10).await;
+    let reader = SqliteStore::open_reader(&path).await.unwrap();
+    let question = asks("'subject 3' 'subject 12'", 9);
+    assert_eq!(found(reader.as_ref(), &question).await, [4]);
+    fill(writer.as_mut(), 10..5_000).await;
+    assert_eq!(found(reader.as_ref(), &asks("'subject 12'", 2)).await, [4_013, 3_013]);
+    while writer.tidy().await.unwrap() {}
+    fill(writer.as_mut(), 5_000..5_010).await;
+    assert_eq!(found(reader.as_ref(), &asks("'subject 3'", 2)).await, [5_004, 4_004]);
+    assert_eq!(reader.head().await.unwrap(), Seq(5_010));
+    let id = "claim 5009".parse().unwrap();
+    assert_eq!(reader.get(&id).await.unwrap().unwrap().seq, Seq(5_010));
+    writer.close().await.unwrap();
+    assert_eq!(found(reader.as_ref(), &question).await.len(), 9);
+}
+
+/// Asks again and again while the store grows: every answer is everything up to some moment.
+async fn check_while_growing(reader: Arc<dyn Store>, head_max: u64) {
+    let question = asks("is is_common", usize::MAX);
+    let mut head = 0;
+    while head < head_max {
+        let seen = found(reader.as_ref(), &question).await;
+        let newest = seen.first().copied().unwrap_or(0);
+        assert!(newest >= head, "an answer forgot {head}");
+        assert!(seen.iter().copied().eq((1..=newest).rev()), "up to {newest} without a gap");
+        head = newest;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn readers_miss_and_double_nothing_while_rows_move_to_the_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    let mut writer = open_small(&path).await;
+    let beside = writer.reader();
+    let elsewhere = SqliteStore::open_reader(&path).await.unwrap();
+    let readers = [
+        tokio::spawn(check_while_growing(beside.clone(), 600)),
+        tokio::spawn(check_while_growing(beside, 600)),
+        tokio::spawn(check_while_growing(elsewhere.clone(), 600)),
+        tokio::spawn(check_while_growing(elsewhere, 600)),
+    ];
+    for n in (0..600).step_by(3) {
+        append(writer.as_mut(), claims(n..n + 3), at(2)).await.unwrap();
+        writer.tidy().await.unwrap();
+    }
+    for reader in readers {
+        reader.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn selective_questions_do_not_scan() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    let mut writer = SqliteStore::open_writer(&path).await.unwrap();
+    fill(writer.as_mut(), 0..20_000).await;
+    while writer.tidy().await.unwrap() {}
+    let reader: Arc<dyn Store> = writer.reader();
+    let page = reader.query(&asks("'subject 7' is IS_COMMON", 100)).await.unwrap();
+    assert_eq!((page.rows.len(), page.rows_read), (20, 20));
+
+    // A long walk over everything holds a page at a time and misses nothing.
+    let mut question = asks("is is_common", 500);
+    let (mut total, mut pages) = (0, 0);
+    loop {
+        let page = reader.query(&question).await.unwrap();
+        assert!(page.rows.len() <= 500 && page.rows_read <= 500);
+        total += page.rows.len();
+        pages += 1;
+        let Some(next) = page.next else { break };
+        question.before = Some(next);
+    }
+    assert_eq!((total, pages), (20_000, 40));
+
+    let mut connection = read_options(&path).connect().await.unwrap();
+    for statement in [READ_POSTINGS, FETCH_BY_SEQS] {
+        let plan = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}")))
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+        let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+        let scans = steps.iter().any(|step| {
+            step.starts_with("SCAN") && !step.starts_with("SCAN json_each")
+                || step.contains("TEMP B-TREE")
+        });
+        assert!(!scans && steps[0].starts_with("SEARCH"), "{steps:?}");
+    }
+}
+
+#[tokio::test]
+async fn after_a_failed_commit_the_writer_takes_nothing_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    let mut writer = SqliteStore::open_writer(&path).await.unwrap();
+    fill(writer.as_mut(), 0..3).await;
+    let row = |leaf| crate::AuditRow {
+        first_leaf: LeafNumber(leaf),
+        count: 1,
+        at: at(1),
+        records: "{}".into(),
+        nodes: [].into(),
+        head: [0; 32],
+    };
+    let batch = Batch { audit: Some(row(0)), ..Batch::default() };
+    writer.commit(&batch).await.unwrap();
+    writer.commit(&batch).await.expect_err("the same records twice");
+    let other = Batch { audit: Some(row(1)), ..Batch::default() };
+    let error = writer.commit(&other).await.unwrap_err();
+    assert!(matches!(error, StoreError::Database { step: "commit a batch", .. }));
+    drop(writer);
+    let writer = reopened(&path).await;
+    assert_eq!(writer.reader().opened().audit_size, 1);
+}
+
+/// Opens again; the lock of a writer that was dropped goes with its last thread.
+async fn reopened(path: &Path) -> Box<dyn StoreWriter> {
+    SqliteStore::open_writer(path).await.unwrap()
+}

@@ -1,0 +1,303 @@
+//! The one connection that writes.
+//!
+//! A batch is one transaction. After a failure the writer takes nothing more, because nobody can say
+//! what of it is on the disk: whoever holds it lets go and opens the store again.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLockWriteGuard};
+
+use axwatch_model::{AttestationId, JobState, Stored};
+use futures::future::{BoxFuture, FutureExt, join};
+use sqlx::Connection;
+use sqlx::sqlite::SqliteConnection;
+
+use super::checkpoint::Checkpointer;
+use super::derive::{Deriver, NextSlice, SharedTail, fill, read_marks};
+use super::open::{Fresh, open_for_writing};
+use super::reader::{SqliteReader, fetch_by_seqs, seqs_of_hashes};
+use super::trip::{Transaction, WalFrames};
+use super::{failed, rows};
+use crate::store::{Batch, Room, Store, StoreError, StoreFuture, StoreWriter};
+use crate::tail::{Entries, Tail, TailBounds};
+
+/// Bytes of a frame in the write-ahead log: a page and its header.
+const FRAME_BYTES: u64 = 4_096 + 24;
+
+/// Small commits between two measures of the write-ahead log, which grows by a few pages with each.
+const UNMEASURED_MAX: u32 = 16;
+
+pub(super) struct SqliteWriter {
+    connection: SqliteConnection,
+    path: PathBuf,
+    tail: SharedTail,
+    deriver: Deriver,
+    checkpointer: Checkpointer,
+    reader: Arc<SqliteReader>,
+    wal: WalFrames,
+    /// Small commits since the write-ahead log was last measured.
+    unmeasured: u32,
+    /// A commit has begun and has not come to its end.
+    unsure: bool,
+    /// Held for life.
+    _lock: File,
+}
+
+impl SqliteWriter {
+    pub async fn open(path: &Path, bounds: TailBounds) -> Result<SqliteWriter, StoreError> {
+        let Fresh { mut connection, lock, path, opened, derivation } =
+            open_for_writing(path).await?;
+        let tail = SharedTail::new(Tail::new(derivation.derived));
+        if derivation.deriving.seq > derivation.derived.seq
+            || derivation.deriving.job > derivation.derived.job
+        {
+            fill(&mut connection, &tail, derivation.deriving).await?;
+            tail.write().freeze();
+        }
+        let (head, _) = read_marks(&mut connection).await?;
+        fill(&mut connection, &tail, head).await?;
+        let checkpointer = Checkpointer::start(&path).await?;
+        let reader = Arc::new(SqliteReader::beside_writer(&path, tail.clone(), opened));
+        Ok(SqliteWriter {
+            connection,
+            deriver: Deriver::new(tail.clone(), bounds),
+            path,
+            tail,
+            checkpointer,
+            reader,
+            wal: WalFrames::default(),
+            unmeasured: 0,
+            unsure: false,
+            _lock: lock,
+        })
+    }
+
+    async fn find_known(
+        &mut self,
+        ids: &[AttestationId],
+    ) -> Result<Vec<Option<Stored>>, StoreError> {
+        let hashes: Vec<i64> = ids.iter().map(AttestationId::hash64).collect();
+        let seqs = seqs_of_hashes(&mut self.connection, &self.tail, &hashes).await?;
+        if seqs.is_empty() {
+            return Ok(vec![None; ids.len()]);
+        }
+        let rows = fetch_by_seqs(&mut self.connection, &seqs).await?;
+        let by_id: HashMap<_, _> =
+            rows.into_iter().map(|row| (row.attestation.id.clone(), row)).collect();
+        Ok(ids.iter().map(|id| by_id.get(id).cloned()).collect())
+    }
+
+    async fn write_batch(&mut self, batch: &Batch) -> Result<(), sqlx::Error> {
+        let head = self.tail.read().head().seq;
+        for (seq, stored) in (head.0 + 1..).zip(&batch.attestations) {
+            assert_eq!(stored.seq.0, seq, "attestations come without a gap");
+        }
+        self.begin()?;
+        let slices = self.deriver.for_commit(batch.attestations.len() + batch.jobs.len());
+        let small = slices.is_empty() && is_small(batch);
+        let mut transaction = Transaction::begin(&mut self.connection, small);
+        put_batch(&mut transaction, batch).await?;
+        for slice in &slices {
+            slice.write(&mut transaction).await?;
+        }
+        // Folding goes on while the disk works.
+        let entries =
+            async { Entries::of(batch.attestations.iter().map(AsRef::as_ref), batch.jobs.iter()) };
+        self.unmeasured += 1;
+        let entries = if small && self.unmeasured < UNMEASURED_MAX {
+            let (committed, entries) = join(transaction.commit(), entries).await;
+            committed?;
+            entries
+        } else {
+            let (frames, entries) = join(transaction.commit_and_measure(), entries).await;
+            (self.wal, self.unmeasured) = (frames?, 0);
+            entries
+        };
+        let mut tail = self.tail.write();
+        tail.extend(entries);
+        finish(tail, &slices);
+        Ok(())
+    }
+
+    async fn write_slice(&mut self, slice: NextSlice) -> Result<(), sqlx::Error> {
+        self.begin()?;
+        let mut transaction = Transaction::begin(&mut self.connection, false);
+        slice.write(&mut transaction).await?;
+        self.wal = transaction.commit_and_measure().await?;
+        finish(self.tail.write(), &[slice]);
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<(), sqlx::Error> {
+        if std::mem::replace(&mut self.unsure, true) {
+            return Err(sqlx::Error::Protocol(
+                "an earlier commit did not come to its end; the store must be opened again".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// After a transaction: rolls back if it failed, and looks after the write-ahead log if not.
+    async fn end(&mut self, outcome: Result<(), sqlx::Error>) -> Result<(), sqlx::Error> {
+        if let Err(error) = outcome {
+            // It may not have begun, or SQLite has rolled back by itself: the first error counts.
+            let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
+            return Err(error);
+        }
+        self.checkpointer.after_commit(self.wal, &mut self.connection).await?;
+        self.unsure = false;
+        Ok(())
+    }
+
+    async fn tidy_once(&mut self) -> Result<bool, StoreError> {
+        if let Some(slice) = self.deriver.for_idle() {
+            let outcome = self.write_slice(slice).await;
+            self.end(outcome).await.map_err(failed("write a slice of the derived tables"))?;
+        }
+        Ok(self.deriver.has_idle_work())
+    }
+}
+
+/// Lets the tail forget what is in the tables now.
+fn finish(mut tail: RwLockWriteGuard<'_, Tail>, slices: &[NextSlice]) {
+    if slices.iter().any(NextSlice::ends_generation) {
+        let generation = tail.finish_frozen();
+        drop(tail);
+        // A hundred thousand small allocations: neither readers nor the next commit wait for that.
+        tokio::task::spawn_blocking(move || drop(generation));
+    }
+}
+
+/// Whether a batch is of a make-up that comes again and again: one claim, the jobs of a settled one.
+fn is_small(batch: &Batch) -> bool {
+    batch.attestations.len() <= 1
+        && batch.jobs.len() <= 2
+        && batch.cancelled.is_empty()
+        && batch.watchers.is_empty()
+        && batch.handlers.is_empty()
+        && batch.plugins.is_empty()
+        && batch.counters.is_none()
+}
+
+async fn put_batch(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(), sqlx::Error> {
+    transaction
+        .insert(&rows::INSERT_ATTESTATIONS, &batch.attestations, |values, stored| {
+            rows::bind_attestation(values, stored);
+        })
+        .await?;
+    for cancel in &batch.cancelled {
+        transaction
+            .execute(
+                "UPDATE jobs SET state = ?, completed_at = ?, error = ? \
+                 WHERE number >= ? AND watcher = ? AND state = ?;",
+                |values| {
+                    values.add(JobState::Cancelled.code());
+                    values.add(cancel.at.ms());
+                    values.add(cancel.reason.as_str());
+                    values.number(cancel.from.0);
+                    values.number(cancel.watcher.0);
+                    values.add(JobState::Queued.code());
+                },
+            )
+            .await?;
+    }
+    // In the order of the table's key, so that each page is visited once.
+    let mut jobs: Vec<_> = batch.jobs.iter().collect();
+    jobs.sort_unstable_by_key(|job| job.number);
+    transaction
+        .insert(&rows::REPLACE_JOBS, &jobs, |values, job| rows::bind_job(values, job))
+        .await?;
+    transaction.insert(&rows::REPLACE_WATCHERS, &batch.watchers, rows::bind_watcher).await?;
+    put_registry(transaction, batch).await?;
+    if let Some((_, counters)) = &batch.counters {
+        transaction.insert(&rows::REPLACE_COUNTERS, counters, rows::bind_counters).await?;
+    }
+    if let Some(audit) = &batch.audit {
+        transaction.execute(rows::INSERT_AUDIT, |values| rows::bind_audit(values, audit)).await?;
+    }
+    let meta = [
+        (
+            "UPDATE meta SET value = ? WHERE key = 'matched_seq';",
+            batch.matched_seq.map(|seq| seq.0),
+        ),
+        (
+            "UPDATE meta SET value = ? WHERE key = 'open_jobs_from';",
+            batch.open_jobs_from.map(|number| number.0),
+        ),
+        (
+            "UPDATE meta SET value = ? WHERE key = 'counters_upto';",
+            batch.counters.as_ref().map(|(upto, _)| upto.0),
+        ),
+    ];
+    for (statement, value) in meta {
+        if let Some(value) = value {
+            transaction.execute(statement, |values| values.number(value)).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn put_registry(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(), sqlx::Error> {
+    for (plugin, names) in &batch.handlers {
+        transaction
+            .execute("DELETE FROM handlers WHERE plugin = ?;", |values| values.add(plugin.as_str()))
+            .await?;
+        for name in names {
+            transaction
+                .execute("INSERT OR IGNORE INTO handlers (plugin,name) VALUES (?,?);", |values| {
+                    values.add(plugin.as_str());
+                    values.add(name.as_str());
+                })
+                .await?;
+        }
+    }
+    for row in &batch.plugins {
+        transaction.execute(rows::REPLACE_PLUGIN, |values| rows::bind_plugin(values, row)).await?;
+    }
+    Ok(())
+}
+
+impl StoreWriter for SqliteWriter {
+    fn reader(&self) -> Arc<dyn Store> {
+        self.reader.clone()
+    }
+
+    fn known<'a>(&'a mut self, ids: &'a [AttestationId]) -> StoreFuture<'a, Vec<Option<Stored>>> {
+        self.find_known(ids).boxed()
+    }
+
+    fn commit<'a>(&'a mut self, batch: &'a Batch) -> StoreFuture<'a, ()> {
+        async move {
+            let outcome = self.write_batch(batch).await;
+            self.end(outcome).await.map_err(failed("commit a batch"))
+        }
+        .boxed()
+    }
+
+    fn tidy(&mut self) -> StoreFuture<'_, bool> {
+        self.tidy_once().boxed()
+    }
+
+    fn room(&self) -> std::io::Result<Room> {
+        let folder = self.path.parent().unwrap_or(&self.path);
+        let space = rustix::fs::statvfs(folder)?;
+        Ok(Room {
+            free_bytes: space.f_bavail.saturating_mul(space.f_frsize),
+            total_bytes: space.f_blocks.saturating_mul(space.f_frsize),
+            wal_bytes: self.wal.waiting() * FRAME_BYTES,
+        })
+    }
+
+    fn close(mut self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
+        async move {
+            while self.tidy_once().await? {}
+            let failed = failed("close the store");
+            self.reader.close().await;
+            self.checkpointer.stop().await.map_err(&failed)?;
+            // The last connection to go copies what is left of the write-ahead log and removes it.
+            self.connection.close().await.map_err(&failed)
+        }
+        .boxed()
+    }
+}

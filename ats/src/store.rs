@@ -1,0 +1,303 @@
+//! What a backend must do, in the words that the engine and the commands use.
+
+use std::sync::Arc;
+
+use axwatch_model::{
+    AttestationId, Counters, HandlerName, HandlerRow, JobId, JobNumber, JobRow, JobState, LaneKey,
+    LeafNumber, PluginName, PluginRow, Seq, StoreId, Stored, Timestamp, WatcherNumber, WatcherRow,
+};
+use axwatch_query::Filter;
+use futures::future::BoxFuture;
+
+/// The answer of a backend, some time later.
+pub type StoreFuture<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+
+/// Why the store did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process holds the store for writing.
+    #[error("the store {path} is in use by {holder}")]
+    InUse {
+        /// The file.
+        path: String,
+        /// Who, as far as the lock file says: `process 4711`.
+        holder: String,
+    },
+    /// A later axwatch made it.
+    #[error(
+        "the store {path} has schema {found}, and this axwatch knows only up to {known}; use the axwatch that made it, or a later one"
+    )]
+    Newer {
+        /// The file.
+        path: String,
+        /// Its schema version.
+        found: i64,
+        /// The latest that we know.
+        known: i64,
+    },
+    /// Not a store of ours, or a damaged one.
+    #[error("the store {path} cannot be read: {reason}")]
+    Corrupt {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A row that does not decode.
+    #[error("row {row} of table {table} does not decode: {reason}")]
+    Row {
+        /// The table.
+        table: &'static str,
+        /// Its number.
+        row: i64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file or its folder cannot be opened, made or locked.
+    #[error("cannot open the store {path}")]
+    Open {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The database did not do what it was asked.
+    #[error("cannot {step}")]
+    Database {
+        /// What it was asked: `commit a batch`, `read attestations`.
+        step: &'static str,
+        /// Why it did not.
+        source: sqlx::Error,
+    },
+}
+
+/// What is known of a store when it has been opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// Which store this is.
+    pub store_id: StoreId,
+    /// How often it has been opened for writing, this time counted. Read-only: the last one's.
+    pub epoch: u64,
+    /// The last attestation's number; 0 in an empty log.
+    pub head: Seq,
+    /// How far the log has been matched against the watchers.
+    pub matched_seq: Seq,
+    /// The last job's number; 0 without any.
+    pub last_job: JobNumber,
+    /// No job below this number is open.
+    pub open_jobs_from: JobNumber,
+    /// Records in the audit.
+    pub audit_size: u64,
+    /// Audit records whose effect the stored counters of watchers already hold.
+    pub counters_upto: LeafNumber,
+}
+
+/// One commit of the audit: its records, and the nodes of the Merkle tree that they completed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditRow {
+    /// The number of its first record.
+    pub first_leaf: LeafNumber,
+    /// How many records.
+    pub count: u64,
+    /// When it was committed.
+    pub at: Timestamp,
+    /// The records, one canonical JSON object a line, without a line end after the last.
+    pub records: Arc<str>,
+    /// The nodes that these records completed, 32 bytes each, in the order in which they were.
+    pub nodes: Arc<[u8]>,
+    /// The root over all records up to the last of this row.
+    pub head: [u8; 32],
+}
+
+/// Withdraws the queued jobs of a watcher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CancelQueued {
+    /// Whose jobs.
+    pub watcher: WatcherNumber,
+    /// None of them has a lower number.
+    pub from: JobNumber,
+    /// When.
+    pub at: Timestamp,
+    /// What their `error` then says.
+    pub reason: String,
+}
+
+/// Everything that one commit writes. Empty parts write nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// New claims: numbered from the head on, without a gap.
+    pub attestations: Vec<Arc<Stored>>,
+    /// Withdrawn before `jobs` are written.
+    pub cancelled: Vec<CancelQueued>,
+    /// New jobs, and the present row of changed ones; at most one row a number.
+    pub jobs: Vec<JobRow>,
+    /// New watchers, and the present row of changed ones; at most one row a number.
+    pub watchers: Vec<WatcherRow>,
+    /// For each plugin named, all the handlers that it now has.
+    pub handlers: Vec<(PluginName, Vec<HandlerName>)>,
+    /// The present row of plugins that came up.
+    pub plugins: Vec<PluginRow>,
+    /// The audit of this commit.
+    pub audit: Option<AuditRow>,
+    /// How far the log has now been matched.
+    pub matched_seq: Option<Seq>,
+    /// No job below this number is open any more.
+    pub open_jobs_from: Option<JobNumber>,
+    /// Counters of watchers, with the number of audit records that they hold the effect of.
+    pub counters: Option<(LeafNumber, Vec<(WatcherNumber, Counters)>)>,
+}
+
+/// A search for attestations, newest first.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// What must hold.
+    pub filter: Filter,
+    /// Only those before this number; `None` begins at the head.
+    pub before: Option<Seq>,
+    /// How many at most in one answer.
+    pub limit: usize,
+}
+
+/// An answer to a [`Question`].
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// The attestations, newest first.
+    pub rows: Vec<Stored>,
+    /// Where the next page begins (its `before`); `None` at the end.
+    pub next: Option<Seq>,
+    /// Rows that were read and asked, those that did not match counted.
+    pub rows_read: u64,
+}
+
+impl Page {
+    /// Where the next page begins: a page with room left has seen the end of the log.
+    pub(crate) fn next_after(&self, limit: usize) -> Option<Seq> {
+        let last = self.rows.last().filter(|_| self.rows.len() >= limit)?.seq;
+        (last > Seq(1)).then_some(last)
+    }
+}
+
+/// Queued jobs of one lane that are not in memory.
+#[derive(Debug, Clone)]
+pub struct LaneQuery {
+    /// The lane.
+    pub lane: LaneKey,
+    /// None of them has a lower number.
+    pub from: JobNumber,
+    /// Only jobs due by then.
+    pub due_by: Timestamp,
+    /// How many at most.
+    pub limit: usize,
+}
+
+/// A search for jobs, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct JobsQuery {
+    /// Only those before this number.
+    pub before: Option<JobNumber>,
+    /// Only those after this number.
+    pub after: Option<JobNumber>,
+    /// Only in this state, as rows have it.
+    pub state: Option<JobState>,
+    /// Only fires of this watcher.
+    pub watcher: Option<WatcherNumber>,
+    /// Only fires, of any watcher.
+    pub fires_only: bool,
+    /// How many at most.
+    pub limit: usize,
+}
+
+/// Space where the store lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that we may still write.
+    pub free_bytes: u64,
+    /// Bytes of the whole file system.
+    pub total_bytes: u64,
+    /// Bytes that wait in the write-ahead log and may still be added to the main file.
+    pub wal_bytes: u64,
+}
+
+/// The reading side. Every answer is one consistent snapshot, taken after the call began.
+pub trait Store: Send + Sync {
+    /// What was known when it was opened.
+    fn opened(&self) -> &Opened;
+
+    /// The attestation with this id.
+    fn get<'a>(&'a self, id: &'a AttestationId) -> StoreFuture<'a, Option<Stored>>;
+
+    /// The attestations with these numbers, in the order of the numbers; unknown ones are left out.
+    fn by_seqs<'a>(&'a self, seqs: &'a [Seq]) -> StoreFuture<'a, Vec<Stored>>;
+
+    /// Whether an attestation has this id.
+    fn exists<'a>(&'a self, id: &'a AttestationId) -> StoreFuture<'a, bool>;
+
+    /// The number of the last attestation.
+    fn head(&self) -> StoreFuture<'_, Seq>;
+
+    /// The log after `after`, oldest first, up to `limit` rows; empty means the end.
+    fn read_after(&self, after: Seq, limit: usize) -> StoreFuture<'_, Vec<Stored>>;
+
+    /// One page of a search, newest first by number. A filter that names terms does not scan the log.
+    fn query<'a>(&'a self, question: &'a Question) -> StoreFuture<'a, Page>;
+
+    /// The attestations made on behalf of this job, oldest first.
+    fn made_by(&self, job: JobId) -> StoreFuture<'_, Vec<Stored>>;
+
+    /// All watchers, retired ones included, by number.
+    fn watchers(&self) -> StoreFuture<'_, Vec<WatcherRow>>;
+
+    /// The stored counters of watchers.
+    fn counters(&self) -> StoreFuture<'_, Vec<(WatcherNumber, Counters)>>;
+
+    /// All announced handlers, by plugin and name.
+    fn handlers(&self) -> StoreFuture<'_, Vec<HandlerRow>>;
+
+    /// All plugins that were ever up, by name.
+    fn plugins(&self) -> StoreFuture<'_, Vec<PluginRow>>;
+
+    /// The job with this id.
+    fn job(&self, id: JobId) -> StoreFuture<'_, Option<JobRow>>;
+
+    /// Open jobs (queued or running) after this number, by number, up to `limit`.
+    fn open_jobs(&self, after: JobNumber, limit: usize) -> StoreFuture<'_, Vec<JobRow>>;
+
+    /// Queued jobs of one lane, by number.
+    fn lane_jobs<'a>(&'a self, query: &'a LaneQuery) -> StoreFuture<'a, Vec<JobRow>>;
+
+    /// A search for jobs, newest first.
+    fn jobs<'a>(&'a self, query: &'a JobsQuery) -> StoreFuture<'a, Vec<JobRow>>;
+
+    /// Rows of the audit that hold records from `from` on, in order, up to `limit` rows. The first
+    /// may begin before `from`.
+    fn audit_after(&self, from: LeafNumber, limit: usize) -> StoreFuture<'_, Vec<AuditRow>>;
+
+    /// The row of the audit that holds this record.
+    fn audit_row(&self, leaf: LeafNumber) -> StoreFuture<'_, Option<AuditRow>>;
+
+    /// The last row of the audit.
+    fn audit_last(&self) -> StoreFuture<'_, Option<AuditRow>>;
+}
+
+/// The writing side: one at a time, over all processes.
+pub trait StoreWriter: Send {
+    /// The reading side of the same store.
+    fn reader(&self) -> Arc<dyn Store>;
+
+    /// For each id, what the log holds under it.
+    fn known<'a>(&'a mut self, ids: &'a [AttestationId]) -> StoreFuture<'a, Vec<Option<Stored>>>;
+
+    /// Writes a batch: when this answers, it is on the disk whole; after an error or a crash, whole or
+    /// not at all.
+    fn commit<'a>(&'a mut self, batch: &'a Batch) -> StoreFuture<'a, ()>;
+
+    /// Does a bounded piece of the work that commits left for later (a slice of derived rows), in a
+    /// commit of its own. Answers whether more is left.
+    fn tidy(&mut self) -> StoreFuture<'_, bool>;
+
+    /// Space where the store lies.
+    fn room(&self) -> std::io::Result<Room>;
+
+    /// Finishes all that was left for later and lets go of the store.
+    fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>>;
+}
