@@ -1,0 +1,288 @@
+//! Carrying attempts out: from a started attempt that is on the disk to how it ended.
+//!
+//! In: [`Start`]s that the writer lets out after their commit. Out: one [`Event::AttemptEnded`] for
+//! each, back into the writer's inbox. Nothing here survives a crash, and nothing needs to: a start
+//! without an end is what recovery looks for.
+//!
+//! Not here: when an attempt may start and what follows from its end (`axwatch_core`), what the wire
+//! looks like (`crate::plugin::wire`).
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use axwatch_ats::Store;
+use axwatch_core::{Ended, Event, Outcome, Start};
+use axwatch_model::{JobId, PluginName, Seq};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+
+use crate::handle::Message;
+
+/// One attempt with everything that the plugin gets.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// What the core said.
+    pub start: Start,
+    /// The payload.
+    pub payload: Bytes,
+}
+
+/// Somewhere a job can be carried out: the engine's only way to act on the world.
+pub trait Plugin: Send + Sync {
+    /// Carries an attempt out and says how it ended; keeps the deadline itself.
+    fn run<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Ended>;
+}
+
+/// A closure in this process: every test that needs a plugin.
+pub struct LocalPlugin<F>(pub F);
+
+impl<F: Fn(&Attempt) -> Ended + Send + Sync> Plugin for LocalPlugin<F> {
+    fn run<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Ended> {
+        let ended = (self.0)(attempt);
+        Box::pin(async move { ended })
+    }
+}
+
+/// The present process of each plugin, and how jobs reach it.
+type Processes = BTreeMap<PluginName, (u64, Arc<dyn Plugin>)>;
+
+/// How jobs reach each plugin's present process.
+#[derive(Default)]
+pub(crate) struct Transports(Mutex<Processes>);
+
+impl Transports {
+    pub(crate) fn attach(&self, plugin: PluginName, incarnation: u64, transport: Arc<dyn Plugin>) {
+        self.lock().insert(plugin, (incarnation, transport));
+    }
+
+    pub(crate) fn detach(&self, plugin: &PluginName, incarnation: u64) {
+        let mut transports = self.lock();
+        if transports.get(plugin).is_some_and(|(current, _)| *current == incarnation) {
+            transports.remove(plugin);
+        }
+    }
+
+    fn of(&self, plugin: &PluginName, incarnation: u64) -> Option<Arc<dyn Plugin>> {
+        let transports = self.lock();
+        let (current, transport) = transports.get(plugin)?;
+        (*current == incarnation).then(|| transport.clone())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Processes> {
+        self.0.lock().expect("no holder of the transports panics")
+    }
+}
+
+/// An attempt under way.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Running {
+    /// The job.
+    pub id: JobId,
+    /// Which attempt.
+    pub attempt: u32,
+    /// Which plugin has it.
+    pub plugin: PluginName,
+    /// Which of its processes.
+    pub incarnation: u64,
+    /// The claim that it is about.
+    pub seq: Option<Seq>,
+}
+
+/// Ended attempts whose claims are still counted, so that what a cancelled call makes late gets the
+/// ids that it would have got in time.
+const ENDED_ATTEMPTS_KEPT: usize = 1_024;
+
+/// The attempts under way, by job, and how often each made which claim: what the lineage of a claim
+/// and its computed id are made from.
+#[derive(Default)]
+pub struct InFlight(Mutex<InFlightState>);
+
+#[derive(Default)]
+struct InFlightState {
+    running: BTreeMap<JobId, Running>,
+    ordinals: HashMap<(JobId, u32), HashMap<[u8; 32], u32>>,
+    ended: VecDeque<(JobId, u32)>,
+}
+
+impl InFlight {
+    /// The attempt under way for this job.
+    #[must_use]
+    pub fn of_job(&self, id: JobId) -> Option<Running> {
+        self.lock().running.get(&id).cloned()
+    }
+
+    /// The attempts under way at this process.
+    #[must_use]
+    pub fn of_plugin(&self, plugin: &PluginName, incarnation: u64) -> Vec<Running> {
+        let mine = |r: &&Running| r.plugin == *plugin && r.incarnation == incarnation;
+        self.lock().running.values().filter(mine).cloned().collect()
+    }
+
+    /// Whether nothing is under way.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lock().running.is_empty()
+    }
+
+    /// Counts a claim of an attempt: 0 for the first with this content, 1 for the second, ….
+    #[must_use]
+    pub fn next_ordinal(&self, id: JobId, attempt: u32, content: [u8; 32]) -> u32 {
+        let mut state = self.lock();
+        let known = state.ordinals.contains_key(&(id, attempt));
+        let running = state.running.get(&id).is_some_and(|r| r.attempt == attempt);
+        let next = state.ordinals.entry((id, attempt)).or_default().entry(content).or_insert(0);
+        let ordinal = *next;
+        *next += 1;
+        if !known && !running {
+            state.forget_later((id, attempt));
+        }
+        ordinal
+    }
+
+    /// Takes the last count of a claim back, because it was not appended: the same claim again is then
+    /// the same claim.
+    pub(crate) fn give_back(&self, id: JobId, attempt: u32, content: [u8; 32]) {
+        let mut state = self.lock();
+        let counted = state.ordinals.get_mut(&(id, attempt)).and_then(|of| of.get_mut(&content));
+        if let Some(count) = counted {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    fn begin(&self, start: &Start) {
+        let running = Running {
+            id: start.id,
+            attempt: start.attempt,
+            plugin: start.plugin.clone(),
+            incarnation: start.incarnation,
+            seq: start.seq,
+        };
+        self.lock().running.insert(start.id, running);
+    }
+
+    fn end(&self, start: &Start) {
+        let mut state = self.lock();
+        if state.running.get(&start.id).is_some_and(|r| r.attempt == start.attempt) {
+            state.running.remove(&start.id);
+        }
+        if state.ordinals.contains_key(&(start.id, start.attempt)) {
+            state.forget_later((start.id, start.attempt));
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, InFlightState> {
+        self.0.lock().expect("no holder of the attempts under way panics")
+    }
+}
+
+impl InFlightState {
+    fn forget_later(&mut self, attempt: (JobId, u32)) {
+        self.ended.push_back(attempt);
+        if self.ended.len() > ENDED_ATTEMPTS_KEPT
+            && let Some(oldest) = self.ended.pop_front()
+        {
+            self.ordinals.remove(&oldest);
+        }
+    }
+}
+
+/// Bytes of payloads kept so that an attempt that starts soon after its claim reads no disk.
+const PAYLOAD_CACHE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// The payloads of the latest claims that fired.
+#[derive(Default)]
+struct Payloads {
+    by_seq: BTreeMap<Seq, Bytes>,
+    bytes: usize,
+}
+
+impl Payloads {
+    fn insert(&mut self, seq: Seq, payload: Bytes) {
+        self.bytes += payload.len();
+        if let Some(before) = self.by_seq.insert(seq, payload) {
+            self.bytes -= before.len();
+        }
+        while self.bytes > PAYLOAD_CACHE_BYTES_MAX {
+            let Some((_, oldest)) = self.by_seq.pop_first() else { break };
+            self.bytes -= oldest.len();
+        }
+    }
+}
+
+/// Carries out the attempts that the writer lets out.
+pub(crate) struct Dispatcher {
+    store: Arc<dyn Store>,
+    transports: Arc<Transports>,
+    in_flight: Arc<InFlight>,
+    inbox: mpsc::Sender<Message>,
+    payloads: Arc<Mutex<Payloads>>,
+}
+
+impl Dispatcher {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        transports: Arc<Transports>,
+        in_flight: Arc<InFlight>,
+        inbox: mpsc::Sender<Message>,
+    ) -> Dispatcher {
+        Dispatcher { store, transports, in_flight, inbox, payloads: Arc::default() }
+    }
+
+    /// Keeps the payload of a claim that fired.
+    pub(crate) fn keep_payload(&self, seq: Seq, bytes: Bytes) {
+        self.payloads.lock().expect("no holder of the payloads panics").insert(seq, bytes);
+    }
+
+    /// Carries an attempt out, in a task of its own.
+    pub(crate) fn start(&self, start: Start) {
+        self.in_flight.begin(&start);
+        let (store, inbox, in_flight) =
+            (self.store.clone(), self.inbox.clone(), self.in_flight.clone());
+        let transport = self.transports.of(&start.plugin, start.incarnation);
+        let cached = start.seq.and_then(|seq| {
+            self.payloads
+                .lock()
+                .expect("no holder of the payloads panics")
+                .by_seq
+                .get(&seq)
+                .cloned()
+        });
+        tokio::spawn(async move {
+            let ended = match transport {
+                None => {
+                    Ended::bare(Outcome::Lost { error: format!("plugin {} is away", start.plugin) })
+                }
+                Some(transport) => match payload(&*store, &start, cached).await {
+                    Ok(payload) => {
+                        let attempt = Attempt { start: start.clone(), payload };
+                        transport.run(&attempt).await
+                    }
+                    Err(error) => Ended::bare(Outcome::Retryable { error, missed_deadline: false }),
+                },
+            };
+            in_flight.end(&start);
+            let (job, attempt, incarnation) = (start.job, start.attempt, start.incarnation);
+            // A writer that is gone has left the attempt to the next start's recovery.
+            let _ = inbox
+                .send(Message::Event(Event::AttemptEnded { job, attempt, incarnation, ended }))
+                .await;
+        });
+    }
+}
+
+async fn payload(store: &dyn Store, start: &Start, cached: Option<Bytes>) -> Result<Bytes, String> {
+    if let Some(given) = &start.payload {
+        return Ok(Bytes::copy_from_slice(given));
+    }
+    if let Some(cached) = cached {
+        return Ok(cached);
+    }
+    let Some(seq) = start.seq else { return Ok(Bytes::new()) };
+    let found =
+        store.by_seqs(&[seq]).await.map_err(|error| format!("cannot read claim {seq}: {error}"))?;
+    match found.first() {
+        Some(stored) => Ok(stored.attestation.payload().into()),
+        None => Err(format!("claim {seq} is not in the log")),
+    }
+}

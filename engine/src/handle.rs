@@ -1,0 +1,413 @@
+//! The handle on the engine: what surfaces and plugin hosts ask of the writer.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axwatch_ats::{AppendConflict, Store};
+use axwatch_core::{Declaration, Event, Refusal, Registration, WatcherCommand};
+use axwatch_model::{
+    Clock, Counters, Defaults, Draft, Incoming, InvalidDraft, JobId, JobNumber, JobRow, LeafNumber,
+    PluginName, Seq, WatcherKey, WatcherRow,
+};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use crate::dispatch::{InFlight, Plugin, Transports};
+
+/// How far the store has come: what a reader that follows waits for. A change says "look again".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Heads {
+    /// The last attestation.
+    pub seq: Seq,
+    /// How far the log has been matched.
+    pub matched: Seq,
+    /// The last job.
+    pub job: JobNumber,
+    /// Records in the audit.
+    pub audit: LeafNumber,
+    /// Commits since the start.
+    pub commits: u64,
+}
+
+/// An append that is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acked {
+    /// Its number.
+    pub seq: Seq,
+    /// It had been there before.
+    pub repeated: bool,
+    /// What it caused.
+    pub fires: Fires,
+}
+
+/// What an append caused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fires {
+    /// It was matched in the same commit, and caused this many jobs. A repeat causes none.
+    Now(u32),
+    /// It will be matched when matching, which is behind, reaches it.
+    Deferred,
+}
+
+/// Why an append was refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum AppendRefusal {
+    /// The id stands in the log with other content.
+    #[error(transparent)]
+    Conflict(#[from] AppendConflict),
+    /// The disk is nearly full.
+    #[error(
+        "resource_exhausted: the disk of the store is nearly full: {free_bytes} bytes are free and {needed_bytes} must be; make room, and the append will be taken again"
+    )]
+    DiskLow {
+        /// What is free.
+        free_bytes: u64,
+        /// What must be.
+        needed_bytes: u64,
+    },
+    /// More is being appended than the writer takes, and this waited its time.
+    #[error(
+        "resource_exhausted: more is being appended than can be written; try again in a second"
+    )]
+    Overloaded,
+}
+
+/// The engine has stopped, or is about to: nothing was acknowledged, and whether the request took
+/// effect is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the engine has stopped; whether this took effect is unknown, so ask again once it runs")]
+pub struct EngineGone;
+
+/// Why a request was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The request's own fault.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The disk is nearly full.
+    #[error("{0}")]
+    Exhausted(AppendRefusal),
+    /// Nobody was there to do it.
+    #[error(transparent)]
+    Gone(#[from] EngineGone),
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] axwatch_ats::StoreError),
+}
+
+/// A watcher with what it has done so far.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WatcherView {
+    /// The watcher; its state may be `catching_up`.
+    pub row: WatcherRow,
+    /// What it has done.
+    pub counters: Counters,
+}
+
+/// A plugin's process that is ready for jobs.
+pub struct PluginReady {
+    /// Its configured name.
+    pub plugin: PluginName,
+    /// Which process, from [`Engine::next_incarnation`].
+    pub incarnation: u64,
+    /// What its Metadata said.
+    pub version: String,
+    /// How many attempts it may ever have in flight.
+    pub max_in_flight: u32,
+    /// What it announced.
+    pub registration: Registration,
+    /// How jobs reach it.
+    pub transport: Arc<dyn Plugin>,
+}
+
+/// What the writer is asked.
+pub(crate) enum Message {
+    Append { incoming: Vec<Incoming>, reply: oneshot::Sender<Vec<Result<Acked, AppendRefusal>>> },
+    Request { request: Request, reply: oneshot::Sender<Result<axwatch_core::Answer, RequestError>> },
+    Event(Event),
+    Watchers { retired: bool, reply: oneshot::Sender<Vec<WatcherView>> },
+    Stop,
+}
+
+/// A request that the core answers.
+pub(crate) enum Request {
+    PluginUp {
+        plugin: PluginName,
+        incarnation: u64,
+        version: String,
+        max_in_flight: u32,
+        registration: Registration,
+    },
+    Announced {
+        plugin: PluginName,
+        incarnation: u64,
+        registration: Registration,
+    },
+    Declare(Declaration),
+    Command(WatcherKey, WatcherCommand),
+    Enqueue {
+        id: JobId,
+        handler: String,
+        payload: Arc<[u8]>,
+    },
+    Redrive(Box<JobRow>),
+}
+
+/// Bytes of claims that may wait for the writer or be written, over all callers.
+const INTAKE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// What the bound on the intake is counted in: a claim never counts less.
+const INTAKE_UNIT_BYTES: usize = 1024;
+/// How long an append waits for room in the intake.
+const INTAKE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The room of the intake.
+pub(crate) fn intake() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(INTAKE_BYTES_MAX / INTAKE_UNIT_BYTES))
+}
+
+/// The handle on a running engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) inbox: mpsc::Sender<Message>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) heads: watch::Receiver<Heads>,
+    pub(crate) transports: Arc<Transports>,
+    pub(crate) in_flight: Arc<InFlight>,
+    pub(crate) incarnations: Arc<Mutex<BTreeMap<PluginName, u64>>>,
+    pub(crate) intake: Arc<Semaphore>,
+}
+
+impl Engine {
+    /// The reading side of the store.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Who tells the time.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// How far the store has come; changes with each commit.
+    #[must_use]
+    pub fn heads(&self) -> watch::Receiver<Heads> {
+        self.heads.clone()
+    }
+
+    /// The attempts under way.
+    #[must_use]
+    pub fn in_flight(&self) -> &Arc<InFlight> {
+        &self.in_flight
+    }
+
+    /// Checks a draft and fills its gaps, with the time and the randomness that this needs.
+    ///
+    /// # Errors
+    /// [`InvalidDraft`], which names the field.
+    pub fn complete(
+        &self,
+        draft: Draft,
+        defaults: &Defaults,
+        appended_by: &str,
+    ) -> Result<Incoming, InvalidDraft> {
+        draft.complete(defaults, appended_by, self.clock.now().wall, rand::random())
+    }
+
+    /// Appends claims in their order, in one transaction. Answers when they are on the disk; one
+    /// answer each, in order.
+    ///
+    /// # Errors
+    /// [`EngineGone`] when the engine stopped before it could say.
+    pub async fn append(
+        &self,
+        incoming: Vec<Incoming>,
+    ) -> Result<Vec<Result<Acked, AppendRefusal>>, EngineGone> {
+        let bytes: usize =
+            incoming.iter().map(|claim| bytes_of(claim).max(INTAKE_UNIT_BYTES)).sum();
+        let units = bytes.div_ceil(INTAKE_UNIT_BYTES).min(INTAKE_BYTES_MAX / INTAKE_UNIT_BYTES);
+        let room = self.intake.acquire_many(u32::try_from(units).unwrap_or(u32::MAX));
+        let Ok(room) = tokio::time::timeout(INTAKE_PATIENCE, room).await else {
+            return Ok(incoming.iter().map(|_| Err(AppendRefusal::Overloaded)).collect());
+        };
+        // Held until the answer: what is being written is in memory too.
+        let _room = room.map_err(|_| EngineGone)?;
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Append { incoming, reply }).await?;
+        answer.await.map_err(|_| EngineGone)
+    }
+
+    /// The number of the next process of this plugin.
+    #[must_use]
+    pub fn next_incarnation(&self, plugin: &PluginName) -> u64 {
+        let mut incarnations =
+            self.incarnations.lock().expect("no holder of the incarnations panics");
+        let last = incarnations.entry(plugin.clone()).or_insert(0);
+        *last += 1;
+        *last
+    }
+
+    /// Registers a plugin that is ready: its handlers and watchers in one transaction. Answers for
+    /// each watcher of the registration, in its order, whether it stands.
+    ///
+    /// # Errors
+    /// As [`RequestError`] says.
+    pub async fn plugin_up(
+        &self,
+        ready: PluginReady,
+    ) -> Result<Vec<(String, Result<(), Refusal>)>, RequestError> {
+        let PluginReady { plugin, incarnation, version, max_in_flight, registration, transport } =
+            ready;
+        self.transports.attach(plugin.clone(), incarnation, transport);
+        let request =
+            Request::PluginUp { plugin, incarnation, version, max_in_flight, registration };
+        self.registered(request).await
+    }
+
+    /// Replaces what a plugin's running process announced.
+    ///
+    /// # Errors
+    /// As [`RequestError`] says.
+    pub async fn announce(
+        &self,
+        plugin: PluginName,
+        incarnation: u64,
+        registration: Registration,
+    ) -> Result<Vec<(String, Result<(), Refusal>)>, RequestError> {
+        self.registered(Request::Announced { plugin, incarnation, registration }).await
+    }
+
+    /// Tells that a plugin's process is gone: it `crashed`, or it was told to go. Its attempts under
+    /// way end as lost.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn plugin_down(
+        &self,
+        plugin: PluginName,
+        incarnation: u64,
+        reason: String,
+        crashed: bool,
+    ) -> Result<(), EngineGone> {
+        self.transports.detach(&plugin, incarnation);
+        self.send(Message::Event(Event::PluginDown { plugin, incarnation, reason, crashed })).await
+    }
+
+    /// Lets nothing start any more, and waits up to `patience` for what is under way to end. Says
+    /// whether all of it did.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn drain(&self, patience: Duration) -> Result<bool, EngineGone> {
+        self.send(Message::Event(Event::Drain)).await?;
+        let mut heads = self.heads();
+        let emptied = async {
+            // Every end is settled in a commit, so a commit is the moment to look again.
+            while !self.in_flight.is_empty() && heads.changed().await.is_ok() {}
+        };
+        Ok(tokio::time::timeout(patience, emptied).await.is_ok())
+    }
+
+    /// Declares a watcher of `user`. The same declaration again changes nothing; another is a new
+    /// revision.
+    ///
+    /// # Errors
+    /// As [`RequestError`] says.
+    pub async fn declare(&self, declaration: Declaration) -> Result<WatcherRow, RequestError> {
+        self.watcher(Request::Declare(declaration)).await
+    }
+
+    /// Pauses, resumes or removes a watcher.
+    ///
+    /// # Errors
+    /// As [`RequestError`] says.
+    pub async fn command(
+        &self,
+        watcher: WatcherKey,
+        command: WatcherCommand,
+    ) -> Result<WatcherRow, RequestError> {
+        self.watcher(Request::Command(watcher, command)).await
+    }
+
+    /// Makes a job without a watcher.
+    ///
+    /// # Errors
+    /// As [`RequestError`] says: nobody has the handler, or two have.
+    pub async fn enqueue(
+        &self,
+        handler: String,
+        payload: Arc<[u8]>,
+    ) -> Result<JobRow, RequestError> {
+        self.job(Request::Enqueue { id: JobId(rand::random()), handler, payload }).await
+    }
+
+    /// Tries a dead letter, or a job that waits for its retry, again now, under its id.
+    ///
+    /// # Errors
+    /// As [`RequestError`] says: there is no such job, or it is running or done.
+    pub async fn redrive(&self, row: JobRow) -> Result<JobRow, RequestError> {
+        self.job(Request::Redrive(Box::new(row))).await
+    }
+
+    /// The watchers by number, with what they have done; the retired ones too when asked for.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn watchers(&self, retired: bool) -> Result<Vec<WatcherView>, EngineGone> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Watchers { retired, reply }).await?;
+        answer.await.map_err(|_| EngineGone)
+    }
+
+    /// Asks the writer to finish what it has and let go of the store.
+    pub async fn stop(&self) {
+        // Already gone is what was asked for.
+        let _ = self.send(Message::Stop).await;
+    }
+
+    async fn registered(
+        &self,
+        request: Request,
+    ) -> Result<Vec<(String, Result<(), Refusal>)>, RequestError> {
+        match self.request(request).await? {
+            axwatch_core::Answer::Registered(verdicts) => Ok(verdicts),
+            other => {
+                unreachable!("the core answers a registration with its verdicts, not {other:?}")
+            }
+        }
+    }
+
+    async fn watcher(&self, request: Request) -> Result<WatcherRow, RequestError> {
+        match self.request(request).await? {
+            axwatch_core::Answer::Watcher(answer) => Ok(*answer?),
+            other => unreachable!("the core answers a watcher's request with it, not {other:?}"),
+        }
+    }
+
+    async fn job(&self, request: Request) -> Result<JobRow, RequestError> {
+        match self.request(request).await? {
+            axwatch_core::Answer::Job(answer) => Ok(*answer?),
+            other => unreachable!("the core answers a job's request with it, not {other:?}"),
+        }
+    }
+
+    async fn request(&self, request: Request) -> Result<axwatch_core::Answer, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Request { request, reply }).await?;
+        answer.await.map_err(|_| EngineGone)?
+    }
+
+    async fn send(&self, message: Message) -> Result<(), EngineGone> {
+        self.inbox.send(message).await.map_err(|_| EngineGone)
+    }
+}
+
+/// About how many bytes a claim has in memory and on its way to the disk.
+pub(crate) fn bytes_of(claim: &Incoming) -> usize {
+    let claim = &claim.attestation;
+    let terms = [&claim.subjects, &claim.predicates, &claim.contexts, &claim.actors];
+    let terms: usize = terms.into_iter().flatten().map(String::len).sum();
+    256 + terms + claim.attributes.as_ref().map_or(0, |attributes| attributes.as_str().len())
+}

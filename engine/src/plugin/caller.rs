@@ -1,0 +1,149 @@
+//! The process behind a token: what the host's services know about who calls them.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use axwatch_model::PluginName;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+/// Calls that one plugin may have under way at our services.
+pub(crate) const CALLS_MAX: usize = 64;
+
+/// One process of a plugin, as our services see it.
+pub(crate) struct Caller {
+    /// Its configured name: what its claims are `appended_by`.
+    pub(crate) plugin: PluginName,
+    /// Which of its processes.
+    pub(crate) incarnation: u64,
+    /// 0 fires a second means none, in its watchers.
+    pub(crate) zero_is_never: bool,
+    calls: Arc<Semaphore>,
+    phase: watch::Sender<Phase>,
+    announced: Mutex<BTreeSet<String>>,
+    account: Arc<Account>,
+}
+
+/// How far a process has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// Initialize has not been answered.
+    Initializing,
+    /// It has, and the engine is being told.
+    Initialized,
+    /// The engine knows what it has.
+    Registered,
+    /// It is gone.
+    Dead,
+}
+
+/// What is known of a plugin over all its processes.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    /// It has made claims that no job asked for.
+    own: AtomicBool,
+}
+
+impl Caller {
+    /// A process that has not been initialized yet.
+    pub(crate) fn new(
+        plugin: PluginName,
+        incarnation: u64,
+        zero_is_never: bool,
+        account: Arc<Account>,
+    ) -> Caller {
+        Caller {
+            plugin,
+            incarnation,
+            zero_is_never,
+            calls: Arc::new(Semaphore::new(CALLS_MAX)),
+            phase: watch::Sender::new(Phase::Initializing),
+            announced: Mutex::default(),
+            account,
+        }
+    }
+
+    /// Room for one more call, until it is dropped; `None` when [`CALLS_MAX`] are under way.
+    pub(crate) fn begin_call(&self) -> Option<OwnedSemaphorePermit> {
+        self.calls.clone().try_acquire_owned().ok()
+    }
+
+    /// Whether its token still counts.
+    pub(crate) fn is_alive(&self) -> bool {
+        *self.phase.borrow() != Phase::Dead
+    }
+
+    /// Answers when its token no longer counts.
+    pub(crate) async fn died(&self) {
+        self.reached(Phase::Dead).await;
+    }
+
+    pub(super) fn kill(&self) {
+        self.advance(Phase::Dead);
+    }
+
+    /// Initialize has been answered.
+    pub(crate) fn initialized(&self) {
+        self.advance(Phase::Initialized);
+    }
+
+    /// Whether Initialize has not been answered yet.
+    pub(crate) fn is_initializing(&self) -> bool {
+        *self.phase.borrow() == Phase::Initializing
+    }
+
+    /// The engine knows what it announced.
+    pub(crate) fn registered(&self) {
+        self.advance(Phase::Registered);
+    }
+
+    /// Answers when the engine knows what it announced, or when it is dead.
+    pub(crate) async fn is_registered(&self) {
+        self.reached(Phase::Registered).await;
+    }
+
+    /// Phases only rise.
+    fn advance(&self, to: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let rises = to > *phase;
+            *phase = to.max(*phase);
+            rises
+        });
+    }
+
+    async fn reached(&self, wanted: Phase) {
+        let mut phase = self.phase.subscribe();
+        // The sender is ours, so that this waits for the phase alone.
+        let _ = phase.wait_for(|phase| *phase >= wanted).await;
+    }
+
+    /// Replaces the handlers that this process answers for.
+    pub(crate) fn announce(&self, handlers: impl IntoIterator<Item = String>) {
+        *self.lock() = handlers.into_iter().collect();
+    }
+
+    /// The handlers that it answers for, by name.
+    pub(crate) fn handlers(&self) -> Vec<String> {
+        self.lock().iter().cloned().collect()
+    }
+
+    /// Whether this process said that it answers for this handler.
+    pub(crate) fn has_announced(&self, handler: &str) -> bool {
+        self.lock().contains(handler)
+    }
+
+    /// The plugin made a claim that no job asked for: it works on its own account too, so that its
+    /// later unnamed claims say nothing about a job that happens to be under way.
+    pub(crate) fn works_on_own_account(&self) {
+        self.account.own.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it ever did.
+    pub(crate) fn has_own_account(&self) -> bool {
+        self.account.own.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.announced.lock().expect("no holder of the announced handlers panics")
+    }
+}

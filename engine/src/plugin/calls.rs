@@ -1,0 +1,239 @@
+//! The calls to a plugin's process that its supervisor asks for, one function each.
+//!
+//! Each says what was seen. When to call, and what follows from an answer, is for
+//! `axwatch_core::supervise`; jobs go their own way (`super::grpc`).
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axwatch_core::Registration;
+use axwatch_core::supervise::{HEALTH_WITHIN, SHUTDOWN_WITHIN, Seen};
+use axwatch_proto::protocol;
+use semver::Version;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tonic::Status;
+
+use super::caller::Caller;
+use super::grpc::Client;
+use super::listeners::{descendants, listening_beyond_loopback};
+use super::settings::{PluginSettings, check_version};
+use super::token::Token;
+use super::wire;
+
+/// From the start of one try of Metadata to the next.
+const METADATA_EVERY: Duration = Duration::from_millis(100);
+/// How long one try of Metadata may take.
+const METADATA_WITHIN: Duration = Duration::from_secs(1);
+/// How long a plugin may take to name what it adds to a user interface.
+const GLYPHS_WITHIN: Duration = Duration::from_secs(5);
+
+/// One process of a plugin, as far as calls to it go.
+#[derive(Clone)]
+pub(crate) struct Callee {
+    pub(crate) settings: Arc<PluginSettings>,
+    pub(crate) protocol_version: Version,
+    /// Where our services are: `host:port`.
+    pub(crate) endpoint: Arc<str>,
+    pub(crate) token: Arc<Token>,
+    pub(crate) caller: Arc<Caller>,
+    /// The process id of its launcher.
+    pub(crate) launcher: u32,
+    pub(crate) client: Client,
+}
+
+/// Lines of the log that one announcement may cause, of each kind.
+const LINES_MAX: usize = 100;
+
+/// Who a process says it is.
+pub(crate) struct Described {
+    pub(crate) version: String,
+}
+
+/// What stands between a process and being ready.
+enum Obstacle {
+    /// It may be gone at the next try.
+    NotYet(String),
+    /// It is not what was configured, and will not become it.
+    Fault(String),
+}
+
+impl Callee {
+    /// Calls Metadata until it is answered. `not_yet` hears of each try that failed.
+    pub(crate) async fn describe(mut self, not_yet: impl Fn(String)) -> Result<Described, String> {
+        loop {
+            let next = tokio::time::Instant::now() + METADATA_EVERY;
+            match self.try_to_describe().await {
+                Ok(described) => return Ok(described),
+                Err(Obstacle::Fault(reason)) => return Err(reason),
+                Err(Obstacle::NotYet(reason)) => not_yet(reason),
+            }
+            tokio::time::sleep_until(next).await;
+        }
+    }
+
+    async fn try_to_describe(&mut self) -> Result<Described, Obstacle> {
+        let answer = timeout(METADATA_WITHIN, self.client.metadata(protocol::Empty {})).await;
+        let metadata = match answer {
+            Ok(Ok(metadata)) => metadata.into_inner(),
+            Ok(Err(status)) => {
+                return Err(Obstacle::NotYet(format!("Metadata: {}", with_cause(&status))));
+            }
+            Err(_) => {
+                return Err(Obstacle::NotYet(format!(
+                    "Metadata: no answer in {METADATA_WITHIN:?}"
+                )));
+            }
+        };
+        self.check(&metadata).map_err(Obstacle::Fault)?;
+        self.check_listeners().await?;
+        Ok(Described { version: wire::shown(&metadata.version) })
+    }
+
+    fn check(&self, metadata: &protocol::MetadataResponse) -> Result<(), String> {
+        let configured = &self.settings.name;
+        if metadata.name != configured.as_str() {
+            let found = wire::shown(&metadata.name);
+            return Err(format!(
+                "the program says that it is plugin {found:?}, and is configured as {configured:?}; configure it under its own name, or another binary",
+                configured = configured.as_str()
+            ));
+        }
+        check_version(&metadata.qntx_version, &self.protocol_version)
+    }
+
+    /// Looks at the sockets of the plugin's processes themselves: what it was asked to do and what it
+    /// does are two things.
+    async fn check_listeners(&self) -> Result<(), Obstacle> {
+        if self.settings.allow_remote {
+            return Ok(());
+        }
+        let launcher = self.launcher;
+        let look = move || listening_beyond_loopback(&descendants(launcher));
+        let unseen = |reason| Obstacle::NotYet(format!("cannot see where it listens: {reason}"));
+        let found = match tokio::task::spawn_blocking(look).await {
+            Ok(found) => found.map_err(|error| unseen(error.to_string()))?,
+            Err(error) => return Err(unseen(error.to_string())),
+        };
+        let Some(address) = found.first() else { return Ok(()) };
+        let name = &self.settings.name;
+        Err(Obstacle::Fault(format!(
+            "it listens on {address}, beyond this machine, and would carry out jobs for anyone; set plugins.{name}.args = [\"--address\", \"127.0.0.1:{{port}}\"], or plugins.{name}.allow_remote = true"
+        )))
+    }
+
+    /// Calls Initialize, whose time the supervisor keeps.
+    pub(crate) async fn initialize(&mut self) -> Result<Registration, Seen> {
+        let request = protocol::InitializeRequest {
+            ats_store_endpoint: self.endpoint.to_string(),
+            host_endpoint: self.endpoint.to_string(),
+            auth_token: self.token.expose().to_owned(),
+            config: self.settings.config.clone().into_iter().collect(),
+            ..Default::default()
+        };
+        let reply = self.client.initialize(request).await;
+        let reply = reply.map_err(|status| {
+            let reason = self.token.redact(with_cause(&status));
+            Seen::InitializeFailed { reason }
+        })?;
+        // Some open their port for the world only now.
+        self.check_listeners().await.map_err(|obstacle| match obstacle {
+            Obstacle::Fault(reason) => Seen::Fatal { reason },
+            Obstacle::NotYet(reason) => Seen::InitializeFailed { reason },
+        })?;
+        let wire::Announced { registration, refused } =
+            wire::announced(reply.into_inner(), self.settings.zero_rate_never);
+        self.tell(&registration);
+        self.complain(&refused);
+        self.caller.announce(registration.handlers.iter().map(ToString::to_string));
+        self.caller.initialized();
+        Ok(registration)
+    }
+
+    /// Says in the log what was understood of an announcement.
+    pub(crate) fn tell(&self, registration: &Registration) {
+        let plugin = &self.settings.name;
+        let (handlers, watchers) = (registration.handlers.len(), registration.watchers.len());
+        tracing::info!(%plugin, handlers, watchers, "plugin {plugin} announced what it has");
+        for watcher in registration.watchers.iter().take(LINES_MAX) {
+            let (id, rate) = (wire::shown(&watcher.local), wire::rate_text(watcher));
+            let handler = watcher.handlers.first().map(|name| wire::shown(name));
+            tracing::info!(%plugin, watcher = id, handler, "watcher {id}: {rate}");
+        }
+    }
+
+    /// Says in the log what of an announcement does not stand.
+    pub(crate) fn complain(&self, refused: &[String]) {
+        for refusal in refused.iter().take(LINES_MAX) {
+            let refusal = self.token.redact(refusal.clone());
+            tracing::warn!(plugin = %self.settings.name, "refused at registration: {refusal}");
+        }
+    }
+
+    /// Asks what the plugin adds to a user interface. Nothing is made of it yet; the contract is that
+    /// it is asked once.
+    pub(crate) async fn register_glyphs(mut self) {
+        let answer = timeout(GLYPHS_WITHIN, self.client.register_glyphs(protocol::Empty {})).await;
+        if let Ok(Ok(reply)) = answer {
+            let glyphs = reply.into_inner().glyphs.len();
+            tracing::debug!(plugin = %self.settings.name, glyphs, "glyphs registered");
+        }
+    }
+
+    /// Calls Health once. `has_jobs` is asked when it failed.
+    pub(crate) async fn poll_health(mut self, has_jobs: impl Fn() -> bool) -> Seen {
+        let had_jobs = has_jobs();
+        let reason = match timeout(HEALTH_WITHIN, self.client.health(protocol::Empty {})).await {
+            Ok(Ok(reply)) if reply.get_ref().healthy => match self.check_listeners().await {
+                Err(Obstacle::Fault(reason)) => return Seen::Fatal { reason },
+                // That we cannot look just now is no fault of the plugin's.
+                Ok(()) | Err(Obstacle::NotYet(_)) => return Seen::HealthOk,
+            },
+            Ok(Ok(reply)) => match wire::shown(&reply.get_ref().message) {
+                message if message.is_empty() => "it says that it is not healthy".to_owned(),
+                message => message,
+            },
+            Ok(Err(status)) => with_cause(&status),
+            Err(_) => format!("no answer in {HEALTH_WITHIN:?}"),
+        };
+        let reason = self.token.redact(reason);
+        Seen::HealthFailed { reason, jobs_running: had_jobs || has_jobs() }
+    }
+
+    /// Calls Shutdown, best effort.
+    pub(crate) async fn shutdown(mut self) -> Seen {
+        // Whatever it answers: it is stopped next.
+        let _ = timeout(SHUTDOWN_WITHIN, self.client.shutdown(protocol::Empty {})).await;
+        Seen::ShutdownDone
+    }
+}
+
+/// A status with the last of its causes, which is where an operating system has its say.
+fn with_cause(status: &Status) -> String {
+    let text = wire::status_text(status);
+    let mut last = None;
+    let mut cause = Error::source(status);
+    while let Some(error) = cause {
+        last = Some(error.to_string());
+        cause = error.source();
+    }
+    match last {
+        Some(last) if !text.contains(&last) => format!("{text}: {}", wire::shown(&last)),
+        _ => text,
+    }
+}
+
+/// Where what was seen of processes goes.
+#[derive(Clone)]
+pub(crate) struct Tell {
+    pub(crate) incarnation: u64,
+    pub(crate) to: mpsc::UnboundedSender<(u64, Seen)>,
+}
+
+impl Tell {
+    /// An actor that is gone needs no telling.
+    pub(crate) fn seen(&self, seen: Seen) {
+        let _ = self.to.send((self.incarnation, seen));
+    }
+}

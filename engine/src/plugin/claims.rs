@@ -1,0 +1,272 @@
+//! Claims that plugins make: from a checked draft to an append, with what caused it.
+//!
+//! A claim that names its job and attempt gets its lineage from them, and an id computed from what it
+//! says, so that a retried attempt makes the same claims again and not new ones. A claim that names
+//! none gets what the jobs under way at its plugin allow to say, and no more.
+//!
+//! Not here: the wire (`super::wire`), and whose token it is (`super::token`).
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use axwatch_ats::StoreError;
+use axwatch_model::{
+    AttestationId, DefaultActor, Defaults, Draft, Incoming, InvalidDraft, JobId, Lineage,
+    LineageKind, Seq, Stored,
+};
+
+use super::caller::Caller;
+use super::wire::InvalidClaim;
+use crate::dispatch::InFlight;
+use crate::handle::{AppendRefusal, Engine, EngineGone};
+
+/// Chains kept, so that the claims of one job read its own claim from the disk once.
+const CHAINS_KEPT: usize = 4_096;
+
+/// Why a claim was not made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClaimError {
+    /// The message.
+    #[error(transparent)]
+    Wire(#[from] InvalidClaim),
+    /// What it says.
+    #[error(transparent)]
+    Draft(#[from] InvalidDraft),
+    /// The job that it names. The same answer for another plugin's job and for one that is nowhere.
+    #[error("job_id: {0:?} is not a job of this plugin")]
+    NotYours(String),
+    /// The attempt that it names.
+    #[error(
+        "attempt: {0} is not the number of an attempt; they count from 1, and 0 means the running one"
+    )]
+    NoAttempt(i32),
+    /// What the log already holds, or the room on the disk.
+    #[error(transparent)]
+    Refused(#[from] AppendRefusal),
+    /// Nobody is there to append it.
+    #[error("unavailable: {0}")]
+    Gone(#[from] EngineGone),
+    /// The store did not answer.
+    #[error("unavailable: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// The job on whose behalf a claim is made, as the request says it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OnBehalf {
+    /// In hex; empty when no job is named.
+    pub(crate) job_id: String,
+    /// 0 when none is named.
+    pub(crate) attempt: i32,
+}
+
+/// One attempt of a named job.
+#[derive(Debug, Clone, Copy)]
+struct Named {
+    job: JobId,
+    attempt: u32,
+}
+
+/// A checked claim that may be appended once it has its id.
+pub(crate) struct Prepared {
+    incoming: Incoming,
+    /// The attempt that its id is computed from.
+    computed: Option<Named>,
+}
+
+/// What the id of a claim was computed from.
+struct Counted {
+    named: Named,
+    content: [u8; 32],
+}
+
+/// Where a claim stands in its chain of causes.
+#[derive(Debug, Clone, Default)]
+struct Chain {
+    root: Option<AttestationId>,
+    depth: u32,
+}
+
+/// Makes claims for plugins.
+pub(crate) struct Claims {
+    engine: Engine,
+    chains: Mutex<BTreeMap<Seq, Chain>>,
+}
+
+impl Claims {
+    pub(crate) fn new(engine: Engine) -> Claims {
+        Claims { engine, chains: Mutex::default() }
+    }
+
+    /// Checks a claim, fills its gaps, and finds out what caused it.
+    pub(crate) async fn prepare(
+        &self,
+        caller: &Caller,
+        draft: Draft,
+        on_behalf: &OnBehalf,
+    ) -> Result<Prepared, ClaimError> {
+        let plugin = caller.plugin.as_str();
+        let has_id = draft.id.is_some();
+        let defaults = Defaults { actor: DefaultActor::OwnId, source: plugin.to_owned() };
+        let mut incoming = self.engine.complete(draft, &defaults, plugin)?;
+        let mut computed = None;
+        if on_behalf.job_id.is_empty() {
+            incoming.lineage = self.unnamed(caller).await?;
+        } else {
+            let (lineage, named) = self.named(caller, on_behalf).await?;
+            incoming.lineage = lineage;
+            computed = (!has_id).then_some(named);
+        }
+        Ok(Prepared { incoming, computed })
+    }
+
+    /// Appends claims in one transaction. Answers for each, in order.
+    pub(crate) async fn append(
+        &self,
+        prepared: Vec<Prepared>,
+    ) -> Result<Vec<Result<Seq, AppendRefusal>>, ClaimError> {
+        let in_flight = self.engine.in_flight();
+        let (incoming, counted): (Vec<_>, Vec<_>) =
+            prepared.into_iter().map(|claim| claim.with_id(in_flight)).unzip();
+        let answers = self.engine.append(incoming).await;
+        for (i, counted) in counted.into_iter().enumerate() {
+            let stands =
+                answers.as_ref().is_ok_and(|answers| answers.get(i).is_some_and(Result::is_ok));
+            if let Some(Counted { named, content }) = counted.filter(|_| !stands) {
+                in_flight.give_back(named.job, named.attempt, content);
+            }
+        }
+        Ok(answers?.into_iter().map(|answer| answer.map(|acked| acked.seq)).collect())
+    }
+
+    /// Appends one claim and answers with it as it stands in the log.
+    pub(crate) async fn append_one(&self, prepared: Prepared) -> Result<Stored, ClaimError> {
+        let answer = self.append(vec![prepared]).await?.pop().ok_or(EngineGone)?;
+        let stored = self.engine.store().by_seqs(&[answer?]).await?;
+        Ok(stored.into_iter().next().ok_or(EngineGone)?)
+    }
+
+    async fn named(
+        &self,
+        caller: &Caller,
+        on_behalf: &OnBehalf,
+    ) -> Result<(Lineage, Named), ClaimError> {
+        let not_yours =
+            || ClaimError::NotYours(axwatch_model::bounds::cut(&on_behalf.job_id, 80).to_owned());
+        let job: JobId = on_behalf.job_id.parse().map_err(|_| not_yours())?;
+        let given = u32::try_from(on_behalf.attempt)
+            .map_err(|_| ClaimError::NoAttempt(on_behalf.attempt))?;
+        let running = self.engine.in_flight().of_job(job);
+        let (seq, latest, is_running) = match running {
+            Some(running) if running.plugin == caller.plugin => {
+                (running.seq, running.attempt, running.incarnation == caller.incarnation)
+            }
+            Some(_) => return Err(not_yours()),
+            None => {
+                let row = self.engine.store().job(job).await?;
+                let row = row.filter(|row| row.plugin.as_ref() == Some(&caller.plugin));
+                let row = row.ok_or_else(not_yours)?;
+                (row.seq, row.attempts, false)
+            }
+        };
+        let attempt = if given == 0 { latest } else { given };
+        let is_current = is_running && attempt == latest;
+        let kind = if is_current { LineageKind::Sure } else { LineageKind::Stale };
+        let lineage = self.below(kind, job, seq).await?;
+        Ok((lineage, Named { job, attempt }))
+    }
+
+    /// What can be said of a claim that names no job.
+    async fn unnamed(&self, caller: &Caller) -> Result<Lineage, ClaimError> {
+        if caller.is_initializing() {
+            return Ok(Lineage::default());
+        }
+        let running = self.engine.in_flight().of_plugin(&caller.plugin, caller.incarnation);
+        if running.is_empty() {
+            caller.works_on_own_account();
+            return Ok(Lineage::default());
+        }
+        let unsure = |depth| Lineage { kind: LineageKind::Unsure, depth, ..Lineage::default() };
+        if caller.has_own_account() {
+            return Ok(unsure(0));
+        }
+        if let [only] = &running[..] {
+            return self.below(LineageKind::Sure, only.id, only.seq).await;
+        }
+        let seqs: Vec<_> = running.iter().filter_map(|attempt| attempt.seq).collect();
+        let smallest = if seqs.len() < running.len() {
+            // A job without a claim begins a chain.
+            0
+        } else {
+            let chains = self.chains(&seqs).await?;
+            chains.iter().map(|chain| chain.depth).min().unwrap_or(0)
+        };
+        Ok(unsure(smallest + 1))
+    }
+
+    /// The lineage of what this job makes.
+    async fn below(
+        &self,
+        kind: LineageKind,
+        job: JobId,
+        seq: Option<Seq>,
+    ) -> Result<Lineage, ClaimError> {
+        let chain = self.chains(seq.as_slice()).await?.pop().unwrap_or_default();
+        Ok(Lineage { kind, root: chain.root, parent_job: Some(job), depth: chain.depth + 1 })
+    }
+
+    /// Where these claims stand in their chains.
+    async fn chains(&self, seqs: &[Seq]) -> Result<Vec<Chain>, ClaimError> {
+        let (mut found, unknown) = self.remembered(seqs);
+        if !unknown.is_empty() {
+            let stored = self.engine.store().by_seqs(&unknown).await?;
+            let read: Vec<_> = stored.iter().map(|stored| (stored.seq, chain_of(stored))).collect();
+            self.remember(&read);
+            found.extend(read.into_iter().map(|(_, chain)| chain));
+        }
+        Ok(found)
+    }
+
+    fn remembered(&self, seqs: &[Seq]) -> (Vec<Chain>, Vec<Seq>) {
+        let chains = self.lock();
+        let unknown = seqs.iter().copied().filter(|seq| !chains.contains_key(seq)).collect();
+        let found = seqs.iter().filter_map(|seq| chains.get(seq).cloned()).collect();
+        (found, unknown)
+    }
+
+    fn remember(&self, read: &[(Seq, Chain)]) {
+        let mut chains = self.lock();
+        chains.extend(read.iter().cloned());
+        while chains.len() > CHAINS_KEPT {
+            chains.pop_first();
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Seq, Chain>> {
+        self.chains.lock().expect("no holder of the chains panics")
+    }
+}
+
+fn chain_of(stored: &Stored) -> Chain {
+    let root = stored.lineage.root.clone().unwrap_or_else(|| stored.attestation.id.clone());
+    Chain { root: Some(root), depth: stored.lineage.depth }
+}
+
+impl Prepared {
+    /// Gives the claim of a named attempt its computed id, and says what it was computed from. Only
+    /// once all claims of a request are known to be good: each call counts.
+    fn with_id(self, in_flight: &InFlight) -> (Incoming, Option<Counted>) {
+        let Prepared { mut incoming, computed } = self;
+        let Some(named) = computed else { return (incoming, None) };
+        let claim = &mut incoming.attestation;
+        let content = claim.content_hash(incoming.filled);
+        let ordinal = in_flight.next_ordinal(named.job, named.attempt, content);
+        let (subject, predicate, context) =
+            (&claim.subjects[0], &claim.predicates[0], &claim.contexts[0]);
+        claim.id = AttestationId::of_job(subject, predicate, context, named.job, &content, ordinal);
+        if incoming.filled.actors {
+            claim.actors = vec![claim.id.to_string()];
+        }
+        (incoming, Some(Counted { named, content }))
+    }
+}

@@ -1,0 +1,172 @@
+//! A plugin's process as something that jobs can be sent to.
+//!
+//! One channel carries everything that is said to a process: some plugins serve one connection at a
+//! time. It connects when it is first used, over plain HTTP/2 on loopback. The deadline of a call is
+//! ours to keep: the plugin is not told of it in headers, and a call whose time is up is dropped.
+//!
+//! Not here: what an answer means (`super::wire`), the other calls (`super::actor`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axwatch_core::supervise::Seen;
+use axwatch_core::{Ended, Outcome};
+use axwatch_proto::protocol::domain_plugin_service_client::DomainPluginServiceClient;
+use axwatch_proto::protocol::{ExecuteJobResponse, JobLogEntry};
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use super::caller::Caller;
+use super::output::{Level, level_named};
+use super::token::Token;
+use super::wire;
+use crate::dispatch::{Attempt, Plugin};
+
+/// What is called at a plugin's process.
+pub(crate) type Client = DomainPluginServiceClient<Channel>;
+
+/// Bytes of a reply to anything but HTTP.
+const REPLY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Lines of its own log that one attempt may bring along.
+const LOG_ENTRIES_MAX: usize = 100;
+/// How long a dial on loopback may take.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+
+/// A client for the process that listens on this port of loopback. Dials when it is first used.
+pub(crate) fn client(port: u16) -> Client {
+    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))
+        .expect("a number makes a good address")
+        .connect_timeout(CONNECT_WITHIN);
+    DomainPluginServiceClient::new(endpoint.connect_lazy())
+        .max_decoding_message_size(REPLY_BYTES_MAX)
+}
+
+/// One process of a plugin that takes jobs.
+pub(crate) struct GrpcPlugin {
+    client: Client,
+    deadline: Duration,
+    caller: Arc<Caller>,
+    token: Arc<Token>,
+    seen: mpsc::UnboundedSender<(u64, Seen)>,
+}
+
+impl GrpcPlugin {
+    /// `seen` hears of each deadline that passes.
+    pub(crate) fn new(
+        client: Client,
+        deadline: Duration,
+        caller: Arc<Caller>,
+        token: Arc<Token>,
+        seen: mpsc::UnboundedSender<(u64, Seen)>,
+    ) -> GrpcPlugin {
+        GrpcPlugin { client, deadline, caller, token, seen }
+    }
+
+    async fn execute(&self, attempt: &Attempt) -> Ended {
+        let began = Instant::now();
+        let mut client = self.client.clone();
+        let call = client.execute_job(wire::request(attempt, self.deadline));
+        let reply = tokio::select! {
+            reply = tokio::time::timeout(self.deadline, call) => reply,
+            // The channel would dial again, and who knows who has the port by then.
+            () = self.caller.died() => return self.lost(),
+        };
+        match reply {
+            Ok(reply) => {
+                let quick = began.elapsed() <= self.deadline / 2;
+                self.answered(attempt, reply.map(tonic::Response::into_inner), quick)
+            }
+            Err(_) => self.missed_deadline(),
+        }
+    }
+
+    fn answered(
+        &self,
+        attempt: &Attempt,
+        reply: Result<ExecuteJobResponse, Status>,
+        quick: bool,
+    ) -> Ended {
+        match &reply {
+            Ok(reply) => self.tell(attempt, reply),
+            Err(status) => tracing::warn!(
+                plugin = %self.caller.plugin, job = %attempt.start.id,
+                attempt = attempt.start.attempt, watcher = %attempt.start.watcher,
+                error = self.token.redact(wire::status_text(status)), "gRPC ExecuteJob failed"
+            ),
+        }
+        let has_handler = reply.is_err() && self.caller.has_announced(&attempt.start.handler);
+        let ended = wire::ended(&reply, has_handler, quick);
+        Ended { outcome: self.without_token(ended.outcome), ..ended }
+    }
+
+    /// What a plugin says is kept and shown, and some say all that they know.
+    fn without_token(&self, mut outcome: Outcome) -> Outcome {
+        match &mut outcome {
+            Outcome::Succeeded { .. } => {}
+            Outcome::Retryable { error, .. }
+            | Outcome::Permanent { error }
+            | Outcome::NotNow { error, .. }
+            | Outcome::NoHandler { error }
+            | Outcome::Lost { error } => *error = self.token.redact(std::mem::take(error)),
+        }
+        outcome
+    }
+
+    /// What the plugin wants to have in the log, as far as there is room for it.
+    fn tell(&self, attempt: &Attempt, reply: &ExecuteJobResponse) {
+        for entry in reply.log_entries.iter().take(LOG_ENTRIES_MAX) {
+            self.log(attempt, entry);
+        }
+        if let Some(suppressed @ 1..) = reply.log_entries.len().checked_sub(LOG_ENTRIES_MAX) {
+            tracing::warn!(
+                plugin = %self.caller.plugin, job = %attempt.start.id,
+                "{suppressed} log entries of a reply suppressed"
+            );
+        }
+        if wire::is_result_too_long(reply) {
+            tracing::warn!(
+                plugin = %self.caller.plugin, job = %attempt.start.id, bytes = reply.result.len(),
+                "a result longer than 1 MiB was left out"
+            );
+        }
+    }
+
+    fn log(&self, attempt: &Attempt, entry: &JobLogEntry) {
+        let (plugin, job) = (&self.caller.plugin, attempt.start.id);
+        let stage = wire::shown(&entry.stage);
+        let message = self.token.redact(wire::shown(&entry.message));
+        match level_named(&entry.level) {
+            Level::Error => {
+                tracing::error!(target: "axwatch::plugin", %plugin, %job, stage, "{message}")
+            }
+            Level::Warn => {
+                tracing::warn!(target: "axwatch::plugin", %plugin, %job, stage, "{message}")
+            }
+            Level::Info => {
+                tracing::info!(target: "axwatch::plugin", %plugin, %job, stage, "{message}")
+            }
+            Level::Debug => {
+                tracing::debug!(target: "axwatch::plugin", %plugin, %job, stage, "{message}")
+            }
+        }
+    }
+
+    fn missed_deadline(&self) -> Ended {
+        // An actor that is gone needs no telling.
+        let _ = self.seen.send((self.caller.incarnation, Seen::DeadlinePassed));
+        let error = format!("no answer within {} s", self.deadline.as_secs_f64());
+        Ended::bare(Outcome::Retryable { error, missed_deadline: true })
+    }
+
+    fn lost(&self) -> Ended {
+        Ended::bare(Outcome::Lost { error: "the plugin's process ended".to_owned() })
+    }
+}
+
+impl Plugin for GrpcPlugin {
+    fn run<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Ended> {
+        Box::pin(self.execute(attempt))
+    }
+}

@@ -1,0 +1,408 @@
+//! What we serve to plugins: the store of claims, and the host itself.
+//!
+//! One port of loopback for all plugins. Who calls is decided by the token in each request and by
+//! nothing else. What goes wrong is `success=false` with an `error` wherever the reply has room for
+//! one, because that is what existing clients look at.
+//!
+//! No lock is held while an answer is made, and no plugin waits for another: these calls come in while
+//! Initialize and ExecuteJob of the same plugin are under way.
+//!
+//! Not here: what a message means (`super::wire`), what a claim's lineage is (`super::claims`).
+
+use std::error::Error;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axwatch_ats::{Question, StoreError};
+use axwatch_model::AttestationId;
+use axwatch_proto::axwatch::v1;
+use axwatch_proto::axwatch::v1::plugin_host_server::{PluginHost, PluginHostServer};
+use axwatch_proto::protocol;
+use axwatch_proto::protocol::ats_store_service_server::{AtsStoreService, AtsStoreServiceServer};
+use axwatch_query::Filter;
+use futures::{Stream, StreamExt as _, future, stream};
+use tokio::net::TcpListener;
+use tokio::sync::OwnedSemaphorePermit;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
+
+use super::caller::{CALLS_MAX, Caller};
+use super::claims::{ClaimError, Claims, OnBehalf, Prepared};
+use super::token::Callers;
+use super::wire::{self, InvalidSearch};
+use crate::handle::{Engine, RequestError};
+
+/// Bytes of one request or one reply.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of claims in one reply: what existing clients take at most.
+const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Claims read from the store at a time.
+const PAGE: usize = 500;
+/// How long Announce waits until what Initialize said is registered.
+const REGISTERED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why a caller is not listened to.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+enum Denied {
+    #[error(
+        "unauthenticated: this is not the token of a running plugin process; use the one from this process's Initialize"
+    )]
+    Unauthenticated,
+    #[error(
+        "resource_exhausted: {CALLS_MAX} calls of this plugin are under way; try again when one has ended"
+    )]
+    TooManyCalls,
+}
+
+impl From<Denied> for Status {
+    fn from(denied: Denied) -> Status {
+        match denied {
+            Denied::Unauthenticated => Status::unauthenticated(denied.to_string()),
+            Denied::TooManyCalls => Status::resource_exhausted(denied.to_string()),
+        }
+    }
+}
+
+/// Why a call was not done, for the `error` of its reply.
+#[derive(Debug, thiserror::Error)]
+enum CallError {
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error("{0}: missing")]
+    Missing(&'static str),
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    #[error("commands[{index}]: {error}")]
+    Command { index: usize, error: ClaimError },
+    #[error(transparent)]
+    Search(#[from] InvalidSearch),
+    #[error(
+        "the reply would be larger than 4 MiB; use GetAttestationsStream, or a limit under {fits}"
+    )]
+    TooLarge { fits: usize },
+    #[error("unavailable: {0}")]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error("announced before Initialize was answered; answer it first")]
+    NotRegistered,
+}
+
+/// The text of an error with its causes.
+fn text(error: &CallError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let reason = error.to_string();
+        if !text.contains(&reason) {
+            text = format!("{text}: {reason}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// A caller with room for one call, which it gives back when this is dropped.
+struct Admitted {
+    caller: Arc<Caller>,
+    _call: OwnedSemaphorePermit,
+}
+
+/// Everything that plugins may ask of us.
+#[derive(Clone)]
+pub(crate) struct Services {
+    engine: Engine,
+    callers: Arc<Callers>,
+    claims: Arc<Claims>,
+}
+
+impl Services {
+    pub(crate) fn new(engine: Engine, callers: Arc<Callers>) -> Services {
+        let claims = Arc::new(Claims::new(engine.clone()));
+        Services { engine, callers, claims }
+    }
+
+    /// Serves until `stopped`.
+    pub(crate) async fn serve(
+        self,
+        listener: TcpListener,
+        stopped: impl Future<Output = ()>,
+    ) -> Result<(), tonic::transport::Error> {
+        let store = AtsStoreServiceServer::new(self.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let host = PluginHostServer::new(self).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        Server::builder()
+            .add_service(store)
+            .add_service(host)
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                stopped,
+            )
+            .await
+    }
+
+    fn admit(&self, token: &str) -> Result<Admitted, Denied> {
+        let caller = self.callers.find(token).ok_or(Denied::Unauthenticated)?;
+        let call = caller.begin_call().ok_or(Denied::TooManyCalls)?;
+        Ok(Admitted { caller, _call: call })
+    }
+
+    async fn create(&self, request: protocol::CreateAttestationRequest) -> Result<(), CallError> {
+        let admitted = self.admit(&request.auth_token)?;
+        let claim = request.attestation.ok_or(CallError::Missing("attestation"))?;
+        let on_behalf = OnBehalf { job_id: request.job_id, attempt: request.attempt };
+        let draft = wire::draft_of_claim(claim).map_err(ClaimError::from)?;
+        let prepared = self.claims.prepare(&admitted.caller, draft, &on_behalf).await?;
+        self.claims.append_one(prepared).await?;
+        Ok(())
+    }
+
+    async fn generate(
+        &self,
+        request: protocol::GenerateAttestationRequest,
+    ) -> Result<protocol::Attestation, CallError> {
+        let admitted = self.admit(&request.auth_token)?;
+        let command = request.command.ok_or(CallError::Missing("command"))?;
+        let prepared = self.prepare(&admitted.caller, command).await?;
+        Ok(wire::attestation(&self.claims.append_one(prepared).await?))
+    }
+
+    async fn prepare(
+        &self,
+        caller: &Caller,
+        mut command: protocol::AttestationCommand,
+    ) -> Result<Prepared, ClaimError> {
+        let job_id = std::mem::take(&mut command.job_id);
+        let on_behalf = OnBehalf { job_id, attempt: command.attempt };
+        let draft = wire::draft_of_command(command)?;
+        self.claims.prepare(caller, draft, &on_behalf).await
+    }
+
+    /// Answers how many of the commands now stand, and what became of the first that does not.
+    async fn generate_batch(
+        &self,
+        request: protocol::BatchGenerateAttestationRequest,
+    ) -> Result<(usize, Option<CallError>), CallError> {
+        let admitted = self.admit(&request.auth_token)?;
+        let mut prepared = Vec::with_capacity(request.commands.len());
+        for (index, command) in request.commands.into_iter().enumerate() {
+            let command = self.prepare(&admitted.caller, command).await;
+            prepared.push(command.map_err(|error| CallError::Command { index, error })?);
+        }
+        if prepared.is_empty() {
+            return Ok((0, None));
+        }
+        let answers = self.claims.append(prepared).await?;
+        let created = answers.iter().filter(|answer| answer.is_ok()).count();
+        let refused = answers.into_iter().enumerate().find_map(|(index, answer)| {
+            let error = ClaimError::from(answer.err()?);
+            Some(CallError::Command { index, error })
+        });
+        Ok((created, refused))
+    }
+
+    async fn get(
+        &self,
+        request: protocol::GetAttestationsRequest,
+    ) -> Result<Vec<protocol::Attestation>, CallError> {
+        let _admitted = self.admit(&request.auth_token)?;
+        let (filter, limit) = wire::search(request)?;
+        let mut search = Search::new(&self.engine, filter, limit);
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        while let Some(page) = search.next_page().await? {
+            for claim in page {
+                // The list's own key and length come on top of each.
+                bytes += wire::encoded_bytes_at_most(&claim);
+                if bytes > REPLY_BYTES_MAX {
+                    return Err(CallError::TooLarge { fits: found.len() + 1 });
+                }
+                found.push(claim);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn announced(&self, request: v1::AnnounceRequest) -> Result<Vec<String>, CallError> {
+        let admitted = self.admit(&request.auth_token)?;
+        let caller = &admitted.caller;
+        let announcement = request.announcement.ok_or(CallError::Missing("announcement"))?;
+        let registered = tokio::time::timeout(REGISTERED_WITHIN, caller.is_registered()).await;
+        if registered.is_err() || !caller.is_alive() {
+            return Err(CallError::NotRegistered);
+        }
+        let wire::Announced { registration, mut refused } =
+            wire::announced(announcement, caller.zero_is_never);
+        let handlers: Vec<_> = registration.handlers.iter().map(ToString::to_string).collect();
+        let verdicts =
+            self.engine.announce(caller.plugin.clone(), caller.incarnation, registration).await?;
+        caller.announce(handlers);
+        refused.extend(wire::refusals(&verdicts));
+        Ok(refused)
+    }
+}
+
+/// A search that is under way, page by page, newest first.
+struct Search {
+    engine: Engine,
+    question: Question,
+    /// How many are still wanted.
+    wanted: usize,
+    is_over: bool,
+}
+
+impl Search {
+    fn new(engine: &Engine, filter: Filter, limit: Option<usize>) -> Search {
+        let question = Question { filter, before: None, limit: PAGE };
+        let wanted = limit.unwrap_or(usize::MAX);
+        Search { engine: engine.clone(), question, wanted, is_over: false }
+    }
+
+    /// The next claims, perhaps none although more will come; `None` at the end.
+    async fn next_page(&mut self) -> Result<Option<Vec<protocol::Attestation>>, StoreError> {
+        if self.is_over || self.wanted == 0 {
+            return Ok(None);
+        }
+        self.question.limit = self.wanted.min(PAGE);
+        let page = self.engine.store().query(&self.question).await?;
+        self.is_over = page.next.is_none();
+        self.question.before = page.next;
+        let rows = &page.rows[..page.rows.len().min(self.wanted)];
+        self.wanted -= rows.len();
+        Ok(Some(rows.iter().map(wire::attestation).collect()))
+    }
+}
+
+/// What a search finds, read as fast as the client reads, for as long as its token lives. The call's
+/// room is given back when it ends or is dropped.
+fn found(
+    admitted: Admitted,
+    search: Search,
+) -> impl Stream<Item = Result<protocol::Attestation, Status>> {
+    let (caller, watched) = (admitted.caller.clone(), admitted.caller.clone());
+    let page = Vec::new().into_iter();
+    let claims =
+        stream::try_unfold((search, page, admitted), |(mut search, mut page, admitted)| async {
+            loop {
+                if let Some(claim) = page.next() {
+                    return Ok(Some((claim, (search, page, admitted))));
+                }
+                let failed = |error| Status::unavailable(text(&CallError::Store(error)));
+                match search.next_page().await.map_err(failed)? {
+                    Some(next) => page = next.into_iter(),
+                    None => return Ok(None),
+                }
+            }
+        });
+    // A stream that just ended would look whole.
+    let end = stream::once(async move {
+        let is_dead = !caller.is_alive();
+        is_dead.then(|| Err(Status::from(Denied::Unauthenticated)))
+    });
+    let until_death = claims.take_until(async move { watched.died().await });
+    until_death.chain(end.filter_map(future::ready))
+}
+
+/// `success` and `error` of a reply.
+fn verdict<T>(result: Result<T, CallError>) -> (bool, String, Option<T>) {
+    match result {
+        Ok(value) => (true, String::new(), Some(value)),
+        Err(error) => (false, text(&error), None),
+    }
+}
+
+#[tonic::async_trait]
+impl AtsStoreService for Services {
+    async fn create_attestation(
+        &self,
+        request: Request<protocol::CreateAttestationRequest>,
+    ) -> Result<Response<protocol::CreateAttestationResponse>, Status> {
+        let (success, error, _) = verdict(self.create(request.into_inner()).await);
+        Ok(Response::new(protocol::CreateAttestationResponse { success, error }))
+    }
+
+    async fn attestation_exists(
+        &self,
+        request: Request<protocol::AttestationExistsRequest>,
+    ) -> Result<Response<protocol::AttestationExistsResponse>, Status> {
+        let request = request.into_inner();
+        let _admitted = self.admit(&request.auth_token)?;
+        let exists = match request.id.parse::<AttestationId>() {
+            // What cannot be an id is the id of nothing.
+            Err(_) => false,
+            Ok(id) => {
+                let exists = self.engine.store().exists(&id).await;
+                exists.map_err(|error| Status::unavailable(text(&error.into())))?
+            }
+        };
+        Ok(Response::new(protocol::AttestationExistsResponse { exists }))
+    }
+
+    async fn generate_and_create_attestation(
+        &self,
+        request: Request<protocol::GenerateAttestationRequest>,
+    ) -> Result<Response<protocol::GenerateAttestationResponse>, Status> {
+        let (success, error, attestation) = verdict(self.generate(request.into_inner()).await);
+        Ok(Response::new(protocol::GenerateAttestationResponse { success, error, attestation }))
+    }
+
+    async fn batch_generate_and_create_attestations(
+        &self,
+        request: Request<protocol::BatchGenerateAttestationRequest>,
+    ) -> Result<Response<protocol::BatchGenerateAttestationResponse>, Status> {
+        let (created, refused) = match self.generate_batch(request.into_inner()).await {
+            Ok(answer) => answer,
+            Err(error) => (0, Some(error)),
+        };
+        Ok(Response::new(protocol::BatchGenerateAttestationResponse {
+            success: refused.is_none(),
+            error: refused.as_ref().map(text).unwrap_or_default(),
+            created: i32::try_from(created).unwrap_or(i32::MAX),
+        }))
+    }
+
+    async fn get_attestations(
+        &self,
+        request: Request<protocol::GetAttestationsRequest>,
+    ) -> Result<Response<protocol::GetAttestationsResponse>, Status> {
+        let (success, error, found) = verdict(self.get(request.into_inner()).await);
+        let attestations = found.unwrap_or_default();
+        Ok(Response::new(protocol::GetAttestationsResponse { success, error, attestations }))
+    }
+
+    type GetAttestationsStreamStream =
+        Pin<Box<dyn Stream<Item = Result<protocol::Attestation, Status>> + Send>>;
+
+    async fn get_attestations_stream(
+        &self,
+        request: Request<protocol::GetAttestationsRequest>,
+    ) -> Result<Response<Self::GetAttestationsStreamStream>, Status> {
+        let request = request.into_inner();
+        let admitted = self.admit(&request.auth_token)?;
+        let invalid = |error| Status::invalid_argument(text(&CallError::Search(error)));
+        let (filter, limit) = wire::search(request).map_err(invalid)?;
+        let search = Search::new(&self.engine, filter, limit);
+        Ok(Response::new(Box::pin(found(admitted, search))))
+    }
+}
+
+#[tonic::async_trait]
+impl PluginHost for Services {
+    async fn announce(
+        &self,
+        request: Request<v1::AnnounceRequest>,
+    ) -> Result<Response<v1::AnnounceResponse>, Status> {
+        let (success, error, refused) = verdict(self.announced(request.into_inner()).await);
+        let refused = refused.unwrap_or_default();
+        Ok(Response::new(v1::AnnounceResponse { success, error, refused }))
+    }
+}
+
+/// The port of loopback that plugins are told of.
+pub(crate) async fn bind() -> io::Result<TcpListener> {
+    TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await
+}

@@ -1,0 +1,436 @@
+//! What the operator says about plugins, checked before any of them is started.
+//!
+//! In: values that the program read from its configuration. Out: for each plugin the file to run and
+//! how to treat it. What is wrong here is one plugin's failure, never the host's.
+//!
+//! Not here: the text of `am.toml` (`axwatch`'s `config`), starting anything (`super::process`).
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use axwatch_model::PluginName;
+use semver::{Version, VersionReq};
+
+/// The version of the plugin protocol that we speak, unless the operator says otherwise.
+const PROTOCOL_VERSION: Version = Version::new(0, 2, 0);
+
+/// The highest number of attempts that a plugin may be allowed to have in flight.
+pub const MAX_IN_FLIGHT_MAX: u32 = 4_096;
+
+/// All that the host needs to know before it starts.
+#[derive(Debug, Clone)]
+pub struct HostSettings {
+    /// The plugins to run.
+    pub plugins: Vec<PluginSettings>,
+    /// Where plugins without a `binary` are looked for, in this order.
+    pub search_paths: Vec<PathBuf>,
+    /// What a plugin's `qntx_version` constraint is held against.
+    pub protocol_version: Version,
+}
+
+impl Default for HostSettings {
+    fn default() -> HostSettings {
+        HostSettings {
+            plugins: Vec::new(),
+            search_paths: Vec::new(),
+            protocol_version: PROTOCOL_VERSION,
+        }
+    }
+}
+
+/// How one plugin is run and treated: `[plugins.NAME]`, and its own table.
+#[derive(Debug, Clone)]
+pub struct PluginSettings {
+    /// Its configured name, which its Metadata must repeat.
+    pub name: PluginName,
+    /// The file to run; looked for under its usual names when `None`. A name without a slash is
+    /// looked for in the search paths and then in `PATH`.
+    pub binary: Option<PathBuf>,
+    /// Arguments. With `{port}` in one of them no `--port` is added.
+    pub args: Vec<String>,
+    /// What is added to its environment.
+    pub env: BTreeMap<String, String>,
+    /// The deadline of one attempt.
+    pub execute_timeout: Duration,
+    /// How long Initialize may take.
+    pub initialize_timeout: Duration,
+    /// How long it may take until Metadata is answered.
+    pub ready_timeout: Duration,
+    /// Attempts in flight at most; 1 to [`MAX_IN_FLIGHT_MAX`].
+    pub max_in_flight: u32,
+    /// It may listen beyond loopback.
+    pub allow_remote: bool,
+    /// Its watchers mean "never" when they say 0 fires a second.
+    pub zero_rate_never: bool,
+    /// What the SHA-256 of its file must be, in hex.
+    pub sha256: Option<String>,
+    /// It runs stored handlers.
+    pub handlers: bool,
+    /// Its own table: nested keys joined with dots, scalars as text, the rest as JSON.
+    pub config: BTreeMap<String, String>,
+}
+
+impl PluginSettings {
+    /// A plugin about which nothing is configured but its name.
+    #[must_use]
+    pub fn new(name: PluginName) -> PluginSettings {
+        PluginSettings {
+            name,
+            binary: None,
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            execute_timeout: Duration::from_secs(300),
+            initialize_timeout: Duration::from_secs(120),
+            ready_timeout: Duration::from_secs(30),
+            max_in_flight: 64,
+            allow_remote: false,
+            zero_rate_never: false,
+            sha256: None,
+            handlers: false,
+            config: BTreeMap::new(),
+        }
+    }
+}
+
+/// Why there is nothing to run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BinaryError {
+    /// No file under any of the names in any of the places.
+    #[error(
+        "no program was found for plugin {plugin}: looked for {names} in {places}; put it there, or set plugins.{plugin}.binary"
+    )]
+    NotFound {
+        /// Whose.
+        plugin: PluginName,
+        /// The names, joined with commas.
+        names: String,
+        /// The folders, joined with commas.
+        places: String,
+    },
+    /// Not there, a folder, or without the right to execute it.
+    #[error("{} {problem}", path.display())]
+    NotExecutable {
+        /// What was looked at.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// Not the file that the operator pinned.
+    #[error("{} has SHA-256 {found}, and plugins.{plugin}.sha256 says {expected}", path.display())]
+    OtherDigest {
+        /// Whose.
+        plugin: PluginName,
+        /// The file.
+        path: PathBuf,
+        /// What it has.
+        found: String,
+        /// What it should have.
+        expected: String,
+    },
+    /// It cannot be read.
+    #[error("cannot read {}: {reason}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The file that runs this plugin, checked.
+///
+/// Source: `binary` of the settings, else the plugin's usual names in `search_paths`.
+pub(crate) fn find_binary(
+    settings: &PluginSettings,
+    search_paths: &[PathBuf],
+) -> Result<PathBuf, BinaryError> {
+    let path = match &settings.binary {
+        Some(given) if given.components().count() > 1 || given.is_absolute() => {
+            check_executable(given)?;
+            given.clone()
+        }
+        Some(bare) => {
+            let from_path = std::env::var_os("PATH").unwrap_or_default();
+            let places: Vec<_> =
+                search_paths.iter().cloned().chain(std::env::split_paths(&from_path)).collect();
+            search(&settings.name, &[bare.to_string_lossy().into_owned()], &places)?
+        }
+        None => search(&settings.name, &usual_names(&settings.name), search_paths)?,
+    };
+    check_digest(settings, &path)?;
+    Ok(path)
+}
+
+/// The names under which a plugin's program may lie.
+fn usual_names(name: &PluginName) -> [String; 4] {
+    [
+        name.to_string(),
+        format!("qntx-{name}-plugin"),
+        format!("axwatch-{name}-plugin"),
+        format!("axwatch-plugin-{name}"),
+    ]
+}
+
+fn search(
+    plugin: &PluginName,
+    names: &[String],
+    places: &[PathBuf],
+) -> Result<PathBuf, BinaryError> {
+    let candidates = || places.iter().flat_map(|place| names.iter().map(|name| place.join(name)));
+    if let Some(found) = candidates().find(|path| check_executable(path).is_ok()) {
+        return Ok(found);
+    }
+    // A file that is there but cannot be run is the better explanation.
+    if let Some(there) = candidates().find(|path| path.is_file()) {
+        check_executable(&there)?;
+    }
+    let places: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
+    let places = if places.is_empty() {
+        "no folder (plugin.paths is empty)".into()
+    } else {
+        places.join(", ")
+    };
+    Err(BinaryError::NotFound { plugin: plugin.clone(), names: names.join(", "), places })
+}
+
+fn check_executable(path: &Path) -> Result<(), BinaryError> {
+    let problem = match std::fs::metadata(path) {
+        Err(_) => "is not there",
+        Ok(found) if !found.is_file() => "is not a file",
+        Ok(found) if found.permissions().mode() & 0o111 == 0 => "may not be executed; chmod +x it",
+        Ok(_) => return Ok(()),
+    };
+    Err(BinaryError::NotExecutable { path: path.to_owned(), problem })
+}
+
+fn check_digest(settings: &PluginSettings, path: &Path) -> Result<(), BinaryError> {
+    use sha2::Digest as _;
+    let Some(expected) = &settings.sha256 else { return Ok(()) };
+    let unreadable = |error: std::io::Error| BinaryError::Unreadable {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    };
+    let mut hash = sha2::Sha256::new();
+    let mut file = std::fs::File::open(path).map_err(unreadable)?;
+    std::io::copy(&mut file, &mut hash).map_err(unreadable)?;
+    let found = hex(&hash.finalize());
+    if found.eq_ignore_ascii_case(expected.trim()) {
+        return Ok(());
+    }
+    Err(BinaryError::OtherDigest {
+        plugin: settings.name.clone(),
+        path: path.to_owned(),
+        found,
+        expected: expected.clone(),
+    })
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a String takes all that is written to it");
+        text
+    })
+}
+
+/// The arguments of a plugin that is to listen on `port`.
+pub(crate) fn arguments(configured: &[String], port: u16) -> Vec<String> {
+    const PLACE: &str = "{port}";
+    let port = port.to_string();
+    let filled = configured.iter().map(|argument| argument.replace(PLACE, &port));
+    if configured.iter().any(|argument| argument.contains(PLACE)) {
+        return filled.collect();
+    }
+    ["--port".to_owned(), port.clone()].into_iter().chain(filled).collect()
+}
+
+/// Names of our own variables that a plugin sees too. All others stay with us: they may hold secrets.
+const PASSED_ON: [&str; 17] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "RUST_LOG",
+    "RUST_BACKTRACE",
+    "TERM",
+];
+
+/// The whole environment of a plugin: what is harmless of `ours`, and what the operator added.
+pub(crate) fn environment(
+    ours: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
+    added: &BTreeMap<String, String>,
+) -> BTreeMap<std::ffi::OsString, std::ffi::OsString> {
+    let mut kept: BTreeMap<_, _> = ours.filter(|(name, _)| is_passed_on(name)).collect();
+    kept.extend(added.iter().map(|(name, value)| (name.into(), value.into())));
+    kept
+}
+
+fn is_passed_on(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| {
+        PASSED_ON.contains(&name) || name.starts_with("LC_") || name.starts_with("XDG_")
+    })
+}
+
+/// Holds a plugin's version constraint against the version that we speak.
+///
+/// Commas and blanks both mean "and", `||` means "or", as other hosts of the protocol have it. An
+/// empty one accepts anything.
+///
+/// # Errors
+/// A text that says what is wrong, for people.
+pub(crate) fn check_version(constraint: &str, ours: &Version) -> Result<(), String> {
+    let constraint = constraint.trim();
+    if constraint.is_empty() {
+        return Ok(());
+    }
+    for alternative in constraint.split("||") {
+        let wanted = VersionReq::parse(&with_commas(alternative)).map_err(|error| {
+            format!("its qntx_version {constraint:?} is not a version constraint: {error}")
+        })?;
+        if wanted.matches(ours) {
+            return Ok(());
+        }
+    }
+    Err(format!("it wants protocol version {constraint:?}, and this host speaks {ours}"))
+}
+
+/// Puts the commas that Rust's semver wants between comparators: `>= 0.1 <v0.3` is `>=0.1,<0.3`.
+fn with_commas(alternative: &str) -> String {
+    let mut text = String::with_capacity(alternative.len());
+    for word in alternative.split([' ', ',']).filter(|word| !word.is_empty()) {
+        let (operator, version) =
+            word.split_at(word.find(|c: char| !"<>=~^".contains(c)).unwrap_or(word.len()));
+        let after_version = text.ends_with(|c: char| !"<>=~^".contains(c));
+        if after_version {
+            text.push(',');
+        }
+        text.push_str(operator);
+        text.push_str(version.strip_prefix('v').unwrap_or(version));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(name: &str) -> PluginSettings {
+        PluginSettings::new(name.parse().unwrap())
+    }
+
+    fn executable(path: &Path) {
+        std::fs::write(path, "#!/bin/sh\n").unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
+    fn a_port_is_put_where_it_is_wanted() {
+        let cases: [(&[&str], &[&str]); 3] = [
+            (&[], &["--port", "4711"]),
+            (&["--verbose"], &["--port", "4711", "--verbose"]),
+            (&["--address", "127.0.0.1:{port}"], &["--address", "127.0.0.1:4711"]),
+        ];
+        for (configured, expected) in cases {
+            let configured: Vec<_> = configured.iter().map(|&text| text.to_owned()).collect();
+            assert_eq!(arguments(&configured, 4711), expected);
+        }
+    }
+
+    #[test]
+    fn only_what_is_harmless_is_passed_on() {
+        let ours = [("PATH", "/bin"), ("LC_ALL", "C"), ("AXWATCH_TOKEN", "s"), ("AWS_KEY", "s")];
+        let added = BTreeMap::from([("TOKEN".to_owned(), "given".to_owned())]);
+        let seen = environment(ours.iter().map(|(n, v)| (n.into(), v.into())), &added);
+        let names: Vec<_> = seen.keys().map(|name| name.to_str().unwrap()).collect();
+        assert_eq!(names, ["LC_ALL", "PATH", "TOKEN"]);
+    }
+
+    #[test]
+    fn a_program_is_found_under_each_usual_name() {
+        for file in ["git", "qntx-git-plugin", "axwatch-git-plugin", "axwatch-plugin-git"] {
+            let folder = tempfile::tempdir().unwrap();
+            executable(&folder.path().join(file));
+            let found = find_binary(&settings("git"), &[folder.path().to_owned()]).unwrap();
+            assert_eq!(found, folder.path().join(file));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_run_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = [folder.path().to_owned()];
+        let check = |settings: &PluginSettings, expected: &[&str]| {
+            let error = find_binary(settings, &places).unwrap_err().to_string();
+            for part in expected {
+                assert!(error.contains(part), "{error:?} should say {part:?}");
+            }
+        };
+        let place = folder.path().display().to_string();
+        check(&settings("git"), &["plugin git", "qntx-git-plugin", "axwatch-plugin-git", &place]);
+        std::fs::write(folder.path().join("qntx-git-plugin"), "").unwrap();
+        check(&settings("git"), &["qntx-git-plugin may not be executed"]);
+        let absent = folder.path().join("absent");
+        check(
+            &PluginSettings { binary: Some(absent), ..settings("git") },
+            &["/absent is not there"],
+        );
+        check(
+            &PluginSettings { binary: Some(place.clone().into()), ..settings("git") },
+            &["is not a file"],
+        );
+    }
+
+    #[test]
+    fn a_pinned_program_must_be_the_pinned_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("git");
+        executable(&path);
+        // Computed apart, with sha256sum.
+        let right = "a8076d3d28d21e02012b20eaf7dbf75409a6277134439025f282e368e3305abf";
+        let pinned = |digest: &str| PluginSettings {
+            binary: Some(path.clone()),
+            sha256: Some(digest.into()),
+            ..settings("git")
+        };
+        assert_eq!(find_binary(&pinned(&right.to_uppercase()), &[]), Ok(path.clone()));
+        let error = find_binary(&pinned("00"), &[]).unwrap_err().to_string();
+        assert!(error.contains("plugins.git.sha256 says 00"), "{error}");
+    }
+
+    #[test]
+    fn a_version_constraint_is_read_as_other_hosts_read_it() {
+        let cases = [
+            ("", true),
+            ("  ", true),
+            ("*", true),
+            (">= 0.1.0", true),
+            (">=0.1.0 <0.3.0", true),
+            (">= 0.1.0, < 0.2.0", false),
+            ("^0.2", true),
+            ("~0.1", false),
+            ("v0.2.0", true),
+            ("0.1.0 || 0.2.0", true),
+            (">=1.0.0", false),
+            ("soon", false),
+        ];
+        for (constraint, accepted) in cases {
+            let verdict = check_version(constraint, &PROTOCOL_VERSION);
+            assert_eq!(verdict.is_ok(), accepted, "{constraint:?}: {verdict:?}");
+        }
+        let error = check_version(">=1.0.0", &PROTOCOL_VERSION).unwrap_err();
+        assert_eq!(error, "it wants protocol version \">=1.0.0\", and this host speaks 0.2.0");
+    }
+}

@@ -1,0 +1,385 @@
+//! Whole processes, each this test program once more: as a launcher, and as a plugin that behaves in
+//! some way.
+
+use std::ffi::OsString;
+
+use axwatch_model::{JobId, JobState, PluginName, Seq, WatcherState};
+use axwatch_proto::protocol::ats_store_service_client::AtsStoreServiceClient;
+use axwatch_proto::protocol::{
+    AttestationCommand, ExecuteJobRequest, ExecuteJobResponse, GenerateAttestationRequest,
+    InitializeRequest, InitializeResponse, WatcherRegistration,
+};
+use tokio::net::TcpListener;
+use tonic::Status;
+
+use super::fake::{Fake, answer};
+use super::*;
+use crate::plugin::actor::Shown;
+use crate::plugin::{
+    HostError, HostSettings, LauncherCommand, PluginHost, PluginSettings, Status as State, launcher,
+};
+
+/// What follows the first `--` of our arguments, which is how a role gets its own.
+fn role_args() -> Option<Vec<OsString>> {
+    let mut args = std::env::args_os().skip_while(|arg| arg != "--");
+    args.next()?;
+    Some(args.collect())
+}
+
+fn role(name: &str) -> Vec<String> {
+    let (_, module) = module_path!().split_once("::").unwrap();
+    let name = format!("{module}::{name}");
+    [&name, "--exact", "--ignored", "--nocapture", "--"].map(str::to_owned).into()
+}
+
+#[test]
+#[ignore = "the launcher that the other tests start"]
+fn launcher_role() {
+    let Some(args) = role_args() else { return };
+    let [program, args @ ..] = &args[..] else { return };
+    std::process::exit(launcher::run(program, args).into());
+}
+
+#[test]
+#[ignore = "the plugin that the other tests start"]
+fn plugin_role() {
+    let Some(args) = role_args() else { return };
+    let args: Vec<_> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
+    let [port, mode] = args[..] else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(behave(port.parse().unwrap(), mode));
+}
+
+async fn behave(port: u16, mode: &str) {
+    if mode == "dies" {
+        eprintln!("\nno such table");
+        std::process::exit(3);
+    }
+    if mode == "deaf" {
+        return std::future::pending().await;
+    }
+    if mode == "stubborn" {
+        leave_a_daemon();
+        ignore_sigterm();
+    }
+    let address = if mode == "open" { "0.0.0.0" } else { "127.0.0.1" };
+    let port = if mode == "elsewhere" { 0 } else { port };
+    let listener = TcpListener::bind((address, port)).await.unwrap();
+    if mode != "silent" {
+        println!("\nQNTX_PLUGIN_PORT={}", listener.local_addr().unwrap().port());
+    }
+    well_behaved(mode).serve(listener).await;
+}
+
+fn leave_a_daemon() {
+    let script = "(setsid sh -c 'trap \"\" TERM HUP; exec sleep 1000' &)";
+    std::process::Command::new("sh").args(["-c", script]).status().unwrap();
+}
+
+fn ignore_sigterm() {
+    let kind = tokio::signal::unix::SignalKind::terminate();
+    let mut terminated = tokio::signal::unix::signal(kind).unwrap();
+    tokio::spawn(async move { while terminated.recv().await.is_some() {} });
+}
+
+/// A plugin that calls back in Initialize and in each job, and crashes in the first attempt of a job
+/// that says so.
+fn well_behaved(mode: &str) -> Fake {
+    let name = if mode == "stranger" { "somebody" } else { "zoo" };
+    let mut fake = Fake::named(name);
+    if mode == "future" {
+        fake.metadata.qntx_version = ">= 9".into();
+    }
+    let session = Arc::new(std::sync::OnceLock::<InitializeRequest>::new());
+    let known = session.clone();
+    fake.initialize = answer(move |request: InitializeRequest| {
+        // Two Initialize of one process would be a fault of the host.
+        let is_first = known.set(request.clone()).is_ok();
+        async move {
+            if !is_first {
+                return Err(Status::failed_precondition("a second Initialize"));
+            }
+            claim(&request, "initialized", "").await?;
+            Ok(announcement(&request))
+        }
+    });
+    fake.execute = answer(move |request: tonic::Request<ExecuteJobRequest>| {
+        let session = session.get().unwrap().clone();
+        async move { execute(&session, request.into_inner()).await }
+    });
+    fake
+}
+
+fn announcement(request: &InitializeRequest) -> InitializeResponse {
+    // What the plugin sees of its environment and its configuration, told by the names it announces.
+    let mut handler_names = vec!["zoo.do".to_owned()];
+    for variable in ["PATH", "CARGO_MANIFEST_DIR", "GIVEN"] {
+        if std::env::var_os(variable).is_some() {
+            handler_names.push(format!("sees.{variable}"));
+        }
+    }
+    handler_names.extend(request.config.iter().map(|(key, value)| format!("{key}.{value}")));
+    handler_names.sort();
+    let watcher = |id: &str, handler: &str| WatcherRegistration {
+        id: id.into(),
+        handler_name: handler.into(),
+        predicates: vec!["wanted".into()],
+        ..Default::default()
+    };
+    let watchers = vec![watcher("w", "zoo.do"), watcher("refused", "absent")];
+    InitializeResponse { handler_names, watchers, ..Default::default() }
+}
+
+async fn execute(
+    session: &InitializeRequest,
+    request: ExecuteJobRequest,
+) -> Result<ExecuteJobResponse, Status> {
+    if &request.payload[..] == b"crash" && request.attempt == 1 {
+        std::process::exit(9);
+    }
+    claim(session, "worked", &request.job_id).await?;
+    Ok(ExecuteJobResponse { success: true, result: request.payload, ..Default::default() })
+}
+
+async fn claim(session: &InitializeRequest, subject: &str, job_id: &str) -> Result<(), Status> {
+    let address = format!("http://{}", session.ats_store_endpoint);
+    let mut store = AtsStoreServiceClient::connect(address)
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
+    let command = AttestationCommand {
+        subjects: vec![subject.into()],
+        job_id: job_id.into(),
+        ..Default::default()
+    };
+    let auth_token = session.auth_token.clone();
+    let request = GenerateAttestationRequest { auth_token, command: Some(command) };
+    let reply = store.generate_and_create_attestation(request).await?.into_inner();
+    if reply.success { Ok(()) } else { Err(Status::internal(reply.error)) }
+}
+
+fn settings(mode: &str) -> PluginSettings {
+    let mut args = role("plugin_role");
+    args.extend(["{port}".to_owned(), mode.to_owned()]);
+    PluginSettings {
+        binary: Some(std::env::current_exe().unwrap()),
+        args,
+        ..PluginSettings::new("zoo".parse().unwrap())
+    }
+}
+
+async fn host_of(engine: &Engine, plugins: Vec<PluginSettings>) -> Result<PluginHost, HostError> {
+    let launcher = LauncherCommand {
+        program: std::env::current_exe().unwrap(),
+        args: role("launcher_role").into_iter().map(OsString::from).collect(),
+    };
+    PluginHost::start(engine.clone(), HostSettings { plugins, ..HostSettings::default() }, launcher)
+        .await
+}
+
+async fn host(mode: &str) -> (Engine, PluginHost) {
+    let engine = engine().await;
+    let host = host_of(&engine, vec![settings(mode)]).await.unwrap();
+    (engine, host)
+}
+
+impl PluginHost {
+    /// Waits until the plugin is shown in some way.
+    async fn becomes(&self, is_it: impl Fn(&Shown) -> bool) -> Shown {
+        let name: PluginName = "zoo".parse().unwrap();
+        let mut shown = self.plugins[&name].shown.clone();
+        let found = soon(shown.wait_for(|shown| is_it(shown))).await;
+        found.expect("the plugin's task goes on").clone()
+    }
+
+    async fn is_ready(&self) {
+        self.becomes(|shown| shown.state == State::Ready).await;
+    }
+
+    async fn fails(&self) -> String {
+        let failed = self.becomes(|shown| shown.state == State::Failed && shown.launcher.is_none());
+        failed.await.error.unwrap()
+    }
+}
+
+async fn job_ends(engine: &Engine, id: JobId) -> axwatch_model::JobRow {
+    let mut heads = engine.heads();
+    soon(async {
+        loop {
+            heads.mark_unchanged();
+            if let Some(row) = engine.store().job(id).await.unwrap()
+                && !row.state.is_open()
+            {
+                return row;
+            }
+            heads.changed().await.unwrap();
+        }
+    })
+    .await
+}
+
+fn is_gone(pid: u32) -> bool {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::test_kill_process(pid).is_err()
+}
+
+#[tokio::test]
+async fn a_plugin_comes_up_works_and_goes() {
+    let engine = engine().await;
+    let mut plugin = settings("good");
+    plugin.env.insert("GIVEN".into(), "1".into());
+    plugin.config.insert("key".into(), "value".into());
+    let host = host_of(&engine, vec![plugin]).await.unwrap();
+    host.is_ready().await;
+
+    let view = host.show("zoo").unwrap();
+    assert_eq!((view.version.as_str(), view.error), ("1.2.3", None));
+    assert_eq!(view.handlers, ["key.value", "sees.GIVEN", "sees.PATH", "zoo.do"]);
+    let pid = view.pid.unwrap();
+    let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    assert!(command.contains("plugin_role"), "{command:?}");
+    let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+    assert!(!environment.contains("CARGO"), "{environment:?}");
+    let watchers = engine.watchers(false).await.unwrap();
+    let live: Vec<_> = watchers
+        .iter()
+        .filter(|watcher| watcher.row.state == WatcherState::Live)
+        .map(|watcher| watcher.row.key.to_string())
+        .collect();
+    assert_eq!(live, ["zoo-w"]);
+
+    let job = engine.enqueue("zoo.do".into(), Arc::from(b"hello".as_slice())).await.unwrap();
+    let row = job_ends(&engine, job.id).await;
+    assert_eq!((row.state, row.result.as_deref()), (JobState::Completed, Some(&b"hello"[..])));
+    let log = engine.store().read_after(Seq(0), 10).await.unwrap();
+    let said: Vec<_> = log
+        .iter()
+        .map(|stored| (stored.attestation.subjects[0].as_str(), stored.lineage.parent_job))
+        .collect();
+    assert_eq!(said, [("initialized", None), ("worked", Some(job.id))]);
+    assert!(log.iter().all(|stored| stored.appended_by == "zoo"));
+
+    soon(host.shutdown()).await;
+    assert!(is_gone(pid));
+    let view = host.show("zoo").unwrap();
+    assert_eq!((view.state, view.pid), (State::Stopped, None));
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_port_is_taken_as_announced_or_as_asked_for() {
+    for mode in ["elsewhere", "silent"] {
+        let (_, host) = host(mode).await;
+        host.is_ready().await;
+        soon(host.shutdown()).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_what_was_configured_fails_and_says_why() {
+    let cases: [(&str, &[&str]); 3] = [
+        ("stranger", &["\"somebody\"", "\"zoo\""]),
+        ("future", &["\">= 9\"", "0.2.0"]),
+        ("open", &["0.0.0.0:", "args = [\"--address\", \"127.0.0.1:{port}\"]", "allow_remote"]),
+    ];
+    for (mode, reasons) in cases {
+        let (_, host) = host(mode).await;
+        let error = host.fails().await;
+        for reason in reasons {
+            assert!(error.contains(reason), "{mode}: {error:?} should say {reason:?}");
+        }
+    }
+    let engine = engine().await;
+    let open = PluginSettings { allow_remote: true, ..settings("open") };
+    let host = host_of(&engine, vec![open]).await.unwrap();
+    host.is_ready().await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_never_gets_ready_fails_alone() {
+    let engine = engine().await;
+    let deaf = PluginSettings { ready_timeout: Duration::from_millis(300), ..settings("deaf") };
+    let absent =
+        PluginSettings { name: "absent".parse().unwrap(), binary: None, ..settings("good") };
+    let host = host_of(&engine, vec![deaf, absent]).await.unwrap();
+    let error = host.fails().await;
+    assert!(error.contains("not ready within 0.3 s"), "{error}");
+    let error = soon(async {
+        loop {
+            match host.show("absent").unwrap().error {
+                Some(error) => break error,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    })
+    .await;
+    assert!(error.contains("qntx-absent-plugin"), "{error}");
+
+    let error = host.restart("nobody").await.unwrap_err().to_string();
+    assert_eq!(error, "there is no plugin \"nobody\"; configured are: absent, zoo");
+    let twice = host_of(&engine, vec![settings("good"), settings("good")]).await;
+    assert!(matches!(twice, Err(HostError::Twice(_))));
+}
+
+#[tokio::test]
+async fn a_plugin_that_ends_at_once_is_backed_off_from_with_its_last_words() {
+    let (_, host) = host("dies").await;
+    let backing_off = host.becomes(|shown| shown.state == State::BackingOff).await;
+    let error = backing_off.error.unwrap();
+    assert!(error.contains("exit status: 3; it last said: no such table"), "{error}");
+}
+
+#[tokio::test]
+async fn a_crash_costs_no_job() {
+    let (engine, host) = host("good").await;
+    host.is_ready().await;
+    let first = host.show("zoo").unwrap().pid.unwrap();
+    let job = engine.enqueue("zoo.do".into(), Arc::from(b"crash".as_slice())).await.unwrap();
+    let row = job_ends(&engine, job.id).await;
+    assert_eq!((row.state, row.attempts), (JobState::Completed, 2));
+    host.is_ready().await;
+    assert_ne!(host.show("zoo").unwrap().pid, Some(first));
+    soon(host.shutdown()).await;
+}
+
+#[tokio::test]
+async fn a_restart_is_a_new_process() {
+    let (engine, host) = host("good").await;
+    host.is_ready().await;
+    let first = host.show("zoo").unwrap().pid.unwrap();
+    host.restart("zoo").await.unwrap();
+    host.becomes(|shown| shown.state != State::Ready).await;
+    host.is_ready().await;
+    let second = host.show("zoo").unwrap().pid.unwrap();
+    assert!(second != first && is_gone(first));
+    let job = engine.enqueue("zoo.do".into(), Arc::from(b"hello".as_slice())).await.unwrap();
+    assert_eq!(job_ends(&engine, job.id).await.state, JobState::Completed);
+    soon(host.shutdown()).await;
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_plugin_that_does_not_want_to_go() {
+    let (_, host) = host("stubborn").await;
+    host.is_ready().await;
+    let launcher = host.becomes(|shown| shown.launcher.is_some()).await.launcher.unwrap();
+    let all = crate::plugin::listeners::descendants(launcher);
+    assert!(all.len() >= 2, "the plugin and its daemon, not {all:?}");
+    let began = std::time::Instant::now();
+    soon(host.shutdown()).await;
+    assert!(began.elapsed() < Duration::from_secs(10));
+    assert!(all.into_iter().chain([launcher]).all(is_gone));
+}
+
+#[tokio::test]
+async fn a_host_that_is_dropped_leaves_nothing_behind() {
+    let (_, host) = host("stubborn").await;
+    host.is_ready().await;
+    let launcher = host.becomes(|shown| shown.launcher.is_some()).await.launcher.unwrap();
+    let all = crate::plugin::listeners::descendants(launcher);
+    drop(host);
+    soon(async {
+        while !all.iter().all(|&pid| is_gone(pid)) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}

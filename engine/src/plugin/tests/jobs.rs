@@ -1,0 +1,206 @@
+//! Jobs to a plugin's server, over a real connection.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axwatch_core::Start;
+use axwatch_core::supervise::Seen;
+use axwatch_model::{JobId, JobNumber};
+use axwatch_proto::protocol::{Empty, ExecuteJobResponse};
+use tokio::net::TcpListener;
+
+use super::fake::{Fake, answer};
+use super::*;
+use crate::plugin::caller::Caller;
+use crate::plugin::grpc::{GrpcPlugin, client};
+use crate::plugin::token::Token;
+
+/// The way to a plugin's server.
+struct Way {
+    plugin: GrpcPlugin,
+    caller: Arc<Caller>,
+    seen: mpsc::UnboundedReceiver<(u64, Seen)>,
+}
+
+fn way(port: u16, deadline: Duration) -> Way {
+    let caller = Arc::new(Caller::new("git".parse().unwrap(), 3, false, Arc::default()));
+    caller.announce(["git.do".to_owned()]);
+    let (tell, seen) = mpsc::unbounded_channel();
+    let plugin = GrpcPlugin::new(client(port), deadline, caller.clone(), token(), tell);
+    Way { plugin, caller, seen }
+}
+
+fn token() -> Arc<Token> {
+    Arc::new(Token::known("a secret"))
+}
+
+async fn listen() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+async fn serve(fake: Fake) -> u16 {
+    let (listener, port) = listen().await;
+    tokio::spawn(fake.serve(listener));
+    port
+}
+
+fn attempt() -> Attempt {
+    let start = Start {
+        job: JobNumber(1),
+        id: JobId([0xab; 16]),
+        attempt: 2,
+        plugin: "git".parse().unwrap(),
+        incarnation: 3,
+        handler: "git.do".into(),
+        seq: None,
+        payload: None,
+        params: Some("{\"n\":1}".into()),
+        watcher: "user-w".into(),
+        revision: 5,
+    };
+    Attempt { start, payload: bytes::Bytes::from_static(b"{}") }
+}
+
+#[tokio::test]
+async fn a_plugin_gets_the_attempt_and_no_deadline_in_its_headers() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let execute = answer(move |request: tonic::Request<_>| {
+        tell.send(request).unwrap();
+        async { Ok(ExecuteJobResponse { success: true, result: "r".into(), ..Default::default() }) }
+    });
+    let port = serve(Fake { execute, ..Fake::named("git") }).await;
+    let ended = way(port, PATIENCE).plugin.run(&attempt()).await;
+    assert_eq!(ended.outcome, Outcome::Succeeded { result: Some(Arc::from(b"r".as_slice())) });
+    assert!(ended.quick);
+
+    let request = told.recv().await.unwrap();
+    assert!(request.metadata().get("grpc-timeout").is_none(), "{:?}", request.metadata());
+    let request = request.into_inner();
+    assert_eq!(request.job_id, "ab".repeat(16));
+    assert_eq!((request.handler_name.as_str(), &request.payload[..]), ("git.do", &b"{}"[..]));
+    assert_eq!((request.timeout_secs, request.attempt, request.revision), (Some(60), 2, 5));
+    assert_eq!((&request.params[..], request.watcher.as_str()), (&b"{\"n\":1}"[..], "user-w"));
+}
+
+#[tokio::test]
+async fn a_deadline_is_ours_to_keep() {
+    let (dropped, was_dropped) = tokio::sync::watch::channel(());
+    let execute = answer(move |_| {
+        let held = was_dropped.clone();
+        async move {
+            std::future::pending::<()>().await;
+            drop(held);
+            Ok(ExecuteJobResponse::default())
+        }
+    });
+    let port = serve(Fake { execute, ..Fake::named("git") }).await;
+    let mut way = way(port, Duration::from_millis(50));
+    let ended = way.plugin.run(&attempt()).await;
+    let error = "no answer within 0.05 s".to_owned();
+    assert_eq!(ended.outcome, Outcome::Retryable { error, missed_deadline: true });
+    assert!(!ended.quick);
+    assert_eq!(way.seen.recv().await.unwrap(), (3, Seen::DeadlinePassed));
+    // The server is told: it drops the call, and with the fake's own copy one receiver is left.
+    soon(async {
+        while dropped.receiver_count() > 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_end_of_the_process_is_not_waited_for() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let execute = answer(move |_| {
+        tell.send(()).unwrap();
+        std::future::pending()
+    });
+    let port = serve(Fake { execute, ..Fake::named("git") }).await;
+    let way = way(port, PATIENCE);
+    let caller = way.caller.clone();
+    let running = tokio::spawn(async move { way.plugin.run(&attempt()).await });
+    soon(told.recv()).await.unwrap();
+    caller.kill();
+    let ended = soon(running).await.unwrap();
+    assert!(matches!(ended.outcome, Outcome::Lost { .. }), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_is_told_from_a_call_that_does() {
+    let (listener, port) = listen().await;
+    let closing = tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            drop(socket);
+        }
+    });
+    let ended = soon(way(port, PATIENCE).plugin.run(&attempt())).await;
+    assert!(matches!(ended.outcome, Outcome::Lost { .. }), "{ended:?}");
+    closing.abort();
+    let _ = closing.await;
+    let ended = soon(way(port, PATIENCE).plugin.run(&attempt())).await;
+    assert!(matches!(ended.outcome, Outcome::Lost { .. }), "{ended:?}");
+
+    let execute = answer(|_| async { panic!("a handler that panics") });
+    let port = serve(Fake { execute, ..Fake::named("git") }).await;
+    let ended = soon(way(port, PATIENCE).plugin.run(&attempt())).await;
+    assert!(matches!(ended.outcome, Outcome::Retryable { .. }), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_reply_beyond_all_bounds_is_a_failure() {
+    let execute = answer(|_| async {
+        let result = vec![0; 9 * 1024 * 1024].into();
+        Ok(ExecuteJobResponse { success: true, result, ..Default::default() })
+    });
+    let port = serve(Fake { execute, ..Fake::named("git") }).await;
+    let ended = soon(way(port, PATIENCE).plugin.run(&attempt())).await;
+    let Outcome::Retryable { error, .. } = ended.outcome else { panic!("{ended:?}") };
+    assert!(error.starts_with("OUT_OF_RANGE: "), "{error}");
+}
+
+#[tokio::test]
+async fn a_token_that_is_told_is_not_kept() {
+    for is_status in [false, true] {
+        let execute = answer(move |_| async move {
+            let error = "InitializeRequest { auth_token: \"a secret\" }".to_owned();
+            let failed = ExecuteJobResponse { error: error.clone(), ..Default::default() };
+            if is_status { Err(tonic::Status::internal(error)) } else { Ok(failed) }
+        });
+        let port = serve(Fake { execute, ..Fake::named("git") }).await;
+        let ended = soon(way(port, PATIENCE).plugin.run(&attempt())).await;
+        let Outcome::Retryable { error, .. } = ended.outcome else { panic!("{ended:?}") };
+        assert!(error.contains("[redacted]") && !error.contains("secret"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn everything_goes_over_one_connection() {
+    let (listener, port) = listen().await;
+    let (inner, inner_port) = listen().await;
+    tokio::spawn(Fake::named("git").serve(inner));
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = connections.clone();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let mut onward =
+                    tokio::net::TcpStream::connect(("127.0.0.1", inner_port)).await.unwrap();
+                tokio::io::copy_bidirectional(&mut socket, &mut onward).await
+            });
+        }
+    });
+    let mut client = client(port);
+    client.metadata(Empty {}).await.unwrap();
+    let caller = Arc::new(Caller::new("git".parse().unwrap(), 3, false, Arc::default()));
+    let (tell, _seen) = mpsc::unbounded_channel();
+    let plugin = GrpcPlugin::new(client.clone(), PATIENCE, caller, token(), tell);
+    let attempt = attempt();
+    let runs = (0..100).map(|_| plugin.run(&attempt));
+    let ended = soon(futures::future::join_all(runs)).await;
+    assert!(ended.iter().all(|ended| matches!(ended.outcome, Outcome::Succeeded { .. })));
+    client.health(Empty {}).await.unwrap();
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+}

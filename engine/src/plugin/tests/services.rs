@@ -1,0 +1,498 @@
+//! What plugins are served, over a real connection.
+
+use std::collections::BTreeSet;
+
+use axwatch_core::Declaration;
+use axwatch_model::{AttestationId, Declared, LineageKind, StructuralFilter};
+use axwatch_proto::axwatch::v1::AnnounceRequest;
+use axwatch_proto::axwatch::v1::plugin_host_client::PluginHostClient;
+use axwatch_proto::protocol::ats_store_service_client::AtsStoreServiceClient;
+use axwatch_proto::protocol::{
+    Attestation, AttestationCommand, AttestationExistsRequest, AttestationFilter,
+    BatchGenerateAttestationRequest, CreateAttestationRequest, GenerateAttestationRequest,
+    GetAttestationsRequest, InitializeResponse, WatcherRegistration,
+};
+use axwatch_proto::structs;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+
+use super::*;
+use crate::plugin::caller::{CALLS_MAX, Caller};
+use crate::plugin::services::{Services, bind};
+use crate::plugin::token::{Callers, Token};
+
+/// The services, and a plugin called `git` that calls them.
+struct Desk {
+    engine: Engine,
+    callers: Arc<Callers>,
+    caller: Arc<Caller>,
+    token: String,
+    store: AtsStoreServiceClient<Channel>,
+    host: PluginHostClient<Channel>,
+}
+
+async fn desk() -> Desk {
+    let engine = engine().await;
+    let callers = Arc::new(Callers::default());
+    let listener = bind().await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let services = Services::new(engine.clone(), callers.clone());
+    tokio::spawn(services.serve(listener, std::future::pending()));
+    let channel = Endpoint::from_shared(address).unwrap().connect().await.unwrap();
+    let (token, caller) = admit(&callers, "git");
+    caller.initialized();
+    let store = AtsStoreServiceClient::new(channel.clone());
+    Desk { engine, callers, caller, token, store, host: PluginHostClient::new(channel) }
+}
+
+fn admit(callers: &Callers, name: &str) -> (String, Arc<Caller>) {
+    let token = Token::random();
+    let caller = Arc::new(Caller::new(name.parse().unwrap(), 1, false, Arc::default()));
+    callers.admit(&token, caller.clone());
+    (token.expose().to_owned(), caller)
+}
+
+fn about(subject: &str) -> AttestationCommand {
+    AttestationCommand { subjects: vec![subject.into()], ..Default::default() }
+}
+
+impl Desk {
+    async fn generate(&mut self, command: AttestationCommand) -> Result<Attestation, String> {
+        let request =
+            GenerateAttestationRequest { auth_token: self.token.clone(), command: Some(command) };
+        let reply = self.store.generate_and_create_attestation(request).await.unwrap().into_inner();
+        assert_eq!(reply.success, reply.attestation.is_some());
+        reply.attestation.ok_or(reply.error)
+    }
+
+    async fn batch(&mut self, commands: Vec<AttestationCommand>) -> (bool, String, i32) {
+        let request = BatchGenerateAttestationRequest { auth_token: self.token.clone(), commands };
+        let reply = self.store.batch_generate_and_create_attestations(request).await.unwrap();
+        let reply = reply.into_inner();
+        (reply.success, reply.error, reply.created)
+    }
+
+    async fn create(&mut self, claim: Attestation, job_id: &str) -> Result<(), String> {
+        let request = CreateAttestationRequest {
+            auth_token: self.token.clone(),
+            attestation: Some(claim),
+            job_id: job_id.into(),
+            ..Default::default()
+        };
+        let reply = self.store.create_attestation(request).await.unwrap().into_inner();
+        if reply.success { Ok(()) } else { Err(reply.error) }
+    }
+
+    async fn get(&mut self, filter: AttestationFilter) -> Result<Vec<Attestation>, String> {
+        let request = self.search(filter);
+        let reply = self.store.get_attestations(request).await.unwrap().into_inner();
+        if reply.success { Ok(reply.attestations) } else { Err(reply.error) }
+    }
+
+    fn search(&self, filter: AttestationFilter) -> GetAttestationsRequest {
+        let auth_token = self.token.clone();
+        GetAttestationsRequest { auth_token, filter: Some(filter), ..Default::default() }
+    }
+
+    async fn lineage(&self, id: &str) -> axwatch_model::Lineage {
+        let id: AttestationId = id.parse().unwrap();
+        self.engine.store().get(&id).await.unwrap().unwrap().lineage
+    }
+}
+
+#[tokio::test]
+async fn every_call_wants_a_living_token() {
+    let mut desk = desk().await;
+    let (dead, caller) = admit(&desk.callers, "other");
+    desk.callers.revoke(&caller);
+    for token in ["", "wrong", &dead] {
+        desk.token = token.to_owned();
+        let mut refusals = Vec::new();
+        refusals.push(desk.generate(about("x")).await.unwrap_err());
+        refusals.push(desk.batch(vec![about("x")]).await.1);
+        refusals.push(desk.create(Attestation::default(), "").await.unwrap_err());
+        refusals.push(desk.get(AttestationFilter::default()).await.unwrap_err());
+        let request = AnnounceRequest { auth_token: token.into(), announcement: None };
+        refusals.push(desk.host.announce(request).await.unwrap().into_inner().error);
+        for refusal in refusals {
+            assert!(refusal.starts_with("unauthenticated: "), "{refusal}");
+        }
+        let request = AttestationExistsRequest { auth_token: token.into(), id: "x".into() };
+        let status = desk.store.attestation_exists(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unauthenticated);
+        let request = desk.search(AttestationFilter::default());
+        let status = desk.store.get_attestations_stream(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unauthenticated);
+    }
+    assert_eq!(desk.engine.store().head().await.unwrap().0, 0);
+}
+
+#[tokio::test]
+async fn a_plugin_has_room_for_so_many_calls_and_no_more() {
+    let mut desk = desk().await;
+    let calls: Vec<_> = (0..CALLS_MAX).map(|_| desk.caller.begin_call().unwrap()).collect();
+    let refusal = desk.generate(about("x")).await.unwrap_err();
+    assert!(refusal.starts_with("resource_exhausted: 64 calls"), "{refusal}");
+    let request = AttestationExistsRequest { auth_token: desk.token.clone(), id: "x".into() };
+    let status = desk.store.attestation_exists(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let (other, _) = admit(&desk.callers, "other");
+    let own = std::mem::replace(&mut desk.token, other);
+    desk.generate(about("x")).await.unwrap();
+    drop(calls);
+    desk.token = own;
+    desk.generate(about("x")).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_left_out_is_filled_in() {
+    let mut desk = desk().await;
+    let command = AttestationCommand {
+        source_version: "1.2".into(),
+        attributes: Some(structs::from_json(r#"{"n":2}"#).unwrap()),
+        ..about("ALICE")
+    };
+    let made = desk.generate(command).await.unwrap();
+    assert!(made.id.starts_with("AS-ALICE-"), "{}", made.id);
+    assert_eq!((&made.predicates[0], &made.contexts[0]), (&"_".to_owned(), &"_".to_owned()));
+    assert_eq!((made.actors[0].as_str(), made.source.as_str()), (made.id.as_str(), "git"));
+    let attributes = structs::to_json(&made.attributes.unwrap()).unwrap();
+    assert_eq!(attributes, r#"{"n":2,"source_version":"1.2"}"#);
+    assert!(made.timestamp == made.created_at && made.seq == 1);
+
+    let given = AttestationCommand {
+        actors: vec!["hr".into()],
+        source: "elsewhere".into(),
+        timestamp: Some(1_705_329_000_000),
+        ..about("BOB")
+    };
+    let made = desk.generate(given).await.unwrap();
+    assert_eq!((made.actors[0].as_str(), made.source.as_str()), ("hr", "elsewhere"));
+    assert_eq!(made.timestamp, 1_705_329_000_000);
+    let id: AttestationId = made.id.parse().unwrap();
+    let stored = desk.engine.store().get(&id).await.unwrap().unwrap();
+    assert_eq!(stored.appended_by, "git");
+}
+
+#[tokio::test]
+async fn a_mistake_is_said_in_the_reply() {
+    let mut desk = desk().await;
+    let cases = [
+        (AttestationCommand::default(), "subjects: at least one"),
+        (AttestationCommand { timestamp: Some(1_705_329_000), ..about("x") }, "seconds"),
+        (AttestationCommand { id: "a\nb".into(), ..about("x") }, "id: attestation id"),
+        (AttestationCommand { job_id: "zz".into(), ..about("x") }, "job_id: \"zz\" is not a job"),
+        (
+            AttestationCommand { job_id: "0".repeat(32), ..about("x") },
+            "is not a job of this plugin",
+        ),
+    ];
+    for (command, reason) in cases {
+        let error = desk.generate(command.clone()).await.unwrap_err();
+        assert!(error.contains(reason), "{error:?} should say {reason:?}");
+        let (success, error, created) = desk.batch(vec![about("good"), command]).await;
+        assert!(error.starts_with("commands[1]: ") && error.contains(reason), "{error:?}");
+        assert_eq!((success, created), (false, 0));
+    }
+    let request = GenerateAttestationRequest { auth_token: desk.token.clone(), command: None };
+    let reply = desk.store.generate_and_create_attestation(request).await.unwrap().into_inner();
+    assert_eq!(reply.error, "command: missing");
+    let error = desk.create(Attestation::default(), "").await.unwrap_err();
+    assert!(error.contains("subjects") || error.contains("id"), "{error}");
+    assert_eq!(desk.engine.store().head().await.unwrap().0, 0);
+}
+
+#[tokio::test]
+async fn a_given_id_may_come_again_but_not_with_other_content() {
+    let mut desk = desk().await;
+    let named = |subject: &str| AttestationCommand { id: "mine".into(), ..about(subject) };
+    let first = desk.generate(named("x")).await.unwrap();
+    let again = desk.generate(named("x")).await.unwrap();
+    assert_eq!((again.seq, again.timestamp), (first.seq, first.timestamp));
+    let error = desk.generate(named("y")).await.unwrap_err();
+    assert!(error.contains("mine"), "{error}");
+
+    let claim =
+        |id: &str| Attestation { id: id.into(), subjects: vec!["x".into()], ..Default::default() };
+    desk.create(claim("theirs"), "").await.unwrap();
+    desk.create(claim("theirs"), "").await.unwrap();
+    assert!(desk.create(claim(""), "").await.unwrap_err().starts_with("id: "));
+
+    let (success, _, created) = desk.batch(vec![named("x"), about("z")]).await;
+    assert_eq!((success, created), (true, 2));
+    let (success, error, created) = desk.batch(vec![about("w"), named("y")]).await;
+    assert!(error.starts_with("commands[1]: "), "{error}");
+    assert_eq!((success, created), (false, 1));
+    assert_eq!(desk.batch(Vec::new()).await, (true, String::new(), 0));
+
+    for (id, exists) in [("mine", true), ("theirs", true), ("nobody", false), ("", false)] {
+        let request = AttestationExistsRequest { auth_token: desk.token.clone(), id: id.into() };
+        let reply = desk.store.attestation_exists(request).await.unwrap().into_inner();
+        assert_eq!(reply.exists, exists, "{id:?}");
+    }
+}
+
+#[tokio::test]
+async fn claims_are_found_newest_first() {
+    let mut desk = desk().await;
+    let claim = |subject: &str, predicate: &str| AttestationCommand {
+        predicates: vec![predicate.into()],
+        ..about(subject)
+    };
+    let commands: Vec<_> = (0..1_200)
+        .map(|n| claim(&n.to_string(), if n % 2 == 0 { "handler" } else { "handler:faulted" }))
+        .collect();
+    assert_eq!(desk.batch(commands).await.2, 1_200);
+    let filter = |limit| AttestationFilter {
+        predicates: vec!["handler".into()],
+        limit,
+        ..Default::default()
+    };
+    let all = desk.get(filter(None)).await.unwrap();
+    let seqs: Vec<_> = all.iter().map(|claim| claim.seq).collect();
+    assert_eq!(seqs.len(), 600);
+    assert!(seqs.is_sorted_by(|a, b| a > b) && seqs[0] == 1_199);
+    assert_eq!(desk.get(filter(Some(501))).await.unwrap(), all[..501]);
+    assert_eq!(desk.get(filter(Some(-1))).await.unwrap().len(), 600);
+
+    let mut request = desk.search(filter(Some(1)));
+    request.ax = "1199 is HANDLER:FAULTED".into();
+    let reply = desk.store.get_attestations(request.clone()).await.unwrap().into_inner();
+    assert_eq!(reply.attestations.len(), 1, "{}", reply.error);
+    request.ax = "1199 is".into();
+    let reply = desk.store.get_attestations(request.clone()).await.unwrap().into_inner();
+    assert!(!reply.success && reply.error.starts_with("ax: at "), "{}", reply.error);
+    let status = desk.store.get_attestations_stream(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+
+    let mut stream =
+        desk.store.get_attestations_stream(desk.search(filter(None))).await.unwrap().into_inner();
+    let mut streamed = Vec::new();
+    while let Some(claim) = stream.message().await.unwrap() {
+        streamed.push(claim);
+    }
+    assert_eq!(streamed, all);
+}
+
+#[tokio::test]
+async fn a_reply_that_no_client_would_take_names_the_stream() {
+    let mut desk = desk().await;
+    let large = |subject: &str| AttestationCommand {
+        attributes: Some(
+            structs::from_value(&serde_json::json!({ "a": "x".repeat(700_000) })).unwrap(),
+        ),
+        ..about(subject)
+    };
+    for subject in ["a", "b", "c", "d", "e"] {
+        desk.generate(large(subject)).await.unwrap();
+    }
+    assert_eq!(desk.get(AttestationFilter::default()).await.unwrap().len(), 5);
+    desk.generate(large("f")).await.unwrap();
+    let error = desk.get(AttestationFilter::default()).await.unwrap_err();
+    assert!(error.contains("GetAttestationsStream") && error.contains("under 6"), "{error}");
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_token() {
+    let mut desk = desk().await;
+    let large = || AttestationCommand {
+        attributes: Some(
+            structs::from_value(&serde_json::json!({ "a": "x".repeat(100_000) })).unwrap(),
+        ),
+        ..about("x")
+    };
+    for _ in 0..4 {
+        desk.batch((0..50).map(|_| large()).collect()).await;
+    }
+    let request = desk.search(AttestationFilter::default());
+    let mut stream = desk.store.get_attestations_stream(request).await.unwrap().into_inner();
+    stream.message().await.unwrap().unwrap();
+    desk.callers.revoke(&desk.caller);
+    let mut more = 0;
+    let end = loop {
+        match soon(stream.message()).await {
+            Ok(Some(_)) => more += 1,
+            Ok(None) => panic!("a stream that is cut must not look whole"),
+            Err(status) => break status.code(),
+        }
+    };
+    assert!(more < 199, "{more}");
+    assert_eq!(end, Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_reads_gives_its_room_back() {
+    let mut desk = desk().await;
+    let commands = (0..1_000).map(|n| about(&n.to_string())).collect();
+    desk.batch(commands).await;
+    let request = desk.search(AttestationFilter::default());
+    let stream = desk.store.get_attestations_stream(request).await.unwrap();
+    drop(stream);
+    soon(async {
+        loop {
+            let all: Vec<_> = (0..CALLS_MAX).map_while(|_| desk.caller.begin_call()).collect();
+            if all.len() == CALLS_MAX {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_claim_that_names_its_job_has_a_computed_id() {
+    let mut desk = desk().await;
+    let mut held = bring_up(&desk.engine, "git").await;
+    let job = enqueue(&desk.engine, "git").await;
+    let of_job = |subject: &str, attempt| AttestationCommand {
+        job_id: job.id.to_string(),
+        attempt,
+        ..about(subject)
+    };
+
+    let first = soon(held.recv()).await.unwrap();
+    assert_eq!(first.attempt.start.id, job.id);
+    let (a, a_again) = (of_job("a", 1), of_job("a", 0));
+    let made = [
+        desk.generate(a).await.unwrap(),
+        desk.generate(a_again).await.unwrap(),
+        desk.generate(of_job("b", 1)).await.unwrap(),
+    ];
+    let ids: BTreeSet<_> = made.iter().map(|claim| claim.id.clone()).collect();
+    assert_eq!(ids.len(), 3);
+    assert!(made.iter().all(|claim| claim.actors == [claim.id.clone()]));
+    let lineage = desk.lineage(&made[0].id).await;
+    assert_eq!((lineage.kind, lineage.parent_job), (LineageKind::Sure, Some(job.id)));
+
+    // The second attempt makes the same claims, by one batch, and one more.
+    first.fail();
+    let second = soon(held.recv()).await.unwrap();
+    assert_eq!(second.attempt.start.attempt, 2);
+    let again = vec![of_job("a", 2), of_job("a", 2), of_job("b", 2), of_job("c", 2)];
+    assert_eq!(desk.batch(again).await, (true, String::new(), 4));
+    assert_eq!(desk.engine.store().head().await.unwrap().0, 4);
+
+    // What the first one says late is kept, and is said to be late.
+    let late = desk.generate(of_job("late", 1)).await.unwrap();
+    assert_eq!(desk.lineage(&late.id).await.kind, LineageKind::Stale);
+    second.succeed();
+
+    let claim = Attestation { id: "own".into(), ..about_claim("x") };
+    desk.create(claim, &job.id.to_string()).await.unwrap();
+    assert_eq!(desk.lineage("own").await.parent_job, Some(job.id));
+    let error = desk.generate(of_job("x", -1)).await.unwrap_err();
+    assert!(error.starts_with("attempt: -1"), "{error}");
+
+    // Another plugin has no such job, whether it runs or is over.
+    (desk.token, _) = admit(&desk.callers, "other");
+    let error = desk.generate(of_job("x", 0)).await.unwrap_err();
+    assert!(error.contains("is not a job of this plugin"), "{error}");
+}
+
+fn about_claim(subject: &str) -> Attestation {
+    Attestation { subjects: vec![subject.into()], ..Default::default() }
+}
+
+#[tokio::test]
+async fn a_claim_that_names_no_job_says_what_can_be_said() {
+    let mut desk = desk().await;
+    let mut held = bring_up(&desk.engine, "git").await;
+    let kind = |lineage: &axwatch_model::Lineage| (lineage.kind, lineage.depth);
+
+    let job = enqueue(&desk.engine, "git").await;
+    let first = soon(held.recv()).await.unwrap();
+    let only = desk.generate(about("only")).await.unwrap();
+    let lineage = desk.lineage(&only.id).await;
+    assert_eq!((kind(&lineage), lineage.parent_job), ((LineageKind::Sure, 1), Some(job.id)));
+
+    enqueue(&desk.engine, "git").await;
+    let second = soon(held.recv()).await.unwrap();
+    let one_of_two = desk.generate(about("one of two")).await.unwrap();
+    let lineage = desk.lineage(&one_of_two.id).await;
+    assert_eq!((kind(&lineage), lineage.parent_job), ((LineageKind::Unsure, 1), None));
+    first.succeed();
+    second.succeed();
+    soon(async {
+        while !desk.engine.in_flight().of_plugin(&desk.caller.plugin, 1).is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+
+    let own = desk.generate(about("own")).await.unwrap();
+    assert_eq!(kind(&desk.lineage(&own.id).await), (LineageKind::None, 0));
+    // From now on nobody can tell its own claims from those of a job.
+    enqueue(&desk.engine, "git").await;
+    let third = soon(held.recv()).await.unwrap();
+    let either = desk.generate(about("either")).await.unwrap();
+    assert_eq!(kind(&desk.lineage(&either.id).await), (LineageKind::Unsure, 0));
+    third.succeed();
+}
+
+#[tokio::test]
+async fn lineage_goes_on_from_the_claim_that_fired() {
+    let mut desk = desk().await;
+    let mut held = bring_up(&desk.engine, "git").await;
+    let declaration = Declaration {
+        local: "w".into(),
+        declared: Declared::Structural(StructuralFilter {
+            predicates: vec!["seen".into()],
+            ..StructuralFilter::default()
+        }),
+        handlers: vec!["git.do".into()],
+        params: None,
+        max_fires_per_second: 0,
+        zero_is_never: false,
+        max_chain: 0,
+    };
+    desk.engine.declare(declaration).await.unwrap();
+    let seen =
+        |subject: &str| AttestationCommand { predicates: vec!["seen".into()], ..about(subject) };
+    let root = desk.generate(seen("root")).await.unwrap();
+    let first = soon(held.recv()).await.unwrap();
+    let job_id = first.attempt.start.id.to_string();
+    let child = desk.generate(AttestationCommand { job_id, ..seen("child") }).await.unwrap();
+    let second = soon(held.recv()).await.unwrap();
+    let job_id = second.attempt.start.id.to_string();
+    let grandchild =
+        desk.generate(AttestationCommand { job_id, ..about("grandchild") }).await.unwrap();
+    let root_id: AttestationId = root.id.parse().unwrap();
+    for (id, depth) in [(&child.id, 1), (&grandchild.id, 2)] {
+        let lineage = desk.lineage(id).await;
+        assert_eq!((lineage.kind, lineage.depth), (LineageKind::Sure, depth));
+        assert_eq!(lineage.root.as_ref(), Some(&root_id));
+    }
+    first.succeed();
+    second.succeed();
+}
+
+#[tokio::test]
+async fn a_running_plugin_announces_anew() {
+    let mut desk = desk().await;
+    let _held = bring_up(&desk.engine, "git").await;
+    let watcher = |id: &str, handler: &str| WatcherRegistration {
+        id: id.into(),
+        handler_name: handler.into(),
+        subjects: vec!["x".into()],
+        ..Default::default()
+    };
+    let announcement = InitializeResponse {
+        handler_names: vec!["git.do".into(), "git.more".into(), "a/b".into()],
+        watchers: vec![watcher("good", "git.more"), watcher("bad", "git.absent")],
+        ..Default::default()
+    };
+    let request =
+        AnnounceRequest { auth_token: desk.token.clone(), announcement: Some(announcement) };
+    desk.caller.registered();
+    let reply = desk.host.announce(request).await.unwrap().into_inner();
+    assert!(reply.success, "{}", reply.error);
+    let [handler, watcher] = &reply.refused[..] else { panic!("{:?}", reply.refused) };
+    assert!(handler.contains("\"a/b\"") && watcher.contains("\"bad\""), "{:?}", reply.refused);
+    assert!(desk.caller.has_announced("git.more"));
+    enqueue_named(&desk.engine, "git.more").await;
+}
+
+async fn enqueue_named(engine: &Engine, handler: &str) {
+    engine.enqueue(handler.into(), Arc::from(b"{}".as_slice())).await.unwrap();
+}

@@ -1,0 +1,742 @@
+//! Protobuf stops here: messages of plugins in the engine's words, and back.
+//!
+//! Pure: the same message gives the same value. What a plugin sends is checked where it comes in, and
+//! every refusal names the field at fault.
+//!
+//! Not here: who may ask (`super::services`), what a claim's lineage is (`super::claims`), what
+//! follows from an outcome (`axwatch_core`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axwatch_core::{Declaration, Ended, Outcome, Refusal, Registration};
+use axwatch_model::bounds::{ERROR_BYTES_MAX, RESULT_BYTES_MAX, cut};
+use axwatch_model::{
+    Attributes, Declared, Draft, HandlerName, InvalidAttributes, InvalidTimestamp, Stored,
+    StructuralFilter, Timestamp,
+};
+use axwatch_proto::protocol;
+use axwatch_proto::structs::{self, ToJsonError};
+use axwatch_query::{Filter, Mistakes};
+use prost_types::value::Kind;
+use tonic::{Code, Status};
+
+use super::output::without_controls;
+use crate::dispatch::Attempt;
+
+/// A plugin may put a job off by this much at most.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Timestamps below this are seconds: as milliseconds they would lie before March 1973.
+const MILLISECONDS_FROM: i64 = 100_000_000_000;
+
+// ---- jobs ----
+
+/// One attempt as the plugin gets it.
+pub(crate) fn request(attempt: &Attempt, deadline: Duration) -> protocol::ExecuteJobRequest {
+    let start = &attempt.start;
+    protocol::ExecuteJobRequest {
+        job_id: start.id.to_string(),
+        handler_name: start.handler.to_string(),
+        payload: attempt.payload.clone(),
+        timeout_secs: Some(i64::try_from(deadline.as_secs().max(1)).unwrap_or(i64::MAX)),
+        params: start.params.as_deref().unwrap_or_default().as_bytes().to_vec(),
+        attempt: i32::try_from(start.attempt).unwrap_or(i32::MAX),
+        watcher: start.watcher.to_string(),
+        revision: i64::try_from(start.revision).unwrap_or(i64::MAX),
+    }
+}
+
+/// How an attempt ended that the plugin answered, or that its connection ended.
+///
+/// `has_handler`: the running process announced the handler, so that it cannot be missing.
+pub(crate) fn ended(
+    reply: &Result<protocol::ExecuteJobResponse, Status>,
+    has_handler: bool,
+    quick: bool,
+) -> Ended {
+    match reply {
+        Ok(reply) => Ended {
+            outcome: outcome_of_reply(reply),
+            quick,
+            progress: Some((reply.progress_current, reply.progress_total))
+                .filter(|&progress| progress != (0, 0)),
+            cost: Some(reply.cost_actual).filter(|cost| cost.is_finite() && *cost > 0.0),
+        },
+        Err(status) => {
+            let outcome = outcome_of_status(status, has_handler);
+            let answered = !matches!(outcome, Outcome::Lost { .. });
+            Ended { quick: quick && answered, ..Ended::bare(outcome) }
+        }
+    }
+}
+
+fn outcome_of_reply(reply: &protocol::ExecuteJobResponse) -> Outcome {
+    if reply.success {
+        let kept = !reply.result.is_empty() && !is_result_too_long(reply);
+        return Outcome::Succeeded { result: kept.then(|| Arc::from(&reply.result[..])) };
+    }
+    let error = match shown(&reply.error) {
+        error if error.is_empty() => "the plugin gave no reason".to_owned(),
+        error => error,
+    };
+    // Never again is the stronger word: a plugin that says both must not be asked for ever.
+    if reply.permanent {
+        Outcome::Permanent { error }
+    } else if let Ok(ms @ 1..) = u64::try_from(reply.retry_after_ms) {
+        let after = Some(Duration::from_millis(ms).min(RETRY_AFTER_MAX));
+        Outcome::NotNow { after, error, overloaded: false }
+    } else {
+        Outcome::Retryable { error, missed_deadline: false }
+    }
+}
+
+/// Whether the result is left out because it is longer than what is kept.
+pub(crate) fn is_result_too_long(reply: &protocol::ExecuteJobResponse) -> bool {
+    reply.result.len() > RESULT_BYTES_MAX
+}
+
+fn outcome_of_status(status: &Status, has_handler: bool) -> Outcome {
+    let error = shown(&format!("{}: {}", code_name(status.code()), status.message()));
+    if is_connection_lost(status) {
+        return Outcome::Lost { error };
+    }
+    match status.code() {
+        // The transport's own word for a stream that was reset is no word of the plugin's.
+        _ if is_transport(status) => Outcome::Retryable { error, missed_deadline: false },
+        Code::InvalidArgument
+        | Code::Unimplemented
+        | Code::PermissionDenied
+        | Code::FailedPrecondition => Outcome::Permanent { error },
+        Code::NotFound if has_handler => Outcome::Permanent { error },
+        Code::NotFound => Outcome::NoHandler { error },
+        Code::ResourceExhausted => Outcome::NotNow { after: None, error, overloaded: true },
+        _ => Outcome::Retryable { error, missed_deadline: false },
+    }
+}
+
+/// Whether a status was made on our side of the wire: those have a cause, a plugin's have none.
+fn is_transport(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
+}
+
+/// Whether the whole connection ended, and not this one call: h2 calls the latter a stream error.
+fn is_connection_lost(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    if cause.is_none() {
+        return false;
+    }
+    while let Some(error) = cause {
+        if error.to_string().starts_with("stream error") {
+            return false;
+        }
+        cause = error.source();
+    }
+    true
+}
+
+/// The code as the documents of gRPC write it.
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// A status in one line, for people.
+pub(crate) fn status_text(status: &Status) -> String {
+    shown(&format!("{}: {}", code_name(status.code()), status.message()))
+}
+
+/// A plugin's text as it may be kept and shown: bounded, without control characters.
+pub(crate) fn shown(text: &str) -> String {
+    // Cut twice: before the cleaning for the work, and after it for the bound, which lossy text passes.
+    let cleaned = without_controls(cut(text, ERROR_BYTES_MAX));
+    cut(&cleaned, ERROR_BYTES_MAX).to_owned()
+}
+
+// ---- what a plugin announces ----
+
+/// What a plugin announced, as far as it can be taken on.
+#[derive(Debug, Default)]
+pub(crate) struct Announced {
+    /// For the core, which checks the watchers.
+    pub(crate) registration: Registration,
+    /// What could not even be given to the core, each with its reason.
+    pub(crate) refused: Vec<String>,
+}
+
+/// Takes an announcement apart. `zero_is_never`: 0 fires a second means none, for this plugin.
+pub(crate) fn announced(reply: protocol::InitializeResponse, zero_is_never: bool) -> Announced {
+    let mut announced = Announced::default();
+    for name in reply.handler_names {
+        match handler_name(&name) {
+            Ok(handler) => {
+                if !announced.registration.handlers.contains(&handler) {
+                    announced.registration.handlers.push(handler);
+                }
+            }
+            Err(reason) => announced.refused.push(reason),
+        }
+    }
+    for watcher in reply.watchers {
+        if !watcher.since.is_empty() {
+            let id = shown(&watcher.id);
+            announced.refused.push(format!(
+                "watcher {id:?}: since is not served by this version; it begins with the next claim"
+            ));
+        }
+        announced.registration.watchers.push(declaration(watcher, zero_is_never));
+    }
+    announced
+}
+
+/// What was understood of a watcher's rate, in words.
+pub(crate) fn rate_text(watcher: &Declaration) -> String {
+    match watcher.max_fires_per_second {
+        0 if watcher.zero_is_never => "never fires (its 0 means so, by zero_rate)".to_owned(),
+        0 => "no limit".to_owned(),
+        n => format!("at most {n} fires a second"),
+    }
+}
+
+/// The watchers that the core refused, each with its reason.
+pub(crate) fn refusals(verdicts: &[(String, Result<(), Refusal>)]) -> Vec<String> {
+    let refused = verdicts.iter().filter_map(|(watcher, verdict)| {
+        let refusal = verdict.as_ref().err()?;
+        Some(format!("watcher {:?}: {refusal}", shown(watcher)))
+    });
+    refused.collect()
+}
+
+fn handler_name(name: &str) -> Result<HandlerName, String> {
+    if name.contains('/') {
+        return Err(format!(
+            "handler {:?}: a bare name has no '/', which stands between plugin and handler",
+            shown(name)
+        ));
+    }
+    name.parse().map_err(|error: axwatch_model::InvalidId| error.to_string())
+}
+
+fn declaration(watcher: protocol::WatcherRegistration, zero_is_never: bool) -> Declaration {
+    let declared = if watcher.ax.is_empty() {
+        Declared::Structural(StructuralFilter {
+            subjects: watcher.subjects,
+            predicates: watcher.predicates,
+            contexts: watcher.contexts,
+            actors: watcher.actors,
+        })
+    } else {
+        Declared::Ax(watcher.ax)
+    };
+    let handlers = Some(watcher.handler_name).filter(|name| !name.is_empty());
+    Declaration {
+        local: watcher.id,
+        declared,
+        handlers: handlers.into_iter().collect(),
+        params: params(watcher.params),
+        max_fires_per_second: watcher.max_fires_per_second.into(),
+        zero_is_never,
+        max_chain: watcher.max_chain,
+    }
+}
+
+/// Bytes that are no text are no JSON object either, which the core then says of them.
+fn params(bytes: Vec<u8>) -> Option<Arc<str>> {
+    if bytes.is_empty() {
+        return None;
+    }
+    Some(String::from_utf8(bytes).map_or_else(|_| "bytes that are not UTF-8".into(), Arc::from))
+}
+
+// ---- claims ----
+
+/// Why a claim on the wire is none.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InvalidClaim {
+    /// A time that only makes sense in seconds.
+    #[error(
+        "timestamp: {0} looks like seconds; it must be milliseconds since 1970, and 0 means now"
+    )]
+    Seconds(i64),
+    /// A time outside what can be written.
+    #[error("timestamp: {0}")]
+    Timestamp(#[from] InvalidTimestamp),
+    /// A `Struct` that is no JSON.
+    #[error("attributes: {0}")]
+    Struct(#[from] ToJsonError),
+    /// Too large or too deep.
+    #[error("{0}")]
+    Attributes(#[from] InvalidAttributes),
+}
+
+/// A claim whose id the caller made.
+pub(crate) fn draft_of_claim(claim: protocol::Attestation) -> Result<Draft, InvalidClaim> {
+    Ok(Draft {
+        id: Some(claim.id),
+        subjects: claim.subjects,
+        predicates: claim.predicates,
+        contexts: claim.contexts,
+        actors: claim.actors,
+        timestamp: timestamp(claim.timestamp)?,
+        source: Some(claim.source),
+        attributes: attributes(claim.attributes)?,
+        signature: Some(claim.signature),
+        signer_did: Some(claim.signer_did),
+    })
+}
+
+/// A claim to be made; without an id unless the caller wants to be able to repeat it.
+pub(crate) fn draft_of_command(
+    command: protocol::AttestationCommand,
+) -> Result<Draft, InvalidClaim> {
+    let mut fields = command.attributes;
+    if !command.source_version.is_empty() {
+        let version = prost_types::Value { kind: Some(Kind::StringValue(command.source_version)) };
+        fields.get_or_insert_default().fields.insert("source_version".to_owned(), version);
+    }
+    Ok(Draft {
+        id: Some(command.id).filter(|id| !id.is_empty()),
+        subjects: command.subjects,
+        predicates: command.predicates,
+        contexts: command.contexts,
+        actors: command.actors,
+        timestamp: timestamp(command.timestamp.unwrap_or(0))?,
+        source: Some(command.source),
+        attributes: attributes(fields)?,
+        signature: None,
+        signer_did: None,
+    })
+}
+
+/// 0 is now. Old clients send seconds, which would be stored as a day in January 1970.
+fn timestamp(ms: i64) -> Result<Option<Timestamp>, InvalidClaim> {
+    match ms {
+        0 => Ok(None),
+        ..MILLISECONDS_FROM => Err(InvalidClaim::Seconds(ms)),
+        ms => Ok(Some(Timestamp::from_ms(ms)?)),
+    }
+}
+
+fn attributes(fields: Option<prost_types::Struct>) -> Result<Option<Attributes>, InvalidClaim> {
+    match fields {
+        None => Ok(None),
+        Some(fields) => Ok(Attributes::parse(&structs::to_json(&fields)?)?),
+    }
+}
+
+/// A claim of the log, as a reply has it.
+pub(crate) fn attestation(stored: &Stored) -> protocol::Attestation {
+    let claim = &stored.attestation;
+    protocol::Attestation {
+        id: claim.id.to_string(),
+        subjects: claim.subjects.clone(),
+        predicates: claim.predicates.clone(),
+        contexts: claim.contexts.clone(),
+        actors: claim.actors.clone(),
+        timestamp: claim.timestamp.ms(),
+        source: claim.source.clone(),
+        attributes: claim.attributes.as_ref().and_then(|attributes| {
+            // A number beyond a double, from a claim that did not come over this wire.
+            let fields = structs::from_json(attributes.as_str());
+            fields.inspect_err(|error| tracing::warn!(id = %claim.id, %error, "attributes left out of a reply")).ok()
+        }),
+        created_at: claim.created_at.ms(),
+        signature: claim.signature.clone().unwrap_or_default(),
+        signer_did: claim.signer_did.clone().unwrap_or_default(),
+        seq: i64::try_from(stored.seq.0).unwrap_or(i64::MAX),
+    }
+}
+
+// ---- searches ----
+
+/// Why a search cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InvalidSearch {
+    /// The AX text.
+    #[error("ax: {0}")]
+    Ax(#[from] Mistakes),
+}
+
+/// What a search asks for, and how many it wants at most.
+///
+/// With AX text, of the lists of the filter nothing counts; its limit and its times still do.
+pub(crate) fn search(
+    request: protocol::GetAttestationsRequest,
+) -> Result<(Filter, Option<usize>), InvalidSearch> {
+    let filter = request.filter.unwrap_or_default();
+    let limit = filter.limit.and_then(|limit| usize::try_from(limit).ok()).filter(|&n| n > 0);
+    let (start, end) = (filter.time_start, filter.time_end);
+    let declared = if request.ax.is_empty() {
+        Declared::Structural(StructuralFilter {
+            subjects: filter.subjects,
+            predicates: filter.predicates,
+            contexts: filter.contexts,
+            actors: filter.actors,
+        })
+    } else {
+        Declared::Ax(request.ax)
+    };
+    let (meaning, _) = Filter::declared(&declared)?;
+    let meaning = if start.or(end).is_some() { meaning.within(start, end) } else { meaning };
+    Ok((meaning, limit))
+}
+
+/// Bytes of a claim in a reply, at most a little more than they are.
+///
+/// Counted here rather than by encoding: the bound is for deciding when to stop, before all of a
+/// reply has been made.
+pub(crate) fn encoded_bytes_at_most(claim: &protocol::Attestation) -> usize {
+    let terms = [&claim.subjects, &claim.predicates, &claim.contexts, &claim.actors];
+    let terms: usize = terms.into_iter().flatten().map(|term| bytes_of(term.len())).sum();
+    let texts = [&claim.id, &claim.source, &claim.signer_did];
+    let texts: usize = texts.into_iter().map(|text| bytes_of(text.len())).sum();
+    const NUMBERS: usize = 3 * 12;
+    let attributes = claim.attributes.as_ref().map_or(0, struct_bytes);
+    bytes_of(terms + texts + NUMBERS + bytes_of(claim.signature.len()) + bytes_of(attributes))
+}
+
+/// A field of `content` bytes: its key, its length, itself.
+fn bytes_of(content: usize) -> usize {
+    content + if content < 128 { 3 } else { 6 }
+}
+
+fn struct_bytes(object: &prost_types::Struct) -> usize {
+    let entry = |(key, value): (&String, _)| bytes_of(bytes_of(key.len()) + value_bytes(value));
+    object.fields.iter().map(entry).sum()
+}
+
+fn value_bytes(value: &prost_types::Value) -> usize {
+    bytes_of(match &value.kind {
+        None => 0,
+        Some(Kind::NullValue(_) | Kind::BoolValue(_)) => 2,
+        Some(Kind::NumberValue(_)) => 9,
+        Some(Kind::StringValue(text)) => bytes_of(text.len()),
+        Some(Kind::StructValue(object)) => bytes_of(struct_bytes(object)),
+        Some(Kind::ListValue(list)) => bytes_of(list.values.iter().map(value_bytes).sum()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use axwatch_model::{AttestationId, DefaultActor, Defaults, Lineage, Seq};
+    use prost_types::{ListValue, Struct, Value};
+
+    use super::*;
+
+    fn text(text: &str) -> Value {
+        Value { kind: Some(Kind::StringValue(text.into())) }
+    }
+
+    fn number(number: f64) -> Value {
+        Value { kind: Some(Kind::NumberValue(number)) }
+    }
+
+    fn object<const N: usize>(fields: [(&str, Value); N]) -> Struct {
+        Struct { fields: fields.map(|(key, value)| (key.to_owned(), value)).into() }
+    }
+
+    fn retryable(error: &str) -> Outcome {
+        Outcome::Retryable { error: error.into(), missed_deadline: false }
+    }
+
+    fn permanent(error: &str) -> Outcome {
+        Outcome::Permanent { error: error.into() }
+    }
+
+    fn not_now(after_ms: u64, error: &str) -> Outcome {
+        let after = Some(Duration::from_millis(after_ms));
+        Outcome::NotNow { after, error: error.into(), overloaded: false }
+    }
+
+    #[test]
+    fn a_reply_is_sorted_by_what_it_says() {
+        let reply = |success, retry_after_ms, permanent| protocol::ExecuteJobResponse {
+            success,
+            error: "busy".into(),
+            retry_after_ms,
+            permanent,
+            ..Default::default()
+        };
+        let day_ms = 24 * 60 * 60 * 1_000;
+        let cases = [
+            (reply(true, 0, false), Outcome::Succeeded { result: None }),
+            (reply(true, 5, true), Outcome::Succeeded { result: None }),
+            (reply(false, 0, false), retryable("busy")),
+            (reply(false, -1, false), retryable("busy")),
+            (reply(false, 1_500, false), not_now(1_500, "busy")),
+            (reply(false, i64::MAX, false), not_now(day_ms, "busy")),
+            (reply(false, 0, true), permanent("busy")),
+            (reply(false, 1_500, true), permanent("busy")),
+        ];
+        for (reply, expected) in cases {
+            let ended = ended(&Ok(reply.clone()), true, true);
+            assert_eq!(ended.outcome, expected, "{reply:?}");
+            assert!(ended.quick);
+        }
+    }
+
+    #[test]
+    fn a_status_is_sorted_by_its_code() {
+        let overloaded = Outcome::NotNow {
+            after: None,
+            error: "RESOURCE_EXHAUSTED: no".into(),
+            overloaded: true,
+        };
+        let cases = [
+            (Code::InvalidArgument, true, permanent("INVALID_ARGUMENT: no")),
+            (Code::Unimplemented, true, permanent("UNIMPLEMENTED: no")),
+            (Code::PermissionDenied, true, permanent("PERMISSION_DENIED: no")),
+            (Code::FailedPrecondition, true, permanent("FAILED_PRECONDITION: no")),
+            (Code::NotFound, true, permanent("NOT_FOUND: no")),
+            (Code::NotFound, false, Outcome::NoHandler { error: "NOT_FOUND: no".into() }),
+            (Code::ResourceExhausted, true, overloaded),
+            (Code::Unavailable, true, retryable("UNAVAILABLE: no")),
+            (Code::Internal, true, retryable("INTERNAL: no")),
+            (Code::DeadlineExceeded, true, retryable("DEADLINE_EXCEEDED: no")),
+            (Code::Unauthenticated, true, retryable("UNAUTHENTICATED: no")),
+            (Code::Unknown, true, retryable("UNKNOWN: no")),
+        ];
+        for (code, has_handler, expected) in cases {
+            let ended = ended(&Err(Status::new(code, "no")), has_handler, true);
+            assert_eq!(ended.outcome, expected, "{code:?}, announced: {has_handler}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_ends_is_no_answer() {
+        let caused = |code, cause: &str| {
+            let mut status = Status::new(code, "transport error");
+            status.set_source(Arc::new(std::io::Error::other(cause.to_owned())));
+            ended(&Err(status), true, true)
+        };
+        let lost = caused(Code::Unavailable, "connection reset");
+        assert_eq!(lost.outcome, Outcome::Lost { error: "UNAVAILABLE: transport error".into() });
+        assert!(!lost.quick);
+        let reset = caused(Code::PermissionDenied, "stream error received: not a result");
+        assert_eq!(reset.outcome, retryable("PERMISSION_DENIED: transport error"));
+    }
+
+    #[test]
+    fn what_a_reply_carries_is_bounded() {
+        let reply = protocol::ExecuteJobResponse {
+            success: true,
+            result: vec![1; RESULT_BYTES_MAX].into(),
+            progress_current: 3,
+            progress_total: 4,
+            cost_actual: 0.25,
+            ..Default::default()
+        };
+        let ended = |reply| super::ended(&Ok(reply), true, false);
+        let kept = ended(reply.clone());
+        assert!(
+            matches!(kept.outcome, Outcome::Succeeded { result: Some(result) } if result.len() == RESULT_BYTES_MAX)
+        );
+        assert_eq!((kept.progress, kept.cost, kept.quick), (Some((3, 4)), Some(0.25), false));
+
+        let longer = vec![1; RESULT_BYTES_MAX + 1].into();
+        let left_out = protocol::ExecuteJobResponse { result: longer, ..reply.clone() };
+        assert!(is_result_too_long(&left_out));
+        assert_eq!(ended(left_out).outcome, Outcome::Succeeded { result: None });
+        for cost_actual in [f64::NAN, f64::INFINITY, -1.0, 0.0] {
+            assert_eq!(
+                ended(protocol::ExecuteJobResponse { cost_actual, ..reply.clone() }).cost,
+                None
+            );
+        }
+        let failed = protocol::ExecuteJobResponse {
+            error: format!("\x1b[31mred\x1b[0m\n{}", "é".repeat(ERROR_BYTES_MAX)),
+            ..Default::default()
+        };
+        let Outcome::Retryable { error, .. } = ended(failed).outcome else { panic!() };
+        assert!(error.starts_with("redéé") && error.len() <= ERROR_BYTES_MAX);
+        assert_eq!(ended(Default::default()).outcome, retryable("the plugin gave no reason"));
+    }
+
+    #[test]
+    fn an_announcement_is_taken_apart() {
+        let reply = protocol::InitializeResponse {
+            handler_names: ["a.b", "a.b", "a/b", "", "c"].map(str::to_owned).into(),
+            watchers: vec![
+                protocol::WatcherRegistration {
+                    id: "w".into(),
+                    handler_name: "a.b".into(),
+                    predicates: vec!["is".into()],
+                    max_fires_per_second: -1,
+                    params: b"{\"n\":1}".to_vec(),
+                    max_chain: 9,
+                    ..Default::default()
+                },
+                protocol::WatcherRegistration {
+                    ax: "ALICE is author".into(),
+                    since: "yesterday".into(),
+                    params: vec![0xff],
+                    ..Default::default()
+                },
+            ],
+            ..Default::default()
+        };
+        let announced = announced(reply, true);
+        let handlers: Vec<_> = announced.registration.handlers.iter().map(|h| h.as_str()).collect();
+        assert_eq!(handlers, ["a.b", "c"]);
+        let [slash, empty, since] = &announced.refused[..] else { panic!("{announced:?}") };
+        assert!(slash.contains("\"a/b\"") && empty.contains("1 to 256 bytes"), "{announced:?}");
+        assert!(since.contains("since is not served"), "{since}");
+        let [first, second] = &announced.registration.watchers[..] else { panic!() };
+        assert_eq!((first.local.as_str(), first.handlers[0].as_str()), ("w", "a.b"));
+        assert_eq!((first.max_fires_per_second, first.max_chain), (-1, 9));
+        assert_eq!(first.params.as_deref(), Some("{\"n\":1}"));
+        assert!(first.zero_is_never);
+        assert_eq!(rate_text(second), "never fires (its 0 means so, by zero_rate)");
+        assert!(
+            matches!(&first.declared, Declared::Structural(lists) if lists.predicates == ["is"])
+        );
+        assert_eq!(second.declared, Declared::Ax("ALICE is author".into()));
+        assert!(second.handlers.is_empty());
+        assert_eq!(second.params.as_deref(), Some("bytes that are not UTF-8"));
+    }
+
+    #[test]
+    fn timestamps_are_milliseconds() {
+        let cases = [
+            (0, Ok(None)),
+            (1_705_329_000_123, Ok(Some(1_705_329_000_123))),
+            (100_000_000_000, Ok(Some(100_000_000_000))),
+            (99_999_999_999, Err("99999999999 looks like seconds; it must be milliseconds")),
+            (1_705_329_000, Err("1705329000 looks like seconds")),
+            (-5, Err("-5 looks like seconds")),
+            (i64::MAX, Err("is not an RFC 3339 time")),
+        ];
+        for (given, expected) in cases {
+            let claim = protocol::Attestation { timestamp: given, ..Default::default() };
+            match (draft_of_claim(claim), expected) {
+                (Ok(draft), Ok(ms)) => assert_eq!(draft.timestamp.map(Timestamp::ms), ms),
+                (Err(error), Err(reason)) => {
+                    let error = error.to_string();
+                    assert!(error.contains(reason) && error.starts_with("timestamp: "), "{error}");
+                }
+                (found, expected) => panic!("{given}: {found:?}, expected {expected:?}"),
+            }
+        }
+        let absent = protocol::AttestationCommand::default();
+        assert_eq!(draft_of_command(absent).unwrap().timestamp, None);
+    }
+
+    #[test]
+    fn a_command_becomes_a_draft() {
+        let command = |id: &str, version: &str, attributes| protocol::AttestationCommand {
+            subjects: vec!["x".into()],
+            id: id.into(),
+            source_version: version.into(),
+            attributes,
+            ..Default::default()
+        };
+        let cases = [
+            (command("", "", None), None, None),
+            (command("a", "", Some(Struct::default())), Some("a"), None),
+            (command("", "1.2", None), None, Some(r#"{"source_version":"1.2"}"#)),
+            (
+                command("", "1.2", Some(object([("n", number(2.0))]))),
+                None,
+                Some(r#"{"n":2,"source_version":"1.2"}"#),
+            ),
+        ];
+        for (command, id, attributes) in cases {
+            let draft = draft_of_command(command.clone()).unwrap();
+            assert_eq!(draft.id.as_deref(), id, "{command:?}");
+            assert_eq!(draft.attributes.as_ref().map(Attributes::as_str), attributes);
+        }
+        let not_a_number = command("", "", Some(object([("n", number(f64::NAN))])));
+        let error = draft_of_command(not_a_number).unwrap_err().to_string();
+        assert!(error.starts_with("attributes: n is NaN"), "{error}");
+    }
+
+    fn stored(draft: Draft) -> Stored {
+        let defaults = Defaults { actor: DefaultActor::OwnId, source: "git".into() };
+        let now = Timestamp::from_ms(1_705_329_000_123).unwrap();
+        let incoming = draft.complete(&defaults, "git", now, 1).unwrap();
+        Stored {
+            seq: Seq(7),
+            attestation: incoming.attestation,
+            appended_by: incoming.appended_by,
+            filled: incoming.filled,
+            lineage: Lineage::default(),
+        }
+    }
+
+    #[test]
+    fn one_stores_output_is_anothers_input() {
+        let values = vec![text("b"), number(1.5), Value { kind: None }];
+        let list = Value { kind: Some(Kind::ListValue(ListValue { values })) };
+        let given = protocol::Attestation {
+            id: "AS-1".into(),
+            subjects: vec!["ALICE".into(), "BOB".into()],
+            timestamp: 1_705_329_000_000,
+            attributes: Some(object([("a", list)])),
+            signature: vec![1, 2],
+            signer_did: "did:key:z".into(),
+            ..Default::default()
+        };
+        let first = stored(draft_of_claim(given).unwrap());
+        let reply = attestation(&first);
+        assert_eq!((reply.seq, reply.created_at), (7, 1_705_329_000_123));
+        assert_eq!((reply.predicates[0].as_str(), reply.actors[0].as_str()), ("_", "AS-1"));
+        let again = stored(draft_of_claim(reply).unwrap());
+        assert_eq!(again.attestation, first.attestation);
+    }
+
+    #[test]
+    fn a_search_is_exact_or_ax() {
+        let request = |ax: &str, limit| protocol::GetAttestationsRequest {
+            filter: Some(protocol::AttestationFilter {
+                predicates: vec!["handler".into()],
+                limit,
+                time_start: Some(5),
+                ..Default::default()
+            }),
+            ax: ax.into(),
+            ..Default::default()
+        };
+        let (filter, limit) = search(request("", Some(2))).unwrap();
+        assert_eq!(limit, Some(2));
+        assert_eq!((filter.mode(), filter.time_start()), (axwatch_query::Mode::Exact, Some(5)));
+        for unlimited in [None, Some(0), Some(-3)] {
+            assert_eq!(search(request("", unlimited)).unwrap().1, None);
+        }
+        let (filter, limit) = search(request("ALICE is author", Some(1))).unwrap();
+        assert_eq!((filter.mode(), limit), (axwatch_query::Mode::Folded, Some(1)));
+        assert_eq!(filter.any(axwatch_query::Dimension::Predicate), [Box::from("author")]);
+        let error = search(request("ALICE is", None)).unwrap_err().to_string();
+        assert!(error.starts_with("ax: at 6:") || error.starts_with("ax: at 8:"), "{error}");
+    }
+
+    #[test]
+    fn the_size_of_a_reply_is_not_underestimated() {
+        // Empty: nothing but keys and lengths.
+        assert!(encoded_bytes_at_most(&protocol::Attestation::default()) < 100);
+        let claim = protocol::Attestation {
+            id: AttestationId::readable("x", "y", "z", 1).to_string(),
+            subjects: vec!["s".repeat(1_000); 100],
+            attributes: Some(object([("k", text(&"v".repeat(1_000_000)))])),
+            ..Default::default()
+        };
+        let counted = encoded_bytes_at_most(&claim);
+        assert!((1_100_000..1_101_500).contains(&counted), "{counted}");
+    }
+}

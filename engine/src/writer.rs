@@ -1,0 +1,626 @@
+//! The one writer: everything that changes the store goes through here.
+//!
+//! Drains the inbox in batches, asks the core what follows from each, commits attestations, fires,
+//! started attempts and audit together, and only then lets the effects out. A crash before the commit
+//! leaves nothing; a crash after it leaves nothing undone. Any failure between the core and the end
+//! of the commit ends the engine, because memory is then ahead of the disk: start-up is the one road
+//! of recovery.
+//!
+//! Not here: what a query means (`axwatch_query`), what follows (`axwatch_core`), carrying a job out
+//! (`crate::dispatch`).
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axwatch_ats::{
+    AppendConflict, Appended, AuditRow, Batch, CancelQueued, LaneQuery, Plan, Store, StoreError,
+    StoreWriter, plan,
+};
+use axwatch_core::audit::{Hash, Tree, frontier_nodes, node_in_row, node_place};
+use axwatch_core::{
+    Answer, Bounds, Effect, Event, Policy, RequestId, RetryPolicy, Snapshot, State, Writes,
+};
+use axwatch_model::{AttestationId, Clock, Incoming, JobNumber, LeafNumber, Now, Seq, Stored};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::dispatch::{Dispatcher, InFlight, Transports};
+use crate::handle::{
+    Acked, AppendRefusal, Engine, Fires, Heads, Message, Request, RequestError, WatcherView,
+    bytes_of, intake,
+};
+
+/// Messages that may wait for the writer; past them callers wait.
+const INBOX_MESSAGES_MAX: usize = 1_024;
+/// Messages of one batch.
+const BATCH_MESSAGES_MAX: usize = 1_024;
+/// Claims of one batch; the message that passes it is the last.
+const BATCH_CLAIMS_MAX: usize = 1_024;
+/// Bytes of claims of one batch; the message that passes it is the last.
+const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Claims read at once while matching is behind.
+const SEGMENT_CLAIMS: usize = 512;
+/// Open jobs read at once at the start.
+const RECOVERY_JOBS: usize = 1_000;
+/// Rows of the audit read at once at the start.
+const RECOUNT_ROWS: usize = 256;
+/// How long the inbox must be quiet before what commits left for later is done.
+const QUIET: Duration = Duration::from_millis(50);
+/// What is kept free on the disk at most, unless configured.
+const RESERVE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// And at most this part of it.
+const RESERVE_PART: u64 = 20;
+/// A claim takes up to so many times its size: in the log, its index, the audit, and the WAL.
+const BYTES_WRITTEN_PER_BYTE: u64 = 4;
+
+/// What the engine is told at its start.
+#[derive(Debug, Clone, Default)]
+pub struct EngineConfig {
+    /// Bytes to keep free on the disk; `None` is a twentieth of it, at most 64 MiB.
+    pub reserve_bytes: Option<u64>,
+    /// How retries go.
+    pub retry: RetryPolicy,
+    /// How much may wait where.
+    pub bounds: Bounds,
+}
+
+/// Why the engine did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store did not answer.
+    #[error("cannot start from the store")]
+    Store(#[from] StoreError),
+    /// The audit lacks what a start needs.
+    #[error("the audit is damaged: {0}; `axwatch audit verify` says more")]
+    Audit(String),
+}
+
+/// The store failed; the engine ended, so that memory is never ahead of the disk.
+#[derive(Debug, thiserror::Error)]
+#[error("the engine ended because the store failed")]
+pub struct EngineStopped(#[from] StoreError);
+
+/// Starts the engine on a store: recovers what an earlier life left, and takes messages.
+///
+/// The handle that comes back with the engine ends when the engine does: after [`Engine::stop`], or
+/// with [`EngineStopped`] when the store failed.
+///
+/// # Errors
+/// [`StartError`] when the store cannot be read or its audit is damaged.
+pub async fn start(
+    mut store: Box<dyn StoreWriter>,
+    clock: Arc<dyn Clock>,
+    config: EngineConfig,
+) -> Result<(Engine, JoinHandle<Result<(), EngineStopped>>), StartError> {
+    let reader = store.reader();
+    let opened = reader.opened().clone();
+    let mut state = restore(&*reader, &*clock, &config).await?;
+    let mut effects = recover(&mut state, &*reader, opened.open_jobs_from, &*clock).await?;
+    let now = clock.now();
+    store.commit(&batch_of(Vec::new(), state.take_writes(false), now)).await?;
+    effects.extend(state.step(Event::Committed, clock.now()));
+
+    let (sender, inbox) = mpsc::channel(INBOX_MESSAGES_MAX);
+    let transports = Arc::new(Transports::default());
+    let in_flight = Arc::new(InFlight::default());
+    let dispatcher =
+        Dispatcher::new(reader.clone(), transports.clone(), in_flight.clone(), sender.clone());
+    let plugins = reader.plugins().await?;
+    let incarnations: BTreeMap<_, _> =
+        plugins.into_iter().map(|row| (row.name, row.incarnation)).collect();
+    let (heads, heads_seen) = watch::channel(Heads::default());
+    let engine = Engine {
+        inbox: sender.clone(),
+        store: reader.clone(),
+        clock: clock.clone(),
+        heads: heads_seen,
+        transports,
+        in_flight,
+        incarnations: Arc::new(Mutex::new(incarnations)),
+        intake: intake(),
+    };
+    let writer = Writer {
+        state,
+        store,
+        reader,
+        clock,
+        reserve_bytes: config.reserve_bytes,
+        inbox,
+        loads: sender.downgrade(),
+        dispatcher,
+        heads,
+        head: opened.head,
+        requests: HashMap::new(),
+        last_request: 0,
+        untidy: true,
+        disk_low: false,
+    };
+    writer.release(effects, &mut BTreeMap::new(), &mut HashMap::new());
+    writer.publish();
+    Ok((engine, tokio::spawn(writer.run())))
+}
+
+async fn restore(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    config: &EngineConfig,
+) -> Result<State, StartError> {
+    let opened = store.opened();
+    let now = clock.now();
+    let last_row = store.audit_last().await?;
+    let snapshot = Snapshot {
+        matched_seq: opened.matched_seq,
+        head: opened.head,
+        last_job: opened.last_job,
+        open_jobs_from: opened.open_jobs_from,
+        watchers: store.watchers().await?,
+        counters: store.counters().await?,
+        handlers: store.handlers().await?,
+        tree: restore_tree(store, opened.audit_size).await?,
+        away: last_row.map_or(Duration::ZERO, |row| now.wall.since(row.at)),
+    };
+    let policy = Policy {
+        store_id: opened.store_id,
+        epoch: opened.epoch,
+        bounds: config.bounds.clone(),
+        retry: config.retry.clone(),
+    };
+    let mut state = State::new(policy, snapshot, now);
+    recount(&mut state, store, opened.counters_upto).await?;
+    Ok(state)
+}
+
+/// The edge of the audit's tree, from the few rows that hold it.
+async fn restore_tree(store: &dyn Store, size: u64) -> Result<Tree, StartError> {
+    let mut frontier: Vec<Hash> = Vec::new();
+    for node in frontier_nodes(size) {
+        let leaf = node_place(node);
+        let row = store.audit_row(leaf).await?;
+        let hash = row.and_then(|row| node_in_row(row.first_leaf, &row.nodes, node));
+        frontier.push(
+            hash.ok_or_else(|| {
+                StartError::Audit(format!("record {leaf} or its nodes are missing"))
+            })?,
+        );
+    }
+    Tree::restore(size, &frontier).map_err(|error| StartError::Audit(error.to_string()))
+}
+
+/// Brings the counters of watchers up to the end of the audit.
+async fn recount(state: &mut State, store: &dyn Store, from: LeafNumber) -> Result<(), StoreError> {
+    let mut from = from;
+    loop {
+        let rows = store.audit_after(from, RECOUNT_ROWS).await?;
+        let Some(last) = rows.last() else { return Ok(()) };
+        let next = LeafNumber(last.first_leaf.0 + last.count);
+        for row in &rows {
+            let counted =
+                usize::try_from(from.0.saturating_sub(row.first_leaf.0)).unwrap_or(usize::MAX);
+            row.records.lines().skip(counted).for_each(|record| state.recount(record));
+        }
+        from = next;
+    }
+}
+
+async fn recover(
+    state: &mut State,
+    store: &dyn Store,
+    from: JobNumber,
+    clock: &dyn Clock,
+) -> Result<Vec<Effect>, StoreError> {
+    let mut effects = Vec::new();
+    let mut after = JobNumber(from.0.saturating_sub(1));
+    loop {
+        let rows = store.open_jobs(after, RECOVERY_JOBS).await?;
+        let done = rows.is_empty();
+        after = rows.last().map_or(after, |row| row.number);
+        effects.extend(state.step(Event::Recovered { rows }, clock.now()));
+        if done {
+            return Ok(effects);
+        }
+    }
+}
+
+fn batch_of(attestations: Vec<Arc<Stored>>, writes: Writes, now: Now) -> Batch {
+    let cancelled = writes.cancelled.into_iter();
+    Batch {
+        attestations,
+        cancelled: cancelled
+            .map(|(watcher, from, reason)| CancelQueued { watcher, from, at: now.wall, reason })
+            .collect(),
+        jobs: writes.jobs,
+        watchers: writes.watchers,
+        handlers: writes.handlers,
+        plugins: writes.plugins,
+        audit: writes.audit.map(|audit| AuditRow {
+            first_leaf: audit.first_leaf,
+            count: audit.count,
+            at: now.wall,
+            records: audit.records.into(),
+            nodes: audit.nodes.into(),
+            head: audit.head,
+        }),
+        matched_seq: writes.matched_seq,
+        open_jobs_from: writes.open_jobs_from,
+        counters: writes.counters,
+    }
+}
+
+type Acks = Vec<Result<Acked, AppendRefusal>>;
+
+/// An append whose claims are planned: what became of each, and who waits for it.
+struct PlannedAppend {
+    outcomes: Vec<Result<Appended, AppendConflict>>,
+    reply: oneshot::Sender<Acks>,
+}
+
+/// A batch between the inbox and the core.
+#[derive(Default)]
+struct Gathered {
+    events: Vec<Step>,
+    incoming: Vec<Incoming>,
+    bytes: usize,
+    stop: bool,
+}
+
+/// One message of a batch, in its order.
+enum Step {
+    Event(Event),
+    Append { claims: usize, reply: oneshot::Sender<Acks> },
+}
+
+struct Writer {
+    state: State,
+    store: Box<dyn StoreWriter>,
+    reader: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    reserve_bytes: Option<u64>,
+    inbox: mpsc::Receiver<Message>,
+    /// For what is read for the core; weak, so that the inbox ends with its last real sender.
+    loads: mpsc::WeakSender<Message>,
+    dispatcher: Dispatcher,
+    heads: watch::Sender<Heads>,
+    head: Seq,
+    requests: HashMap<RequestId, oneshot::Sender<Result<Answer, RequestError>>>,
+    last_request: u64,
+    /// Commits left something for later.
+    untidy: bool,
+    /// The disk was nearly full when it was last looked at.
+    disk_low: bool,
+}
+
+impl Writer {
+    async fn run(mut self) -> Result<(), EngineStopped> {
+        loop {
+            let Some(first) = self.next_message().await? else { return self.finish().await };
+            let gathered = self.gather(first);
+            let stop = gathered.stop;
+            self.commit_batch(gathered).await?;
+            if stop {
+                return self.finish().await;
+            }
+        }
+    }
+
+    /// The next message; `Some(None)` when there is work without one, `None` when the engine stops.
+    async fn next_message(&mut self) -> Result<Option<Option<Message>>, EngineStopped> {
+        loop {
+            if self.is_behind() {
+                return Ok(Some(self.inbox.try_recv().ok()));
+            }
+            let wake = self.state.next_wake().map(|at| at.since(self.clock.now().mono));
+            if wake == Some(Duration::ZERO) {
+                return Ok(Some(self.inbox.try_recv().ok()));
+            }
+            let patience =
+                if self.untidy { Some(wake.map_or(QUIET, |wake| wake.min(QUIET))) } else { wake };
+            let received = match patience {
+                None => Ok(self.inbox.recv().await),
+                Some(patience) => tokio::time::timeout(patience, self.inbox.recv()).await,
+            };
+            match received {
+                Ok(Some(message)) => return Ok(Some(Some(message))),
+                Ok(None) => return Ok(None),
+                Err(_) if self.untidy && wake.is_none_or(|wake| wake > QUIET) => {
+                    self.untidy = self.store.tidy().await?;
+                }
+                Err(_) => return Ok(Some(None)),
+            }
+        }
+    }
+
+    fn is_behind(&self) -> bool {
+        self.state.matched_seq() < self.head && self.state.may_match()
+    }
+
+    /// Takes what waits, within the bounds of a batch, up to a word to stop.
+    fn gather(&mut self, first: Option<Message>) -> Gathered {
+        let mut gathered = Gathered::default();
+        let mut next = first;
+        let room = self.has_room();
+        while let Some(message) = next {
+            match message {
+                Message::Stop => gathered.stop = true,
+                Message::Watchers { retired, reply } => self.tell_watchers(retired, reply),
+                Message::Event(event) => gathered.events.push(Step::Event(event)),
+                Message::Request { request, reply } => match &room {
+                    Err(low) => drop(reply.send(Err(RequestError::Exhausted(low.clone())))),
+                    Ok(()) => {
+                        let event = self.event_of(request, reply);
+                        gathered.events.push(Step::Event(event));
+                    }
+                },
+                Message::Append { incoming, reply } => match &room {
+                    Err(low) => {
+                        drop(reply.send(incoming.iter().map(|_| Err(low.clone())).collect()))
+                    }
+                    Ok(()) => {
+                        gathered.bytes += incoming.iter().map(bytes_of).sum::<usize>();
+                        gathered.events.push(Step::Append { claims: incoming.len(), reply });
+                        gathered.incoming.extend(incoming);
+                    }
+                },
+            }
+            let full = gathered.stop
+                || gathered.events.len() >= BATCH_MESSAGES_MAX
+                || gathered.incoming.len() >= BATCH_CLAIMS_MAX
+                || gathered.bytes >= BATCH_BYTES_MAX;
+            next = if full { None } else { self.inbox.try_recv().ok() };
+        }
+        gathered
+    }
+
+    /// Whether the disk has room for a full batch, beyond what running jobs need to settle.
+    fn has_room(&mut self) -> Result<(), AppendRefusal> {
+        let room = match self.store.room() {
+            Ok(room) => room,
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell how full the disk is");
+                return Ok(());
+            }
+        };
+        let reserve =
+            self.reserve_bytes.unwrap_or(RESERVE_BYTES_MAX.min(room.total_bytes / RESERVE_PART));
+        let batch = BATCH_BYTES_MAX as u64 * BYTES_WRITTEN_PER_BYTE;
+        let needed_bytes = reserve + room.wal_bytes + batch.min(reserve);
+        let low = room.free_bytes < needed_bytes;
+        if low != std::mem::replace(&mut self.disk_low, low) {
+            if low {
+                tracing::error!(
+                    free_bytes = room.free_bytes,
+                    needed_bytes,
+                    "disk nearly full: appends are refused"
+                );
+            } else {
+                tracing::info!(
+                    free_bytes = room.free_bytes,
+                    "disk has room again: appends are taken"
+                );
+            }
+        }
+        if low {
+            Err(AppendRefusal::DiskLow { free_bytes: room.free_bytes, needed_bytes })
+        } else {
+            Ok(())
+        }
+    }
+
+    fn tell_watchers(&self, retired: bool, reply: oneshot::Sender<Vec<WatcherView>>) {
+        let views = self.state.watchers(retired).into_iter();
+        // Whoever asked may have gone away.
+        let _ = reply.send(views.map(|(row, counters)| WatcherView { row, counters }).collect());
+    }
+
+    fn event_of(
+        &mut self,
+        request: Request,
+        reply: oneshot::Sender<Result<Answer, RequestError>>,
+    ) -> Event {
+        self.last_request += 1;
+        let id = RequestId(self.last_request);
+        self.requests.insert(id, reply);
+        match request {
+            Request::PluginUp { plugin, incarnation, version, max_in_flight, registration } => {
+                Event::PluginUp {
+                    request: id,
+                    plugin,
+                    incarnation,
+                    version,
+                    max_in_flight,
+                    registration,
+                }
+            }
+            Request::Announced { plugin, incarnation, registration } => {
+                Event::Announced { request: id, plugin, incarnation, registration }
+            }
+            Request::Declare(declaration) => Event::Declare { request: id, declaration },
+            Request::Command(watcher, command) => Event::Command { request: id, watcher, command },
+            Request::Enqueue { id: job, handler, payload } => {
+                Event::Enqueue { request: id, id: job, handler, payload }
+            }
+            Request::Redrive(row) => Event::Redrive { request: id, row },
+        }
+    }
+
+    /// From messages to the disk and out again.
+    async fn commit_batch(&mut self, gathered: Gathered) -> Result<(), EngineStopped> {
+        let Gathered { events, incoming, .. } = gathered;
+        let segment = self.read_segment().await?;
+        let planned = self.plan(incoming).await?;
+        let now = self.clock.now();
+        let Plan { outcomes, rows } = plan_at(planned, self.head, now);
+
+        let (effects, appends) = self.ask_core(events, outcomes, &rows, segment, now);
+        if let Some(last) = rows.last() {
+            self.head = last.seq;
+        }
+        let batch = batch_of(rows, self.state.take_writes(false), now);
+        self.store.commit(&batch).await?;
+        self.untidy |= !batch.attestations.is_empty() || !batch.jobs.is_empty();
+        let committed = self.clock.now();
+        // Only what charges limits; whatever may start now waits for the next batch.
+        self.state.step(Event::Committed, committed);
+
+        let mut fires = BTreeMap::new();
+        let mut replies = std::mem::take(&mut self.requests);
+        self.release(effects, &mut fires, &mut replies);
+        self.publish();
+        acknowledge(appends, &fires);
+        Ok(())
+    }
+
+    /// The claims that matching, which is behind, comes to next.
+    async fn read_segment(&mut self) -> Result<Vec<Stored>, StoreError> {
+        if !self.is_behind() {
+            return Ok(Vec::new());
+        }
+        self.reader.read_after(self.state.matched_seq(), SEGMENT_CLAIMS).await
+    }
+
+    async fn plan(
+        &mut self,
+        incoming: Vec<Incoming>,
+    ) -> Result<(Vec<Incoming>, Vec<Option<Stored>>), StoreError> {
+        if incoming.is_empty() {
+            return Ok((incoming, Vec::new()));
+        }
+        let ids: Vec<AttestationId> =
+            incoming.iter().map(|claim| claim.attestation.id.clone()).collect();
+        let known = self.store.known(&ids).await?;
+        Ok((incoming, known))
+    }
+
+    /// Tells the core of the batch, in the order of its messages.
+    fn ask_core(
+        &mut self,
+        events: Vec<Step>,
+        outcomes: Vec<Result<Appended, AppendConflict>>,
+        rows: &[Arc<Stored>],
+        segment: Vec<Stored>,
+        now: Now,
+    ) -> (Vec<Effect>, Vec<PlannedAppend>) {
+        let mut effects = Vec::new();
+        for stored in segment {
+            effects.extend(self.state.step(Event::Match { stored: Arc::new(stored) }, now));
+        }
+        let live = self.state.matched_seq() >= self.head && self.state.may_match();
+        let (mut outcomes, mut rows) = (outcomes.into_iter(), rows.iter());
+        let mut appends = Vec::new();
+        for step in events {
+            match step {
+                Step::Event(event) => effects.extend(self.state.step(event, now)),
+                Step::Append { claims, reply } => {
+                    let outcomes: Vec<_> = outcomes.by_ref().take(claims).collect();
+                    let new =
+                        outcomes.iter().flatten().filter(|appended| !appended.repeated).count();
+                    for stored in rows.by_ref().take(new) {
+                        let event = if live {
+                            Event::Match { stored: stored.clone() }
+                        } else {
+                            Event::Deferred { seq: stored.seq }
+                        };
+                        effects.extend(self.state.step(event, now));
+                    }
+                    appends.push(PlannedAppend { outcomes, reply });
+                }
+            }
+        }
+        effects.extend(self.state.step(Event::Tick, now));
+        (effects, appends)
+    }
+
+    /// Lets the effects of a batch out, in their order.
+    fn release(
+        &self,
+        effects: Vec<Effect>,
+        fires: &mut BTreeMap<Seq, u32>,
+        replies: &mut HashMap<RequestId, oneshot::Sender<Result<Answer, RequestError>>>,
+    ) {
+        for effect in effects {
+            match effect {
+                Effect::Fired { seq, fires: count } => drop(fires.insert(seq, count)),
+                Effect::Payload { seq, bytes } => {
+                    self.dispatcher.keep_payload(seq, bytes::Bytes::from_owner(bytes))
+                }
+                Effect::Start(start) => self.dispatcher.start(*start),
+                Effect::Load { lane, from, limit } => self.load(LaneQuery {
+                    lane,
+                    from,
+                    due_by: axwatch_model::Timestamp::from_ms_clamped(i64::MAX),
+                    limit,
+                }),
+                Effect::GaveUp { id, watcher, handler, attempts, reason } => {
+                    tracing::warn!(job = %id, %watcher, %handler, attempts, %reason, "Max retries exceeded, giving up");
+                }
+                Effect::Reply { request, answer } => {
+                    if let Some(reply) = replies.remove(&request) {
+                        // Whoever asked may have gone away; it is done all the same.
+                        let _ = reply.send(Ok(answer));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads waiting jobs of a lane, beside the writer.
+    fn load(&self, query: LaneQuery) {
+        let (reader, inbox) = (self.reader.clone(), self.loads.clone());
+        tokio::spawn(async move {
+            let rows = loop {
+                match reader.lane_jobs(&query).await {
+                    Ok(rows) => break rows,
+                    Err(error) => {
+                        tracing::error!(%error, "cannot read waiting jobs; trying again");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                }
+            };
+            if let Some(inbox) = inbox.upgrade() {
+                // A writer that is gone needs no rows.
+                let _ = inbox.send(Message::Event(Event::Loaded { lane: query.lane, rows })).await;
+            }
+        });
+    }
+
+    fn publish(&self) {
+        self.heads.send_modify(|heads| {
+            *heads = Heads {
+                seq: self.head,
+                matched: self.state.matched_seq(),
+                job: self.state.last_job(),
+                audit: self.state.audit_size(),
+                commits: heads.commits + 1,
+            }
+        });
+    }
+
+    /// Writes what is only written now and then, and lets go of the store.
+    async fn finish(mut self) -> Result<(), EngineStopped> {
+        let now = self.clock.now();
+        let batch = batch_of(Vec::new(), self.state.take_writes(true), now);
+        self.store.commit(&batch).await?;
+        self.store.close().await?;
+        Ok(())
+    }
+}
+
+fn plan_at((incoming, known): (Vec<Incoming>, Vec<Option<Stored>>), head: Seq, now: Now) -> Plan {
+    plan(head, incoming, known, now.wall)
+}
+
+fn acknowledge(appends: Vec<PlannedAppend>, fires: &BTreeMap<Seq, u32>) {
+    for PlannedAppend { outcomes, reply } in appends {
+        let acks = outcomes.into_iter().map(|outcome| {
+            let Appended { seq, repeated } = outcome?;
+            let fires = match fires.get(&seq) {
+                Some(count) if !repeated => Fires::Now(*count),
+                None if !repeated => Fires::Deferred,
+                _ => Fires::Now(0),
+            };
+            Ok(Acked { seq, repeated, fires })
+        });
+        // Whoever appended may have gone away; the claims stand all the same.
+        let _ = reply.send(acks.collect());
+    }
+}
