@@ -1,1 +1,22 @@
-fn main() {}
+//! The program `axwatch`: a reactive engine for claims, its server and its commands.
+//!
+//! Not here: what any of it does. `cli` reads the command line, `serve` wires the engine, `api` speaks
+//! HTTP, `answers` tells what the store holds.
+
+mod answers;
+mod api;
+mod bulk;
+mod claim;
+mod cli;
+mod client;
+mod config;
+mod fault;
+mod output;
+mod runtime;
+mod serve;
+mod source;
+mod views;
+
+fn main() -> std::process::ExitCode {
+    cli::run().into()
+}

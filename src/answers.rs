@@ -1,0 +1,247 @@
+//! Answers about what the store holds: the one path that HTTP and a command without a server share.
+//!
+//! In: a question and the reading side of a store. Out: views, or for lists their JSON lines, a page
+//! at a time, so that memory stays flat however long the list is. What only a running server knows
+//! (which plugin is away, which watcher is paused) comes in as [`Held`].
+//!
+//! Not here: HTTP (`crate::api`), the choice between server and store (`crate::source`).
+
+mod audit;
+mod follow;
+mod pages;
+mod why;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+
+use axwatch_ats::{Store, StoreError};
+use axwatch_model::{
+    AttestationId, JobId, JobRow, JobState, PluginName, Seq, WatcherKey, WatcherNumber,
+};
+use axwatch_query::Mistakes;
+use base64::Engine as _;
+use serde_json::value::RawValue;
+
+pub use pages::{List, Pages};
+
+use crate::views::{self, Named, names_watcher};
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// What was asked about is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// It is there, and does not have what was asked for.
+    #[error("{0}")]
+    Conflict(String),
+    /// The question is no AX.
+    #[error("the query is no AX: {0}")]
+    Query(Box<Mistakes>),
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What holds jobs back, as far as it is known. Without a server nothing is.
+#[derive(Debug, Clone, Default)]
+pub struct Held {
+    /// The plugins that take jobs; `None` when nobody knows.
+    pub ready: Option<HashSet<PluginName>>,
+    /// The watchers whose fires wait.
+    pub paused: HashSet<WatcherNumber>,
+}
+
+impl Held {
+    /// The state that is shown: `paused` for a queued job that something holds back.
+    pub fn shown(&self, row: &JobRow) -> JobState {
+        let Some(ready) = self.ready.as_ref().filter(|_| row.state == JobState::Queued) else {
+            return row.state;
+        };
+        let away = row.plugin.as_ref().is_none_or(|plugin| !ready.contains(plugin));
+        let paused = row.watcher.is_some_and(|watcher| self.paused.contains(&watcher));
+        if away || paused { JobState::Paused } else { JobState::Queued }
+    }
+}
+
+/// Answers about one store.
+pub struct Answers {
+    store: Arc<dyn Store>,
+    names: Mutex<HashMap<WatcherNumber, WatcherKey>>,
+}
+
+impl Answers {
+    /// Answers about this store.
+    pub fn new(store: Arc<dyn Store>) -> Arc<Answers> {
+        Arc::new(Answers { store, names: Mutex::default() })
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The claim with this id, as JSON with `seq`.
+    pub async fn attestation(&self, id: &AttestationId) -> Result<String, AnswerError> {
+        let found = self.store.get(id).await?;
+        let stored = found.ok_or_else(|| {
+            AnswerError::NotFound(format!("there is no attestation {id} in this store"))
+        })?;
+        Ok(stored.to_json())
+    }
+
+    /// The job with this id.
+    pub async fn job(&self, id: JobId, held: &Held) -> Result<views::Job, AnswerError> {
+        let row = self.job_row(id).await?;
+        let result = row.result.as_deref().map(readable_bytes);
+        let mut jobs = self.job_views(vec![row], held).await?;
+        let job = jobs.pop().expect("one row makes one view");
+        Ok(views::Job { result, ..job })
+    }
+
+    /// The row of the job with this id.
+    pub async fn job_row(&self, id: JobId) -> Result<JobRow, AnswerError> {
+        let found = self.store.job(id).await?;
+        found.ok_or_else(|| AnswerError::NotFound(format!("there is no job {id} in this store")))
+    }
+
+    /// The watcher that a text names: by its shown id, or the local id of a user's.
+    pub async fn watcher_named(&self, text: &str) -> Result<WatcherNumber, AnswerError> {
+        for fresh in [false, true] {
+            if fresh || self.lock_names().is_empty() {
+                self.refresh_names().await?;
+            }
+            let names = self.lock_names();
+            let named = names.iter().map(|(number, key)| (names_watcher(text, key), *number));
+            if let Some((_, number)) = named.filter(|(named, _)| *named != Named::No).max() {
+                return Ok(number);
+            }
+        }
+        Err(no_watcher(text))
+    }
+
+    /// The key of a watcher by its row's number.
+    async fn watcher_key(&self, number: WatcherNumber) -> Result<Option<WatcherKey>, StoreError> {
+        let known = self.lock_names().get(&number).cloned();
+        if known.is_none() {
+            self.refresh_names().await?;
+        }
+        Ok(known.or_else(|| self.lock_names().get(&number).cloned()))
+    }
+
+    async fn refresh_names(&self) -> Result<(), StoreError> {
+        let rows = self.store.watchers().await?;
+        *self.lock_names() = rows.into_iter().map(|row| (row.number, row.key)).collect();
+        Ok(())
+    }
+
+    fn lock_names(&self) -> std::sync::MutexGuard<'_, HashMap<WatcherNumber, WatcherKey>> {
+        self.names.lock().expect("no holder of the watchers' names panics")
+    }
+
+    /// Views of rows, without their results, in the same order.
+    async fn job_views(
+        &self,
+        rows: Vec<JobRow>,
+        held: &Held,
+    ) -> Result<Vec<views::Job>, StoreError> {
+        let mut seqs: Vec<Seq> = rows.iter().filter_map(|row| row.seq).collect();
+        seqs.sort_unstable();
+        seqs.dedup();
+        let claims = self.store.by_seqs(&seqs).await?;
+        let ids: HashMap<Seq, AttestationId> =
+            claims.into_iter().map(|stored| (stored.seq, stored.attestation.id)).collect();
+        let mut jobs = Vec::with_capacity(rows.len());
+        for row in rows {
+            let watcher = match row.watcher {
+                Some(number) => self.watcher_key(number).await?.map(|key| key.to_string()),
+                None => None,
+            };
+            jobs.push(views::Job {
+                job_id: row.id,
+                origin: row.origin,
+                watcher,
+                revision: row.watcher.map(|_| row.revision),
+                attestation_id: row.seq.and_then(|seq| ids.get(&seq).cloned()),
+                seq: row.seq,
+                handler: row.handler.to_string(),
+                plugin: row.plugin.as_ref().map(ToString::to_string),
+                state: held.shown(&row),
+                attempts: row.attempts,
+                created_at: row.created_at,
+                started_at: row.started_at,
+                due_at: row.due_at.filter(|_| row.state.is_open()),
+                completed_at: row.completed_at,
+                progress: row.progress.map(|(current, total)| views::Progress { current, total }),
+                cost: row.cost,
+                error: row.error,
+                result: None,
+            });
+        }
+        Ok(jobs)
+    }
+}
+
+fn no_watcher(text: &str) -> AnswerError {
+    AnswerError::NotFound(format!(
+        "there is no watcher {text:?}; `axwatch watch list` shows those that there are"
+    ))
+}
+
+impl From<views::Job> for views::Fire {
+    fn from(job: views::Job) -> views::Fire {
+        views::Fire {
+            job_id: job.job_id,
+            watcher: job.watcher.unwrap_or_default(),
+            attestation_id: job.attestation_id,
+            seq: job.seq,
+            handler: job.handler,
+            state: job.state,
+            attempts: job.attempts,
+            created_at: job.created_at,
+            completed_at: job.completed_at,
+            error: job.error,
+        }
+    }
+}
+
+/// A view as one line of JSON.
+pub fn json_line<T: serde::Serialize>(view: &T) -> String {
+    serde_json::to_string(view).expect("views hold nothing that JSON cannot")
+}
+
+/// JSON text as it is.
+fn raw(json: String) -> Box<RawValue> {
+    RawValue::from_string(json).expect("rows hold JSON that we wrote")
+}
+
+/// Any bytes as JSON: JSON on one line as it is, other text as text, the rest as base64.
+fn readable_bytes(bytes: &[u8]) -> Box<RawValue> {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return raw(json_line(&base64::engine::general_purpose::STANDARD.encode(bytes)));
+    };
+    match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(_) if !text.contains(['\n', '\r']) => raw(text.to_owned()),
+        Ok(value) => raw(value.to_string()),
+        Err(_) => raw(json_line(&text)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_is_shown_as_what_it_is() {
+        let cases: [(&[u8], &str); 5] = [
+            (br#"{"a":1}"#, r#"{"a":1}"#),
+            (b"{\"a\":\n1}", r#"{"a":1}"#),
+            (b"12345678901234567890123", "12345678901234567890123"),
+            (b"done\n", r#""done\n""#),
+            (&[0xff, 0xfe], r#""//4=""#),
+        ];
+        for (bytes, json) in cases {
+            assert_eq!(readable_bytes(bytes).get(), json);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The HTTP API under `/api/v1`: what commands and other programs say to a running server.
+//!
+//! In: requests from loopback with the token of the store's token file. Out: JSON, or one JSON object
+//! a line for lists and streams. A handler checks and translates; what is answered comes from
+//! `crate::answers` and the engine. `docs/http.md` documents every route.
+//!
+//! Not here: sockets and connections (`listen`), who may ask (`guard`), starting and stopping
+//! (`crate::serve`).
+
+mod attestations;
+mod audit;
+mod ax;
+mod error;
+mod guard;
+mod jobs;
+mod listen;
+mod ndjson;
+mod plugins;
+mod request;
+mod watchers;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{delete, get, post};
+use axwatch_engine::plugin::{PluginHost, Status as PluginStatus};
+use axwatch_engine::{Engine, EngineGone, Heads};
+use axwatch_model::{Timestamp, WatcherState};
+use tokio::sync::{Semaphore, watch};
+
+pub use listen::Listener;
+
+use crate::answers::{Answers, Held};
+use crate::views;
+use error::ApiError;
+
+/// Bytes of a body that is read as a whole.
+const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Claims that are being appended, in KiB, over all requests.
+const INTAKE_KIB_MAX: usize = 32 * 1024;
+
+/// What every handler has.
+pub struct Api {
+    engine: Engine,
+    plugins: Arc<PluginHost>,
+    answers: Arc<Answers>,
+    token_hash: guard::TokenHash,
+    intake: Semaphore,
+    stopping: watch::Receiver<bool>,
+    http: String,
+    store: PathBuf,
+    started_at: Timestamp,
+}
+
+/// What an API is made of.
+pub struct Parts {
+    /// The engine.
+    pub engine: Engine,
+    /// The plugins.
+    pub plugins: Arc<PluginHost>,
+    /// The token that every request must bring.
+    pub token: String,
+    /// Becomes true when streams have to end.
+    pub stopping: watch::Receiver<bool>,
+    /// Where it listens: `http://HOST:PORT`.
+    pub http: String,
+    /// The store's file.
+    pub store: PathBuf,
+}
+
+type Shared = State<Arc<Api>>;
+
+/// The routes.
+pub fn router(parts: Parts) -> Router {
+    let api = Arc::new(Api {
+        answers: Answers::new(Arc::clone(parts.engine.store())),
+        started_at: parts.engine.clock().now().wall,
+        engine: parts.engine,
+        plugins: parts.plugins,
+        token_hash: guard::TokenHash::of(&parts.token),
+        intake: Semaphore::new(INTAKE_KIB_MAX),
+        stopping: parts.stopping,
+        http: parts.http,
+        store: parts.store,
+    });
+    let v1 = Router::new()
+        .route("/status", get(status))
+        .route("/attestations", post(attestations::append))
+        .route("/attestations/{id}", get(attestations::one))
+        .route("/ax", get(ax::get).post(ax::post))
+        .route("/watchers", get(watchers::list).post(watchers::declare))
+        .route("/watchers/{id}", get(watchers::one).merge(delete(watchers::remove)))
+        .route("/watchers/{id}/pause", post(watchers::pause))
+        .route("/watchers/{id}/resume", post(watchers::resume))
+        .route("/fires", get(jobs::fires))
+        .route("/jobs", get(jobs::list).post(jobs::run))
+        .route("/jobs/{id}", get(jobs::one))
+        .route("/jobs/{id}/retry", post(jobs::retry))
+        .route("/why/{id}", get(jobs::why))
+        .route("/plugins", get(plugins::list))
+        .route("/plugins/{name}", get(plugins::one))
+        .route("/plugins/{name}/restart", post(plugins::restart))
+        .route("/audit", get(audit::records))
+        .route("/audit/head", get(audit::head))
+        .route("/audit/rows", get(audit::rows))
+        .route("/audit/proof/{id}", get(audit::proof));
+    Router::new()
+        .nest("/api/v1", v1)
+        .fallback(async || ApiError::not_found("there is no such route; docs/http.md lists them"))
+        .layer(axum::middleware::from_fn(error::as_json))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&api), guard::check))
+        .layer(DefaultBodyLimit::disable())
+        .with_state(api)
+}
+
+impl Api {
+    /// What holds jobs back at this moment.
+    async fn held(&self) -> Result<Held, EngineGone> {
+        let takes_jobs =
+            |state: PluginStatus| matches!(state, PluginStatus::Ready | PluginStatus::Degraded);
+        let plugins = self.plugins.list().into_iter();
+        let ready: HashSet<_> =
+            plugins.filter(|plugin| takes_jobs(plugin.state)).map(|plugin| plugin.name).collect();
+        let watchers = self.engine.watchers(false).await?.into_iter();
+        let paused = watchers
+            .filter(|watcher| watcher.row.state == WatcherState::Paused)
+            .map(|watcher| watcher.row.number)
+            .collect();
+        Ok(Held { ready: Some(ready), paused })
+    }
+}
+
+/// Waits until the server stops.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // Whoever would say so being gone means the same.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+async fn status(State(api): Shared) -> Response {
+    let Heads { seq, matched, job, audit, commits } = *api.engine.heads().borrow();
+    let opened = api.engine.store().opened();
+    let view = views::Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        http: api.http.clone(),
+        store: api.store.display().to_string(),
+        store_id: opened.store_id.to_string(),
+        epoch: opened.epoch,
+        head: seq,
+        matched,
+        jobs: job.0,
+        audit: audit.0,
+        commits,
+        durability: "power".to_owned(),
+        started_at: api.started_at,
+    };
+    axum::Json(view).into_response()
+}

@@ -1,0 +1,198 @@
+//! Fires and other jobs: lists, streams, single ones, and making or redriving them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::Uri;
+use axum::http::header::HeaderMap;
+use axum::response::Response;
+use axwatch_engine::EngineGone;
+use axwatch_model::{JobId, JobState};
+use base64::Engine as _;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::error::ApiError;
+use super::request::{Limit, json, query};
+use super::{Api, Shared, ndjson, stopped};
+use crate::answers::List;
+use crate::views;
+
+/// The most that a request for one job waits for its end.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long a stream of fires rests once it has told all, so that a busy engine makes larger pages.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(50);
+/// Fires that a stream may begin with.
+const FOLLOW_LIMIT_MAX: usize = 10_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listing {
+    limit: Option<usize>,
+    #[serde(default)]
+    all: bool,
+    watcher: Option<String>,
+    state: Option<String>,
+    #[serde(default)]
+    follow: bool,
+}
+
+impl Listing {
+    fn state(&self) -> Result<Option<JobState>, ApiError> {
+        let state = self.state.as_deref().map(str::parse).transpose();
+        state.map_err(|error: axwatch_model::InvalidState| ApiError::invalid(error.to_string()))
+    }
+}
+
+/// `GET /fires`.
+pub async fn fires(State(api): Shared, uri: Uri) -> Result<Response, ApiError> {
+    let listing: Listing = query(&uri)?;
+    let list = List::Fires { watcher: listing.watcher.clone(), state: listing.state()? };
+    let limit = Limit::new(listing.limit, listing.all).lines();
+    if !listing.follow {
+        let pages = api.answers.list(&list, limit, api.held().await?).await?;
+        return Ok(ndjson::pages(pages));
+    }
+    match limit {
+        _ if listing.state.is_some() => {
+            Err(ApiError::invalid("follow tells every change, so it does not go with state"))
+        }
+        Some(limit) if limit <= FOLLOW_LIMIT_MAX => api.follow(listing.watcher, &list, limit).await,
+        _ => Err(ApiError::invalid(format!(
+            "follow begins with at most {FOLLOW_LIMIT_MAX} fires: say limit, not all"
+        ))),
+    }
+}
+
+/// `GET /jobs`.
+pub async fn list(State(api): Shared, uri: Uri) -> Result<Response, ApiError> {
+    let listing: Listing = query(&uri)?;
+    if listing.follow {
+        return Err(ApiError::invalid("only fires can be followed"));
+    }
+    let list = List::Jobs { watcher: listing.watcher.clone(), state: listing.state()? };
+    let limit = Limit::new(listing.limit, listing.all).lines();
+    Ok(ndjson::pages(api.answers.list(&list, limit, api.held().await?).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Waiting {
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+/// `GET /jobs/{id}`, at once or when it has ended.
+pub async fn one(
+    State(api): Shared,
+    Path(id): Path<String>,
+    uri: Uri,
+) -> Result<Json<views::Job>, ApiError> {
+    let id: JobId = id.parse()?;
+    let wait = Duration::from_millis(query::<Waiting>(&uri)?.wait_ms).min(WAIT_MAX);
+    let deadline = tokio::time::Instant::now() + wait;
+    let mut heads = api.engine.heads();
+    let mut stopping = api.stopping.clone();
+    loop {
+        heads.mark_unchanged();
+        let row = api.answers.job_row(id).await?;
+        if !row.state.is_open() {
+            break;
+        }
+        let changed = async {
+            tokio::select! {
+                changed = heads.changed() => changed.is_ok(),
+                () = stopped(&mut stopping) => false,
+            }
+        };
+        if !matches!(tokio::time::timeout_at(deadline, changed).await, Ok(true)) {
+            break;
+        }
+    }
+    Ok(Json(api.answers.job(id, &api.held().await?).await?))
+}
+
+/// A job that somebody asks for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    handler: String,
+    payload: Option<Box<RawValue>>,
+    payload_base64: Option<String>,
+}
+
+/// `POST /jobs`.
+pub async fn run(
+    State(api): Shared,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<views::Job>, ApiError> {
+    let asked: Asked = json(&headers, body).await?;
+    let payload: Arc<[u8]> = match (asked.payload, asked.payload_base64) {
+        (Some(_), Some(_)) => {
+            return Err(ApiError::invalid("say either payload or payload_base64"));
+        }
+        (Some(json), None) => json.get().as_bytes().into(),
+        (None, Some(text)) => base64::engine::general_purpose::STANDARD
+            .decode(text)
+            .map_err(|error| ApiError::invalid(format!("payload_base64: {error}")))?
+            .into(),
+        (None, None) => Arc::default(),
+    };
+    let row = api.engine.enqueue(asked.handler, payload).await?;
+    Ok(Json(api.answers.job(row.id, &api.held().await?).await?))
+}
+
+/// `POST /jobs/{id}/retry`.
+pub async fn retry(
+    State(api): Shared,
+    Path(id): Path<String>,
+) -> Result<Json<views::Job>, ApiError> {
+    let row = api.answers.job_row(id.parse()?).await?;
+    let row = api.engine.redrive(row).await?;
+    Ok(Json(api.answers.job(row.id, &api.held().await?).await?))
+}
+
+/// `GET /why/{id}`.
+pub async fn why(State(api): Shared, Path(id): Path<String>) -> Result<Json<views::Why>, ApiError> {
+    Ok(Json(api.answers.why(id.parse()?, &api.held().await?).await?))
+}
+
+impl Api {
+    /// The last fires, oldest first, and then those that come or change.
+    async fn follow(
+        self: Arc<Api>,
+        watcher: Option<String>,
+        list: &List,
+        limit: usize,
+    ) -> Result<Response, ApiError> {
+        // In this order: what happens between the two is told twice, and nothing is missed.
+        let mut follow = self.answers.follow(watcher.as_deref(), self.engine.heads()).await?;
+        let mut pages = self.answers.list(list, Some(limit), self.held().await?).await?;
+        let mut last = Vec::new();
+        while let Some(lines) = pages.next().await? {
+            last.extend(lines);
+        }
+        last.reverse();
+        let mut stopping = self.stopping.clone();
+        Ok(ndjson::answer(|sink| async move {
+            sink.lines(&last).await?;
+            drop(last);
+            loop {
+                let held = async || self.held().await.unwrap_or_default();
+                let next = tokio::select! {
+                    next = follow.next(held) => next?,
+                    () = stopped(&mut stopping) => None,
+                };
+                let Some(lines) = next else { return Err(EngineGone.into()) };
+                sink.lines(&lines).await?;
+                if !follow.is_behind() {
+                    tokio::time::sleep(FOLLOW_PAUSE).await;
+                }
+            }
+        }))
+    }
+}

@@ -1,0 +1,211 @@
+//! The command line: one file a command, and here what they share.
+
+mod attest;
+mod audit;
+mod ax;
+mod fires;
+mod jobs;
+mod plugin;
+mod serve;
+mod watch;
+mod why;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Overrides};
+use crate::fault;
+use crate::output::Output;
+
+const EXAMPLES: &str = "\
+Examples:
+  axwatch serve                                        run the engine
+  axwatch as ALICE is author of GitHub                 make a claim
+  axwatch ax is author of GitHub                       ask for claims
+  axwatch watch create prs --when 'is author' --run notify.log
+  axwatch fires --follow                               see what it causes
+  axwatch why 3ea27c14d1c994b3bc463569ba5fdcae         see why a job ran
+
+Exit codes: 0 done; 1 refused, failed, or audit not ok; 2 usage or configuration;
+3 store in use, newer or corrupt; 74 storage failure.";
+
+/// A reactive engine for claims: append them, watch for them, act on them, know why.
+#[derive(Debug, Parser)]
+#[command(name = "axwatch", version, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub struct Globals {
+    /// The store: an SQLite file, made with its folder [env: AXWATCH_STORE] [default: $XDG_DATA_HOME/axwatch/axwatch.db]
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Everywhere")]
+    store: Option<PathBuf>,
+    /// The configuration [env: AXWATCH_CONFIG] [default: ./am.toml, else $XDG_CONFIG_HOME/axwatch/am.toml]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    config: Option<PathBuf>,
+    /// Print one JSON object a line instead of tables
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    As(attest::As),
+    Ax(ax::Ax),
+    Watch(watch::Watch),
+    Fires(fires::Fires),
+    Jobs(jobs::Jobs),
+    Plugin(plugin::Plugin),
+    Audit(audit::Audit),
+    Why(why::Why),
+    /// Stands between the engine and one plugin; started by the engine
+    #[command(hide = true)]
+    PluginLauncher {
+        /// The plugin's program and its arguments
+        #[arg(last = true, required = true, value_name = "PROGRAM")]
+        program: Vec<OsString>,
+    },
+}
+
+/// How much of a list.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Limit {
+    /// At most so many, the newest first
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    limit: usize,
+    /// All there are
+    #[arg(long, conflicts_with = "limit")]
+    all: bool,
+}
+
+impl Limit {
+    /// How many lines at most; `None` is all.
+    pub fn lines(self) -> Option<usize> {
+        (!self.all).then_some(self.limit)
+    }
+}
+
+/// What a command works with.
+pub struct Context {
+    globals: Globals,
+    /// Where it prints to.
+    pub out: Output,
+}
+
+impl Context {
+    /// The configuration.
+    pub fn config(&self) -> Result<Config> {
+        self.config_with(None)
+    }
+
+    fn config_with(&self, http: Option<String>) -> Result<Config> {
+        let overrides = Overrides {
+            store: self.globals.store.clone(),
+            config: self.globals.config.clone(),
+            http,
+        };
+        Ok(Config::load(&overrides, variable)?)
+    }
+}
+
+/// A variable of our environment; one that is empty counts as not set.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Runs the command of this process, and answers with what to exit with.
+pub fn run() -> u8 {
+    let cli = Cli::parse();
+    if let Command::PluginLauncher { program } = &cli.command {
+        let (program, args) = program.split_first().expect("clap wants at least one");
+        return axwatch_engine::plugin::launcher::run(program, args);
+    }
+    let as_json = cli.globals.json;
+    match run_command(cli) {
+        Ok(()) => fault::DONE,
+        Err(error) => {
+            fault::report(&error, as_json);
+            fault::exit_code(&error)
+        }
+    }
+}
+
+fn run_command(cli: Cli) -> Result<()> {
+    let is_server = matches!(cli.command, Command::Serve(_));
+    let mut builder = if is_server {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    let runtime = builder.enable_all().build().context("cannot start the async runtime")?;
+    let mut context = Context { out: Output::new(cli.globals.json), globals: cli.globals };
+    let done = runtime.block_on(async {
+        let done = dispatch(cli.command, &mut context).await;
+        // What was printed before a failure comes before its message.
+        let flushed = context.out.flush();
+        done.and(flushed)
+    });
+    // A thread that waits for standard input must not hold us up.
+    runtime.shutdown_background();
+    done
+}
+
+async fn dispatch(command: Command, context: &mut Context) -> Result<()> {
+    match command {
+        Command::Serve(command) => command.run(context).await,
+        Command::As(command) => command.run(context).await,
+        Command::Ax(command) => command.run(context).await,
+        Command::Watch(command) => command.run(context).await,
+        Command::Fires(command) => command.run(context).await,
+        Command::Jobs(command) => command.run(context).await,
+        Command::Plugin(command) => command.run(context).await,
+        Command::Audit(command) => command.run(context).await,
+        Command::Why(command) => command.run(context).await,
+        Command::PluginLauncher { .. } => unreachable!("it was run without a runtime"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_examples() {
+        fn check(command: &clap::Command) {
+            let leaves = command.get_subcommands().collect::<Vec<_>>();
+            if leaves.is_empty() && !command.is_hide_set() && command.get_name() != "help" {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Example"), "{} has no examples", command.get_name());
+            }
+            leaves.into_iter().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn global_flags_go_anywhere() {
+        for args in
+            [["axwatch", "--store", "a.db", "ax", "x"], ["axwatch", "ax", "x", "--store", "a.db"]]
+        {
+            let cli = Cli::try_parse_from(args).unwrap();
+            assert_eq!(cli.globals.store.as_deref(), Some(std::path::Path::new("a.db")));
+        }
+        assert!(Cli::try_parse_from(["axwatch", "ax", "x", "--limit", "0"]).is_err());
+        assert!(Cli::try_parse_from(["axwatch", "ax", "x", "--limit", "1", "--all"]).is_err());
+    }
+}

@@ -1,0 +1,290 @@
+//! `axwatch audit`: what was decided and done, and that nobody has changed it since.
+
+use std::io::IsTerminal as _;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use anstyle::{AnsiColor, Style};
+use anyhow::{Context as _, Result};
+use axwatch_ats::StoreError;
+use axwatch_core::audit::{Head, Proof, Report, Row, Verifier};
+use axwatch_model::{JobId, LeafNumber};
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::{Context, Limit};
+use crate::answers::{AnswerError, List};
+use crate::client::ClientError;
+use crate::fault::Fault;
+use crate::output::{Output, TablePage};
+use crate::source::{Source, parse};
+
+/// Read the audit, recompute it, prove one record of it
+#[derive(Debug, Args)]
+pub struct Audit {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show records, newest first
+    #[command(
+        after_help = "Examples:\n  axwatch audit show --limit 20\n  axwatch audit show --type dead_lettered --all --json"
+    )]
+    Show {
+        /// Only records of this type, such as attempt_ended
+        #[arg(long = "type", value_name = "TYPE")]
+        kind: Option<String>,
+        #[command(flatten)]
+        limit: Limit,
+    },
+    /// Print the head: save it, and `verify --head` finds any later change of what was before
+    #[command(after_help = "Example:\n  axwatch audit head > head.txt")]
+    Head,
+    /// Recompute the whole audit
+    #[command(
+        after_help = "Examples:\n  axwatch audit verify\n  axwatch audit verify --head \"$(cat head.txt)\" --json"
+    )]
+    Verify {
+        /// A head that was saved earlier
+        #[arg(long, value_name = "SIZE:HEX")]
+        head: Option<Head>,
+    },
+    /// Write a proof of how the last attempt of a job ended
+    #[command(
+        after_help = "Example:\n  axwatch audit prove 3ea27c14d1c994b3bc463569ba5fdcae -o proof.json"
+    )]
+    Prove {
+        /// The job's id
+        #[arg(value_name = "JOB")]
+        id: JobId,
+        /// Where to write it; standard output otherwise
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Check a proof file; needs no store
+    #[command(after_help = "Example:\n  axwatch audit check proof.json")]
+    Check {
+        /// The proof file; - is standard input
+        file: PathBuf,
+    },
+}
+
+impl Audit {
+    pub async fn run(self, context: &mut Context) -> Result<()> {
+        if let Command::Check { file } = &self.command {
+            return check(&mut context.out, file);
+        }
+        let source = Source::find(&context.config()?.store).await?;
+        let out = &mut context.out;
+        match self.command {
+            Command::Show { kind, limit } => show(out, &source, kind, limit).await,
+            Command::Head => {
+                let head = source.audit_head().await?;
+                if out.json { out.object(&head) } else { out.line(&head.head) }
+            }
+            Command::Verify { head } => verify(out, &source, head).await,
+            Command::Prove { id, output } => {
+                let proof = source.proof(id).await?;
+                Proof::from_json(&proof)?.check().context(
+                    "the proof that was made does not hold; `axwatch audit verify` says more",
+                )?;
+                match output {
+                    None => out.line(&proof),
+                    Some(file) => {
+                        std::fs::write(&file, format!("{proof}\n"))
+                            .with_context(|| format!("cannot write {}", file.display()))?;
+                        let told = format!(
+                            "wrote {}; `axwatch audit check` checks it anywhere",
+                            file.display()
+                        );
+                        if out.json {
+                            out.object(&json!({ "file": file }))
+                        } else {
+                            out.line(&told)
+                        }
+                    }
+                }
+            }
+            Command::Check { .. } => unreachable!("it was run without a store"),
+        }
+    }
+}
+
+async fn show(out: &mut Output, source: &Source, kind: Option<String>, limit: Limit) -> Result<()> {
+    let list = List::Records { kind, before: None };
+    let mut lines = source.list(&list, limit.lines()).await?;
+    let mut table = TablePage::new(&["#RECORD", "AT", "TYPE", "ABOUT"]);
+    while let Some(page) = lines.next().await? {
+        for line in &page {
+            if out.json {
+                out.line(line)?;
+            } else {
+                table.row(Style::new(), cells_of(line)?);
+            }
+        }
+        out.table(&mut table)?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+/// Number, time and type of a record, and the rest of it as `key=value`.
+fn cells_of(line: &str) -> Result<Vec<String>> {
+    let mut record: serde_json::Map<String, Value> = parse(line)?;
+    let mut take = |key: &str| record.remove(key).map(|value| plain(&value)).unwrap_or_default();
+    let mut cells = vec![take("leaf"), take("at"), take("type")];
+    let rest = record.iter().map(|(key, value)| format!("{key}={}", plain(value)));
+    cells.push(rest.collect::<Vec<_>>().join(" "));
+    Ok(cells)
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+async fn verify(out: &mut Output, source: &Source, saved: Option<Head>) -> Result<()> {
+    let mut verifier = saved.map_or_else(Verifier::new, Verifier::with_saved_head);
+    let size = source.audit_head().await.map_or(0, |head| head.records);
+    let progress = progress(size);
+    let mut unreadable = None;
+    'rows: loop {
+        let rows = match source.audit_rows(LeafNumber(verifier.records())).await {
+            Ok(rows) => rows,
+            Err(error) if is_damage(&error) => {
+                unreadable = Some(format!("{error:#}"));
+                break;
+            }
+            Err(error) => return Err(error),
+        };
+        if rows.is_empty() {
+            break;
+        }
+        for row in &rows {
+            let row = Row {
+                first_leaf: row.first_leaf,
+                count: row.count,
+                records: &row.records,
+                nodes: &row.nodes,
+                head: &row.head,
+            };
+            if verifier.feed(&row) == ControlFlow::Break(()) {
+                break 'rows;
+            }
+        }
+        progress.set_position(verifier.records());
+    }
+    progress.finish_and_clear();
+    tell(out, &verifier.finish(), unreadable)
+}
+
+/// A row that does not decode is a finding, not a failure to look.
+fn is_damage(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let row = |error: &StoreError| matches!(error, StoreError::Row { .. });
+        cause.downcast_ref::<StoreError>().is_some_and(row)
+            || matches!(cause.downcast_ref(), Some(AnswerError::Store(error)) if row(error))
+            || matches!(cause.downcast_ref(), Some(ClientError::Server(refusal)) if refusal.kind == "damaged")
+    })
+}
+
+fn tell(out: &mut Output, report: &Report, unreadable: Option<String>) -> Result<()> {
+    let problem = report.problem.as_ref().map(ToString::to_string).or(unreadable);
+    let ok = problem.is_none();
+    if out.json {
+        let head = report.head.to_string();
+        out.object(&Verdict { ok, records: report.records, head: &head, problem })?;
+    } else if let Some(problem) = problem {
+        let red = AnsiColor::Red.on_default().bold();
+        out.line(&format!("{red}not ok{red:#}: {problem}"))?;
+        out.line(&format!("{} records before it are as they were written", report.records))?;
+    } else {
+        let green = AnsiColor::Green.on_default().bold();
+        out.line(&format!("{green}ok{green:#}: {} records, head {}", report.records, report.head))?;
+    }
+    if ok { Ok(()) } else { Err(Fault::NotOk.into()) }
+}
+
+/// What `verify` prints as JSON.
+#[derive(serde::Serialize)]
+struct Verdict<'a> {
+    ok: bool,
+    records: u64,
+    head: &'a str,
+    problem: Option<String>,
+}
+
+fn progress(size: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::stderr_with_hz(10));
+    let style = ProgressStyle::with_template("{bar:30} {human_pos} of {human_len} records {eta}");
+    bar.with_style(style.expect("the template is well-formed"))
+}
+
+fn check(out: &mut Output, file: &Path) -> Result<()> {
+    let text = if file == Path::new("-") {
+        std::io::read_to_string(std::io::stdin()).context("cannot read standard input")?
+    } else {
+        std::fs::read_to_string(file)
+            .map_err(|error| Fault::Usage(format!("cannot read {}: {error}", file.display())))?
+    };
+    let checked = Proof::from_json(text.trim()).and_then(|proof| proof.check());
+    match checked {
+        Ok(checked) => {
+            if out.json {
+                return out.object(&json!({
+                    "ok": true, "store_id": checked.store_id, "leaf": checked.leaf,
+                    "record": checked.record, "head": checked.head, "problem": null,
+                }));
+            }
+            let green = AnsiColor::Green.on_default().bold();
+            out.line(&format!("{green}ok{green:#}: this record is in the audit with this head"))?;
+            let mut fields = vec![
+                ("store", checked.store_id.to_string()),
+                ("record", checked.leaf.to_string()),
+                ("head", checked.head.to_string()),
+            ];
+            fields.extend(checked.record.iter().map(|(key, value)| (key.as_str(), plain(value))));
+            out.fields(&fields)
+        }
+        Err(error) => {
+            let problem = format!("{:#}", anyhow::Error::from(error));
+            if out.json {
+                out.object(&json!({ "ok": false, "problem": problem }))?;
+            } else {
+                let red = AnsiColor::Red.on_default().bold();
+                out.line(&format!("{red}not ok{red:#}: {problem}"))?;
+            }
+            Err(Fault::NotOk.into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_shown_on_one_line() {
+        let cells = cells_of(r#"{"leaf":3,"at":"t","job":"j","n":1,"type":"limited"}"#).unwrap();
+        assert_eq!(cells, ["3", "t", "limited", "job=j n=1"]);
+    }
+
+    #[test]
+    fn a_row_that_does_not_decode_is_a_finding() {
+        let row = || StoreError::Row { table: "audit", row: 1, reason: "short".into() };
+        assert!(is_damage(&row().into()));
+        assert!(is_damage(&AnswerError::Store(row()).into()));
+        let refusal = |kind: &str| crate::client::Refusal {
+            kind: kind.into(),
+            message: String::new(),
+            mistakes: None,
+        };
+        assert!(is_damage(&ClientError::Server(refusal("damaged")).into()));
+        assert!(!is_damage(&ClientError::Server(refusal("store")).into()));
+    }
+}

@@ -1,0 +1,251 @@
+//! `axwatch jobs`: work for handlers, of watchers and of people.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use axwatch_model::{JobId, JobState};
+use base64::Engine as _;
+use clap::{Args, Subcommand};
+use hyper::Method;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::{Context, Limit};
+use crate::answers::List;
+use crate::client::{Client, job_path, path, with_query};
+use crate::fault::Fault;
+use crate::output::{Output, TablePage, job_style, or_dash};
+use crate::source::{Source, need_server, parse};
+use crate::views::Job;
+
+/// Show jobs, run one, retry a dead letter
+#[derive(Debug, Args)]
+pub struct Jobs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List jobs, newest first
+    #[command(
+        after_help = "Examples:\n  axwatch jobs list\n  axwatch jobs list --state failed --all --json"
+    )]
+    List {
+        /// Only in this state: queued, running, paused, completed, failed or cancelled
+        #[arg(long, value_name = "STATE")]
+        state: Option<JobState>,
+        /// Only of this watcher: its shown id, or the local id of one of yours
+        #[arg(long, value_name = "ID")]
+        watcher: Option<String>,
+        #[command(flatten)]
+        limit: Limit,
+    },
+    /// Show one job with its result
+    #[command(after_help = "Example:\n  axwatch jobs show 3ea27c14d1c994b3bc463569ba5fdcae")]
+    Show {
+        /// The job's id
+        #[arg(value_name = "JOB")]
+        id: JobId,
+    },
+    /// Run a handler now, without a watcher
+    #[command(
+        after_help = "Examples:\n  axwatch jobs run notify.log --payload '{\"text\":\"hi\"}' --wait\n  axwatch jobs run ixgest.git --payload @request.json"
+    )]
+    Run {
+        /// The handler: its name, or plugin/name
+        handler: String,
+        /// What it gets: JSON, or @FILE for the bytes of a file (@- is standard input)
+        #[arg(long, value_name = "JSON|@FILE")]
+        payload: Option<String>,
+        /// Wait until the job has ended
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Try a dead letter, or a job that waits for its retry, again now
+    #[command(after_help = "Example:\n  axwatch jobs retry 3ea27c14d1c994b3bc463569ba5fdcae")]
+    Retry {
+        /// The job's id
+        #[arg(value_name = "JOB")]
+        id: JobId,
+    },
+}
+
+/// How long one request waits for the end of a job; then it is asked again.
+const WAIT_MS: u64 = 30_000;
+
+impl Jobs {
+    pub async fn run(self, context: &mut Context) -> Result<()> {
+        let store = context.config()?.store;
+        match self.command {
+            Command::List { state, watcher, limit } => {
+                let list = List::Jobs { watcher, state };
+                list_jobs(&store, &list, limit, &mut context.out).await
+            }
+            Command::Show { id } => {
+                let job = Source::find(&store).await?.job(id).await?;
+                show_job(&mut context.out, &job)
+            }
+            Command::Run { handler, payload, wait } => {
+                let request = request(&handler, payload.as_deref())?;
+                let client = need_server(&store).await?;
+                let mut job: Job = client.send(Method::POST, "/api/v1/jobs", &request).await?;
+                if wait {
+                    job = wait_for(&client, job).await?;
+                }
+                show_job(&mut context.out, &job)?;
+                ended_well(&job)
+            }
+            Command::Retry { id } => {
+                let client = need_server(&store).await?;
+                let path = path(&job_path(id), &["retry"]);
+                let job: Job = client.send(Method::POST, &path, &json!({})).await?;
+                show_job(&mut context.out, &job)
+            }
+        }
+    }
+}
+
+async fn list_jobs(store: &Path, list: &List, limit: Limit, out: &mut Output) -> Result<()> {
+    let mut lines = Source::find(store).await?.list(list, limit.lines()).await?;
+    let mut table = TablePage::new(&[
+        "MADE",
+        "ORIGIN",
+        "WATCHER",
+        "HANDLER",
+        "PLUGIN",
+        "STATE",
+        "#ATTEMPTS",
+        "JOB",
+        "ERROR",
+    ]);
+    while let Some(page) = lines.next().await? {
+        for line in &page {
+            if out.json {
+                out.line(line)?;
+                continue;
+            }
+            let job: Job = parse(line)?;
+            let style = job_style(job.state);
+            let cells = vec![
+                job.created_at.to_string(),
+                origin(&job),
+                or_dash(job.watcher),
+                job.handler,
+                or_dash(job.plugin),
+                job.state.to_string(),
+                job.attempts.to_string(),
+                job.job_id.to_string(),
+                job.error.unwrap_or_default(),
+            ];
+            table.row(style, cells);
+        }
+        out.table(&mut table)?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn origin(job: &Job) -> String {
+    match job.origin {
+        axwatch_model::JobOrigin::Fire => "fire".to_owned(),
+        axwatch_model::JobOrigin::Api => "api".to_owned(),
+    }
+}
+
+/// The body of a request to run a handler: JSON is sent as it is, a file as its bytes.
+fn request(handler: &str, payload: Option<&str>) -> Result<serde_json::Value> {
+    let mut request = json!({ "handler": handler });
+    match payload.map(|text| (text, text.strip_prefix('@'))) {
+        None => {}
+        Some((_, Some(file))) => {
+            let bytes = read_file(file)?;
+            request["payload_base64"] =
+                base64::engine::general_purpose::STANDARD.encode(bytes).into();
+        }
+        Some((text, None)) => {
+            serde_json::from_str::<&RawValue>(text).map_err(|error| {
+                Fault::Usage(format!("--payload is not JSON: {error}; @FILE sends a file as it is"))
+            })?;
+            // As bytes too, so that no digit of a long number is lost on the way.
+            request["payload_base64"] =
+                base64::engine::general_purpose::STANDARD.encode(text).into();
+        }
+    }
+    Ok(request)
+}
+
+fn read_file(file: &str) -> Result<Vec<u8>> {
+    if file == "-" {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes)
+            .context("cannot read standard input")?;
+        return Ok(bytes);
+    }
+    std::fs::read(file).map_err(|error| Fault::Usage(format!("cannot read {file}: {error}")).into())
+}
+
+async fn wait_for(client: &Client, mut job: Job) -> Result<Job> {
+    while job.state.is_open() {
+        let path = with_query(&job_path(job.job_id), &[("wait_ms", Some(WAIT_MS.to_string()))]);
+        job = client.get(&path).await?;
+    }
+    Ok(job)
+}
+
+fn ended_well(job: &Job) -> Result<()> {
+    match job.state {
+        JobState::Failed | JobState::Cancelled => Err(Fault::Refused(format!(
+            "job {} has {}: {}",
+            job.job_id,
+            if job.state == JobState::Failed { "failed" } else { "been cancelled" },
+            job.error.as_deref().unwrap_or("no reason was given")
+        ))
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+/// One job, whole.
+pub fn show_job(out: &mut Output, job: &Job) -> Result<()> {
+    if out.json {
+        return out.object(job);
+    }
+    let style = job_style(job.state);
+    let text =
+        |time: Option<axwatch_model::Timestamp>| time.map(|t| t.to_string()).unwrap_or_default();
+    let progress = job.progress.map(|p| format!("{} of {}", p.current, p.total));
+    out.fields(&[
+        ("job", job.job_id.to_string()),
+        ("state", format!("{style}{}{style:#}", job.state)),
+        ("handler", job.handler.clone()),
+        ("plugin", or_dash(job.plugin.as_ref())),
+        ("origin", origin(job)),
+        ("watcher", job.watcher.clone().unwrap_or_default()),
+        ("attestation", job.attestation_id.as_ref().map(ToString::to_string).unwrap_or_default()),
+        ("attempts", job.attempts.to_string()),
+        ("made", job.created_at.to_string()),
+        ("started", text(job.started_at)),
+        ("due", text(job.due_at)),
+        ("ended", text(job.completed_at)),
+        ("progress", progress.unwrap_or_default()),
+        ("cost", job.cost.map(|cost| cost.to_string()).unwrap_or_default()),
+        ("error", job.error.clone().unwrap_or_default()),
+        ("result", job.result.as_ref().map(|raw| raw.get().to_owned()).unwrap_or_default()),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_is_json_or_a_file() {
+        let sent = |payload| request("h", payload).map(|request| request.to_string());
+        assert_eq!(sent(None).unwrap(), r#"{"handler":"h"}"#);
+        assert_eq!(sent(Some("[1]")).unwrap(), r#"{"handler":"h","payload_base64":"WzFd"}"#);
+        let error = sent(Some("{")).unwrap_err();
+        assert_eq!(crate::fault::exit_code(&error), 2);
+        assert!(sent(Some("@/nowhere/at/all")).is_err());
+    }
+}

@@ -1,0 +1,98 @@
+//! `axwatch plugin`: the programs that act.
+
+use anyhow::Result;
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+use hyper::Method;
+use serde_json::json;
+
+use super::Context;
+use crate::client::{JSON, path};
+use crate::output::{Output, TablePage, or_dash, plugin_style};
+use crate::source::{need_server, parse};
+use crate::views;
+
+/// Show plugins, start one anew
+#[derive(Debug, Args)]
+pub struct Plugin {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the plugins of the running server
+    #[command(after_help = "Example:\n  axwatch plugin list --json")]
+    List,
+    /// Show one plugin
+    #[command(after_help = "Example:\n  axwatch plugin show git")]
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Start a new process of a plugin, whatever its state
+    #[command(after_help = "Example:\n  axwatch plugin restart git")]
+    Restart {
+        /// Its name
+        name: String,
+    },
+}
+
+const BASE: &str = "/api/v1/plugins";
+
+impl Plugin {
+    pub async fn run(self, context: &mut Context) -> Result<()> {
+        let client = need_server(&context.config()?.store).await?;
+        match self.command {
+            Command::List => {
+                let lines = client.text(Method::GET, BASE, JSON, Bytes::new()).await?;
+                list(&mut context.out, std::str::from_utf8(&lines)?)
+            }
+            Command::Show { name } => {
+                show(&mut context.out, &client.get(&path(BASE, &[&name])).await?)
+            }
+            Command::Restart { name } => {
+                let path = path(BASE, &[&name, "restart"]);
+                let plugin = client.send(Method::POST, &path, &json!({})).await?;
+                show(&mut context.out, &plugin)
+            }
+        }
+    }
+}
+
+fn list(out: &mut Output, lines: &str) -> Result<()> {
+    let mut table = TablePage::new(&["NAME", "STATE", "VERSION", "#PID", "HANDLERS", "ERROR"]);
+    for line in lines.lines() {
+        if out.json {
+            out.line(line)?;
+            continue;
+        }
+        let plugin: views::Plugin = parse(line)?;
+        let style = plugin_style(&plugin.state);
+        let cells = vec![
+            plugin.name,
+            plugin.state,
+            or_dash(plugin.version),
+            or_dash(plugin.pid),
+            plugin.handlers.join(", "),
+            plugin.error.unwrap_or_default(),
+        ];
+        table.row(style, cells);
+    }
+    out.table(&mut table)
+}
+
+fn show(out: &mut Output, plugin: &views::Plugin) -> Result<()> {
+    if out.json {
+        return out.object(plugin);
+    }
+    let style = plugin_style(&plugin.state);
+    out.fields(&[
+        ("plugin", plugin.name.clone()),
+        ("state", format!("{style}{}{style:#}", plugin.state)),
+        ("version", plugin.version.clone().unwrap_or_default()),
+        ("pid", plugin.pid.map(|pid| pid.to_string()).unwrap_or_default()),
+        ("handlers", plugin.handlers.join("\n")),
+        ("error", plugin.error.clone().unwrap_or_default()),
+    ])
+}

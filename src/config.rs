@@ -1,0 +1,788 @@
+//! The configuration: `am.toml`, then `AXWATCH_…`, then flags; later wins.
+//!
+//! `RawConfig` is what was written, [`Config`] what was meant. A key that nobody knows is an error
+//! with its line and the nearest key that somebody does; a plugin's own table is passed on unread.
+//! Relative paths lie beside the file that names them.
+//!
+//! Not here: what a plugin makes of its table, whether its program is there (`axwatch_engine`).
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use axwatch_engine::plugin::{HostSettings, MAX_IN_FLIGHT_MAX, PluginSettings};
+use axwatch_model::PluginName;
+use serde::Deserialize;
+use toml::de::DeTable;
+
+/// Where `serve` listens when nobody says otherwise.
+const HTTP_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8770);
+
+/// What is meant, after file, environment and flags.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The SQLite file.
+    pub store: PathBuf,
+    /// Mebibytes that have to stay free on the store's disk; `None` is the engine's own choice.
+    pub reserve_mb: Option<u64>,
+    /// Where `serve` listens.
+    pub http: SocketAddr,
+    /// Which log lines are written, as `tracing` filters are: `info,axwatch_engine=debug`.
+    pub log: Option<String>,
+    /// The plugins and how they are treated.
+    plugins: PluginsConfig,
+}
+
+/// What the file says about plugins, checked but for what only a running host needs.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct PluginsConfig {
+    file: PathBuf,
+    enabled: Vec<PluginName>,
+    paths: Vec<PathBuf>,
+    protocol_version: Option<semver::Version>,
+    hosts: BTreeMap<String, RawHost>,
+    own: BTreeMap<String, toml::Table>,
+}
+
+/// What flags say; each wins over its variable, and that over the file.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--store`.
+    pub store: Option<PathBuf>,
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// `--http`.
+    pub http: Option<String>,
+}
+
+/// Something in the configuration that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {problem}")]
+pub struct ConfigError {
+    /// The file and line, the flag or the variable.
+    place: String,
+    /// What is wrong, and what would be right.
+    problem: String,
+}
+
+impl ConfigError {
+    fn new(place: impl Into<String>, problem: impl Into<String>) -> ConfigError {
+        ConfigError { place: place.into(), problem: problem.into() }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawConfig {
+    store: RawStore,
+    http: RawHttp,
+    log: RawLog,
+    plugin: RawPlugin,
+    plugins: BTreeMap<String, RawHost>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawStore {
+    path: Option<PathBuf>,
+    reserve_mb: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawHttp {
+    addr: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawLog {
+    filter: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawPlugin {
+    enabled: Vec<String>,
+    paths: Vec<PathBuf>,
+    protocol_version: Option<String>,
+}
+
+/// `[plugins.NAME]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct RawHost {
+    binary: Option<PathBuf>,
+    args: Option<Vec<String>>,
+    env: Option<BTreeMap<String, String>>,
+    execute_timeout_secs: Option<u64>,
+    initialize_timeout_secs: Option<u64>,
+    ready_timeout_secs: Option<u64>,
+    max_in_flight: Option<u32>,
+    allow_remote: bool,
+    zero_rate: Option<ZeroRate>,
+    sha256: Option<String>,
+    memory_mb: Option<u64>,
+    handlers: bool,
+}
+
+/// What a plugin means by 0 fires a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ZeroRate {
+    Unlimited,
+    Never,
+}
+
+const SECTIONS: [&str; 5] = ["store", "http", "log", "plugin", "plugins"];
+const HOST_KEYS: [&str; 12] = [
+    "binary",
+    "args",
+    "env",
+    "execute_timeout_secs",
+    "initialize_timeout_secs",
+    "ready_timeout_secs",
+    "max_in_flight",
+    "allow_remote",
+    "zero_rate",
+    "sha256",
+    "memory_mb",
+    "handlers",
+];
+
+fn section_keys(section: &str) -> &'static [&'static str] {
+    match section {
+        "store" => &["path", "reserve_mb"],
+        "http" => &["addr"],
+        "log" => &["filter"],
+        "plugin" => &["enabled", "paths", "protocol_version"],
+        _ => &[],
+    }
+}
+
+impl Config {
+    /// Reads the file that is meant (the given one, else `./am.toml`, else that of the user) and lays
+    /// environment and flags over it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the place and what would be right.
+    pub fn load(
+        overrides: &Overrides,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Config, ConfigError> {
+        let given =
+            overrides.config.clone().or_else(|| variable("AXWATCH_CONFIG").map(PathBuf::from));
+        let (file, text) = find_file(given.as_deref(), &variable)?;
+        let config = read(&file, &text)?;
+        config.lay_over(overrides, &variable)
+    }
+
+    fn lay_over(
+        mut self,
+        overrides: &Overrides,
+        variable: &impl Fn(&str) -> Option<String>,
+    ) -> Result<Config, ConfigError> {
+        let store = overrides.store.clone();
+        if let Some(store) = store.or_else(|| variable("AXWATCH_STORE").map(PathBuf::from)) {
+            self.store = store;
+        } else if self.store.as_os_str().is_empty() {
+            self.store = default_store(variable)?;
+        }
+        let http = overrides.http.clone().map(|addr| ("--http", addr));
+        let http = http.or_else(|| variable("AXWATCH_HTTP").map(|addr| ("AXWATCH_HTTP", addr)));
+        if let Some((place, addr)) = http {
+            self.http = parse_addr(&addr).map_err(|problem| ConfigError::new(place, problem))?;
+        }
+        if let Some(text) = variable("AXWATCH_STORE_RESERVE_MB") {
+            let reserve = text.parse().map_err(|_| {
+                let problem = format!("{text:?} is no whole number of mebibytes");
+                ConfigError::new("AXWATCH_STORE_RESERVE_MB", problem)
+            })?;
+            self.reserve_mb = Some(reserve);
+        }
+        if let Some(text) = variable("AXWATCH_PLUGIN_ENABLED") {
+            let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+            let names: Result<Vec<PluginName>, _> = names.map(str::parse).collect();
+            self.plugins.enabled = names
+                .map_err(|error| ConfigError::new("AXWATCH_PLUGIN_ENABLED", error.to_string()))?;
+        }
+        if let Some(text) = variable("AXWATCH_PLUGIN_PATHS") {
+            self.plugins.paths = std::env::split_paths(&text).collect();
+        }
+        self.log = variable("AXWATCH_LOG").or_else(|| variable("RUST_LOG")).or(self.log);
+        Ok(self)
+    }
+
+    /// What the plugin host needs, with `env:NAME` values put in their places.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when such a variable is not set.
+    pub fn host_settings(
+        &self,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<HostSettings, ConfigError> {
+        let config = &self.plugins;
+        let mut settings =
+            HostSettings { search_paths: config.paths.clone(), ..HostSettings::default() };
+        if let Some(version) = &config.protocol_version {
+            settings.protocol_version = version.clone();
+        }
+        let plugin = |name: &PluginName| config.settings_of(name, &variable);
+        settings.plugins = config.enabled.iter().map(plugin).collect::<Result<_, _>>()?;
+        Ok(settings)
+    }
+}
+
+/// The file that is meant and its text; an empty text when there is none and none was asked for.
+fn find_file(
+    given: Option<&Path>,
+    variable: &impl Fn(&str) -> Option<String>,
+) -> Result<(PathBuf, String), ConfigError> {
+    let unreadable = |path: &Path, error: std::io::Error| {
+        ConfigError::new(path.display().to_string(), format!("it cannot be read: {error}"))
+    };
+    if let Some(path) = given {
+        let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, error))?;
+        return Ok((path.to_owned(), text));
+    }
+    let users =
+        xdg(variable, "XDG_CONFIG_HOME", ".config").map(|home| home.join("axwatch/am.toml"));
+    for path in [Some(PathBuf::from("am.toml")), users].into_iter().flatten() {
+        match std::fs::read_to_string(&path) {
+            Ok(text) => return Ok((path, text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(unreadable(&path, error)),
+        }
+    }
+    Ok((PathBuf::from("am.toml"), String::new()))
+}
+
+/// A folder of the user: what the variable says, else its usual place in the home folder.
+fn xdg(variable: &impl Fn(&str) -> Option<String>, name: &str, usual: &str) -> Option<PathBuf> {
+    let given = variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    given.or_else(|| {
+        let home = variable("HOME").filter(|home| !home.is_empty())?;
+        Some(Path::new(&home).join(usual))
+    })
+}
+
+fn default_store(variable: &impl Fn(&str) -> Option<String>) -> Result<PathBuf, ConfigError> {
+    match xdg(variable, "XDG_DATA_HOME", ".local/share") {
+        Some(data) => Ok(data.join("axwatch/axwatch.db")),
+        None => Err(ConfigError::new(
+            "--store",
+            "neither XDG_DATA_HOME nor HOME is set, so there is no usual place; say where the store lies with --store PATH",
+        )),
+    }
+}
+
+/// `HOST:PORT`, where the host is a number or `localhost`.
+fn parse_addr(text: &str) -> Result<SocketAddr, String> {
+    let number = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    number.parse().map_err(|_| {
+        format!("{text:?} is no address; it must be HOST:PORT such as 127.0.0.1:8770, with port 0 for any free one")
+    })
+}
+
+/// What the file says, with `store` empty when it says nothing about it.
+fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
+    let source = Source { file, text };
+    let raw: RawConfig = toml::from_str(text).map_err(|error| source.of_toml(&error))?;
+    let keys = DeTable::parse(text).map_err(|error| source.of_toml(&error))?;
+    check_keys(&source, keys.get_ref(), &raw)?;
+    let beside = |path: PathBuf| match file.parent() {
+        Some(folder) => folder.join(path),
+        None => path,
+    };
+    let place = |key: &str| source.place_of(keys.get_ref(), key);
+    let http = match &raw.http.addr {
+        Some(addr) => {
+            parse_addr(addr).map_err(|problem| ConfigError::new(place("http.addr"), problem))?
+        }
+        None => HTTP_DEFAULT,
+    };
+    let enabled: Result<Vec<PluginName>, _> =
+        raw.plugin.enabled.iter().map(|name| name.parse()).collect();
+    let enabled =
+        enabled.map_err(|error| ConfigError::new(place("plugin.enabled"), error.to_string()))?;
+    if let Some(twice) = (1..enabled.len()).find(|&i| enabled[..i].contains(&enabled[i])) {
+        let problem = format!("plugin {} is enabled twice", enabled[twice]);
+        return Err(ConfigError::new(place("plugin.enabled"), problem));
+    }
+    let protocol_version = match &raw.plugin.protocol_version {
+        Some(text) => Some(text.parse().map_err(|error| {
+            let problem = format!("{text:?} is no version such as 0.2.0: {error}");
+            ConfigError::new(place("plugin.protocol_version"), problem)
+        })?),
+        None => None,
+    };
+    let mut own: BTreeMap<String, toml::Table> = BTreeMap::new();
+    for (name, value) in text.parse::<toml::Table>().map_err(|error| source.of_toml(&error))? {
+        if let (false, toml::Value::Table(table)) = (SECTIONS.contains(&name.as_str()), value) {
+            own.insert(name, table);
+        }
+    }
+    let mut hosts = raw.plugins;
+    for (name, host) in &mut hosts {
+        check_host(name, host, |key| place(&format!("plugins.{name}.{key}")))?;
+        // A bare name is looked for in the search paths, so it has to stay one.
+        if let Some(binary) = host.binary.take() {
+            let is_bare = binary.components().count() == 1;
+            host.binary = Some(if is_bare { binary } else { beside(binary) });
+        }
+    }
+    Ok(Config {
+        store: raw.store.path.map(&beside).unwrap_or_default(),
+        reserve_mb: raw.store.reserve_mb,
+        http,
+        log: raw.log.filter,
+        plugins: PluginsConfig {
+            file: file.to_owned(),
+            enabled,
+            paths: raw.plugin.paths.into_iter().map(beside).collect(),
+            protocol_version,
+            hosts,
+            own,
+        },
+    })
+}
+
+/// A file and its text, for telling places.
+struct Source<'a> {
+    file: &'a Path,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn place(&self, span: Range<usize>) -> String {
+        let before = &self.text[..span.start.min(self.text.len())];
+        format!("{}:{}", self.file.display(), before.matches('\n').count() + 1)
+    }
+
+    /// The place of a dotted key, or of the deepest part of it that is there.
+    fn place_of(&self, keys: &DeTable<'_>, dotted: &str) -> String {
+        let mut table = Some(keys);
+        let mut span = 0..0;
+        for part in dotted.split('.') {
+            let Some((key, value)) = table
+                .and_then(|table| table.iter().find(|(key, _)| key.get_ref().as_ref() == part))
+            else {
+                break;
+            };
+            span = key.span();
+            table = value.get_ref().as_table();
+        }
+        self.place(span)
+    }
+
+    fn of_toml(&self, error: &toml::de::Error) -> ConfigError {
+        let problem = error.message().trim().to_owned();
+        match error.span() {
+            Some(span) => ConfigError::new(self.place(span), problem),
+            None => ConfigError::new(self.file.display().to_string(), problem),
+        }
+    }
+}
+
+/// Holds every key against those that are known.
+fn check_keys(source: &Source<'_>, keys: &DeTable<'_>, raw: &RawConfig) -> Result<(), ConfigError> {
+    let mut plugins: Vec<&str> = raw.plugin.enabled.iter().map(String::as_str).collect();
+    plugins.extend(raw.plugins.keys().map(String::as_str));
+    for (key, value) in keys {
+        let name: &str = key.get_ref().as_ref();
+        let place = || source.place(key.span());
+        let table = value.get_ref().as_table();
+        match (SECTIONS.contains(&name), table) {
+            (true, None) => {
+                let problem = format!("{name} must be a table: write [{name}]");
+                return Err(ConfigError::new(place(), problem));
+            }
+            (true, Some(table)) if name == "plugins" => {
+                for (plugin, host) in table {
+                    let plugin_name: &str = plugin.get_ref().as_ref();
+                    plugin_name.parse::<PluginName>().map_err(|error| {
+                        ConfigError::new(source.place(plugin.span()), error.to_string())
+                    })?;
+                    if let Some(host) = host.get_ref().as_table() {
+                        let prefix = format!("plugins.{plugin_name}");
+                        known_keys(source, host, &prefix, &HOST_KEYS)?;
+                    }
+                }
+            }
+            (true, Some(table)) => known_keys(source, table, name, section_keys(name))?,
+            (false, _) if plugins.contains(&name) => {
+                if table.is_none() {
+                    let problem = format!("{name} must be a table: write [{name}]");
+                    return Err(ConfigError::new(place(), problem));
+                }
+            }
+            (false, Some(_)) => {
+                let known: Vec<&str> =
+                    SECTIONS.into_iter().chain(plugins.iter().copied()).collect();
+                let hint = match nearest(name, &known) {
+                    Some(near) => format!("did you mean [{near}]?"),
+                    None => format!(
+                        "if {name} is a plugin, put it into enabled of [plugin]; else known are {}",
+                        known.join(", ")
+                    ),
+                };
+                let problem = format!("[{name}] belongs to no enabled plugin; {hint}");
+                return Err(ConfigError::new(place(), problem));
+            }
+            (false, None) => return Err(unknown_key(place(), name, &SECTIONS)),
+        }
+    }
+    Ok(())
+}
+
+fn known_keys(
+    source: &Source<'_>,
+    table: &DeTable<'_>,
+    section: &str,
+    known: &[&str],
+) -> Result<(), ConfigError> {
+    for key in table.keys() {
+        let name: &str = key.get_ref().as_ref();
+        if !known.contains(&name) {
+            let dotted = format!("{section}.{name}");
+            let known: Vec<String> = known.iter().map(|key| format!("{section}.{key}")).collect();
+            let known: Vec<&str> = known.iter().map(String::as_str).collect();
+            return Err(unknown_key(source.place(key.span()), &dotted, &known));
+        }
+    }
+    Ok(())
+}
+
+fn unknown_key(place: String, key: &str, known: &[&str]) -> ConfigError {
+    let hint = match nearest(key, known) {
+        Some(near) => format!("did you mean {near}?"),
+        None => format!("known are {}", known.join(", ")),
+    };
+    ConfigError::new(place, format!("unknown key {key}; {hint}"))
+}
+
+/// The known text that the given one was most likely meant to be.
+pub fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
+    let scored = known.iter().map(|near| (strsim::damerau_levenshtein(given, near), *near));
+    let (distance, near) = scored.min_by_key(|(distance, _)| *distance)?;
+    let last_part = given.rsplit('.').next().unwrap_or(given);
+    (distance <= 1 + last_part.chars().count() / 4).then_some(near)
+}
+
+/// What only becomes wrong by its value.
+fn check_host(
+    name: &str,
+    host: &RawHost,
+    place: impl Fn(&str) -> String,
+) -> Result<(), ConfigError> {
+    let secs = [
+        ("execute_timeout_secs", host.execute_timeout_secs),
+        ("initialize_timeout_secs", host.initialize_timeout_secs),
+        ("ready_timeout_secs", host.ready_timeout_secs),
+    ];
+    if let Some((key, _)) = secs.iter().find(|(_, secs)| secs.is_some_and(|s| s == 0 || s > 86_400))
+    {
+        let problem = format!("plugins.{name}.{key} must be 1 to 86400 seconds");
+        return Err(ConfigError::new(place(key), problem));
+    }
+    if host.max_in_flight.is_some_and(|max| !(1..=MAX_IN_FLIGHT_MAX).contains(&max)) {
+        let problem = format!("plugins.{name}.max_in_flight must be 1 to {MAX_IN_FLIGHT_MAX}");
+        return Err(ConfigError::new(place("max_in_flight"), problem));
+    }
+    let is_digest = |text: &String| {
+        text.trim().len() == 64 && text.trim().bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    if host.sha256.as_ref().is_some_and(|text| !is_digest(text)) {
+        let problem = format!("plugins.{name}.sha256 must be 64 hex digits");
+        return Err(ConfigError::new(place("sha256"), problem));
+    }
+    if host.memory_mb.is_some() {
+        tracing::warn!(plugin = name, "plugins.{name}.memory_mb is read and not yet enforced");
+    }
+    Ok(())
+}
+
+impl PluginsConfig {
+    fn settings_of(
+        &self,
+        name: &PluginName,
+        variable: &impl Fn(&str) -> Option<String>,
+    ) -> Result<PluginSettings, ConfigError> {
+        let mut settings = PluginSettings::new(name.clone());
+        let missing = |(key, wanted): (String, String)| self.no_variable(name, &key, &wanted);
+        for (key, value) in self.own.get(name.as_str()).into_iter().flatten() {
+            let value = resolved(key, value, variable).map_err(missing)?;
+            match key.as_str() {
+                // Existing configurations put these two here; they are the host's, not the plugin's.
+                "args" => {
+                    let items = value.as_array().into_iter().flatten();
+                    settings.args = items.map(scalar_text).collect();
+                }
+                "env" => {
+                    let entries = value.as_table().into_iter().flatten();
+                    settings
+                        .env
+                        .extend(entries.map(|(key, value)| (key.clone(), scalar_text(value))));
+                }
+                _ => flatten(key, &value, &mut settings.config),
+            }
+        }
+        if let Some(host) = self.hosts.get(name.as_str()) {
+            host.apply(&mut settings);
+            for (key, text) in &mut settings.env {
+                *text = resolved_text(key, text, variable).map_err(missing)?;
+            }
+        }
+        Ok(settings)
+    }
+
+    fn no_variable(&self, plugin: &PluginName, key: &str, wanted: &str) -> ConfigError {
+        let problem = format!(
+            "{key} of [{plugin}] says env:{wanted}, and the environment variable {wanted} is not set"
+        );
+        ConfigError::new(self.file.display().to_string(), problem)
+    }
+}
+
+impl RawHost {
+    fn apply(&self, settings: &mut PluginSettings) {
+        settings.binary.clone_from(&self.binary);
+        if let Some(args) = &self.args {
+            settings.args.clone_from(args);
+        }
+        if let Some(env) = &self.env {
+            settings.env.extend(env.clone());
+        }
+        let timeouts = [
+            (self.execute_timeout_secs, &mut settings.execute_timeout),
+            (self.initialize_timeout_secs, &mut settings.initialize_timeout),
+            (self.ready_timeout_secs, &mut settings.ready_timeout),
+        ];
+        for (given, timeout) in timeouts {
+            if let Some(secs) = given {
+                *timeout = Duration::from_secs(secs);
+            }
+        }
+        if let Some(max) = self.max_in_flight {
+            settings.max_in_flight = max;
+        }
+        settings.allow_remote = self.allow_remote;
+        settings.zero_rate_never = self.zero_rate == Some(ZeroRate::Never);
+        settings.sha256.clone_from(&self.sha256);
+        settings.handlers = self.handlers;
+    }
+}
+
+/// The value with each text `env:NAME` replaced by what the variable holds. The error is the key and
+/// the variable that is not set.
+fn resolved(
+    key: &str,
+    value: &toml::Value,
+    variable: &impl Fn(&str) -> Option<String>,
+) -> Result<toml::Value, (String, String)> {
+    Ok(match value {
+        toml::Value::String(text) => toml::Value::String(resolved_text(key, text, variable)?),
+        toml::Value::Array(items) => {
+            let items = items.iter().map(|item| resolved(key, item, variable));
+            toml::Value::Array(items.collect::<Result<_, _>>()?)
+        }
+        toml::Value::Table(table) => {
+            let entry = |(part, value): (&String, &toml::Value)| {
+                resolved(&format!("{key}.{part}"), value, variable)
+                    .map(|value| (part.clone(), value))
+            };
+            toml::Value::Table(table.iter().map(entry).collect::<Result<_, _>>()?)
+        }
+        other => other.clone(),
+    })
+}
+
+fn resolved_text(
+    key: &str,
+    text: &str,
+    variable: &impl Fn(&str) -> Option<String>,
+) -> Result<String, (String, String)> {
+    match text.strip_prefix("env:") {
+        None => Ok(text.to_owned()),
+        Some(wanted) => variable(wanted).ok_or_else(|| (key.to_owned(), wanted.to_owned())),
+    }
+}
+
+/// A plugin's own table as the wire has it: nested keys joined with dots, scalars as text, lists as
+/// JSON.
+fn flatten(key: &str, value: &toml::Value, into: &mut BTreeMap<String, String>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (part, value) in table {
+                flatten(&format!("{key}.{part}"), value, into);
+            }
+        }
+        toml::Value::Array(_) => {
+            into.insert(key.to_owned(), json_of(value).to_string());
+        }
+        scalar => {
+            into.insert(key.to_owned(), scalar_text(scalar));
+        }
+    }
+}
+
+fn scalar_text(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) => text.clone(),
+        other => match json_of(other) {
+            serde_json::Value::String(text) => text,
+            json => json.to_string(),
+        },
+    }
+}
+
+fn json_of(value: &toml::Value) -> serde_json::Value {
+    match value {
+        toml::Value::String(text) => text.as_str().into(),
+        toml::Value::Integer(number) => (*number).into(),
+        toml::Value::Float(number) => (*number).into(),
+        toml::Value::Boolean(truth) => (*truth).into(),
+        toml::Value::Datetime(time) => time.to_string().into(),
+        toml::Value::Array(items) => items.iter().map(json_of).collect(),
+        toml::Value::Table(table) => {
+            let entries = table.iter().map(|(key, value)| (key.clone(), json_of(value)));
+            serde_json::Value::Object(entries.collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error_of(text: &str) -> String {
+        read(Path::new("am.toml"), text).unwrap_err().to_string()
+    }
+
+    fn no_variable(_: &str) -> Option<String> {
+        None
+    }
+
+    #[test]
+    fn a_mistake_is_told_with_its_line_and_what_would_be_right() {
+        let cases = [
+            (
+                "[plugin]\nenabeld = []",
+                "am.toml:2: unknown key plugin.enabeld; did you mean plugin.enabled?",
+            ),
+            ("[http]\nport = 1", "am.toml:2: unknown key http.port; known are http.addr"),
+            ("\n[htpp]\n", "am.toml:2: [htpp] belongs to no enabled plugin; did you mean [http]?"),
+            (
+                "[plugin]\nenabled = ['python']\n[pythn]\nx = 1",
+                "am.toml:3: [pythn] belongs to no enabled plugin; did you mean [python]?",
+            ),
+            (
+                "[weather]\n",
+                "am.toml:1: [weather] belongs to no enabled plugin; if weather is a plugin",
+            ),
+            ("stroe = 1", "am.toml:1: unknown key stroe; did you mean store?"),
+            ("http = 1", "am.toml:1:"),
+            ("[http]\naddr = 'here'", "am.toml:2: \"here\" is no address"),
+            (
+                "[plugins.git]\nmax_in_flight = 0",
+                "am.toml:2: plugins.git.max_in_flight must be 1 to",
+            ),
+            (
+                "[plugins.git]\nready_timeout_secs = 0",
+                "am.toml:2: plugins.git.ready_timeout_secs must be",
+            ),
+            ("[plugins.git]\nzero_rate = 'none'", "am.toml:2:"),
+            (
+                "[plugins.git]\nbinray = 'x'",
+                "am.toml:2: unknown key plugins.git.binray; did you mean plugins.git.binary?",
+            ),
+            ("[plugins.user]\n", "am.toml:1: plugin name \"user\" is not valid"),
+            ("[plugin]\nenabled = ['a', 'a']", "am.toml:2: plugin a is enabled twice"),
+            ("[plugin\n", "am.toml:1:"),
+        ];
+        for (text, expected) in cases {
+            let error = error_of(text);
+            assert!(error.starts_with(expected), "{text:?}: {error:?} should begin {expected:?}");
+        }
+    }
+
+    #[test]
+    fn relative_paths_lie_beside_the_file() {
+        let text = "[store]\npath = 'db/a.db'\n[plugin]\npaths = ['plugins', '/opt']\n\
+                    [plugins.a]\nbinary = './a'\n[plugins.b]\nbinary = 'b'";
+        let config = read(Path::new("/etc/ax/am.toml"), text).unwrap();
+        assert_eq!(config.store, Path::new("/etc/ax/db/a.db"));
+        assert_eq!(config.plugins.paths, [Path::new("/etc/ax/plugins"), Path::new("/opt")]);
+        assert_eq!(config.plugins.hosts["a"].binary.as_deref(), Some(Path::new("/etc/ax/./a")));
+        assert_eq!(config.plugins.hosts["b"].binary.as_deref(), Some(Path::new("b")));
+    }
+
+    #[test]
+    fn a_plugins_own_table_is_passed_on_flat() {
+        let text = "[plugin]\nenabled = ['git']\n[plugins.git]\nexecute_timeout_secs = 5\n\
+                    [git]\nargs = ['--fast']\nenv = { A = 'b' }\nkey = 'env:SECRET'\ndepth = 3\n\
+                    rate = 0.5\non = true\nlist = [1, 'x']\n[git.deep.er]\nx = 1";
+        let config = read(Path::new("am.toml"), text).unwrap();
+        let settings =
+            config.host_settings(|name| (name == "SECRET").then(|| "hidden".to_owned())).unwrap();
+        let git = &settings.plugins[0];
+        assert_eq!(
+            (git.args.as_slice(), git.env["A"].as_str()),
+            (["--fast".to_owned()].as_slice(), "b")
+        );
+        assert_eq!(git.execute_timeout, Duration::from_secs(5));
+        let passed: Vec<_> = git.config.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(
+            passed,
+            [
+                ("deep.er.x", "1"),
+                ("depth", "3"),
+                ("key", "hidden"),
+                ("list", r#"[1,"x"]"#),
+                ("on", "true"),
+                ("rate", "0.5"),
+            ]
+        );
+        let error = config.host_settings(no_variable).unwrap_err().to_string();
+        assert!(error.contains("environment variable SECRET is not set"), "{error}");
+    }
+
+    #[test]
+    fn later_wins() {
+        let base = read(Path::new("am.toml"), "[store]\npath = '/a'\n[http]\naddr = '127.0.0.1:1'")
+            .unwrap();
+        let variable = |name: &str| match name {
+            "AXWATCH_LOG" => Some("debug".to_owned()),
+            "AXWATCH_STORE" => Some("/c".to_owned()),
+            "AXWATCH_HTTP" => Some("127.0.0.1:2".to_owned()),
+            "AXWATCH_PLUGIN_ENABLED" => Some("git, notify".to_owned()),
+            _ => None,
+        };
+        let overrides =
+            Overrides { store: Some("/b".into()), http: Some("localhost:0".into()), config: None };
+        let config = base.clone().lay_over(&overrides, &variable).unwrap();
+        assert_eq!((config.store.as_path(), config.http.port()), (Path::new("/b"), 0));
+        assert_eq!(config.log.as_deref(), Some("debug"));
+        assert_eq!(config.plugins.enabled.len(), 2);
+        let config = base.clone().lay_over(&Overrides::default(), &variable).unwrap();
+        assert_eq!((config.store.as_path(), config.http.port()), (Path::new("/c"), 2));
+        let config = base.lay_over(&Overrides::default(), &no_variable).unwrap();
+        assert_eq!((config.store.as_path(), config.http.port()), (Path::new("/a"), 1));
+    }
+
+    #[test]
+    fn without_a_file_everything_has_its_usual_place() {
+        let base = read(Path::new("am.toml"), "").unwrap();
+        let home = |name: &str| (name == "HOME").then(|| "/home/ann".to_owned());
+        let config = base.clone().lay_over(&Overrides::default(), &home).unwrap();
+        assert_eq!(config.store, Path::new("/home/ann/.local/share/axwatch/axwatch.db"));
+        assert_eq!(config.http, HTTP_DEFAULT);
+        let error = base.lay_over(&Overrides::default(), &no_variable).unwrap_err();
+        assert!(error.to_string().contains("--store PATH"));
+    }
+}

@@ -1,0 +1,220 @@
+//! How a command fails: what is said, and with which code the process ends.
+//!
+//! 0 done; 1 refused, failed, or audit not ok; 2 usage or configuration; 3 store in use, newer or
+//! corrupt; 74 storage failure. The code follows from the errors in the chain, so that nobody on the
+//! way has to carry it.
+
+use std::io::Write as _;
+
+use axwatch_ats::StoreError;
+use axwatch_engine::StartError;
+use serde_json::json;
+
+use crate::answers::AnswerError;
+use crate::claim::InvalidClaim;
+use crate::client::ClientError;
+use crate::config::ConfigError;
+
+/// Failures that the program itself tells.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The command line asks for what cannot be.
+    #[error("{0}")]
+    Usage(String),
+    /// It was not done.
+    #[error("{0}")]
+    Refused(String),
+    /// What was asked about is there and is not as it should be; everything has been said already.
+    #[error("not ok")]
+    NotOk,
+    /// The engine stopped because its disk failed.
+    #[error("the store failed, so the engine has stopped; start it again once the disk is well")]
+    Storage,
+    /// Nobody reads our output any more.
+    #[error("standard output is closed")]
+    OutputClosed,
+}
+
+/// A text that is no AX, shown with every wrong place underlined.
+#[derive(Debug, thiserror::Error)]
+#[error("this is no AX\n{}", indented(&mistakes.render(text)))]
+pub struct InvalidQuery {
+    text: String,
+    mistakes: axwatch_query::Mistakes,
+}
+
+impl InvalidQuery {
+    /// Looks for mistakes before anything is asked of anybody.
+    ///
+    /// # Errors
+    /// [`InvalidQuery`] when there are some.
+    pub fn check(text: &str) -> Result<(), InvalidQuery> {
+        match axwatch_query::parse(text) {
+            Ok(_) => Ok(()),
+            Err(mistakes) => Err(InvalidQuery { text: text.to_owned(), mistakes }),
+        }
+    }
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+}
+
+/// Ended as asked.
+pub const DONE: u8 = 0;
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+const STORE_UNUSABLE: u8 = 3;
+const STORAGE_FAILED: u8 = 74;
+
+/// With which code the process ends.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    error.chain().find_map(code_of).unwrap_or(FAILED)
+}
+
+fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    if let Some(fault) = error.downcast_ref::<Fault>() {
+        return Some(match fault {
+            Fault::Usage(_) => USAGE,
+            Fault::Refused(_) | Fault::NotOk => FAILED,
+            Fault::Storage => STORAGE_FAILED,
+            Fault::OutputClosed => DONE,
+        });
+    }
+    if error.is::<ConfigError>() {
+        return Some(USAGE);
+    }
+    if let Some(StartError::Audit(_)) = error.downcast_ref() {
+        return Some(STORE_UNUSABLE);
+    }
+    let store =
+        error.downcast_ref::<StoreError>().or_else(|| match error.downcast_ref::<AnswerError>() {
+            Some(AnswerError::Store(error)) => Some(error),
+            _ => None,
+        });
+    store.map(|error| match error {
+        StoreError::InUse { .. } | StoreError::Newer { .. } | StoreError::Corrupt { .. } => {
+            STORE_UNUSABLE
+        }
+        StoreError::Row { .. } => STORE_UNUSABLE,
+        StoreError::Open { .. } | StoreError::Database { .. } => STORAGE_FAILED,
+    })
+}
+
+/// Says on standard error what went wrong: for people with its causes beneath, for programs as one
+/// object on one line.
+pub fn report(error: &anyhow::Error, as_json: bool) {
+    let silent = |fault: &Fault| matches!(fault, Fault::OutputClosed | Fault::NotOk);
+    if error.downcast_ref::<Fault>().is_some_and(silent) {
+        return;
+    }
+    let mut stderr = anstream::stderr().lock();
+    // With nobody to read it there is nothing left to do about it.
+    let _ = if as_json {
+        writeln!(stderr, "{}", to_json(error))
+    } else {
+        let red = anstyle::AnsiColor::Red.on_default().bold();
+        writeln!(stderr, "{red}error:{red:#} {}", told(error))
+    };
+}
+
+/// The error and its causes, each once: a cause that its error already repeats is left out.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    let mut last = String::new();
+    for cause in error.chain() {
+        let line = cause.to_string();
+        if last.contains(&line) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str("\n  because: ");
+        }
+        text.push_str(&line);
+        last = line;
+    }
+    if let Some(next) = next_step(error) {
+        text.push_str("\n  try: ");
+        text.push_str(next);
+    }
+    text
+}
+
+/// What to do about it, where the error itself is told by a part that knows nothing of commands.
+fn next_step(error: &anyhow::Error) -> Option<&'static str> {
+    let store = error.chain().find_map(|cause| match cause.downcast_ref::<AnswerError>() {
+        Some(AnswerError::Store(error)) => Some(error),
+        _ => cause.downcast_ref::<StoreError>(),
+    })?;
+    match store {
+        StoreError::InUse { .. } => {
+            Some("stop that process first, or name another store with --store PATH")
+        }
+        StoreError::Corrupt { .. } | StoreError::Row { .. } => Some(
+            "restore the file from a backup, or name another store with --store PATH; nothing was changed",
+        ),
+        StoreError::Newer { .. } => {
+            Some("name another store with --store PATH; nothing was changed")
+        }
+        StoreError::Open { .. } | StoreError::Database { .. } => None,
+    }
+}
+
+fn to_json(error: &anyhow::Error) -> serde_json::Value {
+    let kind = match exit_code(error) {
+        USAGE => "usage",
+        STORE_UNUSABLE => "store",
+        STORAGE_FAILED => "storage",
+        _ => "failed",
+    };
+    for cause in error.chain() {
+        if let Some(ClientError::Server(refusal)) = cause.downcast_ref() {
+            return json!({ "error": refusal });
+        }
+        if let Some(query) = cause.downcast_ref::<InvalidQuery>() {
+            let mistakes = serde_json::to_value(&query.mistakes).ok();
+            let message = query.mistakes.to_string();
+            return json!({ "error": { "kind": "ax", "message": message, "mistakes": mistakes } });
+        }
+        if let Some(claim) = cause.downcast_ref::<InvalidClaim>() {
+            return json!({ "error": { "kind": "claim", "message": claim.one_line() } });
+        }
+    }
+    let message = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    json!({ "error": { "kind": kind, "message": message } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    #[test]
+    fn the_code_follows_from_the_chain() {
+        let in_use = || StoreError::InUse { path: "a.db".into(), holder: "process 1".into() };
+        let disk = StoreError::Open { path: "a".into(), source: std::io::Error::other("full") };
+        let cases = [
+            (anyhow::Error::from(in_use()).context("cannot serve"), 3),
+            (AnswerError::Store(in_use()).into(), 3),
+            (disk.into(), 74),
+            (Fault::Usage("no".into()).into(), 2),
+            (Fault::Storage.into(), 74),
+            (Fault::OutputClosed.into(), 0),
+            (StartError::Audit("cut".into()).into(), 3),
+            (StartError::Store(in_use()).into(), 3),
+            (anyhow::anyhow!("other"), 1),
+        ];
+        for (error, code) in cases {
+            assert_eq!(exit_code(&error), code, "{error:#}");
+        }
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let error: anyhow::Result<()> = Err(std::io::Error::other("the disk is gone"))
+            .context("cannot write: the disk is gone")
+            .context("cannot start");
+        let told = told(&error.unwrap_err());
+        assert_eq!(told, "cannot start\n  because: cannot write: the disk is gone");
+    }
+}

@@ -1,0 +1,216 @@
+//! What a command prints: JSON lines for programs, aligned tables with colours for people.
+//!
+//! Everything goes through one buffered writer, which is flushed at the end and whenever a stream
+//! pauses. A reader that went away ends the command quietly ([`Fault::OutputClosed`]).
+
+use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write};
+
+use anstyle::{AnsiColor, Style};
+use anyhow::Result;
+use axwatch_model::{JobState, WatcherState};
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+
+use crate::fault::Fault;
+
+/// Where a command prints to.
+pub struct Output {
+    /// Whether it prints JSON lines.
+    pub json: bool,
+    is_terminal: bool,
+    stdout: BufWriter<anstream::AutoStream<StdoutLock<'static>>>,
+}
+
+impl Output {
+    /// Standard output.
+    pub fn new(json: bool) -> Output {
+        let stdout = io::stdout();
+        let is_terminal = stdout.is_terminal();
+        Output {
+            json,
+            is_terminal,
+            stdout: BufWriter::new(anstream::AutoStream::auto(stdout.lock())),
+        }
+    }
+
+    /// One line of text or JSON.
+    pub fn line(&mut self, text: &str) -> Result<()> {
+        writeln!(self.stdout, "{text}").map_err(closed)
+    }
+
+    /// One object on one line.
+    pub fn object<T: Serialize>(&mut self, view: &T) -> Result<()> {
+        let line = serde_json::to_string(view)?;
+        self.line(&line)
+    }
+
+    /// Lets everything out.
+    pub fn flush(&mut self) -> Result<()> {
+        self.stdout.flush().map_err(closed)
+    }
+
+    /// The rows as an aligned table. Its columns stay as wide as those of the page before.
+    pub fn table(&mut self, page: &mut TablePage) -> Result<()> {
+        for line in page.render(self.is_terminal) {
+            self.line(&line)?;
+        }
+        Ok(())
+    }
+
+    /// Names and what they are, aligned. Empty ones are left out.
+    pub fn fields(&mut self, fields: &[(&str, String)]) -> Result<()> {
+        let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let dim = Style::new().dimmed();
+        for (name, text) in fields.iter().filter(|(_, text)| !text.is_empty()) {
+            let text = text.replace('\n', &format!("\n{}", " ".repeat(width + 2)));
+            self.line(&format!("{dim}{name:<width$}{dim:#}  {text}"))?;
+        }
+        Ok(())
+    }
+
+    /// A heading within longer output.
+    pub fn heading(&mut self, text: &str) -> Result<()> {
+        let bold = Style::new().bold();
+        self.line(&format!("\n{bold}{text}{bold:#}"))
+    }
+}
+
+fn closed(error: io::Error) -> anyhow::Error {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Fault::OutputClosed.into();
+    }
+    anyhow::Error::from(error).context("cannot write to standard output")
+}
+
+/// One page of a table that may have more.
+pub struct TablePage {
+    titles: &'static [&'static str],
+    rows: Vec<(Style, Vec<String>)>,
+    widths: Vec<u16>,
+    is_first: bool,
+}
+
+/// Characters of one cell on a terminal; whoever wants more pipes it, or asks for JSON.
+const CELL_CHARS_MAX: usize = 60;
+
+impl TablePage {
+    /// A table with these titles. One that begins with `#` is a number, and stands to the right.
+    pub fn new(titles: &'static [&'static str]) -> TablePage {
+        TablePage { titles, rows: Vec::new(), widths: vec![0; titles.len()], is_first: true }
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, style: Style, cells: Vec<String>) {
+        self.rows.push((style, cells));
+    }
+
+    fn render(&mut self, is_terminal: bool) -> Vec<String> {
+        if self.rows.is_empty() {
+            return Vec::new();
+        }
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header(self.titles.iter().map(|title| title.trim_start_matches('#')));
+        let rows = std::mem::take(&mut self.rows);
+        for (_, cells) in &rows {
+            table.add_row(cells.iter().map(|cell| one_line(cell, is_terminal)));
+        }
+        for (i, title) in self.titles.iter().enumerate() {
+            let Some(column) = table.column_mut(i) else { continue };
+            // Two blanks between columns, none before the first or after the last.
+            column.set_padding((0, 2));
+            if title.starts_with('#') {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+            if self.widths[i] > 0 {
+                let width = comfy_table::Width::Fixed(self.widths[i]);
+                column.set_constraint(comfy_table::ColumnConstraint::LowerBoundary(width));
+            }
+        }
+        for (kept, max) in self.widths.iter_mut().zip(table.column_max_content_widths()) {
+            *kept = (*kept).max(max + 2);
+        }
+        let header = std::iter::once(Style::new().bold());
+        let styles = header.chain(rows.into_iter().map(|(style, _)| style));
+        let lines = table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>();
+        let skipped = usize::from(!self.is_first);
+        self.is_first = false;
+        let painted = styles.zip(lines).skip(skipped);
+        painted.map(|(style, line)| format!("{style}{line}{style:#}")).collect()
+    }
+}
+
+/// What fits into a cell: no control characters, and on a terminal not too much.
+fn one_line(text: &str, is_terminal: bool) -> String {
+    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if is_terminal && line.chars().count() > CELL_CHARS_MAX {
+        line = line.chars().take(CELL_CHARS_MAX - 1).collect();
+        line.push('…');
+    }
+    line
+}
+
+/// How a job's state looks.
+pub fn job_style(state: JobState) -> Style {
+    match state {
+        JobState::Completed => AnsiColor::Green.on_default(),
+        JobState::Failed => AnsiColor::Red.on_default(),
+        JobState::Running => AnsiColor::Cyan.on_default(),
+        JobState::Paused => AnsiColor::Yellow.on_default(),
+        JobState::Cancelled => Style::new().dimmed(),
+        JobState::Queued => Style::new(),
+    }
+}
+
+/// How a watcher's state looks.
+pub fn watcher_style(state: WatcherState) -> Style {
+    match state {
+        WatcherState::Live => Style::new(),
+        WatcherState::CatchingUp => AnsiColor::Cyan.on_default(),
+        WatcherState::Paused | WatcherState::Muted | WatcherState::WaitingForHandler => {
+            AnsiColor::Yellow.on_default()
+        }
+        WatcherState::Broken | WatcherState::Refused => AnsiColor::Red.on_default(),
+        WatcherState::Retired => Style::new().dimmed(),
+    }
+}
+
+/// How a plugin's state looks.
+pub fn plugin_style(state: &str) -> Style {
+    match state {
+        "ready" => AnsiColor::Green.on_default(),
+        "failed" => AnsiColor::Red.on_default(),
+        "stopped" => Style::new().dimmed(),
+        _ => AnsiColor::Yellow.on_default(),
+    }
+}
+
+/// The text of something that may not be there.
+pub fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_aligned_and_goes_on_where_it_was() {
+        let mut page = TablePage::new(&["ID", "#N"]);
+        page.row(Style::new(), vec!["long-identifier".into(), "1".into()]);
+        page.row(Style::new(), vec!["b\n".into(), "12".into()]);
+        let (bold, plain) = ("\u{1b}[1m", "\u{1b}[0m");
+        let lines = page.render(false);
+        assert_eq!(lines[0], format!("{bold}ID                N{plain}"));
+        assert_eq!(lines[1..], ["long-identifier   1", "b                12"]);
+        page.row(Style::new(), vec!["c".into(), "3".into()]);
+        assert_eq!(page.render(false), ["c                 3"]);
+    }
+
+    #[test]
+    fn long_texts_are_cut_on_a_terminal_only() {
+        let long = "x".repeat(100);
+        assert_eq!(one_line(&long, false), long);
+        assert_eq!(one_line(&long, true).chars().count(), CELL_CHARS_MAX);
+    }
+}

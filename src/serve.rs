@@ -1,0 +1,289 @@
+//! `axwatch serve`: store, engine, plugin host and API, wired together, and taken down in order.
+//!
+//! Up: the store with its lock, the socket, the engine, the plugins, the API, and last the two files
+//! by which commands find it. Down, at SIGTERM or SIGINT: those files, the API, the plugins, the
+//! engine; each step is bounded, all together within 20 s, and a second signal ends everything at
+//! once. A store that fails ends the process with its own exit code, so that whoever supervises it
+//! starts it again: a start is the one road of recovery.
+//!
+//! Not here: what any of these does.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use axwatch_ats::SqliteStore;
+use axwatch_engine::plugin::{LauncherCommand, PluginHost};
+use axwatch_engine::{Engine, EngineConfig, EngineStopped};
+use axwatch_model::SystemClock;
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing_subscriber::EnvFilter;
+
+use crate::api::{self, Listener};
+use crate::cli::variable;
+use crate::config::Config;
+use crate::fault::Fault;
+use crate::output::Output;
+use crate::runtime::{self, Runtime, RuntimeFiles};
+
+/// What is logged when nobody says otherwise.
+const LOG_DEFAULT: &str = "info,sqlx=warn,hyper=warn,h2=warn,tower=warn";
+/// The longest that taking down may last, whatever hangs.
+const DOWN_WITHIN: Duration = Duration::from_secs(19);
+/// Bytes of one mebibyte.
+const MIB: u64 = 1024 * 1024;
+
+/// What is printed once the API answers.
+#[derive(Serialize)]
+struct Started<'a> {
+    http: &'a str,
+    store: String,
+    pid: u32,
+}
+
+/// Runs the engine until a signal ends it.
+///
+/// # Errors
+/// What kept it from starting, or ended it.
+pub async fn run(config: &Config, out: &mut Output) -> Result<()> {
+    start_log(config)?;
+    let settings = config.host_settings(variable)?;
+    refuse_beyond_loopback(config.http)?;
+    let signals = Signals::listen()?;
+    let writer = SqliteStore::open_writer(&config.store).await?;
+    let store = runtime::settle(&config.store);
+    let listener = match bind(config.http).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            writer.close().await?;
+            return Err(error);
+        }
+    };
+    let engine_config = EngineConfig {
+        reserve_bytes: config.reserve_mb.map(|mb| mb.saturating_mul(MIB)),
+        ..EngineConfig::default()
+    };
+    let clock = Arc::new(SystemClock::new());
+    let (engine, engine_task) = axwatch_engine::start(writer, clock, engine_config).await?;
+    let plugins = PluginHost::start(engine.clone(), settings, launcher()).await?;
+    let plugins = Arc::new(plugins);
+
+    let http = format!("http://{}", listener.address());
+    let token = random_token();
+    let (stop, stopping) = watch::channel(false);
+    let router = api::router(api::Parts {
+        engine: engine.clone(),
+        plugins: Arc::clone(&plugins),
+        token: token.clone(),
+        stopping: stopping.clone(),
+        http: http.clone(),
+        store: store.clone(),
+    });
+    let serving = tokio::spawn(listener.serve(router, stopping));
+    let runtime = Runtime { http: http.clone(), pid: std::process::id() };
+    let files = RuntimeFiles::write(&store, &runtime, &token)
+        .with_context(|| format!("cannot write the runtime files beside {}", store.display()))?;
+    let started = Started { http: &http, store: store.display().to_string(), pid: runtime.pid };
+    tell(out, &started)?;
+    tracing::info!(http = started.http, store = started.store, pid = started.pid, "axwatch serves");
+
+    let running = Running { engine, engine_task, plugins, serving, stop, files };
+    running.until_ended(signals).await
+}
+
+fn tell(out: &mut Output, started: &Started<'_>) -> Result<()> {
+    if out.json {
+        out.object(started)?;
+    } else {
+        out.line(&format!(
+            "axwatch serves {} at {} (process {})",
+            started.store, started.http, started.pid
+        ))?;
+    }
+    out.flush()
+}
+
+/// All that was started.
+struct Running {
+    engine: Engine,
+    engine_task: JoinHandle<Result<(), EngineStopped>>,
+    plugins: Arc<PluginHost>,
+    serving: JoinHandle<()>,
+    stop: watch::Sender<bool>,
+    files: RuntimeFiles,
+}
+
+impl Running {
+    async fn until_ended(mut self, mut signals: Signals) -> Result<()> {
+        tokio::select! {
+            ended = &mut self.engine_task => {
+                drop(self.files);
+                return Err(storage_failure(ended));
+            }
+            name = signals.next() => tracing::info!(signal = name, "stopping"),
+        }
+        let down = tokio::time::timeout(DOWN_WITHIN, self.take_down());
+        tokio::select! {
+            down = down => match down {
+                Ok(ended) => ended,
+                Err(_) => {
+                    tracing::error!("not everything stopped in time; what is left is cut off");
+                    Ok(())
+                }
+            },
+            name = signals.next() => {
+                tracing::warn!(signal = name, "a second signal: ending at once");
+                Err(Fault::Refused("ended at once by a second signal".to_owned()).into())
+            }
+        }
+    }
+
+    async fn take_down(self) -> Result<()> {
+        // First, so that no command finds a server that is about to leave.
+        drop(self.files);
+        let _ = self.stop.send(true);
+        if let Err(error) = self.serving.await {
+            tracing::error!(%error, "the API ended badly");
+        }
+        self.plugins.shutdown().await;
+        self.engine.stop().await;
+        match self.engine_task.await {
+            Ok(Ok(())) => {
+                tracing::info!("stopped");
+                Ok(())
+            }
+            ended => Err(storage_failure(ended)),
+        }
+    }
+}
+
+/// The engine ended by itself: its store failed, or it broke a promise of its own.
+fn storage_failure(
+    ended: Result<Result<(), EngineStopped>, tokio::task::JoinError>,
+) -> anyhow::Error {
+    let error = match ended {
+        Ok(Err(stopped)) => anyhow::Error::from(stopped).context(Fault::Storage),
+        Ok(Ok(())) => anyhow::Error::from(Fault::Storage),
+        Err(panicked) => anyhow::Error::from(panicked).context(Fault::Storage),
+    };
+    tracing::error!(error = format!("{error:#}"), "the engine has ended");
+    error
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Signals> {
+        let listen = |kind| signal(kind).context("cannot listen to signals");
+        Ok(Signals {
+            term: listen(SignalKind::terminate())?,
+            int: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
+    }
+}
+
+fn start_log(config: &Config) -> Result<()> {
+    use std::io::IsTerminal as _;
+    let filter = config.log.as_deref().unwrap_or(LOG_DEFAULT);
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        Fault::Usage(format!("the log filter {filter:?} is not valid: {error}"))
+    })?;
+    let colours = std::io::stderr().is_terminal() && variable("NO_COLOR").is_none();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .init();
+    Ok(())
+}
+
+/// The API has a token and no encryption, so it stays where nobody listens in.
+fn refuse_beyond_loopback(address: SocketAddr) -> Result<()> {
+    if address.ip().is_loopback() {
+        return Ok(());
+    }
+    Err(Fault::Usage(format!(
+        "{address} is not loopback: the API is not encrypted, so it listens on 127.0.0.1 or [::1] only; put a proxy with TLS and its own authentication before it to reach it from elsewhere"
+    ))
+    .into())
+}
+
+async fn bind(address: SocketAddr) -> Result<Listener> {
+    Listener::bind(address).await.map_err(|error| {
+        let problem = match error.kind() {
+            std::io::ErrorKind::AddrInUse => format!(
+                "port {} is in use by another program; take another one with --http {}:{}, or any free one with --http {}:0",
+                address.port(),
+                address.ip(),
+                address.port().wrapping_add(1).max(1024),
+                address.ip(),
+            ),
+            std::io::ErrorKind::PermissionDenied => format!(
+                "port {} may not be used by this user; take one from 1024 on, such as --http {}:8770",
+                address.port(),
+                address.ip(),
+            ),
+            _ => format!("cannot listen on {address}: {error}"),
+        };
+        Fault::Refused(problem).into()
+    })
+}
+
+/// Our own program, as a launcher of plugins.
+fn launcher() -> LauncherCommand {
+    // The link leads to the program that runs, even when its file was replaced meanwhile.
+    let link = PathBuf::from("/proc/self/exe");
+    let program = if link.exists() { link } else { std::env::current_exe().unwrap_or(link) };
+    LauncherCommand { program, args: ["plugin-launcher", "--"].map(OsString::from).to_vec() }
+}
+
+fn random_token() -> String {
+    let bytes: [u8; 32] = rand::random();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_is_listened_on() {
+        for (address, allowed) in [
+            ("127.0.0.1:8770", true),
+            ("127.0.0.2:0", true),
+            ("[::1]:0", true),
+            ("0.0.0.0:8770", false),
+            ("192.168.1.2:8770", false),
+        ] {
+            assert_eq!(
+                refuse_beyond_loopback(address.parse().unwrap()).is_ok(),
+                allowed,
+                "{address}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_token_has_256_bits() {
+        let (one, other) = (random_token(), random_token());
+        assert_eq!(one.len(), 64);
+        assert_ne!(one, other);
+    }
+}

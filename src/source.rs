@@ -1,0 +1,281 @@
+//! Where a command gets its answers: from the server that runs on the store, or else from the store.
+//!
+//! Which of the two is settled once, before the first question. A server that is lost later is an
+//! error, never a silent switch to the file. The answers are the same either way, because both are
+//! made by `crate::answers`.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use axwatch_ats::{AuditRow, SqliteStore};
+use axwatch_model::{JobId, LeafNumber};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use hyper::Method;
+use serde_json::json;
+
+use crate::answers::{Answers, Held, List, Pages};
+use crate::client::{self, Client, ClientError, JSON};
+use crate::fault::Fault;
+use crate::runtime;
+use crate::views;
+
+/// How long a server may take to say that it is there.
+const PROBE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Where answers come from.
+pub enum Source {
+    /// A server.
+    Server(Client),
+    /// The store itself.
+    Store(Arc<Answers>),
+}
+
+impl Source {
+    /// The server that runs on this store, or else the store.
+    ///
+    /// # Errors
+    /// When there is no store, it cannot be opened, or its server does not answer.
+    pub async fn find(store: &Path) -> Result<Source> {
+        if let Some(client) = find_server(store).await? {
+            return Ok(Source::Server(client));
+        }
+        if !store.exists() {
+            return Err(Fault::Refused(format!(
+                "there is no store at {} yet; `axwatch serve` or `axwatch as` makes one, and --store PATH names another",
+                store.display()
+            ))
+            .into());
+        }
+        let reader = SqliteStore::open_reader(store).await?;
+        Ok(Source::Store(Answers::new(reader)))
+    }
+
+    /// A list, newest first: at most `limit` lines, or all.
+    pub async fn list(&self, list: &List, limit: Option<usize>) -> Result<Lines> {
+        match self {
+            Source::Server(client) => {
+                let limit_text = limit.map(|limit| limit.to_string());
+                let all = limit.is_none().then(|| "true".to_owned());
+                let (method, path, body) = match list {
+                    List::Attestations { query, before } => {
+                        let body = json!({
+                            "query": query, "limit": limit, "all": limit.is_none(), "before": before,
+                        });
+                        (Method::POST, "/api/v1/ax".to_owned(), Bytes::from(body.to_string()))
+                    }
+                    List::Fires { watcher, state } | List::Jobs { watcher, state } => {
+                        let base = match list {
+                            List::Fires { .. } => "/api/v1/fires",
+                            _ => "/api/v1/jobs",
+                        };
+                        let query = [
+                            ("limit", limit_text),
+                            ("all", all),
+                            ("watcher", watcher.clone()),
+                            ("state", state.map(|state| state.to_string())),
+                        ];
+                        (Method::GET, client::with_query(base, &query), Bytes::new())
+                    }
+                    List::Records { kind, before } => {
+                        let query = [
+                            ("limit", limit_text),
+                            ("all", all),
+                            ("type", kind.clone()),
+                            ("before", before.map(|before| before.to_string())),
+                        ];
+                        (Method::GET, client::with_query("/api/v1/audit", &query), Bytes::new())
+                    }
+                };
+                Ok(Lines::Server(client.lines(method, &path, JSON, body).await?))
+            }
+            Source::Store(answers) => {
+                let pages = answers.list(list, limit, Held::default()).await?;
+                Ok(Lines::Store(Box::new(pages)))
+            }
+        }
+    }
+
+    /// A job with its result.
+    pub async fn job(&self, id: JobId) -> Result<views::Job> {
+        match self {
+            Source::Server(client) => Ok(client.get(&client::job_path(id)).await?),
+            Source::Store(answers) => Ok(answers.job(id, &Held::default()).await?),
+        }
+    }
+
+    /// Why a job ran.
+    pub async fn why(&self, id: JobId) -> Result<views::Why> {
+        match self {
+            Source::Server(client) => {
+                Ok(client.get(&client::path("/api/v1/why", &[&id.to_string()])).await?)
+            }
+            Source::Store(answers) => Ok(answers.why(id, &Held::default()).await?),
+        }
+    }
+
+    /// The size of the audit and the hash over all of it.
+    pub async fn audit_head(&self) -> Result<views::AuditHead> {
+        match self {
+            Source::Server(client) => Ok(client.get("/api/v1/audit/head").await?),
+            Source::Store(answers) => Ok(answers.audit_head().await?),
+        }
+    }
+
+    /// Rows of the audit that hold the records from `from` on; empty at the end.
+    pub async fn audit_rows(&self, from: LeafNumber) -> Result<Vec<AuditRow>> {
+        let client = match self {
+            Source::Store(answers) => return Ok(answers.audit_rows(from).await?),
+            Source::Server(client) => client,
+        };
+        let path = client::with_query("/api/v1/audit/rows", &[("from", Some(from.to_string()))]);
+        let mut lines = client.lines(Method::GET, &path, JSON, Bytes::new()).await?;
+        let mut rows = Vec::new();
+        while let Some(page) = lines.next().await? {
+            for line in page {
+                let view: views::AuditRow = parse(&line)?;
+                rows.push(row_of(view)?);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// That the last attempt of a job ended as it did: the content of a proof file.
+    pub async fn proof(&self, id: JobId) -> Result<String> {
+        match self {
+            Source::Server(client) => {
+                let path = client::path("/api/v1/audit/proof", &[&id.to_string()]);
+                let text = client.text(Method::GET, &path, JSON, Bytes::new()).await?;
+                Ok(String::from_utf8(text.to_vec())?)
+            }
+            Source::Store(answers) => Ok(answers.proof(id).await?),
+        }
+    }
+}
+
+/// The view of a row of the audit.
+pub fn view_of(row: &AuditRow) -> views::AuditRow {
+    views::AuditRow {
+        first_leaf: row.first_leaf.0,
+        count: row.count,
+        at: row.at,
+        records: row.records.to_string(),
+        nodes: STANDARD.encode(&row.nodes),
+        head: STANDARD.encode(row.head),
+    }
+}
+
+fn row_of(view: views::AuditRow) -> Result<AuditRow> {
+    let garbled = |problem: &str| ClientError::Garbled { problem: problem.to_owned() };
+    let nodes = STANDARD.decode(view.nodes).map_err(|_| garbled("nodes are not base64"))?;
+    let head = STANDARD.decode(view.head).map_err(|_| garbled("a head is not base64"))?;
+    Ok(AuditRow {
+        first_leaf: LeafNumber(view.first_leaf),
+        count: view.count,
+        at: view.at,
+        records: view.records.into(),
+        nodes: nodes.into(),
+        head: head.try_into().map_err(|_| garbled("a head has not 32 bytes"))?,
+    })
+}
+
+/// A view out of a line.
+///
+/// # Errors
+/// When the line is not what this axwatch knows.
+pub fn parse<'a, T: serde::Deserialize<'a>>(line: &'a str) -> Result<T> {
+    Ok(serde_json::from_str(line)
+        .map_err(|error| ClientError::Garbled { problem: error.to_string() })?)
+}
+
+/// A list that is being read, from wherever.
+pub enum Lines {
+    /// From a server.
+    Server(client::Lines),
+    /// From the store.
+    Store(Box<Pages>),
+}
+
+impl Lines {
+    /// The next lines, each a JSON object; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Vec<String>>> {
+        match self {
+            Lines::Server(lines) => Ok(lines.next().await?),
+            Lines::Store(pages) => Ok(pages.next().await?),
+        }
+    }
+}
+
+/// The server that runs on this store, for commands that need one.
+///
+/// # Errors
+/// When there is none.
+pub async fn need_server(store: &Path) -> Result<Client> {
+    let found = find_server(store).await?;
+    found.ok_or_else(|| {
+        Fault::Refused(format!(
+            "no server runs on the store {}; start one with `axwatch serve`, or name another store with --store PATH",
+            store.display()
+        ))
+        .into()
+    })
+}
+
+/// The server that runs on this store. A runtime file that a crash left behind is passed over.
+///
+/// # Errors
+/// When the store is held, and whoever holds it does not answer.
+pub async fn find_server(store: &Path) -> Result<Option<Client>> {
+    let store = runtime::settle(store);
+    let mut problem = None;
+    // A server that is just starting again has two moments in which it does not answer.
+    for pause_ms in [0, 200, 500] {
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        let Some(found) = runtime::read(&store) else { return Ok(None) };
+        match probe(&store, &found).await {
+            Ok(client) => return Ok(Some(client)),
+            Err(error) => problem = Some((found, error)),
+        }
+        if !runtime::is_held(&store) {
+            return Ok(None);
+        }
+        if problem.as_ref().is_some_and(|(_, error)| error.is::<NoAnswer>()) {
+            break;
+        }
+    }
+    let (found, error) = problem.expect("it was tried");
+    Err(error).with_context(|| {
+        format!(
+            "process {} holds the store {} and its API at {} does not answer; wait for it, or stop it and try again",
+            found.pid,
+            store.display(),
+            found.http
+        )
+    })
+}
+
+/// Somebody listens there and says nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {PROBE_WITHIN:?}")]
+struct NoAnswer;
+
+async fn probe(store: &Path, found: &runtime::Runtime) -> Result<Client> {
+    let address: SocketAddr = found
+        .http
+        .strip_prefix("http://")
+        .and_then(|address| address.parse().ok())
+        .with_context(|| format!("its runtime file names no address: {:?}", found.http))?;
+    let token = runtime::read_token(store).context("cannot read its token file")?;
+    let client = Client::new(address, token);
+    let status: views::Status = tokio::time::timeout(PROBE_WITHIN, client.get("/api/v1/status"))
+        .await
+        .map_err(|_| NoAnswer)??;
+    if status.pid != found.pid {
+        anyhow::bail!("process {} answers there instead", status.pid);
+    }
+    Ok(client)
+}
