@@ -459,6 +459,7 @@ async fn watchers_handlers_and_plugins_are_kept(mut subject: Subject) {
 
 async fn the_audit_is_found_by_its_records(mut subject: Subject) {
     assert_eq!(subject.reader().audit_last().await.unwrap(), None);
+    assert_eq!(subject.reader().audit_head().await.unwrap(), None);
     let row = |first_leaf, count: u64| AuditRow {
         first_leaf: LeafNumber(first_leaf),
         count,
@@ -469,7 +470,12 @@ async fn the_audit_is_found_by_its_records(mut subject: Subject) {
     };
     for (first_leaf, count) in [(0, 3), (3, 1), (4, 2)] {
         subject.commit(Batch { audit: Some(row(first_leaf, count)), ..Batch::default() }).await;
+        let head = Some((first_leaf + count, [count as u8; 32]));
+        assert_eq!(subject.reader().audit_head().await.unwrap(), head);
     }
+    subject.commit(Batch { matched_seq: Some(Seq(0)), ..Batch::default() }).await;
+    let subject = subject.reopen().await;
+    assert_eq!(subject.reader().audit_head().await.unwrap(), Some((6, [2; 32])));
     let reader = subject.reader();
     assert_eq!(reader.audit_last().await.unwrap(), Some(row(4, 2)));
     for (leaf, expected) in [(0, Some(0)), (2, Some(0)), (3, Some(3)), (5, Some(4)), (6, None)] {

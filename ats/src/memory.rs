@@ -242,6 +242,17 @@ impl Store for MemoryStore {
     fn audit_last(&self) -> StoreFuture<'_, Option<AuditRow>> {
         self.answer(|tables| tables.audit.values().next_back().cloned())
     }
+
+    fn audit_head(&self) -> StoreFuture<'_, Option<(u64, [u8; 32])>> {
+        self.answer(|tables| {
+            let last = tables.audit.values().next_back()?;
+            Some((last.first_leaf.0 + last.count, last.head))
+        })
+    }
+
+    fn find_damage(&self) -> StoreFuture<'_, Option<String>> {
+        self.answer(|_| None)
+    }
 }
 
 impl StoreWriter for MemoryStore {

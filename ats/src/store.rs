@@ -277,6 +277,14 @@ pub trait Store: Send + Sync {
 
     /// The last row of the audit.
     fn audit_last(&self) -> StoreFuture<'_, Option<AuditRow>>;
+
+    /// How many records the audit had at its last commit, and the root over them; `None` before the
+    /// first. Kept apart from the audit's rows, so that it tells when some of these are gone.
+    fn audit_head(&self) -> StoreFuture<'_, Option<(u64, [u8; 32])>>;
+
+    /// Looks through the whole store for damage, and says what it found first. Takes as long as
+    /// reading all of it does.
+    fn find_damage(&self) -> StoreFuture<'_, Option<String>>;
 }
 
 /// The writing side: one at a time, over all processes.

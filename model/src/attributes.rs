@@ -1,18 +1,23 @@
 //! An attestation's attributes: a JSON object kept as the text that was given.
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Number, Value};
 
-use crate::bounds::{ATTRIBUTES_BYTES_MAX, ATTRIBUTES_DEPTH_MAX};
+use crate::bounds::{ATTRIBUTES_BYTES_MAX, ATTRIBUTES_DEPTH_MAX, cut};
+
+/// Bytes of a number, and of a key, that an error shows.
+const NUMBER_BYTES_SHOWN: usize = 40;
+const KEY_BYTES_SHOWN: usize = 200;
 
 /// A JSON object, compact, at most 1 MiB and 64 levels.
 ///
 /// The text stays as it was given but for blanks between tokens, so that a number with more digits
-/// than a double holds comes out as it went in.
+/// than a double holds comes out as it went in. Each key of an object stands once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attributes(Arc<str>);
 
@@ -31,6 +36,12 @@ pub enum InvalidAttributes {
     /// Over [`ATTRIBUTES_DEPTH_MAX`].
     #[error("attributes nest deeper than {ATTRIBUTES_DEPTH_MAX} levels")]
     TooDeep,
+    /// An object with one key twice: readers differ in which of them counts.
+    #[error("attributes: the key {0:?} stands twice")]
+    KeyTwice(String),
+    /// A number beyond the largest double.
+    #[error("attributes: {0} is beyond what a number can be")]
+    NumberTooLarge(String),
 }
 
 impl Attributes {
@@ -41,8 +52,7 @@ impl Attributes {
     pub fn parse(text: &str) -> Result<Option<Attributes>, InvalidAttributes> {
         let text = text.trim();
         let compact = compact(text)?;
-        serde_json::from_str::<IgnoredAny>(&compact)
-            .map_err(|error| InvalidAttributes::Syntax(error.to_string()))?;
+        check(&compact)?;
         match compact.as_bytes().first() {
             Some(b'{') => {}
             Some(b'[') => return Err(InvalidAttributes::NotAnObject("an array")),
@@ -137,6 +147,138 @@ fn compact(text: &str) -> Result<String, InvalidAttributes> {
     Ok(String::from_utf8(out).expect("only whole ASCII bytes were dropped"))
 }
 
+/// Checks that a compact text is JSON, names each key once, and has only numbers that a double comes
+/// near to. Nothing is built of it.
+fn check(compact: &str) -> Result<(), InvalidAttributes> {
+    let mut twice = None;
+    let mut parser = serde_json::Deserializer::from_str(compact);
+    let outcome = Checker { twice: &mut twice }.deserialize(&mut parser);
+    let error = match outcome.and_then(|()| parser.end()) {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    if let Some(key) = twice {
+        return Err(InvalidAttributes::KeyTwice(key));
+    }
+    if error.to_string().starts_with("number out of range") {
+        // Compact text is one line, so the column is a place in it.
+        let number = number_before(compact, error.column());
+        return Err(InvalidAttributes::NumberTooLarge(number.to_owned()));
+    }
+    Err(InvalidAttributes::Syntax(error.to_string()))
+}
+
+/// The number of which a part ends at `end`, as far as it can be shown.
+fn number_before(text: &str, end: usize) -> &str {
+    let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+    let bytes = text.as_bytes();
+    let end = end.min(bytes.len());
+    let begin = end - bytes[..end].iter().rev().take_while(|byte| is_part(byte)).count();
+    let end = end + bytes[end..].iter().take_while(|byte| is_part(byte)).count();
+    cut(&text[begin..end], NUMBER_BYTES_SHOWN)
+}
+
+/// Visits everything, keeps nothing but the keys of the objects that it is in.
+struct Checker<'t> {
+    /// The first key that stands twice.
+    twice: &'t mut Option<String>,
+}
+
+impl Checker<'_> {
+    /// The same for a part.
+    fn part(&mut self) -> Checker<'_> {
+        Checker { twice: self.twice }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Checker<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Checker<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element_seed(self.part())?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut entries: A) -> Result<(), A::Error> {
+        let mut keys = Vec::new();
+        while let Some(key) = entries.next_key_seed(Key)? {
+            entries.next_value_seed(self.part())?;
+            keys.push(key);
+        }
+        keys.sort_unstable();
+        match keys.windows(2).find(|pair| pair[0] == pair[1]) {
+            None => Ok(()),
+            Some(pair) => {
+                *self.twice = Some(cut(&pair[0], KEY_BYTES_SHOWN).to_owned());
+                Err(A::Error::custom("a key stands twice"))
+            }
+        }
+    }
+}
+
+/// Reads a key as it stands in the text where it has no escapes.
+struct Key;
+
+impl<'de> DeserializeSeed<'de> for Key {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Key {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(key))
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(key.to_owned()))
+    }
+}
+
 fn write_canonical(value: &Value, out: &mut String) {
     match value {
         Value::Number(number) => write_number(number, out),
@@ -189,10 +331,14 @@ mod tests {
         let cases = [
             (r#" { "a" : 1 , "b b" : "x  \" y" } "#, r#"{"a":1,"b b":"x  \" y"}"#),
             ("{\"n\":\n123456789012345678901234567890}", r#"{"n":123456789012345678901234567890}"#),
+            (r#"{"n": [-1.7e308, 1e-999, 0.1, -0]}"#, r#"{"n":[-1.7e308,1e-999,0.1,-0]}"#),
+            (r#"{"a": {"a": 1}, "b": [{"a": 2}]}"#, r#"{"a":{"a":1},"b":[{"a":2}]}"#),
             (r#"{"t": [true, false, null]}"#, r#"{"t":[true,false,null]}"#),
         ];
         for (given, kept) in cases {
-            assert_eq!(Attributes::parse(given).unwrap().unwrap().as_str(), kept);
+            let attributes = Attributes::parse(given).unwrap().unwrap();
+            assert_eq!(attributes.as_str(), kept);
+            assert!(attributes.to_value().is_object());
         }
         assert_eq!(Attributes::parse(" { } ").unwrap(), None);
     }
@@ -200,6 +346,7 @@ mod tests {
     #[test]
     fn what_is_no_object_is_refused_with_its_reason() {
         let deep = format!("{}1{}", r#"{"a":"#.repeat(65), "}".repeat(65));
+        let digits = format!(r#"{{"a":{}}}"#, "9".repeat(400));
         let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(ATTRIBUTES_BYTES_MAX));
         let cases = [
             ("[1]", "not an array"),
@@ -209,6 +356,14 @@ mod tests {
             ("{", "not valid JSON"),
             ("{\"a\":1 2}", "not valid JSON"),
             ("", "not valid JSON"),
+            ("{} {}", "not valid JSON"),
+            (r#"{"a":"\ud800"}"#, "not valid JSON"),
+            (r#"{"a":1,"b":2,"a":3}"#, r#"attributes: the key "a" stands twice"#),
+            (r#"{"x":[0,{"\u0061":1,"a":{}}]}"#, r#"attributes: the key "a" stands twice"#),
+            (r#"{"a":[1,1e999]}"#, "attributes: 1e999 is beyond what a number can be"),
+            (r#"{"a":-1.5E+99999999999,"b":1}"#, "attributes: -1.5E+99999999999 is beyond"),
+            (r#"{"a":1e309}"#, "attributes: 1e309 is beyond"),
+            (digits.as_str(), "attributes: 9999999999999999999999999999999999999999 is beyond"),
             (deep.as_str(), "deeper than 64"),
             (large.as_str(), "at most 1048576"),
         ];

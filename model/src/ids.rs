@@ -284,8 +284,14 @@ impl JobId {
     }
 }
 
-fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+/// Writes 16 bytes as 32 hex digits, in one piece: every fire writes several ids.
+fn write_hex(bytes: &[u8; 16], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 32];
+    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+    f.pad(std::str::from_utf8(&text).expect("hex digits are ASCII"))
 }
 
 fn parse_hex_16(what: &'static str, text: &str) -> Result<[u8; 16], InvalidId> {

@@ -146,7 +146,8 @@ pub struct JobRow {
     pub uncounted: u32,
     /// When it was made.
     pub created_at: Timestamp,
-    /// When its first counted attempt ended.
+    /// When its first counted attempt ended, moved on by the time in which nobody could have run it:
+    /// at the end of each attempt, the job has been failing since then.
     pub first_counted_at: Option<Timestamp>,
     /// When its last attempt began.
     pub started_at: Option<Timestamp>,
@@ -169,6 +170,45 @@ pub struct JobRow {
 }
 
 impl JobRow {
+    /// A new job that waits for its first attempt: of nobody's watcher, about no claim, without a
+    /// payload, until the caller says otherwise.
+    #[must_use]
+    pub fn queued(
+        number: JobNumber,
+        id: JobId,
+        origin: JobOrigin,
+        handler: Arc<str>,
+        now: Timestamp,
+    ) -> JobRow {
+        JobRow {
+            number,
+            id,
+            origin,
+            watcher: None,
+            revision: 0,
+            generation: 0,
+            seq: None,
+            handler,
+            plugin: None,
+            payload: None,
+            state: JobState::Queued,
+            attempts: 0,
+            counted: 0,
+            uncounted: 0,
+            created_at: now,
+            first_counted_at: None,
+            started_at: None,
+            completed_at: None,
+            due_at: None,
+            delay_ms: 0,
+            error: None,
+            result: None,
+            progress: None,
+            cost: None,
+            leaves: Vec::new(),
+        }
+    }
+
     /// The lane that it waits in.
     #[must_use]
     pub fn lane(&self) -> LaneKey {

@@ -51,6 +51,13 @@ impl Timestamp {
         Timestamp::from_ms_clamped(self.0.saturating_add(span_ms))
     }
 
+    /// This time and `span` less, no further than can be written.
+    #[must_use]
+    pub fn minus(self, span: Duration) -> Timestamp {
+        let span_ms = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        Timestamp::from_ms_clamped(self.0.saturating_sub(span_ms))
+    }
+
     /// How long after `earlier` this is; zero when it is before.
     #[must_use]
     pub fn since(self, earlier: Timestamp) -> Duration {

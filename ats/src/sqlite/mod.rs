@@ -1,6 +1,7 @@
 //! The store in one SQLite file.
 //!
-//! `open` takes the lock, looks at the file before touching it, and brings it to the present schema.
+//! `lock` lets one writer in; `open` looks at the file before touching it, and brings it to the present
+//! schema.
 //! `writer` is the one connection that writes; `derive` keeps the tail and the derived tables;
 //! `reader` answers questions, `search` those about terms; `checkpoint` moves the write-ahead log into
 //! the main file beside the writer. `rows` is how our types become columns, `connect` how every
@@ -12,6 +13,7 @@
 mod checkpoint;
 mod connect;
 mod derive;
+mod lock;
 mod open;
 mod reader;
 mod rows;

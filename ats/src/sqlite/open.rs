@@ -1,7 +1,7 @@
-//! Opening: the lock, a look at the file before anything is changed, the schema, and what meta says.
+//! Opening: the locks, a look at the file before anything is changed, the schema, and what meta says.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use sqlx::{ConnectOptions, Connection, SqlSafeStr};
 
 use super::connect::{check_settings, read_options, write_options};
 use super::failed;
+use super::lock::{DatabaseLock, Lock, lock_beside, patiently};
 use crate::store::{Opened, StoreError};
 use crate::tail::Mark;
 
@@ -27,10 +28,10 @@ const SCHEMA: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 /// File systems on which locks and shared memory do not hold between machines: NFS, SMB, SMB2, CIFS.
 const NETWORK_FILE_SYSTEMS: [u64; 4] = [0x6969, 0x517b, 0xfe53_4d42, 0xff53_4d42];
 
-/// The connection that writes, the lock that makes it the only one, and what was found.
+/// The connection that writes, the locks that make it the only one, and what was found.
 pub(super) struct Fresh {
     pub connection: SqliteConnection,
-    pub lock: File,
+    pub lock: Lock,
     pub path: PathBuf,
     pub opened: Opened,
     pub derivation: Derivation,
@@ -48,8 +49,10 @@ pub(super) async fn open_for_writing(path: &Path) -> Result<Fresh, StoreError> {
     let cannot = cannot_open(path);
     let path = &settle_path(path).map_err(&cannot)?;
     refuse_network(path).map_err(&cannot)?;
-    let lock = take_lock(path)?;
+    let beside = patiently(|| lock_beside(path)).await?;
     let made = make_file(path).map_err(&cannot)?;
+    let database = patiently(|| DatabaseLock::take(path)).await?;
+    let lock = Lock { _database: database, _file: beside };
     let found = if made { Found::Nothing } else { inspect(path, Beside::Nobody).await? };
     let unreadable = unreadable(path);
     let mut connection = write_options(path).connect().await.map_err(&unreadable)?;
@@ -88,7 +91,7 @@ pub(super) async fn open_for_reading(
     Ok((path, opened, derivation))
 }
 
-fn cannot_open(path: &Path) -> impl Fn(io::Error) -> StoreError {
+pub(super) fn cannot_open(path: &Path) -> impl Fn(io::Error) -> StoreError {
     let path = path.display().to_string();
     move |source| StoreError::Open { path: path.clone(), source }
 }
@@ -131,44 +134,6 @@ fn refuse_network(path: &Path) -> io::Result<()> {
         ));
     }
     Ok(())
-}
-
-fn take_lock(path: &Path) -> Result<File, StoreError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let cannot = cannot_open(Path::new(&name));
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&name)
-        .map_err(&cannot)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            return Err(StoreError::InUse {
-                path: path.display().to_string(),
-                holder: read_holder(&mut file),
-            });
-        }
-        Err(TryLockError::Error(error)) => return Err(cannot(error)),
-    }
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(&cannot)?;
-    Ok(file)
-}
-
-fn read_holder(file: &mut File) -> String {
-    let mut text = String::new();
-    match file.take(32).read_to_string(&mut text).ok().and_then(|_| text.trim().parse::<u32>().ok())
-    {
-        Some(pid) => format!("process {pid}"),
-        None => "another process".to_owned(),
-    }
 }
 
 /// Makes an empty file that only its owner reads; `false` when there is one with something in it.

@@ -367,4 +367,24 @@ impl Store for SqliteReader {
         let found = self.fetch("read the audit", statement, |_| {}, rows::read_audit);
         found.map(|rows| Ok(rows?.pop())).boxed()
     }
+
+    fn audit_head(&self) -> StoreFuture<'_, Option<(u64, [u8; 32])>> {
+        let statement = rows::SELECT_AUDIT_HEAD;
+        let found = self.fetch("read the audit", statement, |_| {}, rows::read_audit_head);
+        found.map(|rows| Ok(rows?.pop())).boxed()
+    }
+
+    fn find_damage(&self) -> StoreFuture<'_, Option<String>> {
+        async move {
+            let mut connection = self.connection().await?;
+            let found: Result<String, _> =
+                sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&mut *connection).await;
+            match found {
+                Ok(verdict) => Ok((verdict != "ok").then_some(verdict)),
+                Err(sqlx::Error::Database(error)) => Ok(Some(error.to_string())),
+                Err(error) => Err(failed("look for damage")(error)),
+            }
+        }
+        .boxed()
+    }
 }

@@ -3,6 +3,7 @@
 //! A row is read as one JSON text made by SQLite, because every column that the driver hands over costs
 //! as much as a small row. A row that does not decode is [`StoreError::Row`], never a panic.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use axwatch_model::{
@@ -43,8 +44,10 @@ pub(super) static REPLACE_COUNTERS: Insert = Insert::new(
     5,
 );
 
-pub(super) const INSERT_AUDIT: &str =
-    "INSERT INTO audit (first_leaf,count,at,records,nodes,head) VALUES (?,?,?,?,?,?);";
+/// A row of the audit, and what meta says of the audit with it: one text, so one trip.
+pub(super) const INSERT_AUDIT: &str = "INSERT INTO audit \
+     (first_leaf,count,at,records,nodes,head) VALUES (?,?,?,?,?,?);\
+     INSERT OR REPLACE INTO meta (key,value) VALUES ('audit_head',?);";
 
 pub(super) const REPLACE_PLUGIN: &str =
     "INSERT OR REPLACE INTO plugins (name,version,incarnation,up_at) VALUES (?,?,?,?);";
@@ -167,6 +170,30 @@ pub(super) fn bind_audit(values: &mut Values, row: &AuditRow) {
     values.add(row.records.clone());
     values.add(&*row.nodes);
     values.add(row.head.as_slice());
+    values.add(audit_head_text(row.first_leaf.0 + row.count, &row.head));
+}
+
+/// Size and root of the audit as meta has them: `<size>:<64 hex digits>`.
+fn audit_head_text(size: u64, root: &[u8; 32]) -> String {
+    let mut text = format!("{size}:");
+    for byte in root {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+pub(super) const SELECT_AUDIT_HEAD: &str =
+    "SELECT 1, CAST(value AS TEXT) FROM meta WHERE key = 'audit_head'";
+
+pub(super) fn read_audit_head(row: &SqliteRow) -> Result<(u64, [u8; 32]), StoreError> {
+    let columns = Columns { table: "meta", row };
+    let text: &str = columns.get(1)?;
+    columns.check(parse_audit_head(text).ok_or_else(|| format!("audit_head is {text:?}")))
+}
+
+fn parse_audit_head(text: &str) -> Option<(u64, [u8; 32])> {
+    let (size, root) = text.split_once(':')?;
+    Some((size.parse().ok()?, from_hex(root).ok()?.try_into().ok()?))
 }
 
 pub(super) fn bind_plugin(values: &mut Values, row: &PluginRow) {

@@ -121,6 +121,69 @@ async fn a_second_writer_is_told_who_has_the_store() {
     SqliteStore::open_writer(&path).await.unwrap();
 }
 
+/// Locks that SQLite has on a file, here or elsewhere.
+fn sqlite_locks(path: &Path) -> usize {
+    use std::os::unix::fs::MetadataExt;
+    let inode = format!(":{} ", path.metadata().unwrap().ino());
+    let locks = std::fs::read_to_string("/proc/locks").unwrap();
+    locks.lines().filter(|line| line.contains("POSIX") && line.contains(&inode)).count()
+}
+
+#[tokio::test]
+async fn no_other_name_and_no_missing_lock_file_lets_a_second_writer_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    let mut writer = SqliteStore::open_writer(&path).await.unwrap();
+    fill(writer.as_mut(), 0..3).await;
+    let locks = sqlite_locks(&path);
+    assert!(locks > 0);
+    let link = folder.path().join("other.db");
+    std::fs::hard_link(&path, &link).unwrap();
+    std::fs::remove_file(folder.path().join("axwatch.db.lock")).unwrap();
+    for path in [&path, &link] {
+        let error = SqliteStore::open_writer(path).await.err().unwrap();
+        assert!(matches!(error, StoreError::InUse { .. }), "{error}");
+        let seen = elsewhere(path);
+        assert!(seen.contains("is in use by another process"), "{seen}");
+    }
+    assert!(elsewhere(&path).contains("reads up to 3\n"));
+    // Who was refused has not let go of what SQLite holds on behalf of the first.
+    assert_eq!(sqlite_locks(&path), locks);
+    fill(writer.as_mut(), 3..5).await;
+    writer.close().await.unwrap();
+    assert!(elsewhere(&path).contains("reads up to 5\nwrites\n"));
+    reopened(&path).await.close().await.unwrap();
+}
+
+const PATH_ELSEWHERE: &str = "AXWATCH_TEST_STORE";
+
+/// What another process says that tries to read and to write this store.
+fn elsewhere(path: &Path) -> String {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "sqlite::tests::another_process_opens_a_store", "--nocapture"])
+        .env(PATH_ELSEWHERE, path)
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The other process of [`elsewhere`]; nothing when it is run as a test.
+#[tokio::test]
+async fn another_process_opens_a_store() {
+    let Some(path) = std::env::var_os(PATH_ELSEWHERE) else { return };
+    let path = Path::new(&path);
+    match SqliteStore::open_reader(path).await {
+        Ok(reader) => println!("reads up to {}", reader.head().await.unwrap()),
+        // Under another name the write-ahead log is not found.
+        Err(refused) => println!("{refused}"),
+    }
+    match SqliteStore::open_writer(path).await {
+        Ok(_) => println!("writes"),
+        Err(refused) => println!("{refused}"),
+    }
+}
+
 /// Makes a closed store and changes it with SQL.
 async fn doctored(path: &Path, sql: &'static str) {
     SqliteStore::open_writer(path).await.unwrap().close().await.unwrap();
@@ -380,7 +443,72 @@ async fn after_a_failed_commit_the_writer_takes_nothing_more() {
     assert_eq!(writer.reader().opened().audit_size, 1);
 }
 
+#[tokio::test]
+async fn rows_of_the_audit_that_are_gone_are_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    let mut writer = SqliteStore::open_writer(&path).await.unwrap();
+    let row = |leaf| crate::AuditRow {
+        first_leaf: LeafNumber(leaf),
+        count: 1,
+        at: at(1),
+        records: "{}".into(),
+        nodes: [].into(),
+        head: [0xa0 + leaf as u8; 32],
+    };
+    for leaf in 0..3 {
+        writer.commit(&Batch { audit: Some(row(leaf)), ..Batch::default() }).await.unwrap();
+    }
+    // More than fits one text: the same statements, on trips of their own.
+    let mut batch = Batch { audit: Some(row(3)), ..Batch::default() };
+    batch.counters = Some((LeafNumber(4), Vec::new()));
+    writer.commit(&batch).await.unwrap();
+    writer.close().await.unwrap();
+
+    let mut connection = write_options(&path).connect().await.unwrap();
+    let cut = "DELETE FROM audit WHERE first_leaf >= 2";
+    sqlx::raw_sql(cut).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    let writer = SqliteStore::open_writer(&path).await.unwrap();
+    let reader = writer.reader();
+    assert_eq!(reader.opened().audit_size, 2);
+    assert_eq!(reader.audit_head().await.unwrap(), Some((4, [0xa3; 32])));
+    writer.close().await.unwrap();
+
+    for spoilt in ["'4'", "'x:00'", "'4:00'", "7"] {
+        let mut connection = write_options(&path).connect().await.unwrap();
+        let spoil = format!("UPDATE meta SET value = {spoilt} WHERE key = 'audit_head'");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(spoil)).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        let reader = SqliteStore::open_reader(&path).await.unwrap();
+        let error = reader.audit_head().await.unwrap_err();
+        assert!(matches!(error, StoreError::Row { table: "meta", .. }), "{error}");
+    }
+}
+
 /// Opens again; the lock of a writer that was dropped goes with its last thread.
 async fn reopened(path: &Path) -> Box<dyn StoreWriter> {
     SqliteStore::open_writer(path).await.unwrap()
+}
+
+#[tokio::test]
+async fn damage_in_the_middle_of_the_file_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    let mut writer = SqliteStore::open_writer(&path).await.unwrap();
+    append(&mut *writer, claims(0..2_000), at(1)).await.unwrap();
+    assert_eq!(writer.reader().find_damage().await.unwrap(), None);
+    writer.close().await.unwrap();
+
+    let mut bytes = std::fs::read(&path).unwrap();
+    let pages = bytes.len() / 4_096;
+    // Whole pages in the middle, so that some of them hold what the check looks at.
+    bytes[pages / 4 * 4_096..pages / 2 * 4_096].fill(0xaa);
+    std::fs::write(&path, bytes).unwrap();
+    let reader = SqliteStore::open_reader(&path).await;
+    let found = match &reader {
+        Ok(reader) => reader.find_damage().await.unwrap(),
+        Err(refused) => Some(refused.to_string()),
+    };
+    assert!(found.is_some(), "a quarter of the file is overwritten");
 }

@@ -4,7 +4,6 @@
 //! what of it is on the disk: whoever holds it lets go and opens the store again.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLockWriteGuard};
 
@@ -15,6 +14,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::checkpoint::Checkpointer;
 use super::derive::{Deriver, NextSlice, SharedTail, fill, read_marks};
+use super::lock::Lock;
 use super::open::{Fresh, open_for_writing};
 use super::reader::{SqliteReader, fetch_by_seqs, seqs_of_hashes};
 use super::trip::{Transaction, WalFrames};
@@ -41,12 +41,13 @@ pub(super) struct SqliteWriter {
     /// A commit has begun and has not come to its end.
     unsure: bool,
     /// Held for life.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl SqliteWriter {
     pub async fn open(path: &Path, bounds: TailBounds) -> Result<SqliteWriter, StoreError> {
-        let Fresh { mut connection, lock, path, opened, derivation } =
+        // The lock first, so that after a failure it goes last.
+        let Fresh { lock, path, mut connection, opened, derivation } =
             open_for_writing(path).await?;
         let tail = SharedTail::new(Tail::new(derivation.derived));
         if derivation.deriving.seq > derivation.derived.seq
