@@ -26,7 +26,14 @@ fn main() -> io::Result<()> {
 }
 
 /// What a commit claims: that it is one, and who wrote it.
-fn claims(short: &str, hash: &str, author: &str, at: &str, parents: &str, message: &str) -> [Value; 2] {
+fn claims(
+    short: &str,
+    hash: &str,
+    author: &str,
+    at: &str,
+    parents: &str,
+    message: &str,
+) -> [Value; 2] {
     let parents: Vec<&str> = parents.split_whitespace().collect();
     let author = if author.is_empty() { "unknown" } else { author };
     let common = |kind: &str, predicate: &str, context: &str| {
@@ -41,6 +48,7 @@ fn claims(short: &str, hash: &str, author: &str, at: &str, parents: &str, messag
         })
     };
     let mut commit = common("commit", "is_commit", "commit_metadata");
-    commit["attributes"] = json!({ "hash": hash, "author": author, "message": message, "parents": parents });
+    commit["attributes"] =
+        json!({ "hash": hash, "author": author, "message": message, "parents": parents });
     [commit, common("author", "authored_by", author)]
 }

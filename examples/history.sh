@@ -17,7 +17,7 @@ if ! git -C "$repo" rev-parse -q --verify HEAD >/dev/null; then
 fi
 
 echo "building axwatch and its example plugin (the first time takes some minutes)"
-cargo build --quiet --manifest-path "$here/Cargo.toml" --bin axwatch --example example_plugin --example git_claims
+cargo build --quiet --manifest-path "$here/Cargo.toml" --workspace --bin axwatch --example example_plugin --example git_claims
 built=${CARGO_TARGET_DIR:-$here/target}/debug
 axwatch=$built/axwatch
 

@@ -22,6 +22,7 @@ use axwatch_query::Mistakes;
 use base64::Engine as _;
 use serde_json::value::RawValue;
 
+pub use audit::RECORD_TYPES;
 pub use pages::{List, Pages};
 
 use crate::views::{self, Named, names_watcher};
@@ -35,6 +36,9 @@ pub enum AnswerError {
     /// It is there, and does not have what was asked for.
     #[error("{0}")]
     Conflict(String),
+    /// The question asks for what cannot be.
+    #[error("{0}")]
+    Invalid(String),
     /// The question is no AX.
     #[error("the query is no AX: {0}")]
     Query(Box<Mistakes>),

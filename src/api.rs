@@ -10,6 +10,7 @@
 mod attestations;
 mod audit;
 mod ax;
+mod bodies;
 mod error;
 mod guard;
 mod jobs;
@@ -36,9 +37,10 @@ pub use listen::Listener;
 
 use crate::answers::{Answers, Held};
 use crate::views;
+use bodies::Bodies;
 use error::ApiError;
 
-/// Bytes of a body that is read as a whole.
+/// Bytes of a body that is read as a whole: the payload of a job.
 const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Claims that are being appended, in KiB, over all requests.
 const INTAKE_KIB_MAX: usize = 32 * 1024;
@@ -50,6 +52,7 @@ pub struct Api {
     answers: Arc<Answers>,
     token_hash: guard::TokenHash,
     intake: Semaphore,
+    bodies: Bodies,
     stopping: watch::Receiver<bool>,
     http: String,
     store: PathBuf,
@@ -83,6 +86,7 @@ pub fn router(parts: Parts) -> Router {
         plugins: parts.plugins,
         token_hash: guard::TokenHash::of(&parts.token),
         intake: Semaphore::new(INTAKE_KIB_MAX),
+        bodies: Bodies::new(),
         stopping: parts.stopping,
         http: parts.http,
         store: parts.store,

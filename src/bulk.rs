@@ -15,7 +15,7 @@ pub const CHUNK_LINES_MAX: usize = 1_000;
 /// Bytes of lines that are appended together at most, the first line aside.
 pub const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of one line: a claim with all its terms and attributes at their bounds fits, even escaped.
-const LINE_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub const LINE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// One line of input, or why it is none.
 pub type Line = Result<String, &'static str>;
@@ -37,6 +37,11 @@ impl Splitter {
             bytes = &bytes[end + 1..];
         }
         self.take(bytes);
+    }
+
+    /// Bytes of the line that has begun and not ended.
+    pub fn begun(&self) -> usize {
+        self.rest.len()
     }
 
     /// At the end of the input: the last line, when no line end closed it.

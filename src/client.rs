@@ -3,6 +3,7 @@
 //! Not here: how a server is found (`crate::source`), what its answers mean (`crate::views`).
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use axwatch_model::JobId;
 use bytes::Bytes;
@@ -72,11 +73,15 @@ pub struct RefusalJson {
     pub error: Refusal,
 }
 
+/// How long a connection may have been idle to be used again: a server closes it a little later, and
+/// a request that meets that would be lost.
+const IDLE_MAX: Duration = Duration::from_secs(2);
+
 /// A server that is spoken to.
 pub struct Client {
     address: SocketAddr,
     token: String,
-    connection: Mutex<Option<SendRequest<Full<Bytes>>>>,
+    connection: Mutex<Option<(SendRequest<Full<Bytes>>, Instant)>>,
 }
 
 impl Client {
@@ -176,14 +181,15 @@ impl Client {
             .map_err(|error| ClientError::Garbled { problem: error.to_string() })?;
         let mut connection = self.connection.lock().await;
         let usable = match connection.as_mut() {
-            Some(open) => open.ready().await.is_ok(),
+            Some((open, used)) => used.elapsed() < IDLE_MAX && open.ready().await.is_ok(),
             None => false,
         };
         if !usable {
-            *connection = Some(self.connect().await?);
+            *connection = Some((self.connect().await?, Instant::now()));
         }
-        let open = connection.as_mut().expect("it was just connected");
+        let (open, used) = connection.as_mut().expect("it was just connected");
         let response = open.send_request(request).await.map_err(|error| self.lost(Some(error)))?;
+        *used = Instant::now();
         if response.status().is_success() {
             return Ok(response);
         }

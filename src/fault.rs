@@ -181,7 +181,11 @@ fn to_json(error: &anyhow::Error) -> serde_json::Value {
         }
     }
     let message = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
-    json!({ "error": { "kind": kind, "message": message } })
+    let mut said = json!({ "kind": kind, "message": message });
+    if let Some(hint) = next_step(error) {
+        said["hint"] = hint.into();
+    }
+    json!({ "error": said })
 }
 
 #[cfg(test)]
@@ -207,6 +211,16 @@ mod tests {
         for (error, code) in cases {
             assert_eq!(exit_code(&error), code, "{error:#}");
         }
+    }
+
+    #[test]
+    fn programs_get_the_hint_that_people_get() {
+        let in_use = StoreError::InUse { path: "a.db".into(), holder: "process 1".into() };
+        let error = anyhow::Error::from(in_use);
+        let json = to_json(&error);
+        let hint = json["error"]["hint"].as_str().unwrap();
+        assert!(told(&error).ends_with(&format!("try: {hint}")));
+        assert_eq!(to_json(&anyhow::anyhow!("other"))["error"].get("hint"), None);
     }
 
     #[test]

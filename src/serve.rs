@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use axwatch_ats::SqliteStore;
+use axwatch_ats::{SqliteStore, Store, StoreError};
 use axwatch_engine::plugin::{LauncherCommand, PluginHost};
 use axwatch_engine::{Engine, EngineConfig, EngineStopped};
 use axwatch_model::SystemClock;
@@ -34,8 +34,10 @@ use crate::runtime::{self, Runtime, RuntimeFiles};
 
 /// What is logged when nobody says otherwise.
 const LOG_DEFAULT: &str = "info,sqlx=warn,hyper=warn,h2=warn,tower=warn";
+/// The longest that attempts under way may still take when the engine is told to stop.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 /// The longest that taking down may last, whatever hangs.
-const DOWN_WITHIN: Duration = Duration::from_secs(19);
+const DOWN_WITHIN: Duration = Duration::from_secs(20);
 /// Bytes of one mebibyte.
 const MIB: u64 = 1024 * 1024;
 
@@ -93,8 +95,18 @@ pub async fn run(config: &Config, out: &mut Output) -> Result<()> {
     tell(out, &started)?;
     tracing::info!(http = started.http, store = started.store, pid = started.pid, "axwatch serves");
 
-    let running = Running { engine, engine_task, plugins, serving, stop, files };
+    let damage = tokio::spawn(find_damage(engine.store().clone(), store));
+    let running = Running { engine, engine_task, plugins, serving, stop, files, damage };
     running.until_ended(signals).await
+}
+
+/// Looks through the store beside all other work; answers only when there is something to tell.
+async fn find_damage(store: Arc<dyn Store>, path: PathBuf) -> StoreError {
+    match store.find_damage().await {
+        Ok(None) => std::future::pending().await,
+        Ok(Some(reason)) => StoreError::Corrupt { path: path.display().to_string(), reason },
+        Err(error) => error,
+    }
 }
 
 fn tell(out: &mut Output, started: &Started<'_>) -> Result<()> {
@@ -117,6 +129,7 @@ struct Running {
     serving: JoinHandle<()>,
     stop: watch::Sender<bool>,
     files: RuntimeFiles,
+    damage: JoinHandle<StoreError>,
 }
 
 impl Running {
@@ -125,6 +138,12 @@ impl Running {
             ended = &mut self.engine_task => {
                 drop(self.files);
                 return Err(storage_failure(ended));
+            }
+            Ok(error) = &mut self.damage => {
+                drop(self.files);
+                let error = anyhow::Error::from(error);
+                tracing::error!(error = format!("{error:#}"), "the store is damaged, so the engine ends; keep a copy of it");
+                return Err(error);
             }
             name = signals.next() => tracing::info!(signal = name, "stopping"),
         }
@@ -145,11 +164,17 @@ impl Running {
     }
 
     async fn take_down(self) -> Result<()> {
+        self.damage.abort();
         // First, so that no command finds a server that is about to leave.
         drop(self.files);
         let _ = self.stop.send(true);
         if let Err(error) = self.serving.await {
             tracing::error!(%error, "the API ended badly");
+        }
+        if self.engine.drain(DRAIN_WITHIN).await == Ok(false) {
+            tracing::warn!(
+                "some attempts did not end in time; they are tried again at the next start"
+            );
         }
         self.plugins.shutdown().await;
         self.engine.stop().await;

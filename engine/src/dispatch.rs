@@ -15,7 +15,7 @@ use axwatch_core::{Ended, Event, Outcome, Start};
 use axwatch_model::{JobId, PluginName, Seq};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::handle::Message;
 
@@ -96,7 +96,11 @@ const ENDED_ATTEMPTS_KEPT: usize = 1_024;
 /// The attempts under way, by job, and how often each made which claim: what the lineage of a claim
 /// and its computed id are made from.
 #[derive(Default)]
-pub struct InFlight(Mutex<InFlightState>);
+pub struct InFlight {
+    state: Mutex<InFlightState>,
+    /// An attempt has ended, and the writer has been told of it.
+    ended: Notify,
+}
 
 #[derive(Default)]
 struct InFlightState {
@@ -117,6 +121,18 @@ impl InFlight {
     pub fn of_plugin(&self, plugin: &PluginName, incarnation: u64) -> Vec<Running> {
         let mine = |r: &&Running| r.plugin == *plugin && r.incarnation == incarnation;
         self.lock().running.values().filter(mine).cloned().collect()
+    }
+
+    /// Waits until nothing is under way, and the writer has been told of every end.
+    pub(crate) async fn emptied(&self) {
+        loop {
+            // Before the look, or an end between the two would go unnoticed.
+            let ended = self.ended.notified();
+            if self.is_empty() {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// Whether nothing is under way.
@@ -169,10 +185,12 @@ impl InFlight {
         if state.ordinals.contains_key(&(start.id, start.attempt)) {
             state.forget_later((start.id, start.attempt));
         }
+        drop(state);
+        self.ended.notify_waiters();
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, InFlightState> {
-        self.0.lock().expect("no holder of the attempts under way panics")
+        self.state.lock().expect("no holder of the attempts under way panics")
     }
 }
 
@@ -215,7 +233,8 @@ pub(crate) struct Dispatcher {
     store: Arc<dyn Store>,
     transports: Arc<Transports>,
     in_flight: Arc<InFlight>,
-    inbox: mpsc::Sender<Message>,
+    /// Weak, so that the inbox ends with the last handle on the engine.
+    inbox: mpsc::WeakSender<Message>,
     payloads: Arc<Mutex<Payloads>>,
 }
 
@@ -224,7 +243,7 @@ impl Dispatcher {
         store: Arc<dyn Store>,
         transports: Arc<Transports>,
         in_flight: Arc<InFlight>,
-        inbox: mpsc::Sender<Message>,
+        inbox: mpsc::WeakSender<Message>,
     ) -> Dispatcher {
         Dispatcher { store, transports, in_flight, inbox, payloads: Arc::default() }
     }
@@ -258,15 +277,19 @@ impl Dispatcher {
                         let attempt = Attempt { start: start.clone(), payload };
                         transport.run(&attempt).await
                     }
-                    Err(error) => Ended::bare(Outcome::Retryable { error, missed_deadline: false }),
+                    // The plugin was never asked, so that this is no attempt of its.
+                    Err(error) => {
+                        Ended::bare(Outcome::NotNow { after: None, error, overloaded: false })
+                    }
                 },
             };
-            in_flight.end(&start);
             let (job, attempt, incarnation) = (start.job, start.attempt, start.incarnation);
-            // A writer that is gone has left the attempt to the next start's recovery.
-            let _ = inbox
-                .send(Message::Event(Event::AttemptEnded { job, attempt, incarnation, ended }))
-                .await;
+            if let Some(inbox) = inbox.upgrade() {
+                let ended = Event::AttemptEnded { job, attempt, incarnation, ended };
+                // A writer that is gone has left the attempt to the next start's recovery.
+                let _ = inbox.send(Message::Event(ended)).await;
+            }
+            in_flight.end(&start);
         });
     }
 }

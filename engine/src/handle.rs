@@ -65,6 +65,12 @@ pub enum AppendRefusal {
         /// What must be.
         needed_bytes: u64,
     },
+    /// Its batch was to be appended whole or not at all, and another claim of it was refused.
+    #[error("not appended, because claim {index} of its batch was refused")]
+    Together {
+        /// Which one was refused, from 0.
+        index: usize,
+    },
     /// More is being appended than the writer takes, and this waited its time.
     #[error(
         "resource_exhausted: more is being appended than can be written; try again in a second"
@@ -120,12 +126,33 @@ pub struct PluginReady {
     pub transport: Arc<dyn Plugin>,
 }
 
+/// Whether claims stand or fall together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whole {
+    Yes,
+    No,
+}
+
 /// What the writer is asked.
 pub(crate) enum Message {
-    Append { incoming: Vec<Incoming>, reply: oneshot::Sender<Vec<Result<Acked, AppendRefusal>>> },
-    Request { request: Request, reply: oneshot::Sender<Result<axwatch_core::Answer, RequestError>> },
+    Append {
+        incoming: Vec<Incoming>,
+        whole: Whole,
+        reply: oneshot::Sender<Vec<Result<Acked, AppendRefusal>>>,
+    },
+    Request {
+        request: Request,
+        reply: oneshot::Sender<Result<axwatch_core::Answer, RequestError>>,
+    },
     Event(Event),
-    Watchers { retired: bool, reply: oneshot::Sender<Vec<WatcherView>> },
+    /// Answered when nothing starts any more and all that started before is in flight.
+    Drain {
+        reply: oneshot::Sender<()>,
+    },
+    Watchers {
+        retired: bool,
+        reply: oneshot::Sender<Vec<WatcherView>>,
+    },
     Stop,
 }
 
@@ -225,6 +252,26 @@ impl Engine {
         &self,
         incoming: Vec<Incoming>,
     ) -> Result<Vec<Result<Acked, AppendRefusal>>, EngineGone> {
+        self.append_as(incoming, Whole::No).await
+    }
+
+    /// Appends all of these claims, in one transaction, or none: if one of them is refused, the
+    /// others are with [`AppendRefusal::Together`].
+    ///
+    /// # Errors
+    /// [`EngineGone`] when the engine stopped before it could say.
+    pub async fn append_together(
+        &self,
+        incoming: Vec<Incoming>,
+    ) -> Result<Vec<Result<Acked, AppendRefusal>>, EngineGone> {
+        self.append_as(incoming, Whole::Yes).await
+    }
+
+    async fn append_as(
+        &self,
+        incoming: Vec<Incoming>,
+        whole: Whole,
+    ) -> Result<Vec<Result<Acked, AppendRefusal>>, EngineGone> {
         let bytes: usize =
             incoming.iter().map(|claim| bytes_of(claim).max(INTAKE_UNIT_BYTES)).sum();
         let units = bytes.div_ceil(INTAKE_UNIT_BYTES).min(INTAKE_BYTES_MAX / INTAKE_UNIT_BYTES);
@@ -235,7 +282,7 @@ impl Engine {
         // Held until the answer: what is being written is in memory too.
         let _room = room.map_err(|_| EngineGone)?;
         let (reply, answer) = oneshot::channel();
-        self.send(Message::Append { incoming, reply }).await?;
+        self.send(Message::Append { incoming, whole, reply }).await?;
         answer.await.map_err(|_| EngineGone)
     }
 
@@ -301,12 +348,10 @@ impl Engine {
     /// # Errors
     /// [`EngineGone`].
     pub async fn drain(&self, patience: Duration) -> Result<bool, EngineGone> {
-        self.send(Message::Event(Event::Drain)).await?;
-        let mut heads = self.heads();
-        let emptied = async {
-            // Every end is settled in a commit, so a commit is the moment to look again.
-            while !self.in_flight.is_empty() && heads.changed().await.is_ok() {}
-        };
+        let (reply, draining) = oneshot::channel();
+        self.send(Message::Drain { reply }).await?;
+        draining.await.map_err(|_| EngineGone)?;
+        let emptied = self.in_flight.emptied();
         Ok(tokio::time::timeout(patience, emptied).await.is_ok())
     }
 

@@ -10,6 +10,7 @@
 //! (`crate::dispatch`).
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,13 +22,15 @@ use axwatch_core::audit::{Hash, Tree, frontier_nodes, node_in_row, node_place};
 use axwatch_core::{
     Answer, Bounds, Effect, Event, Policy, RequestId, RetryPolicy, Snapshot, State, Writes,
 };
-use axwatch_model::{AttestationId, Clock, Incoming, JobNumber, LeafNumber, Now, Seq, Stored};
+use axwatch_model::{
+    AttestationId, Clock, Incoming, JobNumber, LeafNumber, Mono, Now, Seq, Stored,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::dispatch::{Dispatcher, InFlight, Transports};
 use crate::handle::{
-    Acked, AppendRefusal, Engine, Fires, Heads, Message, Request, RequestError, WatcherView,
+    Acked, AppendRefusal, Engine, Fires, Heads, Message, Request, RequestError, WatcherView, Whole,
     bytes_of, intake,
 };
 
@@ -40,13 +43,15 @@ const BATCH_CLAIMS_MAX: usize = 1_024;
 /// Bytes of claims of one batch; the message that passes it is the last.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Claims read at once while matching is behind.
-const SEGMENT_CLAIMS: usize = 512;
+const SEGMENT_CLAIMS: usize = 128;
 /// Open jobs read at once at the start.
 const RECOVERY_JOBS: usize = 1_000;
 /// Rows of the audit read at once at the start.
 const RECOUNT_ROWS: usize = 256;
 /// How long the inbox must be quiet before what commits left for later is done.
 const QUIET: Duration = Duration::from_millis(50);
+/// How long after something could not be read or written it is tried again.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 /// What is kept free on the disk at most, unless configured.
 const RESERVE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// And at most this part of it.
@@ -105,7 +110,7 @@ pub async fn start(
     let transports = Arc::new(Transports::default());
     let in_flight = Arc::new(InFlight::default());
     let dispatcher =
-        Dispatcher::new(reader.clone(), transports.clone(), in_flight.clone(), sender.clone());
+        Dispatcher::new(reader.clone(), transports.clone(), in_flight.clone(), sender.downgrade());
     let plugins = reader.plugins().await?;
     let incarnations: BTreeMap<_, _> =
         plugins.into_iter().map(|row| (row.name, row.incarnation)).collect();
@@ -135,6 +140,7 @@ pub async fn start(
         last_request: 0,
         untidy: true,
         disk_low: false,
+        segment_after: None,
     };
     writer.release(effects, &mut BTreeMap::new(), &mut HashMap::new());
     writer.publish();
@@ -148,7 +154,6 @@ async fn restore(
 ) -> Result<State, StartError> {
     let opened = store.opened();
     let now = clock.now();
-    let last_row = store.audit_last().await?;
     let snapshot = Snapshot {
         matched_seq: opened.matched_seq,
         head: opened.head,
@@ -158,7 +163,6 @@ async fn restore(
         counters: store.counters().await?,
         handlers: store.handlers().await?,
         tree: restore_tree(store, opened.audit_size).await?,
-        away: last_row.map_or(Duration::ZERO, |row| now.wall.since(row.at)),
     };
     let policy = Policy {
         store_id: opened.store_id,
@@ -173,6 +177,11 @@ async fn restore(
 
 /// The edge of the audit's tree, from the few rows that hold it.
 async fn restore_tree(store: &dyn Store, size: u64) -> Result<Tree, StartError> {
+    let head = store.audit_head().await?;
+    if let Some((written, _)) = head.filter(|(written, _)| *written != size) {
+        let reason = format!("it has {size} records, and {written} were written");
+        return Err(StartError::Audit(reason));
+    }
     let mut frontier: Vec<Hash> = Vec::new();
     for node in frontier_nodes(size) {
         let leaf = node_place(node);
@@ -267,7 +276,8 @@ struct Gathered {
 /// One message of a batch, in its order.
 enum Step {
     Event(Event),
-    Append { claims: usize, reply: oneshot::Sender<Acks> },
+    Append { claims: Range<usize>, whole: Whole, reply: oneshot::Sender<Acks> },
+    Drained(oneshot::Sender<()>),
 }
 
 struct Writer {
@@ -288,6 +298,8 @@ struct Writer {
     untidy: bool,
     /// The disk was nearly full when it was last looked at.
     disk_low: bool,
+    /// The log could not be read for matching; not before then is it tried again.
+    segment_after: Option<Mono>,
 }
 
 impl Writer {
@@ -315,6 +327,11 @@ impl Writer {
             }
             let patience =
                 if self.untidy { Some(wake.map_or(QUIET, |wake| wake.min(QUIET))) } else { wake };
+            let patience = match patience {
+                _ if !self.in_trouble() => patience,
+                None => Some(TROUBLE_PAUSE),
+                Some(patience) => Some(patience.min(TROUBLE_PAUSE)),
+            };
             let received = match patience {
                 None => Ok(self.inbox.recv().await),
                 Some(patience) => tokio::time::timeout(patience, self.inbox.recv()).await,
@@ -330,20 +347,35 @@ impl Writer {
         }
     }
 
+    /// Whether there are claims to match that no message brings.
     fn is_behind(&self) -> bool {
-        self.state.matched_seq() < self.head && self.state.may_match()
+        let resting = self.segment_after.is_some_and(|after| self.clock.now().mono < after);
+        !resting && !self.disk_low && self.state.matched_seq() < self.head && self.state.may_match()
+    }
+
+    /// Something is to be tried again that no message and no timer of the core tells of.
+    fn in_trouble(&self) -> bool {
+        self.disk_low || self.segment_after.is_some()
     }
 
     /// Takes what waits, within the bounds of a batch, up to a word to stop.
     fn gather(&mut self, first: Option<Message>) -> Gathered {
         let mut gathered = Gathered::default();
         let mut next = first;
+        let was_low = self.disk_low;
         let room = self.has_room();
+        if was_low != self.disk_low {
+            gathered.events.push(Step::Event(Event::DiskLow(self.disk_low)));
+        }
         while let Some(message) = next {
             match message {
                 Message::Stop => gathered.stop = true,
                 Message::Watchers { retired, reply } => self.tell_watchers(retired, reply),
                 Message::Event(event) => gathered.events.push(Step::Event(event)),
+                Message::Drain { reply } => {
+                    gathered.events.push(Step::Event(Event::Drain));
+                    gathered.events.push(Step::Drained(reply));
+                }
                 Message::Request { request, reply } => match &room {
                     Err(low) => drop(reply.send(Err(RequestError::Exhausted(low.clone())))),
                     Ok(()) => {
@@ -351,14 +383,16 @@ impl Writer {
                         gathered.events.push(Step::Event(event));
                     }
                 },
-                Message::Append { incoming, reply } => match &room {
+                Message::Append { incoming, whole, reply } => match &room {
                     Err(low) => {
                         drop(reply.send(incoming.iter().map(|_| Err(low.clone())).collect()))
                     }
                     Ok(()) => {
                         gathered.bytes += incoming.iter().map(bytes_of).sum::<usize>();
-                        gathered.events.push(Step::Append { claims: incoming.len(), reply });
+                        let first = gathered.incoming.len();
                         gathered.incoming.extend(incoming);
+                        let claims = first..gathered.incoming.len();
+                        gathered.events.push(Step::Append { claims, whole, reply });
                     }
                 },
             }
@@ -446,12 +480,13 @@ impl Writer {
     /// From messages to the disk and out again.
     async fn commit_batch(&mut self, gathered: Gathered) -> Result<(), EngineStopped> {
         let Gathered { events, incoming, .. } = gathered;
-        let segment = self.read_segment().await?;
-        let planned = self.plan(incoming).await?;
+        let segment = self.read_segment().await;
+        let (incoming, known) = self.look_up(incoming).await?;
+        let (events, incoming, known) = refuse_together(events, incoming, known);
         let now = self.clock.now();
-        let Plan { outcomes, rows } = plan_at(planned, self.head, now);
+        let Plan { outcomes, rows } = plan(self.head, incoming, known, now.wall);
 
-        let (effects, appends) = self.ask_core(events, outcomes, &rows, segment, now);
+        let (effects, appends, drained) = self.ask_core(events, outcomes, &rows, segment, now);
         if let Some(last) = rows.last() {
             self.head = last.seq;
         }
@@ -467,18 +502,33 @@ impl Writer {
         self.release(effects, &mut fires, &mut replies);
         self.publish();
         acknowledge(appends, &fires);
+        for reply in drained {
+            // Whoever drains may have lost patience.
+            let _ = reply.send(());
+        }
         Ok(())
     }
 
-    /// The claims that matching, which is behind, comes to next.
-    async fn read_segment(&mut self) -> Result<Vec<Stored>, StoreError> {
+    /// The claims that matching, which is behind, comes to next. What cannot be read now is tried
+    /// again later: nothing is lost by that, and the rest goes on.
+    async fn read_segment(&mut self) -> Vec<Stored> {
         if !self.is_behind() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
-        self.reader.read_after(self.state.matched_seq(), SEGMENT_CLAIMS).await
+        self.segment_after = None;
+        match self.reader.read_after(self.state.matched_seq(), SEGMENT_CLAIMS).await {
+            Ok(segment) => segment,
+            Err(error) => {
+                let after = self.state.matched_seq();
+                tracing::error!(%after, %error, "cannot read claims that wait to be matched; trying again");
+                self.segment_after = Some(self.clock.now().mono.plus(TROUBLE_PAUSE));
+                Vec::new()
+            }
+        }
     }
 
-    async fn plan(
+    /// What the log holds under the ids of new claims.
+    async fn look_up(
         &mut self,
         incoming: Vec<Incoming>,
     ) -> Result<(Vec<Incoming>, Vec<Option<Stored>>), StoreError> {
@@ -499,35 +549,42 @@ impl Writer {
         rows: &[Arc<Stored>],
         segment: Vec<Stored>,
         now: Now,
-    ) -> (Vec<Effect>, Vec<PlannedAppend>) {
+    ) -> (Vec<Effect>, Vec<PlannedAppend>, Vec<oneshot::Sender<()>>) {
         let mut effects = Vec::new();
         for stored in segment {
-            effects.extend(self.state.step(Event::Match { stored: Arc::new(stored) }, now));
+            self.match_claim(&Arc::new(stored), now, &mut effects);
         }
-        let live = self.state.matched_seq() >= self.head && self.state.may_match();
         let (mut outcomes, mut rows) = (outcomes.into_iter(), rows.iter());
-        let mut appends = Vec::new();
+        let (mut appends, mut drained) = (Vec::new(), Vec::new());
         for step in events {
             match step {
                 Step::Event(event) => effects.extend(self.state.step(event, now)),
-                Step::Append { claims, reply } => {
-                    let outcomes: Vec<_> = outcomes.by_ref().take(claims).collect();
-                    let new =
-                        outcomes.iter().flatten().filter(|appended| !appended.repeated).count();
-                    for stored in rows.by_ref().take(new) {
-                        let event = if live {
-                            Event::Match { stored: stored.clone() }
-                        } else {
-                            Event::Deferred { seq: stored.seq }
-                        };
-                        effects.extend(self.state.step(event, now));
+                Step::Drained(reply) => drained.push(reply),
+                Step::Append { claims, reply, .. } => {
+                    let outcomes: Vec<_> = outcomes.by_ref().take(claims.len()).collect();
+                    let new = outcomes.iter().flatten().filter(|appended| !appended.repeated);
+                    for stored in rows.by_ref().take(new.count()) {
+                        self.match_claim(stored, now, &mut effects);
                     }
                     appends.push(PlannedAppend { outcomes, reply });
                 }
             }
         }
         effects.extend(self.state.step(Event::Tick, now));
-        (effects, appends)
+        (effects, appends, drained)
+    }
+
+    /// Matches a claim in this batch, if its turn has come and the batch has room for what it causes;
+    /// else matching falls behind, and comes to it later.
+    fn match_claim(&mut self, stored: &Arc<Stored>, now: Now, effects: &mut Vec<Effect>) {
+        let is_next = self.state.matched_seq().next() == stored.seq;
+        let matched_now = is_next && self.state.may_match() && !self.state.batch_is_full();
+        let event = if matched_now {
+            Event::Match { stored: stored.clone() }
+        } else {
+            Event::Deferred { seq: stored.seq }
+        };
+        effects.extend(self.state.step(event, now));
     }
 
     /// Lets the effects of a batch out, in their order.
@@ -550,7 +607,13 @@ impl Writer {
                     due_by: axwatch_model::Timestamp::from_ms_clamped(i64::MAX),
                     limit,
                 }),
-                Effect::GaveUp { id, watcher, handler, attempts, reason } => {
+                Effect::GaveUp { id, watcher, handler, attempts, permanent: true, reason } => {
+                    tracing::warn!(job = %id, %watcher, %handler, attempts, %reason, "Permanent failure, giving up");
+                }
+                Effect::Doubted { plugin, handlers, watchers } => {
+                    tracing::error!(%plugin, ?handlers, ?watchers, "the plugin no longer announces what it had, and its calls back did not work: kept for 10 minutes, and the jobs held");
+                }
+                Effect::GaveUp { id, watcher, handler, attempts, reason, .. } => {
                     tracing::warn!(job = %id, %watcher, %handler, attempts, %reason, "Max retries exceeded, giving up");
                 }
                 Effect::Reply { request, answer } => {
@@ -605,8 +668,69 @@ impl Writer {
     }
 }
 
-fn plan_at((incoming, known): (Vec<Incoming>, Vec<Option<Stored>>), head: Seq, now: Now) -> Plan {
-    plan(head, incoming, known, now.wall)
+/// Takes out the appends that are to stand whole and of which one claim would be refused, and answers
+/// them.
+fn refuse_together(
+    events: Vec<Step>,
+    incoming: Vec<Incoming>,
+    known: Vec<Option<Stored>>,
+) -> (Vec<Step>, Vec<Incoming>, Vec<Option<Stored>>) {
+    let is_whole = |step: &Step| matches!(step, Step::Append { whole: Whole::Yes, .. });
+    if !events.iter().any(is_whole) {
+        return (events, incoming, known);
+    }
+    // The first claim under each id, of those that stand so far.
+    let mut standing: HashMap<&str, usize> = HashMap::new();
+    let mut refused: Vec<Range<usize>> = Vec::new();
+    let mut kept = Vec::new();
+    for step in events {
+        let Step::Append { claims, whole, reply } = step else {
+            kept.push(step);
+            continue;
+        };
+        let before = standing.clone();
+        let conflict = claims.clone().find_map(|i| {
+            let first = *standing.entry(incoming[i].attestation.id.as_str()).or_insert(i);
+            conflict_of(&incoming[i], known[i].as_ref(), &incoming[first])
+                .map(|conflict| (i, conflict))
+        });
+        match conflict {
+            Some((at, conflict)) if whole == Whole::Yes => {
+                standing = before;
+                let index = at - claims.start;
+                let answer = |i: usize| match i == at {
+                    true => Err(conflict.clone()),
+                    false => Err(AppendRefusal::Together { index }),
+                };
+                // Whoever appended may have gone away.
+                let _ = reply.send(claims.clone().map(answer).collect());
+                refused.push(claims);
+            }
+            _ => kept.push(Step::Append { claims, whole, reply }),
+        }
+    }
+    let stands = |i: &usize| !refused.iter().any(|claims| claims.contains(i));
+    let keep: Vec<bool> = (0..incoming.len()).map(|i| stands(&i)).collect();
+    (kept, keep_those(incoming, &keep), keep_those(known, &keep))
+}
+
+fn keep_those<T>(all: Vec<T>, keep: &[bool]) -> Vec<T> {
+    all.into_iter().zip(keep).filter_map(|(one, keep)| keep.then_some(one)).collect()
+}
+
+/// Why a claim would be refused: the log, or an earlier claim of this batch, has its id with other
+/// content.
+fn conflict_of(
+    claim: &Incoming,
+    known: Option<&Stored>,
+    first: &Incoming,
+) -> Option<AppendRefusal> {
+    let (standing, filled, seq) = match known {
+        Some(stored) => (&stored.attestation, stored.filled, stored.seq),
+        None => (&first.attestation, first.filled, Seq(0)),
+    };
+    let same = claim.attestation.same_content(claim.filled, standing, filled);
+    (!same).then(|| AppendConflict { id: claim.attestation.id.clone(), seq }.into())
 }
 
 fn acknowledge(appends: Vec<PlannedAppend>, fires: &BTreeMap<Seq, u32>) {

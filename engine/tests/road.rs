@@ -64,6 +64,7 @@ impl Running {
             registration: Registration {
                 handlers: vec!["act".parse().unwrap()],
                 watchers: Vec::new(),
+                doubtful: false,
             },
             transport: Arc::new(transport),
         };

@@ -11,6 +11,26 @@ use axwatch_model::{JobId, LeafNumber};
 use super::{AnswerError, Answers};
 use crate::views;
 
+/// The types that records have.
+pub const RECORD_TYPES: [&str; 16] = [
+    "attempt_ended",
+    "attempt_started",
+    "dead_lettered",
+    "engine_started",
+    "job_created",
+    "job_redriven",
+    "limited",
+    "matched",
+    "plugin_down",
+    "plugin_up",
+    "watcher_changed",
+    "watcher_paused",
+    "watcher_refused",
+    "watcher_registered",
+    "watcher_resumed",
+    "watcher_retired",
+];
+
 /// Rows of the audit that are read at once.
 const ROWS_AT_ONCE: usize = 256;
 
@@ -21,10 +41,14 @@ impl Answers {
         Ok(last.map_or(0, |row| row.first_leaf.0 + row.count))
     }
 
-    /// The size of the audit and the hash over all of it.
+    /// The size of the audit and the hash over all of it: what the store itself keeps beside the rows,
+    /// so that it also tells of rows that are no longer there.
     pub async fn audit_head(&self) -> Result<views::AuditHead, AnswerError> {
+        // Before the rows: a commit between the two must not look like a loss.
+        let kept = self.store().audit_head().await?;
         let last = self.store().audit_last().await?;
-        let head = last.as_ref().map_or_else(|| Tree::new().head(), head_of);
+        let of_rows = || last.as_ref().map_or_else(|| Tree::new().head(), head_of);
+        let head = kept.map_or_else(of_rows, |(size, root)| Head { size, root });
         Ok(views::AuditHead {
             records: head.size,
             head: head.to_string(),

@@ -6,6 +6,7 @@ use axwatch_ats::{JobsQuery, Question};
 use axwatch_model::{JobNumber, JobState, LeafNumber, Seq};
 use axwatch_query::Filter;
 
+use super::audit::RECORD_TYPES;
 use super::{AnswerError, Answers, Held, json_line};
 use crate::views;
 
@@ -67,7 +68,8 @@ impl Answers {
     /// Begins to read a list: at most `limit` lines, or all.
     ///
     /// # Errors
-    /// [`AnswerError`] for a query that is no AX, or a watcher that is not there.
+    /// [`AnswerError`] for a query that is no AX, a type that no record has, or a watcher that is not
+    /// there.
     pub async fn list(
         self: &Arc<Answers>,
         list: &List,
@@ -84,6 +86,12 @@ impl Answers {
             List::Fires { watcher, state } => self.jobs_cursor(watcher, *state, true).await?,
             List::Jobs { watcher, state } => self.jobs_cursor(watcher, *state, false).await?,
             List::Records { kind, before } => {
+                if let Some(kind) = kind.as_deref().filter(|kind| !RECORD_TYPES.contains(kind)) {
+                    return Err(AnswerError::Invalid(format!(
+                        "no record has the type {kind:?}; there are {}",
+                        RECORD_TYPES.join(", ")
+                    )));
+                }
                 let before = match before {
                     Some(before) => *before,
                     None => LeafNumber(self.audit_size().await?),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_TYPE, HeaderMap};
 use axum::http::{HeaderValue, Uri};
@@ -15,12 +15,13 @@ use futures::{FutureExt as _, StreamExt as _};
 use serde::Deserialize;
 use tokio::sync::SemaphorePermit;
 
+use super::bodies::Room;
 use super::error::ApiError;
 use super::ndjson::{self, Ended};
-use super::request::{content_type, query, unsupported, whole};
+use super::request::{content_type, query, too_slow, unsupported, whole};
 use super::{Api, INTAKE_KIB_MAX, Shared};
 use crate::answers::json_line;
-use crate::bulk::{self, CHUNK_BYTES_MAX, CHUNK_LINES_MAX, Chunk, Line, Splitter};
+use crate::bulk::{self, CHUNK_BYTES_MAX, CHUNK_LINES_MAX, Chunk, LINE_BYTES_MAX, Line, Splitter};
 use crate::views::{Appended, LineAnswer};
 
 /// Who claims through here, in the log's `appended_by`.
@@ -66,7 +67,7 @@ async fn one_claim(
     body: Body,
     defaults: &Defaults,
 ) -> Result<Response, ApiError> {
-    let bytes = whole(headers, body).await?;
+    let (bytes, _held) = whole(&api.bodies, headers, body, LINE_BYTES_MAX).await?;
     let text =
         std::str::from_utf8(&bytes).map_err(|_| ApiError::invalid("the body is not UTF-8"))?;
     let claim = api.engine.complete(Draft::from_json(text)?, defaults, APPENDED_BY)?;
@@ -80,7 +81,7 @@ async fn one_claim(
 /// Takes claims as they come, and answers those that have come whenever the input pauses.
 fn many_claims(api: Arc<Api>, body: Body, defaults: Defaults) -> Response {
     ndjson::answer(|sink| async move {
-        let mut input = Input::new(body);
+        let mut input = Input::new(body, api.bodies.room());
         while let Some(chunk) = input.next_chunk().await? {
             let answers = api.take_chunk(&chunk, &defaults).await?;
             let lines: Vec<String> = answers.iter().map(json_line).collect();
@@ -95,27 +96,34 @@ struct Input {
     body: axum::body::BodyDataStream,
     splitter: Splitter,
     waiting: VecDeque<Line>,
+    /// For the lines that wait and the one that has begun.
+    room: Room,
     next_line: u64,
     is_over: bool,
 }
 
 impl Input {
-    fn new(body: Body) -> Input {
+    fn new(body: Body, room: Room) -> Input {
         Input {
             body: body.into_data_stream(),
             splitter: Splitter::default(),
             waiting: VecDeque::new(),
+            room,
             next_line: 1,
             is_over: false,
         }
     }
 
-    /// What has come, but for what does not fit; waits when nothing has. `None` at the end.
+    /// What has come, but for what does not fit; waits when no line has. `None` at the end. The lines
+    /// given before have been dealt with by now, and their room is given back.
     async fn next_chunk(&mut self) -> Result<Option<Chunk>, ApiError> {
+        self.room.shrink_to(self.held());
         let mut bytes = 0;
-        while !self.is_over && self.waiting.len() < CHUNK_LINES_MAX && bytes < CHUNK_BYTES_MAX {
+        while !self.is_over && self.waiting.len() < CHUNK_LINES_MAX {
             let piece = if self.waiting.is_empty() {
-                self.body.next().await
+                self.next_piece().await?
+            } else if bytes >= CHUNK_BYTES_MAX {
+                break;
             } else {
                 match self.body.next().now_or_never() {
                     Some(piece) => piece,
@@ -130,6 +138,13 @@ impl Input {
                 Some(Ok(piece)) => {
                     bytes += piece.len();
                     self.splitter.push(&piece, &mut self.waiting);
+                    let held = self.held();
+                    if self.waiting.is_empty() {
+                        self.room.grow_to(held).await?;
+                    } else if !self.room.try_grow_to(held) {
+                        // Those that have come make room for others, and for the next of this one.
+                        break;
+                    }
                 }
                 Some(Err(error)) => {
                     return Err(ApiError::invalid(format!("the body did not arrive: {error}")));
@@ -138,6 +153,22 @@ impl Input {
         }
         let chunk = bulk::take_chunk(&mut self.waiting, &mut self.next_line);
         Ok((!chunk.lines.is_empty()).then_some(chunk))
+    }
+
+    /// The next bytes. Whoever takes room from others in the middle of a line may not pause long.
+    async fn next_piece(&mut self) -> Result<Option<Result<Bytes, axum::Error>>, ApiError> {
+        if !self.room.is_taken() {
+            return Ok(self.body.next().await);
+        }
+        let within = self.room.patience.arrival;
+        tokio::time::timeout(within, self.body.next()).await.map_err(|_| {
+            too_slow(format!("nothing came within {within:?} in the middle of a long line"))
+        })
+    }
+
+    fn held(&self) -> usize {
+        let lines: usize = self.waiting.iter().flatten().map(String::len).sum();
+        lines + self.splitter.begun()
     }
 }
 
@@ -184,4 +215,50 @@ pub async fn one(State(api): Shared, Path(id): Path<String>) -> Result<Response,
     let json = api.answers.attestation(&id.parse()?).await?;
     let kind = HeaderValue::from_static("application/json");
     Ok(([(CONTENT_TYPE, kind)], json).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::bodies::{Bodies, Patience};
+    use futures::stream;
+    use std::convert::Infallible;
+
+    fn input(bodies: &Bodies, text: Vec<u8>) -> Input {
+        let pieces: Vec<_> = text.chunks(60_000).map(Bytes::copy_from_slice).collect();
+        let pieces = stream::iter(pieces.into_iter().map(Ok::<_, Infallible>));
+        Input::new(Body::from_stream(pieces), bodies.room())
+    }
+
+    #[tokio::test]
+    async fn a_line_of_any_allowed_length_is_given_and_later_ones_go_on() {
+        let bodies = Bodies::new();
+        for (length, allowed) in
+            [(CHUNK_BYTES_MAX * 3, true), (LINE_BYTES_MAX, true), (LINE_BYTES_MAX + 1, false)]
+        {
+            let text = ["a", &"x".repeat(length), "b", "c"].join("\n");
+            let mut input = input(&bodies, text.into_bytes());
+            let mut lines = Vec::new();
+            while let Some(chunk) = input.next_chunk().await.unwrap() {
+                assert_eq!(chunk.first_line, lines.len() as u64 + 1);
+                lines.extend(chunk.lines);
+            }
+            let given: Vec<_> = lines.iter().map(|line| line.as_ref().map(String::len)).collect();
+            let long = if allowed { Ok(length) } else { Err(&"the line is longer than 8 MiB") };
+            assert_eq!(given, [Ok(1), long, Ok(1), Ok(1)]);
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_long_line_has_to_be_ended_soon() {
+        let short = Duration::from_millis(20);
+        let bodies = Bodies::with(Patience { room: short, arrival: short });
+        for (length, told) in [(1_000, false), (200_000, true)] {
+            let begun = Ok::<_, Infallible>(Bytes::from(vec![b'x'; length]));
+            let body = Body::from_stream(stream::iter([begun]).chain(stream::pending()));
+            let mut input = Input::new(body, bodies.room());
+            let ended = tokio::time::timeout(25 * short, input.next_chunk()).await;
+            assert_eq!(ended.is_ok_and(|chunk| chunk.is_err()), told, "{length} bytes");
+        }
+    }
 }

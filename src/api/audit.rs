@@ -29,7 +29,7 @@ struct Listing {
 pub async fn records(State(api): Shared, uri: Uri) -> Result<Response, ApiError> {
     let Listing { limit, all, r#type, before } = query(&uri)?;
     let list = List::Records { kind: r#type, before: before.map(LeafNumber) };
-    let lines = Limit::new(limit, all).lines();
+    let lines = Limit::new(limit, all).lines()?;
     Ok(ndjson::pages(api.answers.list(&list, lines, Held::default()).await?))
 }
 

@@ -35,14 +35,15 @@ pub async fn post(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    api.ask(json(&headers, body).await?).await
+    let (question, _room) = json(&api.bodies, &headers, body).await?;
+    api.ask(question).await
 }
 
 impl Api {
     async fn ask(&self, question: Question) -> Result<Response, ApiError> {
         let Question { query, limit, all, before } = question;
         let list = List::Attestations { query, before: before.map(Seq) };
-        let lines = Limit::new(limit, all).lines();
+        let lines = Limit::new(limit, all).lines()?;
         Ok(ndjson::pages(self.answers.list(&list, lines, Held::default()).await?))
     }
 }

@@ -36,7 +36,7 @@ impl ApiError {
     }
 
     pub fn busy() -> ApiError {
-        let message = "more is being appended than there is room for; try again in a second";
+        let message = "more is being sent than there is room for; try again in a second";
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message)
     }
 
@@ -73,6 +73,7 @@ impl From<AnswerError> for ApiError {
             AnswerError::Conflict(message) => {
                 ApiError::new(StatusCode::CONFLICT, "conflict", message)
             }
+            AnswerError::Invalid(message) => ApiError::invalid(message),
             AnswerError::Query(mistakes) => {
                 let mut error = ApiError::new(StatusCode::BAD_REQUEST, "ax", mistakes.to_string());
                 error.refusal.mistakes = serde_json::to_value(&mistakes).ok();
@@ -114,7 +115,9 @@ impl From<CoreRefusal> for ApiError {
 impl From<AppendRefusal> for ApiError {
     fn from(refusal: AppendRefusal) -> ApiError {
         let (status, kind) = match &refusal {
-            AppendRefusal::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            AppendRefusal::Conflict(_) | AppendRefusal::Together { .. } => {
+                (StatusCode::CONFLICT, "conflict")
+            }
             AppendRefusal::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "resource_exhausted"),
             AppendRefusal::DiskLow { .. } => {
                 (StatusCode::INSUFFICIENT_STORAGE, "resource_exhausted")

@@ -17,6 +17,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::Api;
 use super::error::ApiError;
+use super::listen::Guest;
 
 /// SHA-256 of a token: what is kept of it, and what is compared.
 pub struct TokenHash([u8; 32]);
@@ -35,7 +36,12 @@ impl TokenHash {
 /// Lets a request through, or refuses it.
 pub async fn check(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let mut response = match judge(request.headers(), &api.token_hash) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            if let Some(guest) = request.extensions().get::<Arc<Guest>>() {
+                guest.leave();
+            }
+            next.run(request).await
+        }
         Err(refusal) => refusal.into_response(),
     };
     let headers = response.headers_mut();

@@ -51,7 +51,7 @@ impl Listing {
 pub async fn fires(State(api): Shared, uri: Uri) -> Result<Response, ApiError> {
     let listing: Listing = query(&uri)?;
     let list = List::Fires { watcher: listing.watcher.clone(), state: listing.state()? };
-    let limit = Limit::new(listing.limit, listing.all).lines();
+    let limit = Limit::new(listing.limit, listing.all).lines()?;
     if !listing.follow {
         let pages = api.answers.list(&list, limit, api.held().await?).await?;
         return Ok(ndjson::pages(pages));
@@ -74,7 +74,7 @@ pub async fn list(State(api): Shared, uri: Uri) -> Result<Response, ApiError> {
         return Err(ApiError::invalid("only fires can be followed"));
     }
     let list = List::Jobs { watcher: listing.watcher.clone(), state: listing.state()? };
-    let limit = Limit::new(listing.limit, listing.all).lines();
+    let limit = Limit::new(listing.limit, listing.all).lines()?;
     Ok(ndjson::pages(api.answers.list(&list, limit, api.held().await?).await?))
 }
 
@@ -130,7 +130,7 @@ pub async fn run(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<views::Job>, ApiError> {
-    let asked: Asked = json(&headers, body).await?;
+    let (asked, _room): (Asked, _) = json(&api.bodies, &headers, body).await?;
     let payload: Arc<[u8]> = match (asked.payload, asked.payload_base64) {
         (Some(_), Some(_)) => {
             return Err(ApiError::invalid("say either payload or payload_base64"));

@@ -1,23 +1,36 @@
 //! Connections: taking them, bounding them, and letting them go.
+//!
+//! Anybody on this machine can connect, and only who has the token is to be served. So a connection is
+//! a [`Guest`] until it brings a request with the token; when there is room for no more, the guest
+//! that has waited longest goes, and whoever comes with the token is not kept out.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, Rlimit};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::stopped;
 
-/// Connections at once; further ones wait to be taken.
-const CONNECTIONS_MAX: usize = 256;
+/// Connections at once; for a further one the guest that came first has to go.
+const CONNECTIONS_MAX: usize = 1_024;
+/// Files that this process wants to have open at once: connections, and the store.
+const FILES_WANTED: u64 = 4 * CONNECTIONS_MAX as u64;
 /// How long a client may take to send the head of a request.
-const HEAD_WITHIN: Duration = Duration::from_secs(15);
+const HEAD_WITHIN: Duration = Duration::from_secs(5);
+/// Bytes that a connection buffers, and therefore of a request's head.
+const BUFFER_BYTES: usize = 64 * 1024;
 /// How long to rest when no connection can be taken: file descriptors are used up, most likely.
 const REST: Duration = Duration::from_millis(100);
 /// How long requests under way may take once the server stops.
@@ -35,6 +48,7 @@ impl Listener {
     /// # Errors
     /// What the system says.
     pub async fn bind(address: SocketAddr) -> std::io::Result<Listener> {
+        want_files();
         let socket = TcpListener::bind(address).await?;
         let address = socket.local_addr()?;
         Ok(Listener { socket, address })
@@ -49,18 +63,22 @@ impl Listener {
     /// short while.
     pub async fn serve(self, router: Router, mut stopping: watch::Receiver<bool>) {
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let lobby = Arc::new(Lobby::default());
         let mut connections = JoinSet::new();
         loop {
             let taken = tokio::select! {
-                taken = take(&self.socket, &room) => taken,
+                taken = take(&self.socket, &room, &lobby) => taken,
                 () = stopped(&mut stopping) => break,
             };
             match taken {
                 Ok((stream, place)) => {
-                    connections.spawn(attend(stream, place, router.clone(), stopping.clone()));
+                    let guest = lobby.enter();
+                    let router = router.clone();
+                    connections.spawn(attend(stream, place, guest, router, stopping.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot take a connection");
+                    lobby.send_first_away();
                     tokio::time::sleep(REST).await;
                 }
             }
@@ -74,29 +92,42 @@ impl Listener {
     }
 }
 
+/// The next connection, for which a guest goes when there is no place.
 async fn take(
     socket: &TcpListener,
     room: &Arc<Semaphore>,
+    lobby: &Lobby,
 ) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let place = Arc::clone(room).acquire_owned().await.expect("the room is never closed");
     let (stream, _) = socket.accept().await?;
+    if room.available_permits() == 0 {
+        lobby.send_first_away();
+    }
+    let place = Arc::clone(room).acquire_owned().await.expect("the room is never closed");
     Ok((stream, place))
 }
 
 async fn attend(
     stream: TcpStream,
     place: OwnedSemaphorePermit,
+    guest: Arc<Guest>,
     router: Router,
     mut stopping: watch::Receiver<bool>,
 ) {
     let _ = stream.set_nodelay(true);
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Arc::clone(&guest));
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .max_buf_size(BUFFER_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = guest.sent_away.notified() => Ok(()),
         () = stopped(&mut stopping) => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -105,5 +136,106 @@ async fn attend(
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
     }
+    guest.leave();
     drop(place);
+}
+
+/// The connections that have not shown the token yet, in the order in which they came.
+#[derive(Default)]
+struct Lobby(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    guests: BTreeMap<u64, Arc<Guest>>,
+    next: u64,
+}
+
+/// A connection that has not shown the token, or had not.
+pub struct Guest {
+    number: u64,
+    lobby: Arc<Lobby>,
+    sent_away: Notify,
+}
+
+impl Guest {
+    /// It has shown the token, or is gone: nobody sends it away any more.
+    pub fn leave(&self) {
+        self.lobby.waiting().guests.remove(&self.number);
+    }
+}
+
+impl Lobby {
+    fn enter(self: &Arc<Lobby>) -> Arc<Guest> {
+        let mut waiting = self.waiting();
+        let number = waiting.next;
+        waiting.next += 1;
+        let guest = Guest { number, lobby: Arc::clone(self), sent_away: Notify::new() };
+        let guest = Arc::new(guest);
+        waiting.guests.insert(number, Arc::clone(&guest));
+        guest
+    }
+
+    fn send_first_away(&self) {
+        if let Some((_, guest)) = self.waiting().guests.pop_first() {
+            guest.sent_away.notify_one();
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().expect("nobody who counts guests panics")
+    }
+}
+
+/// Asks the system for as many open files as connections need: 1,024 is what many begin with.
+fn want_files() {
+    let Rlimit { current, maximum } = rustix::process::getrlimit(Resource::Nofile);
+    let wanted = FILES_WANTED.min(maximum.unwrap_or(u64::MAX));
+    if current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let limit = Rlimit { current: Some(wanted), maximum };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    const ASK: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
+    async fn asked(stream: &mut TcpStream) -> std::io::Result<usize> {
+        stream.write_all(ASK).await?;
+        stream.read(&mut [0; 1024]).await
+    }
+
+    #[tokio::test]
+    async fn silent_connections_keep_nobody_out() {
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.address();
+        let welcome = async |request: Request| {
+            request.extensions().get::<Arc<Guest>>().unwrap().leave();
+            "hello"
+        };
+        let (stop, stopping) = watch::channel(false);
+        let serving =
+            tokio::spawn(listener.serve(Router::new().route("/", get(welcome)), stopping));
+        let mut known = TcpStream::connect(address).await.unwrap();
+        assert!(asked(&mut known).await.unwrap() > 0);
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS_MAX + 10 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut late = TcpStream::connect(address).await.unwrap();
+        let answered = tokio::time::timeout(HEAD_WITHIN / 2, asked(&mut late)).await;
+        assert!(answered.expect("it is answered at once").unwrap() > 0);
+        assert_eq!(silent[0].read(&mut [0; 1]).await.unwrap_or(0), 0, "the first guest went");
+        assert!(asked(&mut known).await.unwrap() > 0, "who was let in stays");
+        stop.send(true).unwrap();
+        drop((silent, known, late));
+        serving.await.unwrap();
+    }
 }

@@ -1,19 +1,17 @@
 //! Reading requests: bodies and query strings, with refusals that say what would be right.
 
-use std::time::Duration;
-
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::Query;
 use axum::http::header::{CONTENT_TYPE, HeaderMap};
 use axum::http::{StatusCode, Uri};
+use futures::StreamExt as _;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::BODY_BYTES_MAX;
+use super::bodies::{Bodies, Room};
 use super::error::ApiError;
 
-/// How long a whole body may take to arrive.
-const BODY_WITHIN: Duration = Duration::from_secs(30);
 /// Lines of a list when nobody says how many.
 const LIMIT_DEFAULT: usize = 100;
 
@@ -31,8 +29,15 @@ impl Limit {
     }
 
     /// How many lines at most; `None` is all.
-    pub fn lines(self) -> Option<usize> {
-        if self.all { None } else { Some(self.limit.unwrap_or(LIMIT_DEFAULT)) }
+    ///
+    /// # Errors
+    /// For none at all, which nobody means.
+    pub fn lines(self) -> Result<Option<usize>, ApiError> {
+        match self.limit {
+            Some(0) => Err(ApiError::invalid("limit is 0; it must be at least 1")),
+            _ if self.all => Ok(None),
+            limit => Ok(Some(limit.unwrap_or(LIMIT_DEFAULT))),
+        }
     }
 }
 
@@ -44,45 +49,56 @@ pub fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
     }
 }
 
-/// A JSON body.
-pub async fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, ApiError> {
-    let bytes = whole(headers, body).await?;
-    serde_json::from_slice(&bytes).map_err(|error| ApiError::invalid(format!("the body: {error}")))
+/// A JSON body, and the room that it has until its request has been dealt with.
+pub async fn json<T: DeserializeOwned>(
+    bodies: &Bodies,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(T, Room), ApiError> {
+    let (bytes, room) = whole(bodies, headers, body, BODY_BYTES_MAX).await?;
+    let json = serde_json::from_slice(&bytes);
+    Ok((json.map_err(|error| ApiError::invalid(format!("the body: {error}")))?, room))
 }
 
-/// The bytes of a JSON body.
-pub async fn whole(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+/// The bytes of a JSON body, at most so many, and the room that they have.
+pub async fn whole(
+    bodies: &Bodies,
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: usize,
+) -> Result<(Vec<u8>, Room), ApiError> {
     if content_type(headers) != Some("application/json") {
         return Err(unsupported("application/json"));
     }
-    let read = tokio::time::timeout(BODY_WITHIN, axum::body::to_bytes(body, BODY_BYTES_MAX));
-    match read.await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) if is_too_large(&error) => Err(ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "too_large",
-            format!(
-                "a body has at most {BODY_BYTES_MAX} bytes; application/x-ndjson may be any length"
-            ),
-        )),
-        Ok(Err(error)) => Err(ApiError::invalid(format!("the body did not arrive: {error}"))),
-        Err(_) => Err(ApiError::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "too_slow",
-            format!("the body did not arrive within {} s", BODY_WITHIN.as_secs()),
-        )),
-    }
+    let room = bodies.room();
+    let within = room.patience.arrival;
+    tokio::time::timeout(within, read(room, body, bytes_max))
+        .await
+        .unwrap_or_else(|_| Err(too_slow(format!("the body did not arrive within {within:?}"))))
 }
 
-fn is_too_large(error: &axum::Error) -> bool {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = cause {
-        if error.is::<http_body_util::LengthLimitError>() {
-            return true;
+async fn read(mut room: Room, body: Body, bytes_max: usize) -> Result<(Vec<u8>, Room), ApiError> {
+    let mut pieces = body.into_data_stream();
+    let mut bytes = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece
+            .map_err(|error| ApiError::invalid(format!("the body did not arrive: {error}")))?;
+        let length = bytes.len() + piece.len();
+        if length > bytes_max {
+            let message = format!(
+                "this body has at most {bytes_max} bytes; application/x-ndjson may be any length"
+            );
+            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message));
         }
-        cause = error.source();
+        room.grow_to(length).await?;
+        bytes.extend_from_slice(&piece);
     }
-    false
+    Ok((bytes, room))
+}
+
+/// The refusal of what arrives too slowly.
+pub fn too_slow(message: String) -> ApiError {
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, "too_slow", message)
 }
 
 /// What the body is said to be, without parameters.
@@ -97,4 +113,57 @@ pub fn unsupported(right: &str) -> ApiError {
         "unsupported_media_type",
         format!("say `Content-Type: {right}`"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bodies::Patience;
+    use super::*;
+    use axum::body::Bytes;
+    use axum::response::IntoResponse as _;
+    use futures::stream;
+    use std::time::Duration;
+
+    fn impatient() -> Bodies {
+        let (room, arrival) = (Duration::from_millis(100), Duration::from_millis(2_000));
+        Bodies::with(Patience { room, arrival })
+    }
+
+    async fn status_of(bodies: &Bodies, body: Body, bytes_max: usize) -> u16 {
+        let headers = [(CONTENT_TYPE, "application/json".parse().unwrap())];
+        let read = whole(bodies, &headers.into_iter().collect(), body, bytes_max).await;
+        read.map_or_else(|error| error.into_response().status().as_u16(), |_| 200)
+    }
+
+    #[tokio::test]
+    async fn a_body_is_bounded_in_bytes_and_time() {
+        let bodies = impatient();
+        assert_eq!(status_of(&bodies, Body::from("12345"), 5).await, 200);
+        assert_eq!(status_of(&bodies, Body::from("123456"), 5).await, 413);
+        let stalled = stream::once(async { Ok::<_, std::convert::Infallible>(Bytes::from("1")) });
+        let stalled = Body::from_stream(stalled.chain(stream::pending()));
+        assert_eq!(status_of(&bodies, stalled, 5).await, 408);
+    }
+
+    #[tokio::test]
+    async fn stalled_bodies_do_not_fill_memory() {
+        const MIB: usize = 1024 * 1024;
+        let bodies = impatient();
+        let stalled = || {
+            let piece = Ok::<_, std::convert::Infallible>(Bytes::from(vec![b'1'; 15 * MIB]));
+            Body::from_stream(stream::iter([piece]).chain(stream::pending()))
+        };
+        let reading = (0..4).map(|_| status_of(&bodies, stalled(), BODY_BYTES_MAX));
+        let mut statuses = futures::future::join_all(reading).await;
+        statuses.sort_unstable();
+        assert_eq!(statuses, [408, 408, 429, 429]);
+        assert_eq!(status_of(&bodies, Body::from("1"), 5).await, 200);
+    }
+
+    #[test]
+    fn a_limit_of_nothing_is_refused() {
+        assert!(Limit::new(Some(0), false).lines().is_err());
+        assert_eq!(Limit::new(None, false).lines().unwrap(), Some(LIMIT_DEFAULT));
+        assert_eq!(Limit::new(None, true).lines().unwrap(), None);
+    }
 }

@@ -34,7 +34,7 @@ pub async fn list(State(api): Shared, uri: Uri) -> Result<Response, ApiError> {
     let Listing { limit, all } = query(&uri)?;
     let mut watchers = api.engine.watchers(all).await?;
     watchers.reverse();
-    watchers.truncate(Limit::new(limit, all).lines().unwrap_or(usize::MAX));
+    watchers.truncate(Limit::new(limit, all).lines()?.unwrap_or(usize::MAX));
     Ok(ndjson::answer(|sink| async move {
         for page in watchers.chunks(500) {
             let lines: Vec<_> =
@@ -74,7 +74,7 @@ pub async fn declare(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<views::Watcher>, ApiError> {
-    let declaring: Declaring = json(&headers, body).await?;
+    let (declaring, _room): (Declaring, _) = json(&api.bodies, &headers, body).await?;
     let row = api
         .engine
         .declare(Declaration {

@@ -5,16 +5,16 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anstyle::{AnsiColor, Style};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use axwatch_ats::StoreError;
-use axwatch_core::audit::{Head, Proof, Report, Row, Verifier};
+use axwatch_core::audit::{Head, Problem, Proof, Report, Row, Verifier};
 use axwatch_model::{JobId, LeafNumber};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{Context, Limit};
-use crate::answers::{AnswerError, List};
+use crate::answers::{AnswerError, List, RECORD_TYPES};
 use crate::client::ClientError;
 use crate::fault::Fault;
 use crate::output::{Output, TablePage};
@@ -35,7 +35,7 @@ enum Command {
     )]
     Show {
         /// Only records of this type, such as attempt_ended
-        #[arg(long = "type", value_name = "TYPE")]
+        #[arg(long = "type", value_name = "TYPE", value_parser = RECORD_TYPES)]
         kind: Option<String>,
         #[command(flatten)]
         limit: Limit,
@@ -65,17 +65,22 @@ enum Command {
         output: Option<PathBuf>,
     },
     /// Check a proof file; needs no store
-    #[command(after_help = "Example:\n  axwatch audit check proof.json")]
+    #[command(
+        after_help = "Examples:\n  axwatch audit check proof.json\n  axwatch audit check proof.json --head \"$(cat head.txt)\""
+    )]
     Check {
         /// The proof file; - is standard input
         file: PathBuf,
+        /// The head that was saved when the proof was made: the proof must be of it
+        #[arg(long, value_name = "SIZE:HEX")]
+        head: Option<Head>,
     },
 }
 
 impl Audit {
     pub async fn run(self, context: &mut Context) -> Result<()> {
-        if let Command::Check { file } = &self.command {
-            return check(&mut context.out, file);
+        if let Command::Check { file, head } = &self.command {
+            return check(&mut context.out, file, *head);
         }
         let source = Source::find(&context.config()?.store).await?;
         let out = &mut context.out;
@@ -146,10 +151,14 @@ fn plain(value: &Value) -> String {
 }
 
 async fn verify(out: &mut Output, source: &Source, saved: Option<Head>) -> Result<()> {
-    let mut verifier = saved.map_or_else(Verifier::new, Verifier::with_saved_head);
-    let size = source.audit_head().await.map_or(0, |head| head.records);
-    let progress = progress(size);
-    let mut unreadable = None;
+    // The store's own head before its rows: what is appended meanwhile must not look like a loss.
+    let (kept, mut unreadable) = match source.audit_head().await {
+        Ok(view) => (Some(view.head.parse::<Head>()?), None),
+        Err(error) if is_damage(&error) => (None, Some(format!("{error:#}"))),
+        Err(error) => return Err(error),
+    };
+    let mut verifier = saved.or(kept).map_or_else(Verifier::new, Verifier::with_saved_head);
+    let progress = progress(kept.map_or(0, |head| head.size));
     'rows: loop {
         let rows = match source.audit_rows(LeafNumber(verifier.records())).await {
             Ok(rows) => rows,
@@ -177,7 +186,18 @@ async fn verify(out: &mut Output, source: &Source, saved: Option<Head>) -> Resul
         progress.set_position(verifier.records());
     }
     progress.finish_and_clear();
-    tell(out, &verifier.finish(), unreadable)
+    tell(out, &held_to(kept, verifier.finish()), unreadable)
+}
+
+/// Holds what came out to the size that the store itself keeps.
+fn held_to(kept: Option<Head>, report: Report) -> Report {
+    match kept {
+        Some(kept) if report.problem.is_none() && report.records < kept.size => {
+            let cut = Problem::Cut { found: report.records, saved: kept.size };
+            Report { ok: false, problem: Some(cut), ..report }
+        }
+        _ => report,
+    }
 }
 
 /// A row that does not decode is a finding, not a failure to look.
@@ -225,14 +245,20 @@ fn progress(size: u64) -> ProgressBar {
     bar.with_style(style.expect("the template is well-formed"))
 }
 
-fn check(out: &mut Output, file: &Path) -> Result<()> {
+fn check(out: &mut Output, file: &Path, saved: Option<Head>) -> Result<()> {
     let text = if file == Path::new("-") {
         std::io::read_to_string(std::io::stdin()).context("cannot read standard input")?
     } else {
         std::fs::read_to_string(file)
             .map_err(|error| Fault::Usage(format!("cannot read {}: {error}", file.display())))?
     };
-    let checked = Proof::from_json(text.trim()).and_then(|proof| proof.check());
+    let proof = Proof::from_json(text.trim()).and_then(|proof| proof.check());
+    let checked = proof.map_err(anyhow::Error::from).and_then(|checked| {
+        match saved.filter(|saved| *saved != checked.head) {
+            Some(saved) => bail!("the proof is of the head {}, not of {saved}", checked.head),
+            None => Ok(checked),
+        }
+    });
     match checked {
         Ok(checked) => {
             if out.json {
@@ -244,15 +270,20 @@ fn check(out: &mut Output, file: &Path) -> Result<()> {
             let green = AnsiColor::Green.on_default().bold();
             out.line(&format!("{green}ok{green:#}: this record is in the audit with this head"))?;
             let mut fields = vec![
-                ("store", checked.store_id.to_string()),
+                ("store", format!("{} (as the file says)", checked.store_id)),
                 ("record", checked.leaf.to_string()),
                 ("head", checked.head.to_string()),
             ];
             fields.extend(checked.record.iter().map(|(key, value)| (key.as_str(), plain(value))));
-            out.fields(&fields)
+            out.fields(&fields)?;
+            out.line(if saved.is_some() {
+                "the head is the one that you gave"
+            } else {
+                "the head and its size are what the file says too: compare them with a head that was saved (--head SIZE:HEX)"
+            })
         }
         Err(error) => {
-            let problem = format!("{:#}", anyhow::Error::from(error));
+            let problem = format!("{error:#}");
             if out.json {
                 out.object(&json!({ "ok": false, "problem": problem }))?;
             } else {
@@ -272,6 +303,17 @@ mod tests {
     fn a_record_is_shown_on_one_line() {
         let cells = cells_of(r#"{"leaf":3,"at":"t","job":"j","n":1,"type":"limited"}"#).unwrap();
         assert_eq!(cells, ["3", "t", "limited", "job=j n=1"]);
+    }
+
+    #[test]
+    fn fewer_records_than_the_store_itself_counts_are_a_cut() {
+        let head = |size| Head { size, root: [1; 32] };
+        let report = || Report { ok: true, records: 5, head: head(5), problem: None };
+        let told = |kept| held_to(kept, report()).problem.map(|problem| problem.to_string());
+        assert_eq!(told(None), None);
+        assert_eq!(told(Some(head(5))), None);
+        let cut = "the log has 5 records, the saved head 6: its end was cut off";
+        assert_eq!(told(Some(head(6))).as_deref(), Some(cut));
     }
 
     #[test]

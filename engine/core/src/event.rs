@@ -125,6 +125,8 @@ pub enum Event {
     Committed,
     /// Nothing may start any more; what is under way may end.
     Drain,
+    /// The disk is nearly full, or has room again: while it is, nothing starts, and what runs may end.
+    DiskLow(bool),
     /// Time went by.
     Tick,
 }
@@ -136,6 +138,9 @@ pub struct Registration {
     pub handlers: Vec<HandlerName>,
     /// The watchers that it declares.
     pub watchers: Vec<Declaration>,
+    /// It may lack something for no good reason: a call back to the engine failed while the plugin
+    /// put it together, or its former process made calls and this one made none.
+    pub doubtful: bool,
 }
 
 /// A watcher as its owner declares it, unchecked.
@@ -196,6 +201,15 @@ pub enum Effect {
         /// At most so many.
         limit: usize,
     },
+    /// An announcement lacks what was there before, and is not believed yet.
+    Doubted {
+        /// Whose.
+        plugin: PluginName,
+        /// The handlers that it lacks; their jobs are held.
+        handlers: Vec<String>,
+        /// The watchers that it lacks, as shown; they stay.
+        watchers: Vec<String>,
+    },
     /// A job was given up: a dead letter.
     GaveUp {
         /// The job.
@@ -206,6 +220,8 @@ pub enum Effect {
         handler: Arc<str>,
         /// Attempts that it had.
         attempts: u32,
+        /// It said itself that it would fail again.
+        permanent: bool,
         /// Why.
         reason: String,
     },

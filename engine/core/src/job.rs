@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axwatch_model::{JobId, JobRow, Timestamp};
+use axwatch_model::{JobId, JobRow};
 
 use crate::outcome::Outcome;
 use crate::policy::RetryPolicy;
@@ -29,22 +29,36 @@ pub enum Next {
     Dead(String),
 }
 
-/// Decides what follows from the end of an attempt. `alone` says of a lost attempt that its plugin
-/// had nothing else under way, so that the crash is this job's.
+/// Whose doing it was that an attempt was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LostBy {
+    /// Its plugin had nothing else under way: the crash is this job's.
+    Itself,
+    /// Something else was under way at its plugin, or the plugin was told to go.
+    Others,
+    /// The engine ended under it.
+    Engine,
+}
+
+/// Decides what follows from the end of an attempt, by whom it was lost if it was, for a job that has
+/// been failing for `age`.
 #[must_use]
 pub fn after(
     outcome: &Outcome,
     row: &JobRow,
-    alone: bool,
+    lost_by: LostBy,
+    age: Duration,
     policy: &RetryPolicy,
-    now: Timestamp,
 ) -> Verdict {
     match outcome {
         Outcome::Succeeded { .. } => verdict("succeeded", false, Next::Done),
         Outcome::Permanent { error } => verdict("failed", true, Next::Dead(error.clone())),
-        Outcome::Retryable { .. } => verdict("failed", true, counted(row, policy, now)),
-        Outcome::Lost { .. } if alone => verdict("unknown", true, counted(row, policy, now)),
-        Outcome::Lost { .. } => verdict("unknown", false, uncounted(row, policy)),
+        Outcome::Retryable { .. } => verdict("failed", true, counted(row, age, policy)),
+        Outcome::Lost { .. } => match lost_by {
+            LostBy::Itself => verdict("unknown", true, counted(row, age, policy)),
+            LostBy::Others => verdict("unknown", false, Next::Again(Duration::ZERO)),
+            LostBy::Engine => verdict("unknown", false, uncounted(row, policy)),
+        },
         Outcome::NoHandler { .. } => {
             verdict("not_now", false, Next::Again(policy.no_handler_delay))
         }
@@ -59,9 +73,8 @@ fn verdict(outcome: &'static str, counted: bool, next: Next) -> Verdict {
     Verdict { outcome, counted, next }
 }
 
-fn counted(row: &JobRow, policy: &RetryPolicy, now: Timestamp) -> Next {
+fn counted(row: &JobRow, age: Duration, policy: &RetryPolicy) -> Next {
     let attempts = row.counted + 1;
-    let age = row.first_counted_at.map_or(Duration::ZERO, |first| now.since(first));
     if attempts >= policy.counted_max {
         return Next::Dead(format!("{attempts} attempts failed"));
     }
@@ -76,7 +89,7 @@ fn counted(row: &JobRow, policy: &RetryPolicy, now: Timestamp) -> Next {
 fn uncounted(row: &JobRow, policy: &RetryPolicy) -> Next {
     let attempts = row.uncounted + 1;
     if attempts >= policy.uncounted_max {
-        return Next::Dead(format!("{attempts} attempts ended without an answer"));
+        return Next::Dead(format!("the engine ended under {attempts} attempts"));
     }
     Next::Again(Duration::ZERO)
 }
@@ -99,43 +112,18 @@ pub(crate) fn mix(mut x: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axwatch_model::{JobNumber, JobOrigin, JobState};
+    use axwatch_model::{JobNumber, JobOrigin, JobState, Timestamp};
 
-    fn row(counted: u32, uncounted: u32, first_counted_h_ago: Option<i64>) -> JobRow {
-        let now = NOW_MS;
-        JobRow {
-            number: JobNumber(1),
-            id: JobId([3; 16]),
-            origin: JobOrigin::Api,
-            watcher: None,
-            revision: 0,
-            generation: 0,
-            seq: None,
-            handler: "h".into(),
-            plugin: None,
-            payload: None,
-            state: JobState::Running,
-            attempts: counted + uncounted + 1,
-            counted,
-            uncounted,
-            created_at: at(0),
-            first_counted_at: first_counted_h_ago.map(|h| at(now - h * 3_600_000)),
-            started_at: None,
-            completed_at: None,
-            due_at: None,
-            delay_ms: 0,
-            error: None,
-            result: None,
-            progress: None,
-            cost: None,
-            leaves: Vec::new(),
-        }
-    }
-
-    const NOW_MS: i64 = 1_800_000_000_000;
-
-    fn at(ms: i64) -> Timestamp {
-        Timestamp::from_ms(ms).unwrap()
+    fn row(counted: u32, uncounted: u32) -> JobRow {
+        let row = JobRow::queued(
+            JobNumber(1),
+            JobId([3; 16]),
+            JobOrigin::Api,
+            "h".into(),
+            Timestamp::default(),
+        );
+        let attempts = counted + uncounted + 1;
+        JobRow { state: JobState::Running, attempts, counted, uncounted, ..row }
     }
 
     fn busy() -> Outcome {
@@ -143,8 +131,9 @@ mod tests {
     }
 
     /// The shape of what comes next: `done`, `dead`, or the wait within what jitter allows.
-    fn check(outcome: Outcome, row: JobRow, alone: bool, expected: &str) {
-        let verdict = after(&outcome, &row, alone, &RetryPolicy::default(), at(NOW_MS));
+    fn check(outcome: Outcome, row: JobRow, lost_by: LostBy, age_h: u64, expected: &str) {
+        let age = Duration::from_secs(age_h * 3_600);
+        let verdict = after(&outcome, &row, lost_by, age, &RetryPolicy::default());
         let next = match verdict.next {
             Next::Done => "done".to_owned(),
             Next::Dead(_) => "dead".to_owned(),
@@ -162,42 +151,28 @@ mod tests {
     fn outcome_decides_what_comes_next() {
         let not_now = |s| Outcome::NotNow { after: s, error: String::new(), overloaded: false };
         let lost = || Outcome::Lost { error: "gone".into() };
-        check(Outcome::Succeeded { result: None }, row(0, 0, None), false, "succeeded free done");
-        check(
-            Outcome::Permanent { error: "no".into() },
-            row(0, 0, None),
-            false,
-            "failed counted dead",
-        );
-        check(busy(), row(0, 0, None), false, "failed counted again 1");
-        check(busy(), row(3, 0, Some(1)), false, "failed counted again 8");
-        check(busy(), row(20, 0, Some(1)), false, "failed counted again 1800");
-        check(busy(), row(29, 0, Some(1)), false, "failed counted dead");
-        check(busy(), row(2, 0, Some(23)), false, "failed counted again 4");
-        check(busy(), row(2, 0, Some(24)), false, "failed counted dead");
-        check(lost(), row(0, 0, None), true, "unknown counted again 1");
-        check(lost(), row(29, 0, None), true, "unknown counted dead");
-        check(lost(), row(0, 5, None), false, "unknown free again 0");
-        check(lost(), row(0, 99, None), false, "unknown free dead");
-        check(
-            not_now(Some(Duration::from_secs(90))),
-            row(29, 99, Some(99)),
-            false,
-            "not_now free again 90",
-        );
-        check(
-            not_now(Some(Duration::from_secs(90_000))),
-            row(0, 0, None),
-            false,
-            "not_now free again 86400",
-        );
-        check(not_now(None), row(0, 0, None), false, "not_now free again 1");
-        check(
-            Outcome::NoHandler { error: String::new() },
-            row(0, 0, None),
-            false,
-            "not_now free again 10",
-        );
+        let succeeded = || Outcome::Succeeded { result: None };
+        let permanent = || Outcome::Permanent { error: "no".into() };
+        let no_handler = || Outcome::NoHandler { error: String::new() };
+        let later = |s| not_now(Some(Duration::from_secs(s)));
+        use LostBy::{Engine, Itself, Others};
+        check(succeeded(), row(0, 0), Others, 0, "succeeded free done");
+        check(permanent(), row(0, 0), Others, 0, "failed counted dead");
+        check(busy(), row(0, 0), Others, 0, "failed counted again 1");
+        check(busy(), row(3, 0), Others, 1, "failed counted again 8");
+        check(busy(), row(20, 0), Others, 1, "failed counted again 1800");
+        check(busy(), row(29, 0), Others, 1, "failed counted dead");
+        check(busy(), row(2, 0), Others, 23, "failed counted again 4");
+        check(busy(), row(2, 0), Others, 24, "failed counted dead");
+        check(lost(), row(0, 0), Itself, 0, "unknown counted again 1");
+        check(lost(), row(29, 0), Itself, 0, "unknown counted dead");
+        check(lost(), row(0, 99), Others, 0, "unknown free again 0");
+        check(lost(), row(0, 5), Engine, 0, "unknown free again 0");
+        check(lost(), row(0, 99), Engine, 0, "unknown free dead");
+        check(later(90), row(29, 99), Others, 99, "not_now free again 90");
+        check(later(90_000), row(0, 0), Others, 0, "not_now free again 86400");
+        check(not_now(None), row(0, 0), Others, 0, "not_now free again 1");
+        check(no_handler(), row(0, 0), Others, 0, "not_now free again 10");
     }
 
     #[test]

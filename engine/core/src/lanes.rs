@@ -4,54 +4,112 @@
 //! something to start stand in its `turns`; [`State::pump`] goes round them while the plugin has
 //! slots. A lane that its watcher's limit holds back leaves the turns until a timer brings it back.
 
+use std::ops::Bound;
 use std::time::Duration;
 
 use axwatch_model::{
-    HandlerName, JobNumber, JobRow, JobState, LaneKey, Mono, Now, PluginName, WatcherNumber,
-    WatcherState,
+    HandlerName, JobNumber, JobRow, JobState, LaneKey, Mono, Now, PluginName, Timestamp,
+    WatcherNumber, WatcherState,
 };
 
 use crate::event::{Effect, Start};
 use crate::record::{AttemptStarted, JobRecord, Record};
 use crate::state::{Job, Lane, LaneId, Phase, State, Timer};
 
+/// Where a job waits for its next attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Queue {
+    /// Its lane's first attempts.
+    First,
+    /// Its lane's retries.
+    Again,
+    /// Its plugin's suspects.
+    Suspects,
+}
+
 impl State {
     /// Adds a new queued job: to its lane in memory, or only to the table when there is no room.
-    pub(crate) fn add_job(&mut self, row: JobRow) {
+    pub(crate) fn add_job(&mut self, row: JobRow, now: Now) {
         let lane_id = self.lane_of(&row);
         self.open_jobs += 1;
-        let full = self.jobs.len() >= self.policy.bounds.jobs_in_memory_max;
+        let full = self.room_for(lane_id) == 0;
         let waiting_max = self.policy.bounds.lane_waiting_max;
         let lane = self.lanes.get_mut(&lane_id).expect("the lane was just looked up");
         lane.open += 1;
-        if full || lane.spill.is_some() || lane.loading || lane.first.len() >= waiting_max {
+        if full || lane.spill.is_some() || lane.loading.is_some() || lane.first.len() >= waiting_max
+        {
             self.spill(lane_id, row.number);
             self.unwritten.released.insert(row.number, row);
         } else {
             lane.first.push_back(row.number);
             self.unwritten.jobs.insert(row.number);
-            self.keep(row, lane_id, Phase::First);
+            self.keep(row, lane_id, Phase::First, now);
             self.schedule(lane_id);
         }
     }
 
+    /// How many more jobs of this lane memory has room for, up to what a lane may hold. When memory
+    /// is full, a lane that could run at once still gets one place of those kept for that, so that a
+    /// plugin that is away with all its jobs in memory stops nobody else.
+    pub(crate) fn room_for(&self, lane_id: LaneId) -> usize {
+        let bounds = &self.policy.bounds;
+        let taken = self.jobs.len() + self.reading;
+        let free = bounds.jobs_in_memory_max.saturating_sub(taken);
+        if free >= bounds.lane_waiting_max {
+            return bounds.lane_waiting_max;
+        }
+        let kept = bounds.jobs_in_memory_max / 4 + 1;
+        let lane = &self.lanes[&lane_id];
+        let idle = lane.first.is_empty() && lane.again.is_empty() && lane.running == 0;
+        usize::from(idle && taken < bounds.jobs_in_memory_max + kept && self.is_free(lane))
+    }
+
     /// Keeps a job in memory. Its place in the lane is the caller's to see to.
-    pub(crate) fn keep(&mut self, row: JobRow, lane: LaneId, phase: Phase) {
-        // All idleness of this life lies ahead of the first reckoning, that of the start included.
-        let idle_mark = Duration::ZERO;
-        let job = Job { lane, phase, limited_noted: false, idle_mark, row };
+    pub(crate) fn keep(&mut self, row: JobRow, lane: LaneId, phase: Phase, now: Now) {
+        // Its row tells how long it had been failing when its last attempt ended: that was when its
+        // delay began, or, without one, when the attempt did.
+        let ended = row
+            .due_at
+            .map(|due| Timestamp::from_ms_clamped(due.ms().saturating_sub_unsigned(row.delay_ms)));
+        let ended = ended.or(row.started_at);
+        let age = ended
+            .zip(row.first_counted_at)
+            .map_or(Duration::ZERO, |(ended, first)| ended.since(first));
+        let idle_mark = self.idle_total(&row, now.mono);
+        let job = Job {
+            lane,
+            phase,
+            limited_noted: false,
+            suspect: false,
+            age,
+            reckoned: now.mono,
+            idle_mark,
+            row,
+        };
         self.jobs.insert(job.row.number, job);
     }
 
     /// Notes that a job waits in the table only.
     pub(crate) fn spill(&mut self, lane_id: LaneId, number: JobNumber) {
         let lane = self.lanes.get_mut(&lane_id).expect("only known lanes spill");
-        if lane.loading {
-            lane.spilled_meanwhile.get_or_insert(number);
-        } else if lane.spill.is_none() {
+        if lane.first.is_empty() {
+            // Nothing of it in memory will end and ask for more.
+            self.starved.insert(lane_id);
+        }
+        if lane.spill.is_none() {
             lane.spill = Some(number);
             self.spills.insert((number, lane_id));
+        } else if lane.loading.is_some() {
+            lane.spilled_meanwhile.get_or_insert(number);
         }
+    }
+
+    /// Who answers for a job now: as its watcher has it, which may have learned it since.
+    fn plugin_of(&self, row: &JobRow) -> Option<PluginName> {
+        let watcher = row.watcher.and_then(|watcher| self.watchers.get(&watcher));
+        let handler =
+            watcher.and_then(|w| w.row.handlers.iter().find(|h| h.declared == row.handler));
+        handler.map_or_else(|| row.plugin.clone(), |handler| handler.plugin.clone())
     }
 
     /// The lane of a job, made when it has none yet.
@@ -67,15 +125,17 @@ impl State {
         let bare: Option<HandlerName> = row.bare_handler().parse().ok();
         let lane = Lane {
             key: key.clone(),
-            plugin: bare.as_ref().and(row.plugin.clone()),
+            plugin: bare.as_ref().and_then(|_| self.plugin_of(row)),
             bare: bare.unwrap_or_else(|| "_".parse().expect("an underscore is a name")),
             first: Default::default(),
             again: Default::default(),
-            delayed: 0,
+            delayed: Default::default(),
+            running: 0,
             spill: None,
-            loading: false,
+            loading: None,
             discard_loaded: false,
             spilled_meanwhile: None,
+            ended_meanwhile: Default::default(),
             in_turn: false,
             limited: false,
             open: 0,
@@ -119,57 +179,78 @@ impl State {
     }
 
     pub(crate) fn lanes_of_watcher(&self, watcher: WatcherNumber) -> Vec<LaneId> {
-        let Some(watcher) = self.watchers.get(&watcher) else { return Vec::new() };
-        let mut lanes: Vec<_> = self
-            .lane_ids
-            .iter()
-            .filter(|(key, _)| key.watcher == Some(watcher.row.number))
-            .map(|(_, id)| *id)
-            .collect();
-        lanes.sort_unstable();
-        lanes
+        let first = LaneKey { watcher: Some(watcher), handler: "".into() };
+        let lanes =
+            self.lane_ids.range(first..).take_while(|(key, _)| key.watcher == Some(watcher));
+        lanes.map(|(_, id)| *id).collect()
     }
 
     fn may_run(&self, lane: &Lane) -> bool {
-        let held_back = lane.delayed >= self.policy.bounds.lane_delayed_max;
+        let held_back = lane.delayed.len() >= self.policy.bounds.lane_delayed_max;
         let has_work = !lane.again.is_empty() || !lane.first.is_empty() && !held_back;
+        has_work && self.is_free(lane)
+    }
+
+    /// Whether the lane's plugin answers for it now, and nobody holds it.
+    fn is_free(&self, lane: &Lane) -> bool {
         let plugin = lane.plugin.as_ref().and_then(|plugin| self.plugins.get(plugin));
         let answered = plugin
-            .is_some_and(|p| p.up && p.broken_until.is_none() && p.handlers.contains(&lane.bare));
-        let paused = lane.key.watcher.and_then(|watcher| self.watchers.get(&watcher)).is_some_and(
-            |watcher| matches!(watcher.row.state, WatcherState::Paused | WatcherState::Muted),
-        );
-        has_work && answered && !paused
+            .is_some_and(|p| p.up && p.broken_until.is_none() && p.announced.contains(&lane.bare));
+        let watcher = lane.key.watcher.and_then(|watcher| self.watchers.get(&watcher));
+        let held = watcher.is_some_and(|watcher| {
+            matches!(watcher.row.state, WatcherState::Paused | WatcherState::Muted)
+        });
+        answered && !held
     }
 
     /// Starts what may start at the plugins that something changed for.
     pub(crate) fn pump(&mut self, now: Now, effects: &mut Vec<Effect>) {
         while let Some(plugin) = self.to_pump.pop_first() {
-            if !self.draining {
+            if !self.draining && !self.disk_low {
                 self.pump_plugin(&plugin, now, effects);
             }
         }
     }
 
+    /// The disk is nearly full, or has room again.
+    pub(crate) fn disk_low(&mut self, low: bool) {
+        self.disk_low = low;
+        self.to_pump.extend(self.plugins.keys().cloned());
+    }
+
     fn pump_plugin(&mut self, plugin: &PluginName, now: Now, effects: &mut Vec<Effect>) {
         // Lanes in a row that had only retries while the retries' share is used up.
         let mut passed_over = 0;
-        while let Some(lane_id) = self.next_turn(plugin, passed_over) {
+        // Whether first attempts wait, looked up once while only retries are passed over.
+        let mut first_waits = None;
+        while !self.suspects_have_it(plugin, now, effects) {
+            let Some(lane_id) = self.next_turn(plugin, passed_over) else {
+                // No other work may start, so that a suspect need not wait for its turn.
+                self.start_suspect(plugin, now, effects);
+                return;
+            };
             let Some(lane) = self.lanes.get_mut(&lane_id) else { continue };
             lane.in_turn = false;
             let lane = &self.lanes[&lane_id];
-            if !self.may_run(lane) {
+            if lane.plugin.as_ref() != Some(plugin) {
+                // Its handler has moved to another plugin.
+                self.schedule(lane_id);
                 continue;
             }
-            let Some((number, retry)) = self.pick(lane, plugin) else {
+            if !self.may_run(lane) {
+                self.drop_if_done(lane_id);
+                continue;
+            }
+            let Some((number, queue)) = self.pick(lane, plugin, &mut first_waits) else {
                 self.schedule_again(lane_id, plugin);
                 passed_over += 1;
                 continue;
             };
             match self.limit(lane_id, number, now) {
                 Ok(()) => {
-                    self.start(lane_id, number, retry, now, effects);
+                    self.start(lane_id, number, queue, now, effects);
                     passed_over = 0;
+                    first_waits = None;
                 }
                 Err(until) => {
                     self.lanes.get_mut(&lane_id).expect("looked up above").limited = true;
@@ -177,6 +258,53 @@ impl State {
                 }
             }
         }
+    }
+
+    /// Whether nothing else may start at this plugin now: a suspect runs, or the next of them waits
+    /// for what is running to end. One whose turn has come is started.
+    fn suspects_have_it(
+        &mut self,
+        plugin: &PluginName,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let Some(state) = self.plugins.get(plugin) else { return true };
+        if state.suspect_running.is_some() {
+            return true;
+        }
+        if state.suspects.is_empty() || state.others_left > 0 {
+            return false;
+        }
+        !state.running.is_empty() || self.start_suspect(plugin, now, effects)
+    }
+
+    /// Starts the first suspect that may run, if nothing else is running. Says whether one did.
+    fn start_suspect(&mut self, plugin: &PluginName, now: Now, effects: &mut Vec<Effect>) -> bool {
+        let Some(state) = self.plugins.get_mut(plugin) else { return false };
+        if !state.running.is_empty() {
+            return false;
+        }
+        let mut rest = std::mem::take(&mut state.suspects);
+        // Withdrawn meanwhile.
+        rest.retain(|number| self.jobs.get(number).is_some_and(|job| job.phase == Phase::Suspect));
+        let mut started = false;
+        for place in 0..rest.len() {
+            let number = rest[place];
+            let lane_id = self.jobs[&number].lane;
+            if !self.is_free(&self.lanes[&lane_id]) {
+                continue;
+            }
+            if let Err(until) = self.limit(lane_id, number, now) {
+                self.timers.insert((until, Timer::Plugin(plugin.clone())));
+                continue;
+            }
+            rest.remove(place);
+            self.start(lane_id, number, Queue::Suspects, now, effects);
+            started = true;
+            break;
+        }
+        self.plugin_entry(plugin).suspects = rest;
+        started
     }
 
     /// The lane whose turn it is, if the plugin has a slot for it.
@@ -197,20 +325,26 @@ impl State {
             .push_back(lane_id);
     }
 
-    /// The job of the lane that starts next, and whether it is a retry. Retries have a fifth of the
-    /// slots, but at least one, while first attempts wait.
-    fn pick(&self, lane: &Lane, plugin: &PluginName) -> Option<(JobNumber, bool)> {
+    /// The job of the lane that starts next, and where it waits. Retries have a fifth of the slots, but
+    /// at least one, while first attempts wait.
+    fn pick(
+        &self,
+        lane: &Lane,
+        plugin: &PluginName,
+        first_waits: &mut Option<bool>,
+    ) -> Option<(JobNumber, Queue)> {
         let state = &self.plugins[plugin];
         let share = (state.slots / 5).max(1);
-        let held_back = lane.delayed >= self.policy.bounds.lane_delayed_max;
+        let held_back = lane.delayed.len() >= self.policy.bounds.lane_delayed_max;
         let first = lane.first.front().filter(|_| !held_back);
         if let Some(again) = lane.again.front()
             && (state.retries_running < share
-                || first.is_none() && !self.first_attempts_wait(plugin))
+                || first.is_none()
+                    && !*first_waits.get_or_insert_with(|| self.first_attempts_wait(plugin)))
         {
-            return Some((*again, true));
+            return Some((*again, Queue::Again));
         }
-        first.map(|number| (*number, false))
+        first.map(|number| (*number, Queue::First))
     }
 
     fn first_attempts_wait(&self, plugin: &PluginName) -> bool {
@@ -255,18 +389,28 @@ impl State {
         &mut self,
         lane_id: LaneId,
         number: JobNumber,
-        retry: bool,
+        queue: Queue,
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
         let lane = self.lanes.get_mut(&lane_id).expect("a job starts from its lane");
-        let queue = if retry { &mut lane.again } else { &mut lane.first };
-        queue.pop_front();
+        match queue {
+            Queue::First => drop(lane.first.pop_front()),
+            Queue::Again => drop(lane.again.pop_front()),
+            Queue::Suspects => {}
+        }
+        lane.running += 1;
+        let retry = queue != Queue::First;
         let (bare, plugin) =
             (lane.bare.clone(), lane.plugin.clone().expect("only lanes with a plugin have turns"));
         let state = self.plugins.get_mut(&plugin).expect("only known plugins have turns");
         state.running.insert(number);
         state.retries_running += u32::from(retry);
+        if queue == Queue::Suspects {
+            state.suspect_running = Some(number);
+        } else {
+            state.others_left = state.others_left.saturating_sub(1);
+        }
         let incarnation = state.incarnation;
         let job = self.jobs.get_mut(&number).expect("a lane's jobs are in memory");
         job.phase = Phase::Running { incarnation, retry, left: None };
@@ -308,57 +452,77 @@ impl State {
 
     /// Asks for waiting jobs of the lane back from the table, once half of its room is free.
     pub(crate) fn load(&mut self, lane_id: LaneId, effects: &mut Vec<Effect>) {
-        let (waiting_max, delayed_max) =
-            (self.policy.bounds.lane_waiting_max, self.policy.bounds.lane_delayed_max);
-        let Some(lane) = self.lanes.get_mut(&lane_id) else { return };
+        let Some(lane) = self.lanes.get(&lane_id) else { return };
         let Some(from) = lane.spill else { return };
-        if lane.loading || lane.first.len() > waiting_max / 2 || lane.delayed >= delayed_max {
+        let bounds = &self.policy.bounds;
+        let has_enough = lane.first.len() > bounds.lane_waiting_max / 2
+            || lane.delayed.len() >= bounds.lane_delayed_max;
+        if lane.loading.is_some() || has_enough {
             return;
         }
-        if self.jobs.len() + waiting_max > self.policy.bounds.jobs_in_memory_max {
+        let limit = self.room_for(lane_id);
+        if limit == 0 {
             self.starved.insert(lane_id);
             return;
         }
-        lane.loading = true;
-        effects.push(Effect::Load { lane: lane.key.clone(), from, limit: waiting_max });
+        self.reading += limit;
+        let lane = self.lanes.get_mut(&lane_id).expect("looked up above");
+        lane.loading = Some(limit);
+        effects.push(Effect::Load { lane: lane.key.clone(), from, limit });
     }
 
-    /// Lets lanes read that had to wait for room in memory.
+    /// Lets lanes read that had to wait for room in memory: a few in each step, each in its turn.
     pub(crate) fn load_starved(&mut self, effects: &mut Vec<Effect>) {
-        let room = self.policy.bounds.lane_waiting_max;
-        while self.jobs.len() + room <= self.policy.bounds.jobs_in_memory_max {
-            let Some(lane) = self.starved.pop_first() else { return };
-            self.load(lane, effects);
+        const TRIED_PER_STEP: usize = 8;
+        for _ in 0..TRIED_PER_STEP.min(self.starved.len()) {
+            let after = (Bound::Excluded(self.starved_tried), Bound::Unbounded);
+            let next = self.starved.range(after).next().or_else(|| self.starved.first());
+            let Some(lane_id) = next.copied() else { return };
+            self.starved_tried = lane_id;
+            self.starved.remove(&lane_id);
+            self.load(lane_id, effects);
         }
     }
 
     /// Jobs came back from the table.
-    pub(crate) fn loaded(&mut self, key: &LaneKey, mut rows: Vec<JobRow>, now: Now) {
+    pub(crate) fn loaded(
+        &mut self,
+        key: &LaneKey,
+        mut rows: Vec<JobRow>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(lane_id) = self.lane_ids.get(key).copied() else { return };
         let lane = self.lanes.get_mut(&lane_id).expect("every known key has its lane");
-        lane.loading = false;
-        if std::mem::take(&mut lane.discard_loaded) {
-            rows.clear();
-        }
-        let complete = rows.len() < self.policy.bounds.lane_waiting_max;
+        let Some(limit) = lane.loading.take() else { return };
+        self.reading -= limit;
+        let ended = std::mem::take(&mut lane.ended_meanwhile);
         let meanwhile = lane.spilled_meanwhile.take();
-        let rest = match rows.last() {
-            Some(last) if !complete => Some(last.number.next()),
-            _ => meanwhile,
+        let rest = if std::mem::take(&mut lane.discard_loaded) {
+            rows.clear();
+            lane.spill
+        } else {
+            match rows.last() {
+                Some(last) if rows.len() >= limit => Some(last.number.next()),
+                _ => meanwhile,
+            }
         };
         if let Some(before) = std::mem::replace(&mut lane.spill, rest) {
             self.spills.remove(&(before, lane_id));
         }
         self.spills.extend(rest.map(|from| (from, lane_id)));
         for row in rows {
-            // A job that is in memory already knows better than its row.
-            if !self.jobs.contains_key(&row.number)
-                && !self.unwritten.released.contains_key(&row.number)
+            // What is in memory, or has ended since, knows better than the row that was read.
+            let number = row.number;
+            if !ended.contains(&number)
+                && !self.jobs.contains_key(&number)
+                && !self.unwritten.released.contains_key(&number)
             {
                 self.enter(lane_id, row, now);
             }
         }
         self.schedule(lane_id);
+        self.load(lane_id, effects);
         self.drop_if_done(lane_id);
     }
 
@@ -373,7 +537,7 @@ impl State {
         let lane = self.lanes.get_mut(&lane_id).expect("jobs enter known lanes");
         let phase = if wait > 0 {
             let due = now.mono.plus(Duration::from_millis(wait));
-            lane.delayed += 1;
+            lane.delayed.insert(number);
             self.timers.insert((due, Timer::Job(number)));
             Phase::Delayed(due)
         } else if row.attempts > 0 {
@@ -383,7 +547,7 @@ impl State {
             lane.first.push_back(number);
             Phase::First
         };
-        self.keep(row, lane_id, phase);
+        self.keep(row, lane_id, phase, now);
     }
 
     /// The batch is on the disk: its attempts left at `now`.
@@ -414,7 +578,9 @@ impl State {
                     }
                 }
                 Timer::Job(number) => self.retry_is_due(number, now.mono),
+                Timer::Doubt(plugin) => self.believe(&plugin, now),
                 Timer::Plugin(plugin) => {
+                    self.to_pump.insert(plugin.clone());
                     if let Some(state) = self.plugins.get_mut(&plugin)
                         && state.broken_until.take_if(|until| *until <= now.mono).is_some()
                     {
@@ -431,18 +597,59 @@ impl State {
         if due > now {
             return;
         }
-        job.phase = Phase::Again;
+        let (lane_id, suspect) = (job.lane, job.suspect);
+        self.lanes
+            .get_mut(&lane_id)
+            .expect("a job's lane lives as long as the job")
+            .delayed
+            .remove(&number);
+        self.line_up(number, suspect);
+        // First attempts may have been held back by too many retries.
+        self.schedule(lane_id);
+    }
+
+    /// Puts a job in line for its next attempt: in its lane, or with its plugin's suspects.
+    pub(crate) fn line_up(&mut self, number: JobNumber, suspect: bool) {
+        let job = self.jobs.get_mut(&number).expect("only jobs in memory line up");
         let lane_id = job.lane;
         let lane = self.lanes.get_mut(&lane_id).expect("a job's lane lives as long as the job");
-        lane.delayed -= 1;
-        lane.again.push_back(number);
-        self.schedule(lane_id);
+        // Of another plugin's crash than the one that now answers for the lane it is no suspect.
+        let plugin =
+            lane.plugin.clone().filter(|plugin| suspect && job.row.plugin.as_ref() == Some(plugin));
+        if let Some(plugin) = plugin {
+            job.phase = Phase::Suspect;
+            self.plugin_entry(&plugin).suspects.push_back(number);
+            self.to_pump.insert(plugin);
+        } else {
+            job.phase = Phase::Again;
+            lane.again.push_back(number);
+            self.schedule(lane_id);
+        }
+    }
+
+    /// Lets another plugin answer for a lane.
+    pub(crate) fn move_lane(&mut self, lane_id: LaneId, plugin: Option<PluginName>) {
+        let Some(lane) = self.lanes.get_mut(&lane_id) else { return };
+        let former = std::mem::replace(&mut lane.plugin, plugin);
+        if former == lane.plugin {
+            return;
+        }
+        let Some(former) = former.and_then(|former| self.plugins.get_mut(&former)) else { return };
+        let mut moved = std::mem::take(&mut former.suspects);
+        moved.retain(|number| {
+            let is_here = self.jobs.get(number).is_some_and(|job| job.lane == lane_id);
+            if !is_here {
+                former.suspects.push_back(*number);
+            }
+            is_here
+        });
+        moved.into_iter().for_each(|number| self.line_up(number, false));
     }
 
     /// Forgets a lane that has nothing left to keep.
     pub(crate) fn drop_if_done(&mut self, lane_id: LaneId) {
         let Some(lane) = self.lanes.get(&lane_id) else { return };
-        if lane.open == 0 && !lane.limited && !lane.loading && !lane.in_turn {
+        if lane.open == 0 && !lane.limited && lane.loading.is_none() && !lane.in_turn {
             self.lane_ids.remove(&lane.key);
             if let Some(from) = lane.spill {
                 self.spills.remove(&(from, lane_id));

@@ -26,6 +26,8 @@ pub struct Limiter {
     opens: Mono,
     charged: Option<u64>,
     decided: Option<u64>,
+    /// Decided and not yet charged.
+    leaving: u32,
 }
 
 impl Limiter {
@@ -37,7 +39,7 @@ impl Limiter {
         let period = Duration::from_nanos(1_000_000_000_u64.div_ceil(n - burst + 1));
         let burst = u32::try_from(burst).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::with_period(period).expect("a period is never zero").allow_burst(burst);
-        Limiter { quota, opens: now.plus(CLOSED), charged: None, decided: None }
+        Limiter { quota, opens: now.plus(CLOSED), charged: None, decided: None, leaving: 0 }
     }
 
     /// Decides whether one attempt may start. If not, says when to ask again.
@@ -49,11 +51,18 @@ impl Limiter {
             return Err(self.opens);
         }
         self.decided = Some(next_state(self.quota, self.decided, now)?);
+        self.leaving += 1;
         Ok(())
     }
 
-    /// Charges one decided attempt with the time at which it left.
+    /// Charges one attempt with the time at which it left. One that a former limiter of the same
+    /// watcher decided keeps this one closed for as long as it fills the window.
     pub fn charge(&mut self, left: Mono) {
+        let Some(leaving) = self.leaving.checked_sub(1) else {
+            self.opens = self.opens.max(left.plus(CLOSED));
+            return;
+        };
+        self.leaving = leaving;
         // Later than decided is always allowed; an error would mean that time went back, and then the
         // state that stands is the safe one.
         if let Ok(state) = next_state(self.quota, self.charged, left) {
@@ -153,6 +162,14 @@ mod tests {
         let mut limiter = limiter(5);
         assert_eq!(limiter.decide(Mono(SECOND - 1)), Err(Mono(SECOND)));
         assert_eq!(limiter.decide(Mono(SECOND)), Ok(()));
+    }
+
+    #[test]
+    fn what_a_former_limiter_let_go_keeps_the_new_one_closed() {
+        let mut limiter = limiter(2);
+        limiter.charge(Mono(SECOND * 9 / 10));
+        assert_eq!(limiter.decide(Mono(SECOND)), Err(Mono(SECOND * 19 / 10)));
+        assert_eq!(limiter.decide(Mono(SECOND * 19 / 10)), Ok(()));
     }
 
     #[test]

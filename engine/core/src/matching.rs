@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axwatch_model::{JobId, JobOrigin, JobRow, JobState, Now, Stored, WatcherNumber, WatcherState};
+use axwatch_model::{JobId, JobOrigin, JobRow, Now, Stored, WatcherNumber, WatcherState};
 use sha2::{Digest, Sha256};
 
 use crate::event::Effect;
@@ -89,33 +89,23 @@ impl State {
         }));
         for (handler, id) in handlers.iter().zip(&ids) {
             self.last_job = self.last_job.next();
-            self.add_job(JobRow {
-                number: self.last_job,
-                id: *id,
-                origin: JobOrigin::Fire,
+            let row = JobRow::queued(
+                self.last_job,
+                *id,
+                JobOrigin::Fire,
+                handler.declared.clone(),
+                now.wall,
+            );
+            let row = JobRow {
                 watcher: Some(number),
                 revision,
                 generation,
                 seq: Some(stored.seq),
-                handler: handler.declared.clone(),
                 plugin: handler.plugin.clone(),
-                payload: None,
-                state: JobState::Queued,
-                attempts: 0,
-                counted: 0,
-                uncounted: 0,
-                created_at: now.wall,
-                first_counted_at: None,
-                started_at: None,
-                completed_at: None,
-                due_at: None,
-                delay_ms: 0,
-                error: None,
-                result: None,
-                progress: None,
-                cost: None,
                 leaves: vec![leaf],
-            });
+                ..row
+            };
+            self.add_job(row, now);
         }
         u32::try_from(ids.len()).unwrap_or(u32::MAX)
     }

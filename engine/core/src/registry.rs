@@ -3,17 +3,27 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axwatch_model::{
-    Attributes, Counters, Declared, HandlerName, HandlerRef, LocalId, Now, Owner, PluginName,
-    PluginRow, Timestamp, WatcherKey, WatcherNumber, WatcherRow, WatcherState, bounds,
+    Attributes, Counters, Declared, HandlerName, HandlerRef, LaneKey, LocalId, Now, Owner,
+    PluginName, PluginRow, Timestamp, WatcherKey, WatcherNumber, WatcherRow, WatcherState, bounds,
 };
 use axwatch_query::{Filter, Mistakes};
 
-use crate::event::{Answer, Declaration, Refusal, RefusalKind, Registration, WatcherCommand};
+use crate::event::{
+    Answer, Declaration, Effect, Refusal, RefusalKind, Registration, WatcherCommand,
+};
 use crate::limiter::Limiter;
 use crate::record::{PluginRecord, Record, WatcherRecord};
-use crate::state::{State, Watcher};
+use crate::state::{State, Timer, Watcher};
+
+/// How long a doubtful announcement is not believed.
+const DOUBTED: Duration = Duration::from_secs(10 * 60);
+/// Why a plugin's watcher is retired.
+const NO_LONGER_DECLARED: &str = "its plugin no longer declares it";
+/// No local id sorts before it, because control characters are none.
+const FIRST_LOCAL: &str = " ";
 
 /// A declaration that has been found good.
 struct Checked {
@@ -83,13 +93,14 @@ impl State {
         incarnation: u64,
         registration: Registration,
         now: Now,
+        effects: &mut Vec<Effect>,
     ) -> Answer {
         let current = self
             .plugins
             .get(plugin)
             .is_some_and(|state| state.up && state.incarnation == incarnation);
         if current {
-            return self.register(plugin, registration, now);
+            return self.register(plugin, registration, now, effects);
         }
         let reason = format!("plugin {plugin}: this process is not the one in force");
         let refused =
@@ -104,46 +115,114 @@ impl State {
     }
 
     /// Takes all that a plugin announced: its handlers, its watchers, and that what is missing is gone.
+    /// A doubtful announcement that lacks something is believed only after a while; until then what it
+    /// lacks stays, and its jobs are held.
     pub(crate) fn register(
         &mut self,
         plugin: &PluginName,
         registration: Registration,
         now: Now,
+        effects: &mut Vec<Effect>,
     ) -> Answer {
-        let handlers: BTreeSet<_> = registration.handlers.into_iter().collect();
-        if self.plugin_entry(plugin).handlers != handlers {
-            self.plugin_entry(plugin).handlers = handlers;
+        let announced: BTreeSet<_> = registration.handlers.into_iter().collect();
+        let state = self.plugin_entry(plugin);
+        let lacking: Vec<_> = state.handlers.difference(&announced).cloned().collect();
+        let mut known = announced.clone();
+        state.announced = announced;
+        let owner = Owner::Plugin(plugin.clone());
+        let named: BTreeSet<_> = registration.watchers.iter().map(|w| w.local.clone()).collect();
+        let gone = self.watchers_besides(&owner, &named);
+        let doubted = registration.doubtful && !(lacking.is_empty() && gone.is_empty());
+        if doubted {
+            known.extend(lacking.iter().cloned());
+        }
+        if self.plugin_entry(plugin).handlers != known {
+            self.plugin_entry(plugin).handlers = known;
             self.unwritten.handlers.insert(plugin.clone());
         }
         self.bind_waiting(plugin, now);
-        let owner = Owner::Plugin(plugin.clone());
+        let verdicts = self.declare_all(&owner, registration.watchers, now);
+        if doubted {
+            self.doubt(plugin, &lacking, &gone, now, effects);
+        } else {
+            self.plugin_entry(plugin).doubted_until = None;
+            gone.into_iter().for_each(|number| self.retire(number, NO_LONGER_DECLARED, now));
+        }
+        self.schedule_plugin(plugin);
+        Answer::Registered(verdicts)
+    }
+
+    fn declare_all(
+        &mut self,
+        owner: &Owner,
+        declarations: Vec<Declaration>,
+        now: Now,
+    ) -> Vec<(String, Result<(), Refusal>)> {
         let mut named = BTreeSet::new();
-        let mut verdicts = Vec::new();
-        for declaration in registration.watchers {
+        let declare = |declaration: Declaration| {
             let local = declaration.local.clone();
             let verdict = if named.insert(local.clone()) {
-                self.declare(&owner, declaration, now).map(|_| ())
+                self.declare(owner, declaration, now).map(|_| ())
             } else {
                 let reason = format!(
                     "watcher {local:?} is declared twice in one registration; the first stands"
                 );
                 let refusal = Refusal::invalid(reason);
-                self.note_refused(&owner, declaration, &refusal, now);
+                self.note_refused(owner, declaration, &refusal, now);
                 Err(refusal)
             };
-            verdicts.push((local, verdict));
-        }
-        let gone: Vec<_> = self
-            .by_key
-            .iter()
-            .filter(|(key, _)| key.owner == owner && !named.contains(key.local.as_str()))
+            (local, verdict)
+        };
+        declarations.into_iter().map(declare).collect()
+    }
+
+    /// The standing watchers of an owner whose local ids are not among these.
+    fn watchers_besides(&self, owner: &Owner, named: &BTreeSet<String>) -> Vec<WatcherNumber> {
+        let first = WatcherKey {
+            owner: owner.clone(),
+            local: FIRST_LOCAL.parse().expect("a blank is a local id"),
+        };
+        self.by_key
+            .range(first..)
+            .take_while(|(key, _)| key.owner == *owner)
+            .filter(|(key, number)| {
+                !named.contains(key.local.as_str())
+                    && self.watchers[*number].row.state != WatcherState::Retired
+            })
             .map(|(_, number)| *number)
-            .collect();
-        for number in gone {
-            self.retire(number, "its plugin no longer declares it", now);
+            .collect()
+    }
+
+    /// Keeps what an announcement lacks, loudly, for a while.
+    fn doubt(
+        &mut self,
+        plugin: &PluginName,
+        lacking: &[HandlerName],
+        gone: &[WatcherNumber],
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let until = now.mono.plus(DOUBTED);
+        let state = self.plugin_entry(plugin);
+        (state.doubted_until, state.doubted) = (Some(until), gone.to_vec());
+        self.timers.insert((until, Timer::Doubt(plugin.clone())));
+        effects.push(Effect::Doubted {
+            plugin: plugin.clone(),
+            handlers: lacking.iter().map(ToString::to_string).collect(),
+            watchers: gone.iter().map(|number| self.watchers[number].shown.to_string()).collect(),
+        });
+    }
+
+    /// Nothing came that would have shown a doubted announcement to be wrong: what it lacks is gone.
+    pub(crate) fn believe(&mut self, plugin: &PluginName, now: Now) {
+        let Some(state) = self.plugins.get_mut(plugin) else { return };
+        if state.doubted_until.take_if(|until| *until <= now.mono).is_none() || !state.up {
+            return;
         }
-        self.schedule_plugin(plugin);
-        Answer::Registered(verdicts)
+        let gone = std::mem::take(&mut state.doubted);
+        state.handlers = state.announced.clone();
+        self.unwritten.handlers.insert(plugin.clone());
+        gone.into_iter().for_each(|number| self.retire(number, NO_LONGER_DECLARED, now));
     }
 
     /// A person declares a watcher.
@@ -372,8 +451,19 @@ impl State {
             None,
             now,
         );
+        self.rebind_lanes(number);
         self.schedule_watcher(number);
         number
+    }
+
+    /// Lets the lanes of a watcher follow its handlers, which may have moved to another plugin.
+    fn rebind_lanes(&mut self, number: WatcherNumber) {
+        for handler in self.watchers[&number].row.handlers.clone() {
+            let key = LaneKey { watcher: Some(number), handler: handler.declared };
+            if let Some(lane) = self.lane_ids.get(&key).copied() {
+                self.move_lane(lane, handler.plugin);
+            }
+        }
     }
 
     fn reindex(&mut self, number: WatcherNumber, filter: &Filter) {
@@ -413,7 +503,7 @@ impl State {
         self.insert_watcher(row, counters);
         let watcher = self.watchers.get_mut(&number).expect("inserted just now");
         let row = &mut watcher.row;
-        if row.state == WatcherState::Retired {
+        if matches!(row.state, WatcherState::Retired | WatcherState::Refused) {
             return;
         }
         self.by_shown.insert(watcher.shown.clone(), number);
@@ -421,9 +511,6 @@ impl State {
             row.max_fires_per_second.and_then(NonZeroU32::new).map(|n| Limiter::new(n, now.mono));
         watcher.held_since =
             matches!(row.state, WatcherState::Paused | WatcherState::Muted).then_some(now.mono);
-        if row.state == WatcherState::Refused {
-            return;
-        }
         match Filter::declared(&row.declared) {
             Ok((filter, _)) => {
                 if row.state == WatcherState::Broken {
@@ -476,10 +563,9 @@ impl State {
         }
         watcher.row.updated_at = now.wall;
         self.unwritten.watchers.insert(number);
-        let key = axwatch_model::LaneKey { watcher: Some(number), handler: declared };
+        let key = LaneKey { watcher: Some(number), handler: declared };
         if let Some(lane) = self.lane_ids.get(&key).copied() {
-            self.lanes.get_mut(&lane).expect("every known key has its lane").plugin =
-                Some(plugin.clone());
+            self.move_lane(lane, Some(plugin.clone()));
             self.schedule(lane);
         }
     }
@@ -550,6 +636,9 @@ impl State {
                 watcher.held += now.mono.since(since);
             }
             self.unwritten.watchers.insert(number);
+            if let Ok((filter, _)) = Filter::declared(&self.watchers[&number].row.declared) {
+                self.reindex(number, &filter);
+            }
             self.record_watcher(number, "watcher_resumed", None, None, now);
             self.schedule_watcher(number);
         }
@@ -563,7 +652,8 @@ impl State {
         }
         watcher.row.state = WatcherState::Retired;
         watcher.row.updated_at = now.wall;
-        (watcher.limiter, watcher.held_since) = (None, None);
+        // Its limiter stays: what is under way may not be started beyond it again.
+        watcher.held_since = None;
         let shown = watcher.shown.clone();
         self.by_shown.remove(&shown);
         self.index.remove(index_id(number));
@@ -664,9 +754,8 @@ impl State {
             created_at: now.wall,
             updated_at: now.wall,
         };
+        // Without its shown id: what was refused takes none from anybody.
         self.insert_watcher(row, Counters::default());
-        let shown = self.watchers[&number].shown.clone();
-        self.by_shown.insert(shown, number);
         self.unwritten.watchers.insert(number);
     }
 }

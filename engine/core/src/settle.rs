@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use axwatch_model::{
     HandlerName, JobId, JobNumber, JobOrigin, JobRow, JobState, Mono, Now, PluginName, Timestamp,
-    bounds,
+    WatcherState, bounds,
 };
 
 use crate::event::{Answer, Effect, Refusal, RefusalKind};
-use crate::job::{Next, after};
+use crate::job::{LostBy, Next, after};
 use crate::matching::sha256_hex;
 use crate::outcome::{Ended, Outcome};
 use crate::record::{AttemptEnded, JobRecord, PluginRecord, Record};
@@ -25,7 +25,10 @@ const REASON_BYTES_MAX: usize = 150;
 /// An attempt that ended, as the audit tells of it.
 struct End<'a> {
     outcome: &'a Outcome,
-    alone: bool,
+    /// If it was lost, whose doing that was.
+    lost_by: LostBy,
+    /// It may be the one that crashed its plugin.
+    suspect: bool,
     epoch: Option<u64>,
     left: Option<Mono>,
 }
@@ -51,13 +54,15 @@ impl State {
             job.row.cost = Some(job.row.cost.unwrap_or(0.0) + cost);
         }
         let Some(plugin) = job.row.plugin.clone() else { return };
-        let alone = self.note_answer(&plugin, &ended, now);
-        let end = End { outcome: &ended.outcome, alone, epoch: Some(self.policy.epoch), left };
+        let lost_by = self.note_answer(&plugin, &ended, now);
+        let suspect = matches!(ended.outcome, Outcome::Lost { .. });
+        let epoch = Some(self.policy.epoch);
+        let end = End { outcome: &ended.outcome, lost_by, suspect, epoch, left };
         self.settle(number, &end, now, effects);
     }
 
-    /// What an answer says about its plugin. Answers whether a lost attempt was the only one.
-    fn note_answer(&mut self, plugin: &PluginName, ended: &Ended, now: Now) -> bool {
+    /// What an answer says about its plugin. Answers whose doing it was if the attempt was lost.
+    fn note_answer(&mut self, plugin: &PluginName, ended: &Ended, now: Now) -> LostBy {
         let state = self.plugin_entry(plugin);
         let overloaded = match &ended.outcome {
             Outcome::Retryable { missed_deadline, .. } => *missed_deadline,
@@ -70,27 +75,30 @@ impl State {
             state.slots = (state.slots + 1).min(state.max_in_flight);
         }
         if !matches!(ended.outcome, Outcome::Lost { .. }) {
-            return false;
+            return LostBy::Others;
         }
         let alone = state.running.len() == 1 && state.broken_until.is_none();
         let until = now.mono.plus(BROKEN);
         state.broken_until = Some(until);
         self.timers.insert((until, Timer::Plugin(plugin.clone())));
-        alone
+        if alone { LostBy::Itself } else { LostBy::Others }
     }
 
     /// Ends the current attempt of a job: audit, row, and where the job goes.
     fn settle(&mut self, number: JobNumber, end: &End<'_>, now: Now, effects: &mut Vec<Effect>) {
         self.free_slot(number);
-        self.reckon_age(number, now.mono);
+        self.reckon_age(number, now);
         let job = self.jobs.get_mut(&number).expect("only jobs in memory are settled");
-        let verdict = after(end.outcome, &job.row, end.alone, &self.policy.retry, now.wall);
+        let verdict = after(end.outcome, &job.row, end.lost_by, job.age, &self.policy.retry);
+        // Whoever may have crashed its plugin runs alone from here on, until it has ended otherwise.
+        job.suspect = end.suspect;
+        let permanent = matches!(end.outcome, Outcome::Permanent { .. });
         let (error, result) = told(end.outcome);
         let row = &mut job.row;
         if verdict.counted {
             row.counted += 1;
             row.first_counted_at.get_or_insert(now.wall);
-        } else if verdict.outcome == "unknown" {
+        } else if verdict.outcome == "unknown" && end.lost_by == LostBy::Engine {
             row.uncounted += 1;
         }
         if verdict.next != Next::Done {
@@ -111,8 +119,9 @@ impl State {
         );
         match verdict.next {
             Next::Done => self.complete(number, result, now, effects),
+            Next::Again(_) if self.is_retired(number) => self.withdraw(number, now, effects),
             Next::Again(delay) => self.requeue(number, delay, now),
-            Next::Dead(reason) => self.give_up(number, &reason, now, effects),
+            Next::Dead(reason) => self.give_up(number, &reason, permanent, now, effects),
         }
     }
 
@@ -120,9 +129,16 @@ impl State {
         let job = &self.jobs[&number];
         let Phase::Running { retry, .. } = job.phase else { return };
         let Some(plugin) = job.row.plugin.clone() else { return };
+        if let Some(lane) = self.lanes.get_mut(&job.lane) {
+            lane.running -= 1;
+        }
         let state = self.plugin_entry(&plugin);
         state.running.remove(&number);
         state.retries_running -= u32::from(retry);
+        if state.suspect_running == Some(number) {
+            state.suspect_running = None;
+            state.others_left = state.slots;
+        }
         self.to_pump.insert(plugin);
     }
 
@@ -153,10 +169,7 @@ impl State {
             job: id,
             next_at,
             outcome,
-            reason: error
-                .as_deref()
-                .filter(|_| outcome != "succeeded")
-                .map(|error| bounds::cut(error, REASON_BYTES_MAX)),
+            reason: error.as_deref().filter(|_| outcome != "succeeded").map(begin),
             result_sha256: result_sha256.as_deref(),
             stamp_us: end.left.map(|left| left.0 / 1_000),
             r#type: "attempt_ended",
@@ -194,21 +207,28 @@ impl State {
         let lane = self.lanes.get_mut(&lane_id).expect("a job's lane lives as long as the job");
         job.row.state = JobState::Queued;
         if delay.is_zero() {
-            job.phase = Phase::Again;
-            lane.again.push_back(number);
+            let suspect = job.suspect;
+            self.line_up(number, suspect);
         } else {
             let due = now.mono.plus(delay);
             job.phase = Phase::Delayed(due);
             job.row.due_at = Some(now.wall.plus(delay));
             job.row.delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-            lane.delayed += 1;
+            lane.delayed.insert(number);
             self.timers.insert((due, Timer::Job(number)));
         }
         self.unwritten.jobs.insert(number);
         self.schedule(lane_id);
     }
 
-    fn give_up(&mut self, number: JobNumber, reason: &str, now: Now, effects: &mut Vec<Effect>) {
+    fn give_up(
+        &mut self,
+        number: JobNumber,
+        reason: &str,
+        permanent: bool,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
         let row = &mut self.jobs.get_mut(&number).expect("settled jobs are in memory").row;
         row.state = JobState::Failed;
         row.completed_at = Some(now.wall);
@@ -228,7 +248,8 @@ impl State {
         }));
         self.note_leaf(number, leaf);
         let watcher = watcher.unwrap_or_else(|| "".into());
-        effects.push(Effect::GaveUp { id, watcher, handler, attempts, reason: reason.to_owned() });
+        let reason = reason.to_owned();
+        effects.push(Effect::GaveUp { id, watcher, handler, attempts, permanent, reason });
         self.release(number, effects);
     }
 
@@ -240,13 +261,16 @@ impl State {
         self.open_jobs -= 1;
         if let Some(lane) = self.lanes.get_mut(&job.lane) {
             lane.open -= 1;
+            if lane.loading.is_some() {
+                lane.ended_meanwhile.insert(number);
+            }
         }
         self.load(job.lane, effects);
         self.drop_if_done(job.lane);
     }
 
     /// How long the job's plugin has been away and its watcher held, in all, up to `now`.
-    fn idle_total(&self, row: &JobRow, now: Mono) -> Duration {
+    pub(crate) fn idle_total(&self, row: &JobRow, now: Mono) -> Duration {
         let ongoing = |since: Option<Mono>| since.map_or(Duration::ZERO, |since| now.since(since));
         let plugin = row.plugin.as_ref().and_then(|plugin| self.plugins.get(plugin));
         let away = plugin.map_or(Duration::ZERO, |p| p.away + ongoing(p.away_since));
@@ -254,12 +278,30 @@ impl State {
         away + watcher.map_or(Duration::ZERO, |w| w.held + ongoing(w.held_since))
     }
 
-    /// Moves the job's age on by the time in which nobody could have run it.
-    fn reckon_age(&mut self, number: JobNumber, now: Mono) {
-        let idle = self.idle_total(&self.jobs[&number].row, now);
+    /// Adds what went by to how long the job has been failing, but not the time in which nobody could
+    /// have run it. By the monotonic clock: a jump of the wall clock ages nothing.
+    fn reckon_age(&mut self, number: JobNumber, now: Now) {
+        let idle = self.idle_total(&self.jobs[&number].row, now.mono);
         let job = self.jobs.get_mut(&number).expect("settled jobs are in memory");
-        let since = idle.saturating_sub(std::mem::replace(&mut job.idle_mark, idle));
-        job.row.first_counted_at = job.row.first_counted_at.map(|first| first.plus(since));
+        let idle_since = idle.saturating_sub(std::mem::replace(&mut job.idle_mark, idle));
+        let since = now.mono.since(std::mem::replace(&mut job.reckoned, now.mono));
+        if job.row.first_counted_at.is_some() {
+            job.age += since.saturating_sub(idle_since);
+            job.row.first_counted_at = Some(now.wall.minus(job.age));
+        }
+    }
+
+    fn is_retired(&self, number: JobNumber) -> bool {
+        let watcher = self.jobs[&number].row.watcher.and_then(|number| self.watchers.get(&number));
+        watcher.is_some_and(|watcher| watcher.row.state == WatcherState::Retired)
+    }
+
+    /// Withdraws a job whose attempt ended and whose watcher has been retired meanwhile.
+    fn withdraw(&mut self, number: JobNumber, now: Now, effects: &mut Vec<Effect>) {
+        let row = &mut self.jobs.get_mut(&number).expect("settled jobs are in memory").row;
+        row.state = JobState::Cancelled;
+        row.completed_at = Some(now.wall);
+        self.release(number, effects);
     }
 
     /// A plugin's process is gone: its attempts under way are lost, and its lanes wait.
@@ -280,6 +322,7 @@ impl State {
         state.away_since = Some(now.mono);
         let running: Vec<_> = state.running.iter().copied().collect();
         let alone = crashed && running.len() == 1 && state.broken_until.is_none();
+        let lost_by = if alone { LostBy::Itself } else { LostBy::Others };
         self.record(&Record::Plugin(PluginRecord {
             at: now.wall,
             handlers: Vec::new(),
@@ -292,7 +335,13 @@ impl State {
         let outcome = Outcome::Lost { error: format!("plugin {plugin} went away: {reason}") };
         for number in running {
             let Phase::Running { left, .. } = self.jobs[&number].phase else { continue };
-            let end = End { outcome: &outcome, alone, epoch: Some(self.policy.epoch), left };
+            let end = End {
+                outcome: &outcome,
+                lost_by,
+                suspect: crashed,
+                epoch: Some(self.policy.epoch),
+                left,
+            };
             self.settle(number, &end, now, effects);
         }
     }
@@ -306,7 +355,7 @@ impl State {
         for row in rows {
             let lane_id = self.lane_of(&row);
             self.open_jobs += 1;
-            let full = self.jobs.len() >= self.policy.bounds.jobs_in_memory_max;
+            let full = self.room_for(lane_id) == 0;
             let (waiting_max, delayed_max) =
                 (self.policy.bounds.lane_waiting_max, self.policy.bounds.lane_delayed_max);
             let lane = self.lanes.get_mut(&lane_id).expect("the lane was just looked up");
@@ -316,7 +365,7 @@ impl State {
             } else if full
                 || lane.spill.is_some()
                 || lane.first.len() >= waiting_max
-                || lane.delayed >= delayed_max
+                || lane.delayed.len() >= delayed_max
             {
                 self.spill(lane_id, row.number);
             } else {
@@ -334,12 +383,18 @@ impl State {
         effects: &mut Vec<Effect>,
     ) {
         let number = row.number;
-        self.keep(row, lane_id, Phase::Again);
+        self.keep(row, lane_id, Phase::Again, now);
         let outcome =
             Outcome::Lost { error: "the engine ended while the attempt was under way".to_owned() };
         self.settle(
             number,
-            &End { outcome: &outcome, alone: false, epoch: None, left: None },
+            &End {
+                outcome: &outcome,
+                lost_by: LostBy::Engine,
+                suspect: false,
+                epoch: None,
+                left: None,
+            },
             now,
             effects,
         );
@@ -394,34 +449,10 @@ impl State {
             r#type: "job_created",
         }));
         self.last_job = self.last_job.next();
-        let row = JobRow {
-            number: self.last_job,
-            id,
-            origin: JobOrigin::Api,
-            watcher: None,
-            revision: 0,
-            generation: 0,
-            seq: None,
-            handler,
-            plugin: Some(plugin),
-            payload: Some(payload),
-            state: JobState::Queued,
-            attempts: 0,
-            counted: 0,
-            uncounted: 0,
-            created_at: now.wall,
-            first_counted_at: None,
-            started_at: None,
-            completed_at: None,
-            due_at: None,
-            delay_ms: 0,
-            error: None,
-            result: None,
-            progress: None,
-            cost: None,
-            leaves: vec![leaf],
-        };
-        self.add_job(row.clone());
+        let row = JobRow::queued(self.last_job, id, JobOrigin::Api, handler, now.wall);
+        let row =
+            JobRow { plugin: Some(plugin), payload: Some(payload), leaves: vec![leaf], ..row };
+        self.add_job(row.clone(), now);
         Ok(row)
     }
 
@@ -444,6 +475,18 @@ impl State {
             self.record_redriven(number, row.id, job.row.attempts, now.wall);
             self.bring_forward(number, now);
             return Ok(self.jobs[&number].row.clone());
+        }
+        if self.unwritten.released.contains_key(&number) {
+            let reason = format!("job {} has ended just now; look at it again", row.id);
+            return Err(Refusal::new(RefusalKind::Conflict, reason));
+        }
+        let watcher = row.watcher.and_then(|number| self.watchers.get(&number));
+        if let Some(watcher) = watcher.filter(|w| w.row.state == WatcherState::Retired) {
+            let reason = format!(
+                "watcher {} of job {} is retired; declare it again first",
+                watcher.shown, row.id
+            );
+            return Err(Refusal::new(RefusalKind::Conflict, reason));
         }
         match row.state {
             JobState::Failed | JobState::Cancelled => {}
@@ -503,29 +546,21 @@ impl State {
     ) -> u64 {
         let mut cancelled = 0;
         for lane_id in self.lanes_of_watcher(watcher) {
+            let suspects = self.suspects_of(lane_id);
             let lane = self.lanes.get_mut(&lane_id).expect("looked up just now");
-            let running = self
-                .jobs
-                .values()
-                .filter(|job| job.lane == lane_id && job.row.state == JobState::Running)
-                .count() as u64;
-            let queued: Vec<_> = self
-                .jobs
-                .iter()
-                .filter(|(_, job)| job.lane == lane_id && job.row.state == JobState::Queued)
-                .map(|(number, _)| *number)
-                .collect();
-            cancelled += lane.open - running;
-            self.open_jobs -= lane.open - running;
-            lane.open = running;
-            lane.first.clear();
-            lane.again.clear();
-            (lane.delayed, lane.spilled_meanwhile, lane.discard_loaded) = (0, None, lane.loading);
+            cancelled += lane.open - lane.running;
+            self.open_jobs -= lane.open - lane.running;
+            lane.open = lane.running;
+            (lane.spilled_meanwhile, lane.discard_loaded) = (None, lane.loading.is_some());
+            let mut queued = suspects;
+            queued.extend(std::mem::take(&mut lane.first));
+            queued.extend(std::mem::take(&mut lane.again));
+            queued.extend(std::mem::take(&mut lane.delayed));
             if let Some(from) = lane.spill.take() {
                 self.spills.remove(&(from, lane_id));
             }
             for number in queued {
-                let mut row = self.jobs.remove(&number).expect("listed just now").row;
+                let mut row = self.jobs.remove(&number).expect("a lane's jobs are in memory").row;
                 self.unwritten.jobs.remove(&number);
                 (row.state, row.completed_at) = (JobState::Cancelled, Some(now.wall));
                 row.error = Some(reason.to_owned());
@@ -546,6 +581,32 @@ impl State {
         }
         cancelled
     }
+
+    fn suspects_of(&self, lane_id: LaneId) -> Vec<JobNumber> {
+        let plugin =
+            self.lanes[&lane_id].plugin.as_ref().and_then(|plugin| self.plugins.get(plugin));
+        let waiting = |number: &&JobNumber| {
+            self.jobs
+                .get(number)
+                .is_some_and(|job| job.lane == lane_id && job.phase == Phase::Suspect)
+        };
+        plugin.map_or_else(Vec::new, |p| p.suspects.iter().filter(waiting).copied().collect())
+    }
+}
+
+/// The beginning of an error, as long as a record may tell of it: a proof writes the record into JSON
+/// a second time, so what JSON escapes counts for what it then takes.
+fn begin(error: &str) -> &str {
+    let mut taken = 0;
+    let end = error.char_indices().find(|(_, c)| {
+        taken += match c {
+            '"' | '\\' => 4,
+            c if c.is_control() => 7,
+            c => c.len_utf8(),
+        };
+        taken > REASON_BYTES_MAX
+    });
+    &error[..end.map_or(error.len(), |(at, _)| at)]
 }
 
 /// What an outcome says: an error text, and a result.

@@ -40,8 +40,6 @@ pub struct Snapshot {
     pub handlers: Vec<HandlerRow>,
     /// The audit's tree.
     pub tree: Tree,
-    /// How long the engine was away, as far as the audit's last row tells.
-    pub away: Duration,
 }
 
 /// What one batch writes.
@@ -93,7 +91,7 @@ pub struct State {
     pub(crate) index: WatcherIndex,
     pub(crate) plugins: BTreeMap<PluginName, PluginState>,
     pub(crate) lanes: HashMap<LaneId, Lane>,
-    pub(crate) lane_ids: HashMap<LaneKey, LaneId>,
+    pub(crate) lane_ids: BTreeMap<LaneKey, LaneId>,
     pub(crate) last_lane: LaneId,
     pub(crate) jobs: BTreeMap<JobNumber, Job>,
     pub(crate) last_job: JobNumber,
@@ -103,6 +101,10 @@ pub struct State {
     pub(crate) spills: BTreeSet<(JobNumber, LaneId)>,
     /// Lanes that would read jobs back if there were room in memory.
     pub(crate) starved: BTreeSet<LaneId>,
+    /// The last of them that was tried.
+    pub(crate) starved_tried: LaneId,
+    /// Jobs that are being read back, at most.
+    pub(crate) reading: usize,
     pub(crate) timers: BTreeSet<(Mono, Timer)>,
     pub(crate) matched_seq: Seq,
     pub(crate) head: Seq,
@@ -112,6 +114,8 @@ pub struct State {
     pub(crate) to_pump: BTreeSet<PluginName>,
     /// Nothing starts any more: the engine is on its way out.
     pub(crate) draining: bool,
+    /// Nothing starts for now: the disk is nearly full, and what runs needs the rest of it.
+    pub(crate) disk_low: bool,
     pub(crate) tree: Tree,
     pub(crate) unwritten: Unwritten,
     recovering: bool,
@@ -162,6 +166,18 @@ pub(crate) struct PluginState {
     pub retries_running: u32,
     /// Lanes with a job that could start, in turn.
     pub turns: VecDeque<LaneId>,
+    /// What the running process announced: of `handlers`, those that it answers for now.
+    pub announced: BTreeSet<HandlerName>,
+    /// An announcement that lacks what was there before is not believed until then.
+    pub doubted_until: Option<Mono>,
+    /// The watchers that it lacks.
+    pub doubted: Vec<WatcherNumber>,
+    /// Jobs that may have crashed it, each to be run with nothing else beside it.
+    pub suspects: VecDeque<JobNumber>,
+    /// The one of them that is running.
+    pub suspect_running: Option<JobNumber>,
+    /// How much other work may start before the next of them has its turn.
+    pub others_left: u32,
     /// Its connection broke with several attempts under way; nothing starts until it is up again, or
     /// until then.
     pub broken_until: Option<Mono>,
@@ -183,15 +199,19 @@ pub(crate) struct Lane {
     /// Retries whose time has come.
     pub again: VecDeque<JobNumber>,
     /// Retries whose time has not.
-    pub delayed: usize,
+    pub delayed: BTreeSet<JobNumber>,
+    /// Attempts under way.
+    pub running: u64,
     /// More jobs wait in the table, from this number on.
     pub spill: Option<JobNumber>,
-    /// They are being read.
-    pub loading: bool,
+    /// So many of them at most are being read.
+    pub loading: Option<usize>,
     /// What is being read was withdrawn meanwhile.
     pub discard_loaded: bool,
     /// The first job that went to the table while others were being read.
     pub spilled_meanwhile: Option<JobNumber>,
+    /// Jobs that ended while others were being read: the rows may still say that they wait.
+    pub ended_meanwhile: BTreeSet<JobNumber>,
     /// It stands in its plugin's turns.
     pub in_turn: bool,
     /// It waits for its watcher's limit.
@@ -207,7 +227,13 @@ pub(crate) struct Job {
     pub phase: Phase,
     /// The audit has its `limited`.
     pub limited_noted: bool,
-    /// How long its plugin had been away and its watcher held when its age was last reckoned.
+    /// It may have crashed its plugin, and runs with nothing else beside it.
+    pub suspect: bool,
+    /// How long it has been failing, the time left out in which nobody could have run it.
+    pub age: Duration,
+    /// When that was last reckoned.
+    pub reckoned: Mono,
+    /// How long its plugin had been away and its watcher held by then.
     pub idle_mark: Duration,
 }
 
@@ -217,6 +243,8 @@ pub(crate) enum Phase {
     First,
     /// Waits for its turn to be tried again.
     Again,
+    /// Waits for its turn to be tried alone.
+    Suspect,
     /// Waits until its next attempt is due.
     Delayed(Mono),
     /// An attempt is under way; `left` is when it left, known once its batch is on the disk.
@@ -229,13 +257,18 @@ pub(crate) enum Timer {
     Lane(LaneId),
     /// A retry is due.
     Job(JobNumber),
-    /// A broken connection has had its time.
+    /// A broken connection has had its time, or a limited suspect may ask again.
     Plugin(PluginName),
+    /// An announcement that was not believed is believed now.
+    Doubt(PluginName),
 }
 
 /// Counters are written once so many records have been added since they were, or so many changed.
 const COUNTERS_WRITTEN_AFTER_RECORDS: u64 = 16_384;
 const COUNTERS_WRITTEN_AFTER_CHANGES: usize = 1_024;
+
+/// Rows of jobs in one batch; the claim that passes it is the last.
+const BATCH_JOBS_MAX: usize = 16_384;
 
 /// The low-water mark of open jobs is written when it moved so far.
 const OPEN_JOBS_FROM_STEP: u64 = 256;
@@ -254,19 +287,22 @@ impl State {
             index: WatcherIndex::default(),
             plugins: BTreeMap::new(),
             lanes: HashMap::new(),
-            lane_ids: HashMap::new(),
+            lane_ids: BTreeMap::new(),
             last_lane: LaneId(0),
             jobs: BTreeMap::new(),
             last_job: snapshot.last_job,
             open_jobs: 0,
             spills: BTreeSet::new(),
             starved: BTreeSet::new(),
+            starved_tried: LaneId(0),
+            reading: 0,
             timers: BTreeSet::new(),
             matched_seq: snapshot.matched_seq,
             head: snapshot.head,
             starting: Vec::new(),
             to_pump: BTreeSet::new(),
             draining: false,
+            disk_low: false,
             tree: snapshot.tree,
             unwritten: Unwritten { first_leaf, ..Unwritten::default() },
             recovering: true,
@@ -277,7 +313,6 @@ impl State {
         }
         for plugin in state.plugins.values_mut() {
             plugin.away_since = Some(now.mono);
-            plugin.away = snapshot.away;
         }
         let counters: BTreeMap<_, _> = snapshot.counters.into_iter().collect();
         for row in snapshot.watchers {
@@ -307,12 +342,12 @@ impl State {
                 registration,
             } => {
                 self.plugin_up(&plugin, incarnation, version, max_in_flight, now);
-                let answer = self.register(&plugin, registration, now);
+                let answer = self.register(&plugin, registration, now, &mut effects);
                 self.record_plugin_up(&plugin, now.wall);
                 effects.push(Effect::Reply { request, answer });
             }
             Event::Announced { request, plugin, incarnation, registration } => {
-                let answer = self.announced(&plugin, incarnation, registration, now);
+                let answer = self.announced(&plugin, incarnation, registration, now, &mut effects);
                 effects.push(Effect::Reply { request, answer });
             }
             Event::PluginDown { plugin, incarnation, reason, crashed } => {
@@ -337,7 +372,7 @@ impl State {
                 let answer = self.redrive(*row, now);
                 effects.push(Effect::Reply { request, answer });
             }
-            Event::Loaded { lane, rows } => self.loaded(&lane, rows, now),
+            Event::Loaded { lane, rows } => self.loaded(&lane, rows, now, &mut effects),
             Event::Recovered { rows } => self.recovered(rows, now, &mut effects),
             Event::Committed => {
                 self.committed(now);
@@ -345,6 +380,7 @@ impl State {
                 return effects;
             }
             Event::Drain => self.draining = true,
+            Event::DiskLow(low) => self.disk_low(low),
             Event::Tick => {}
         }
         self.run_timers(now);
@@ -369,6 +405,12 @@ impl State {
     #[must_use]
     pub fn may_match(&self) -> bool {
         self.open_jobs < self.policy.bounds.open_jobs_max
+    }
+
+    /// Whether the batch at hand has so many new jobs that no further claim should be matched in it.
+    #[must_use]
+    pub fn batch_is_full(&self) -> bool {
+        self.unwritten.jobs.len() + self.unwritten.released.len() >= BATCH_JOBS_MAX
     }
 
     /// The last job's number.
@@ -466,6 +508,7 @@ impl State {
             _ => return,
         }
         self.unwritten.counters.insert(watcher.row.number);
+        self.unwritten.counters_since += 1;
     }
 
     /// Appends a record to the audit and says which number it has.

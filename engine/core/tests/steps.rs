@@ -1,89 +1,31 @@
 //! What follows from what: the core told of events by hand, with a clock moved by hand, and everything
 //! that it would write and do looked at.
 
-use std::collections::{BTreeMap, VecDeque};
+mod world;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axwatch_core::audit::{Row, Tree, Verifier};
 use axwatch_core::{
     Answer, Bounds, Declaration, Effect, Ended, Event, Outcome, Policy, Refusal, Registration,
-    RequestId, RetryPolicy, Snapshot, Start, State, WatcherCommand, Writes,
+    RequestId, Start, WatcherCommand,
 };
 use axwatch_model::{
-    Attestation, Declared, Filled, JobId, JobNumber, JobRow, JobState, Lineage, Mono, Now, Owner,
-    PluginName, Seq, StoreId, Stored, StructuralFilter, Timestamp, WatcherKey, WatcherRow,
-    WatcherState,
+    Declared, JobId, JobRow, JobState, Mono, Owner, PluginName, Seq, StoreId, StructuralFilter,
+    WatcherKey, WatcherRow, WatcherState,
 };
 
-/// The core with what surrounds it: a table of jobs, the audit as written, and a clock.
-struct World {
-    state: State,
-    now: Now,
-    seq: u64,
-    jobs: BTreeMap<JobNumber, JobRow>,
-    watchers: BTreeMap<String, WatcherRow>,
-    audit: Vec<axwatch_core::AuditWrites>,
-    open_jobs_from: JobNumber,
-    matched_seq: Seq,
-}
-
-fn policy() -> Policy {
-    Policy {
-        store_id: StoreId([1; 16]),
-        epoch: 1,
-        bounds: Bounds::default(),
-        retry: RetryPolicy::default(),
-    }
-}
-
-fn start_of_time() -> Now {
-    Now { mono: Mono(1_000_000_000_000), wall: Timestamp::from_ms(1_750_000_000_000).unwrap() }
-}
+use world::{World, busy, done, lost, on_predicate, policy, registration, starts, stored};
 
 impl World {
     fn new() -> World {
         World::with(policy())
     }
 
-    fn with(policy: Policy) -> World {
-        let now = start_of_time();
-        let mut world = World {
-            state: State::new(policy, Snapshot { tree: Tree::new(), ..Snapshot::default() }, now),
-            now,
-            seq: 0,
-            jobs: BTreeMap::new(),
-            watchers: BTreeMap::new(),
-            audit: Vec::new(),
-            open_jobs_from: JobNumber(1),
-            matched_seq: Seq(0),
-        };
-        world.tell(Event::Recovered { rows: Vec::new() });
-        world
-    }
-
     /// The engine dies and starts again on what was written.
     fn restart(&mut self) -> Vec<Effect> {
-        let mut tree = Tree::new();
-        for audit in &self.audit {
-            audit.records.lines().for_each(|line| {
-                let _ = tree.append(line.as_bytes());
-            });
-        }
-        let _ = tree.take_nodes();
-        let snapshot = Snapshot {
-            matched_seq: self.matched_seq,
-            head: Seq(self.seq),
-            last_job: self.jobs.last_key_value().map_or(JobNumber(0), |(number, _)| *number),
-            open_jobs_from: self.open_jobs_from,
-            watchers: self.watchers.values().cloned().collect(),
-            tree,
-            ..Snapshot::default()
-        };
-        self.state = State::new(Policy { epoch: 2, ..policy() }, snapshot, self.now);
-        let records: Vec<_> = self.audit.iter().flat_map(|audit| audit.records.lines()).collect();
-        records.into_iter().for_each(|line| self.state.recount(line));
-        let rows = self.jobs.values().filter(|row| row.state.is_open()).cloned().collect();
+        let rows = self.die();
         let mut effects = self.tell(Event::Recovered { rows });
         effects.extend(self.tell(Event::Recovered { rows: Vec::new() }));
         effects
@@ -92,19 +34,9 @@ impl World {
     /// Tells one event, commits, reads what is asked for, and gives what would be done.
     fn tell(&mut self, event: Event) -> Vec<Effect> {
         let mut told = Vec::new();
-        let effects = self.state.step(event, self.now);
-        self.commit();
-        for effect in effects {
+        for effect in self.write([event]) {
             if let Effect::Load { lane, from, limit } = effect {
-                let waits = |row: &&JobRow| row.lane() == lane && row.state == JobState::Queued;
-                let rows = self
-                    .jobs
-                    .range(from..)
-                    .map(|(_, row)| row)
-                    .filter(waits)
-                    .take(limit)
-                    .cloned()
-                    .collect();
+                let rows = self.read(&lane, from, limit);
                 told.extend(self.tell(Event::Loaded { lane, rows }));
             } else {
                 told.push(effect);
@@ -113,29 +45,8 @@ impl World {
         told
     }
 
-    fn commit(&mut self) {
-        let Writes { cancelled, jobs, watchers, audit, matched_seq, open_jobs_from, .. } =
-            self.state.take_writes(false);
-        for (watcher, from, _) in cancelled {
-            for row in self.jobs.range_mut(from..).map(|(_, row)| row) {
-                if row.watcher == Some(watcher) && row.state == JobState::Queued {
-                    row.state = JobState::Cancelled;
-                }
-            }
-        }
-        self.jobs.extend(jobs.into_iter().map(|row| (row.number, row)));
-        self.watchers.extend(watchers.into_iter().map(|row| (row.key.to_string(), row)));
-        self.audit.extend(audit);
-        self.matched_seq = matched_seq.unwrap_or(self.matched_seq);
-        self.open_jobs_from = open_jobs_from.unwrap_or(self.open_jobs_from);
-        assert!(
-            self.state.step(Event::Committed, self.now).is_empty(),
-            "nothing starts between commits"
-        );
-    }
-
     fn pass(&mut self, span: Duration) -> Vec<Effect> {
-        self.now = Now { mono: self.now.mono.plus(span), wall: self.now.wall.plus(span) };
+        self.advance(span);
         self.tell(Event::Tick)
     }
 
@@ -206,57 +117,8 @@ impl World {
     }
 }
 
-fn stored(seq: u64, subject: &str, predicate: &str, now: Now) -> Stored {
-    let terms = |term: &str| vec![term.to_owned()];
-    Stored {
-        seq: Seq(seq),
-        attestation: Attestation {
-            id: format!("A{seq}").parse().unwrap(),
-            subjects: terms(subject),
-            predicates: terms(predicate),
-            contexts: terms("_"),
-            actors: terms("me"),
-            timestamp: now.wall,
-            created_at: now.wall,
-            source: "test".into(),
-            attributes: None,
-            signature: None,
-            signer_did: None,
-        },
-        appended_by: "user".into(),
-        filled: Filled::default(),
-        lineage: Lineage::default(),
-    }
-}
-
-fn registration(handlers: &[&str], watchers: Vec<Declaration>) -> Registration {
-    Registration { handlers: handlers.iter().map(|name| name.parse().unwrap()).collect(), watchers }
-}
-
-fn on_predicate(local: &str, predicate: &str, handler: &str) -> Declaration {
-    let filter =
-        StructuralFilter { predicates: vec![predicate.to_owned()], ..StructuralFilter::default() };
-    Declaration {
-        local: local.into(),
-        declared: Declared::Structural(filter),
-        handlers: vec![handler.into()],
-        params: None,
-        max_fires_per_second: 0,
-        zero_is_never: false,
-        max_chain: 0,
-    }
-}
-
 fn in_ax(local: &str, text: &str, handler: &str) -> Declaration {
     Declaration { declared: Declared::Ax(text.into()), ..on_predicate(local, "_", handler) }
-}
-
-fn starts(effects: &[Effect]) -> Vec<Start> {
-    let start = |effect: &Effect| match effect {
-        Effect::Start(start) => Some((**start).clone()),
-        _ => None,
-    };
-    effects.iter().filter_map(start).collect()
 }
 
 fn verdicts(effects: &[Effect]) -> Vec<Result<(), Refusal>> {
@@ -288,18 +150,6 @@ fn fired(effects: &[Effect]) -> u32 {
         .iter()
         .map(|effect| if let Effect::Fired { fires, .. } = effect { *fires } else { 0 })
         .sum()
-}
-
-fn done() -> Outcome {
-    Outcome::Succeeded { result: None }
-}
-
-fn busy() -> Outcome {
-    Outcome::Retryable { error: "busy".into(), missed_deadline: false }
-}
-
-fn lost() -> Outcome {
-    Outcome::Lost { error: "connection reset".into() }
 }
 
 fn second() -> Duration {
@@ -449,6 +299,7 @@ fn identical_registration_after_a_crash_loses_and_repeats_nothing() {
     assert_eq!(fired(&world.claim("x", "p")), 1, "its watchers stay live");
     let (_, effects) = world.up("demo", &["act"], declared());
     let mut again = starts(&effects);
+    world.end(&again[0], done());
     again.extend(starts(&world.pass(Duration::from_secs(2))));
     again.sort_by_key(|start| start.job);
     assert_eq!(again.len(), 2);
@@ -660,12 +511,14 @@ fn a_connection_that_breaks_under_several_jobs_charges_none() {
             "nothing starts on a broken connection"
         );
     }
-    assert!(world.jobs.values().all(|row| row.counted == 0 && row.uncounted == 1));
-    assert_eq!(
-        world.pass_through(second()).len(),
-        3,
-        "no first attempt waits, so retries have all slots"
-    );
+    assert!(world.jobs.values().all(|row| row.counted == 0 && row.uncounted == 0));
+    let mut alone = world.pass_through(second());
+    for _ in 0..3 {
+        assert_eq!(alone.len(), 1, "each of them runs with nothing else beside it");
+        let (at, start) = alone.remove(0);
+        alone = starts(&world.end(&start, done())).into_iter().map(|start| (at, start)).collect();
+    }
+    assert!(world.jobs.values().all(|row| row.state == JobState::Completed));
 }
 
 #[test]
@@ -749,18 +602,7 @@ fn what_the_core_writes_is_an_audit_that_verifies() {
             world.end(&start, done());
         }
     }
-    let mut verifier = Verifier::new();
-    for audit in &world.audit {
-        let row = Row {
-            first_leaf: audit.first_leaf,
-            count: audit.count,
-            records: &audit.records,
-            nodes: &audit.nodes,
-            head: &audit.head,
-        };
-        let _ = verifier.feed(&row);
-    }
-    let report = verifier.finish();
+    let report = world.verify_audit();
     assert!(report.ok, "{report:?}");
     assert_eq!(report.records, world.state.audit_size().0);
 }
@@ -832,4 +674,147 @@ fn records_are_canonical_json() {
         "watcher_retired",
     ];
     assert!(expected.iter().all(|kind| kinds.contains(*kind)), "{kinds:?}");
+}
+
+#[test]
+fn a_job_that_crashes_its_plugin_is_found_and_charged_alone() {
+    let mut world = World::new();
+    let declared = || vec![on_predicate("w", "p", "act")];
+    world.up("demo", &["act"], declared());
+    let mut running: Vec<_> = (0..4).flat_map(|_| starts(&world.claim("x", "p"))).collect();
+    for _ in 0..6 {
+        world.claim("x", "p");
+    }
+    let poison = running[2].job;
+    let mut crashes = 0;
+    loop {
+        if let Some(place) = running.iter().position(|start| start.job == poison) {
+            crashes += 1;
+            let together: Vec<_> = running.drain(..).map(|start| start.job).collect();
+            let down = Event::PluginDown {
+                plugin: "demo".parse().unwrap(),
+                incarnation: 1,
+                reason: "signal 11".into(),
+                crashed: true,
+            };
+            world.tell(down);
+            assert!(crashes == 1 || together == [poison], "{together:?} at {place}");
+            running.extend(starts(&world.up("demo", &["act"], declared()).1));
+        } else if let Some(start) = running.pop() {
+            running.extend(starts(&world.end(&start, done())));
+        } else {
+            let due = world.pass_through(Duration::from_secs(3_000));
+            if due.is_empty() {
+                break;
+            }
+            running.extend(due.into_iter().map(|(_, start)| start));
+        }
+    }
+    let dead: Vec<_> = world.jobs.values().filter(|row| row.state == JobState::Failed).collect();
+    assert_eq!((dead.len(), dead[0].number, dead[0].counted), (1, poison, 30));
+    assert!(
+        world
+            .jobs
+            .values()
+            .filter(|row| row.number != poison)
+            .all(|row| row.state == JobState::Completed && row.counted == 0)
+    );
+    assert_eq!(crashes, 31, "once among others, then alone until it is given up");
+}
+
+#[test]
+fn an_announcement_that_lacks_something_for_no_good_reason_is_not_believed_at_once() {
+    let mut world = World::new();
+    let both = || vec![on_predicate("w", "p", "act"), on_predicate("v", "p", "more")];
+    let announce = |world: &mut World, handlers: &[&str], watchers, doubtful| {
+        let registration = Registration { doubtful, ..registration(handlers, watchers) };
+        let plugin = "demo".parse().unwrap();
+        world.tell(Event::Announced { request: RequestId(1), plugin, incarnation: 1, registration })
+    };
+    world.up("demo", &["act", "more"], both());
+    let effects = announce(&mut world, &["act"], vec![on_predicate("w", "p", "act")], true);
+    let doubted = effects
+        .iter()
+        .any(|effect| matches!(effect, Effect::Doubted { handlers, .. } if handlers == &["more"]));
+    assert!(doubted, "loudly");
+    let effects = world.claim("x", "p");
+    assert_eq!((fired(&effects), starts(&effects).len()), (2, 1), "the other job is held");
+    let effects = announce(&mut world, &["act", "more"], both(), false);
+    assert_eq!(starts(&effects).len(), 1, "and runs when its handler is back");
+
+    announce(&mut world, &["act"], vec![on_predicate("w", "p", "act")], true);
+    world.pass_through(Duration::from_secs(599));
+    assert_eq!(fired(&world.claim("x", "p")), 2);
+    world.pass_through(Duration::from_secs(2));
+    assert_eq!(fired(&world.claim("x", "p")), 1, "after ten minutes it is believed");
+}
+
+#[test]
+fn a_wall_clock_that_jumps_ages_no_job() {
+    let mut world = World::new();
+    world.up("demo", &["act"], vec![on_predicate("w", "p", "act")]);
+    let start = starts(&world.claim("x", "p")).remove(0);
+    world.end(&start, busy());
+    world.now.wall = world.now.wall.plus(Duration::from_secs(10 * 365 * 86_400));
+    let (_, again) = world.pass_through(second() * 2).remove(0);
+    assert!(
+        world.end(&again, busy()).iter().all(|effect| !matches!(effect, Effect::GaveUp { .. }))
+    );
+}
+
+#[test]
+fn a_retired_watcher_starts_nothing_more() {
+    let mut world = World::new();
+    let later = Outcome::NotNow { after: None, error: "later".into(), overloaded: false };
+    world.up("demo", &["act"], Vec::new());
+    world.declare(in_ax("w", "is p", "act")).unwrap();
+    let running: Vec<_> = (0..3).flat_map(|_| starts(&world.claim("x", "p"))).collect();
+    world.command("w", WatcherCommand::Remove).0.unwrap();
+    for start in &running {
+        world.end(start, later.clone());
+    }
+    assert!(world.pass_through(Duration::from_secs(60)).is_empty());
+    assert!(world.jobs.values().all(|row| row.state == JobState::Cancelled));
+}
+
+#[test]
+fn jobs_that_waited_for_a_handler_find_it_after_a_restart() {
+    let mut world = World::new();
+    world.declare(in_ax("w", "is p", "act")).unwrap();
+    world.command("w", WatcherCommand::Pause).0.unwrap();
+    world.claim("x", "p");
+    world.up("demo", &["act"], Vec::new());
+    world.restart();
+    world.up("demo", &["act"], Vec::new());
+    let (_, effects) = world.command("w", WatcherCommand::Resume);
+    assert_eq!(starts(&effects).len(), 1);
+}
+
+#[test]
+fn a_full_memory_keeps_a_place_for_those_who_can_run() {
+    let bounds = Bounds { jobs_in_memory_max: 64, lane_waiting_max: 16, ..Bounds::default() };
+    let mut world = World::with(Policy { bounds, ..policy() });
+    let away: Vec<_> = (0..8).map(|i| in_ax(&format!("away{i}"), "is p", "away")).collect();
+    away.into_iter().for_each(|declaration| drop(world.declare(declaration).unwrap()));
+    for _ in 0..16 {
+        world.claim("x", "p");
+    }
+    world.up("demo", &["act"], Vec::new());
+    world.declare(in_ax("here", "is q", "act")).unwrap();
+    let mut running: VecDeque<_> = (0..40).flat_map(|_| starts(&world.claim("x", "q"))).collect();
+    let mut done_here = 0;
+    while let Some(start) = running.pop_front() {
+        done_here += 1;
+        running.extend(starts(&world.end(&start, done())));
+    }
+    assert_eq!(done_here, 40);
+    let (_, effects) = world.up("late", &["away"], Vec::new());
+    let mut running: VecDeque<_> = starts(&effects).into();
+    while let Some(start) = running.pop_front() {
+        running.extend(starts(&world.end(&start, done())));
+    }
+    assert!(
+        world.jobs.values().all(|row| row.state == JobState::Completed),
+        "those that waited in the table too"
+    );
 }

@@ -17,7 +17,6 @@ use axwatch_core::supervise::{Action, Input, LogLevel, Seen, Status, Supervisor,
 use axwatch_core::{Refusal, Registration};
 use axwatch_model::{Mono, PluginName};
 use semver::Version;
-use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -25,7 +24,7 @@ use super::caller::{Account, Caller};
 use super::calls::{Callee, Tell};
 use super::grpc::{self, Client, GrpcPlugin};
 use super::output::Capture;
-use super::process::{LauncherCommand, Order, Port, Ports, attend, launch};
+use super::process::{Launched, LauncherCommand, Order, Port, Ports, attend, launch};
 use super::settings::{PluginSettings, arguments, environment, find_binary};
 use super::token::{Callers, Token};
 use super::wire;
@@ -405,12 +404,15 @@ async fn hear_port(mut port: watch::Receiver<Option<u16>>, tell: Tell) {
     }
 }
 
+/// How long the end of a process may take to be seen after a call to it broke.
+const END_WITHIN: Duration = Duration::from_millis(500);
+
 /// Finds the program and starts it.
 async fn start(
     shared: Arc<Shared>,
     settings: Arc<PluginSettings>,
     facts: Arc<Facts>,
-) -> Result<Child, String> {
+) -> Result<Launched, String> {
     let wanted = settings.clone();
     let places = shared.search_paths.clone();
     let found = tokio::task::spawn_blocking(move || find_binary(&wanted, &places)).await;
@@ -422,26 +424,26 @@ async fn start(
         shared.ports.take().map_err(|error| format!("no port of loopback is free: {error}"))?;
     let args = arguments(&settings.args, port.number);
     let environment = environment(std::env::vars_os(), &settings.env);
-    let child = launch(&shared.launcher, &program, &args, &environment).map_err(|error| {
+    let launched = launch(&shared.launcher, &program, &args, environment).map_err(|error| {
         format!("cannot start the launcher {:?}: {error}", shared.launcher.program)
     })?;
     // Each is set here and nowhere else.
     let _ = facts.requested_port.set(port);
-    let _ = facts.launcher.set(child.id().unwrap_or(u32::MAX));
-    Ok(child)
+    let _ = facts.launcher.set(launched.pid());
+    Ok(launched)
 }
 
 async fn live(
-    start: impl Future<Output = Result<Child, String>>,
+    start: impl Future<Output = Result<Launched, String>>,
     orders: mpsc::UnboundedReceiver<Order>,
     capture: Arc<Capture>,
     tell: Tell,
 ) {
     match start.await {
         Err(reason) => tell.seen(Seen::SpawnFailed { reason }),
-        Ok(child) => {
-            tell.seen(Seen::Spawned { pid: child.id().unwrap_or(u32::MAX) });
-            let status = attend(child, orders, capture).await;
+        Ok(launched) => {
+            tell.seen(Seen::Spawned { pid: launched.pid() });
+            let status = attend(launched, orders, capture).await;
             tell.seen(Seen::Exited { status });
         }
     }
@@ -467,7 +469,12 @@ async fn initialize(
 ) {
     let registration = match callee.initialize().await {
         Ok(registration) => registration,
-        Err(seen) => return tell.seen(seen),
+        Err(seen) => {
+            // A process that died under the call tells by its end what the broken call cannot; told of
+            // that, nobody listens to this any more.
+            tokio::time::sleep(END_WITHIN).await;
+            return tell.seen(seen);
+        }
     };
     match register(&callee, &version, &registration, &notes, &tell).await {
         Ok(verdicts) => {

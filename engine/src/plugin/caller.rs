@@ -21,6 +21,10 @@ pub(crate) struct Caller {
     calls: Arc<Semaphore>,
     phase: watch::Sender<Phase>,
     announced: Mutex<BTreeSet<String>>,
+    /// It has called us.
+    called: AtomicBool,
+    /// A call of it failed before Initialize was answered.
+    call_failed: AtomicBool,
     account: Arc<Account>,
 }
 
@@ -42,6 +46,8 @@ enum Phase {
 pub(crate) struct Account {
     /// It has made claims that no job asked for.
     own: AtomicBool,
+    /// Its former process called us before Initialize was answered.
+    former_called: AtomicBool,
 }
 
 impl Caller {
@@ -59,13 +65,32 @@ impl Caller {
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
             phase: watch::Sender::new(Phase::Initializing),
             announced: Mutex::default(),
+            called: AtomicBool::new(false),
+            call_failed: AtomicBool::new(false),
             account,
         }
     }
 
     /// Room for one more call, until it is dropped; `None` when [`CALLS_MAX`] are under way.
     pub(crate) fn begin_call(&self) -> Option<OwnedSemaphorePermit> {
+        self.called.store(true, Ordering::Relaxed);
         self.calls.clone().try_acquire_owned().ok()
+    }
+
+    /// A call of it failed.
+    pub(crate) fn call_failed(&self) {
+        if self.is_initializing() {
+            self.call_failed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether what it announces may lack something for no good reason: a call back failed while it
+    /// put that together, or its former process made calls then and this one made none. To be asked
+    /// once, when Initialize has been answered.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        let called = self.called.load(Ordering::Relaxed);
+        let former_called = self.account.former_called.swap(called, Ordering::Relaxed);
+        self.call_failed.load(Ordering::Relaxed) || former_called && !called
     }
 
     /// Whether its token still counts.

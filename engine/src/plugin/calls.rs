@@ -142,8 +142,9 @@ impl Callee {
             Obstacle::Fault(reason) => Seen::Fatal { reason },
             Obstacle::NotYet(reason) => Seen::InitializeFailed { reason },
         })?;
-        let wire::Announced { registration, refused } =
+        let wire::Announced { mut registration, refused } =
             wire::announced(reply.into_inner(), self.settings.zero_rate_never);
+        registration.doubtful = self.caller.is_doubtful();
         self.tell(&registration);
         self.complain(&refused);
         self.caller.announce(registration.handlers.iter().map(ToString::to_string));
@@ -157,7 +158,8 @@ impl Callee {
         let (handlers, watchers) = (registration.handlers.len(), registration.watchers.len());
         tracing::info!(%plugin, handlers, watchers, "plugin {plugin} announced what it has");
         for watcher in registration.watchers.iter().take(LINES_MAX) {
-            let (id, rate) = (wire::shown(&watcher.local), wire::rate_text(watcher));
+            let Some(rate) = wire::rate_text(watcher) else { continue };
+            let id = wire::shown(&watcher.local);
             let handler = watcher.handlers.first().map(|name| wire::shown(name));
             tracing::info!(%plugin, watcher = id, handler, "watcher {id}: {rate}");
         }

@@ -120,15 +120,15 @@ impl Claims {
         Ok(Prepared { incoming, computed })
     }
 
-    /// Appends claims in one transaction. Answers for each, in order.
-    pub(crate) async fn append(
+    /// Appends all of these claims in one transaction, or none. Answers for each, in order.
+    pub(crate) async fn append_together(
         &self,
         prepared: Vec<Prepared>,
     ) -> Result<Vec<Result<Seq, AppendRefusal>>, ClaimError> {
         let in_flight = self.engine.in_flight();
         let (incoming, counted): (Vec<_>, Vec<_>) =
             prepared.into_iter().map(|claim| claim.with_id(in_flight)).unzip();
-        let answers = self.engine.append(incoming).await;
+        let answers = self.engine.append_together(incoming).await;
         for (i, counted) in counted.into_iter().enumerate() {
             let stands =
                 answers.as_ref().is_ok_and(|answers| answers.get(i).is_some_and(Result::is_ok));
@@ -141,7 +141,7 @@ impl Claims {
 
     /// Appends one claim and answers with it as it stands in the log.
     pub(crate) async fn append_one(&self, prepared: Prepared) -> Result<Stored, ClaimError> {
-        let answer = self.append(vec![prepared]).await?.pop().ok_or(EngineGone)?;
+        let answer = self.append_together(vec![prepared]).await?.pop().ok_or(EngineGone)?;
         let stored = self.engine.store().by_seqs(&[answer?]).await?;
         Ok(stored.into_iter().next().ok_or(EngineGone)?)
     }

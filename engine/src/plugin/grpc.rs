@@ -27,8 +27,6 @@ use crate::dispatch::{Attempt, Plugin};
 /// What is called at a plugin's process.
 pub(crate) type Client = DomainPluginServiceClient<Channel>;
 
-/// Bytes of a reply to anything but HTTP.
-const REPLY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Lines of its own log that one attempt may bring along.
 const LOG_ENTRIES_MAX: usize = 100;
 /// How long a dial on loopback may take.
@@ -40,7 +38,7 @@ pub(crate) fn client(port: u16) -> Client {
         .expect("a number makes a good address")
         .connect_timeout(CONNECT_WITHIN);
     DomainPluginServiceClient::new(endpoint.connect_lazy())
-        .max_decoding_message_size(REPLY_BYTES_MAX)
+        .max_decoding_message_size(wire::REPLY_BYTES_MAX)
 }
 
 /// One process of a plugin that takes jobs.

@@ -58,6 +58,17 @@ pub fn children(pid: u32) -> Vec<u32> {
     found
 }
 
+/// The living processes whose environment has this entry, `NAME=value`, as far as we may look.
+#[must_use]
+pub(super) fn with_environment(entry: &str) -> Vec<u32> {
+    let has_entry = |pid: u32| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|&byte| byte == 0).any(|found| found == entry.as_bytes())
+    };
+    let pids = processes().into_iter().map(|process| process.pid);
+    pids.filter(|&pid| has_entry(pid)).collect()
+}
+
 /// The child of `pid` that is there longest.
 ///
 /// Of a launcher this is the plugin, as long as it lives: whatever else the launcher has come to be

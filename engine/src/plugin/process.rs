@@ -17,12 +17,14 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::launcher::{ORDER_KILL, ORDER_TERM};
+use super::listeners;
 use super::output::{Capture, Stream};
 
 /// How long the last output of a process that has ended is waited for.
@@ -94,25 +96,45 @@ impl Drop for Port {
     }
 }
 
-/// Starts a plugin under a launcher. The environment is all that it gets.
+/// Names one launch in the environment of all its processes, so that they can be found when their
+/// launcher, which is to end them, was itself killed.
+const LAUNCH_TAG: &str = "AXWATCH_LAUNCH";
+
+/// A plugin under its launcher.
+pub(crate) struct Launched {
+    launcher: Child,
+    tag: String,
+}
+
+impl Launched {
+    /// The launcher's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.launcher.id().unwrap_or(u32::MAX)
+    }
+}
+
+/// Starts a plugin under a launcher. The environment, and a tag of the launch, are all that it gets.
 pub(crate) fn launch(
     launcher: &LauncherCommand,
     program: &Path,
     args: &[String],
-    environment: &BTreeMap<OsString, OsString>,
-) -> io::Result<Child> {
-    Command::new(&launcher.program)
+    environment: BTreeMap<OsString, OsString>,
+) -> io::Result<Launched> {
+    let tag = format!("{:032x}", rand::random::<u128>());
+    let launcher = Command::new(&launcher.program)
         .args(&launcher.args)
         .arg(program)
         .args(args)
         .env_clear()
         .envs(environment)
+        .env(LAUNCH_TAG, &tag)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         // A Ctrl-C at our terminal is for us alone: we stop the plugins in our own order.
         .process_group(0)
-        .spawn()
+        .spawn()?;
+    Ok(Launched { launcher, tag })
 }
 
 /// Stays with a process until it has ended: reads its output, hands it orders. Answers how it ended.
@@ -120,10 +142,11 @@ pub(crate) fn launch(
 /// When the sender of the orders is gone, or this is dropped, the launcher's pipe closes and it ends
 /// the plugin.
 pub(crate) async fn attend(
-    mut child: Child,
+    launched: Launched,
     mut orders: mpsc::UnboundedReceiver<Order>,
     capture: Arc<Capture>,
 ) -> String {
+    let Launched { launcher: mut child, tag } = launched;
     let mut drains = JoinSet::new();
     if let Some(out) = child.stdout.take() {
         drains.spawn(capture.clone().drain(out, Stream::Out));
@@ -138,6 +161,10 @@ pub(crate) async fn attend(
             order = orders.recv(), if pipe.is_some() => pass_on(order, &mut pipe).await,
         }
     };
+    if status.as_ref().is_ok_and(|status| status.signal().is_some()) {
+        // It passes signals of the plugin on as exit codes, so this one was its own.
+        let _ = tokio::task::spawn_blocking(move || kill_launched(&tag)).await;
+    }
     // Nothing of the plugin is left, so that the ends of its output are near.
     let _ = tokio::time::timeout(LAST_OUTPUT_WITHIN, async {
         while drains.join_next().await.is_some() {}
@@ -146,6 +173,23 @@ pub(crate) async fn attend(
     match status {
         Ok(status) => with_last_words(status, capture.last_words()),
         Err(error) => format!("cannot wait for its launcher: {error}"),
+    }
+}
+
+/// Ends all that carries the tag of a launch. What it forks meanwhile carries it too, so the search
+/// goes on until it finds nothing.
+fn kill_launched(tag: &str) {
+    let marker = format!("{LAUNCH_TAG}={tag}");
+    loop {
+        let found = listeners::with_environment(&marker);
+        let killed = found.into_iter().filter(|&pid| {
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+            pid.is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
+        });
+        if killed.count() == 0 {
+            return;
+        }
+        std::thread::yield_now();
     }
 }
 

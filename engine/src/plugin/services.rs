@@ -34,12 +34,15 @@ use super::caller::{CALLS_MAX, Caller};
 use super::claims::{ClaimError, Claims, OnBehalf, Prepared};
 use super::token::Callers;
 use super::wire::{self, InvalidSearch};
-use crate::handle::{Engine, RequestError};
+use crate::handle::{AppendRefusal, Engine, RequestError};
 
 /// Bytes of one request or one reply.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of claims in one reply: what existing clients take at most.
 const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Commands in one batch. A command of a few bytes becomes a draft of a kilobyte and more, all of them
+/// at once, so that the bound on a request's bytes alone would leave room for hundreds of megabytes.
+const BATCH_COMMANDS_MAX: usize = 10_000;
 /// Claims read from the store at a time.
 const PAGE: usize = 500;
 /// How long Announce waits until what Initialize said is registered.
@@ -76,6 +79,10 @@ enum CallError {
     Missing(&'static str),
     #[error(transparent)]
     Claim(#[from] ClaimError),
+    #[error(
+        "resource_exhausted: a batch of {0} commands; send at most {BATCH_COMMANDS_MAX} commands at a time"
+    )]
+    TooManyCommands(usize),
     #[error("commands[{index}]: {error}")]
     Command { index: usize, error: ClaimError },
     #[error(transparent)]
@@ -109,7 +116,23 @@ fn text(error: &CallError) -> String {
 /// A caller with room for one call, which it gives back when this is dropped.
 struct Admitted {
     caller: Arc<Caller>,
+    is_done: bool,
     _call: OwnedSemaphorePermit,
+}
+
+impl Admitted {
+    /// The call did what it was to do.
+    fn done(&mut self) {
+        self.is_done = true;
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.caller.call_failed();
+        }
+    }
 }
 
 /// Everything that plugins may ask of us.
@@ -149,16 +172,17 @@ impl Services {
     fn admit(&self, token: &str) -> Result<Admitted, Denied> {
         let caller = self.callers.find(token).ok_or(Denied::Unauthenticated)?;
         let call = caller.begin_call().ok_or(Denied::TooManyCalls)?;
-        Ok(Admitted { caller, _call: call })
+        Ok(Admitted { caller, is_done: false, _call: call })
     }
 
     async fn create(&self, request: protocol::CreateAttestationRequest) -> Result<(), CallError> {
-        let admitted = self.admit(&request.auth_token)?;
+        let mut admitted = self.admit(&request.auth_token)?;
         let claim = request.attestation.ok_or(CallError::Missing("attestation"))?;
         let on_behalf = OnBehalf { job_id: request.job_id, attempt: request.attempt };
         let draft = wire::draft_of_claim(claim).map_err(ClaimError::from)?;
         let prepared = self.claims.prepare(&admitted.caller, draft, &on_behalf).await?;
         self.claims.append_one(prepared).await?;
+        admitted.done();
         Ok(())
     }
 
@@ -166,10 +190,12 @@ impl Services {
         &self,
         request: protocol::GenerateAttestationRequest,
     ) -> Result<protocol::Attestation, CallError> {
-        let admitted = self.admit(&request.auth_token)?;
+        let mut admitted = self.admit(&request.auth_token)?;
         let command = request.command.ok_or(CallError::Missing("command"))?;
         let prepared = self.prepare(&admitted.caller, command).await?;
-        Ok(wire::attestation(&self.claims.append_one(prepared).await?))
+        let stored = self.claims.append_one(prepared).await?;
+        admitted.done();
+        Ok(wire::attestation(&stored))
     }
 
     async fn prepare(
@@ -188,21 +214,29 @@ impl Services {
         &self,
         request: protocol::BatchGenerateAttestationRequest,
     ) -> Result<(usize, Option<CallError>), CallError> {
-        let admitted = self.admit(&request.auth_token)?;
-        let mut prepared = Vec::with_capacity(request.commands.len());
+        let mut admitted = self.admit(&request.auth_token)?;
+        let count = request.commands.len();
+        if count > BATCH_COMMANDS_MAX {
+            return Err(CallError::TooManyCommands(count));
+        }
+        let mut prepared = Vec::with_capacity(count);
         for (index, command) in request.commands.into_iter().enumerate() {
             let command = self.prepare(&admitted.caller, command).await;
             prepared.push(command.map_err(|error| CallError::Command { index, error })?);
         }
-        if prepared.is_empty() {
-            return Ok((0, None));
-        }
-        let answers = self.claims.append(prepared).await?;
+        let answers = match prepared.is_empty() {
+            true => Vec::new(),
+            false => self.claims.append_together(prepared).await?,
+        };
         let created = answers.iter().filter(|answer| answer.is_ok()).count();
+        // Of those that fell together, the one that made them.
         let refused = answers.into_iter().enumerate().find_map(|(index, answer)| {
-            let error = ClaimError::from(answer.err()?);
-            Some(CallError::Command { index, error })
+            let error = answer.err().filter(|e| !matches!(e, AppendRefusal::Together { .. }))?;
+            Some(CallError::Command { index, error: error.into() })
         });
+        if refused.is_none() {
+            admitted.done();
+        }
         Ok((created, refused))
     }
 
@@ -210,25 +244,26 @@ impl Services {
         &self,
         request: protocol::GetAttestationsRequest,
     ) -> Result<Vec<protocol::Attestation>, CallError> {
-        let _admitted = self.admit(&request.auth_token)?;
+        let mut admitted = self.admit(&request.auth_token)?;
         let (filter, limit) = wire::search(request)?;
         let mut search = Search::new(&self.engine, filter, limit);
-        let (mut found, mut bytes) = (Vec::new(), 0);
+        // `success` takes two; what a reply that was done leaves out takes none.
+        let (mut found, mut bytes) = (Vec::new(), 2);
         while let Some(page) = search.next_page().await? {
             for claim in page {
-                // The list's own key and length come on top of each.
-                bytes += wire::encoded_bytes_at_most(&claim);
+                bytes += wire::bytes_in_list(&claim);
                 if bytes > REPLY_BYTES_MAX {
                     return Err(CallError::TooLarge { fits: found.len() + 1 });
                 }
                 found.push(claim);
             }
         }
+        admitted.done();
         Ok(found)
     }
 
     async fn announced(&self, request: v1::AnnounceRequest) -> Result<Vec<String>, CallError> {
-        let admitted = self.admit(&request.auth_token)?;
+        let mut admitted = self.admit(&request.auth_token)?;
         let caller = &admitted.caller;
         let announcement = request.announcement.ok_or(CallError::Missing("announcement"))?;
         let registered = tokio::time::timeout(REGISTERED_WITHIN, caller.is_registered()).await;
@@ -242,6 +277,7 @@ impl Services {
             self.engine.announce(caller.plugin.clone(), caller.incarnation, registration).await?;
         caller.announce(handlers);
         refused.extend(wire::refusals(&verdicts));
+        admitted.done();
         Ok(refused)
     }
 }
@@ -330,7 +366,7 @@ impl AtsStoreService for Services {
         request: Request<protocol::AttestationExistsRequest>,
     ) -> Result<Response<protocol::AttestationExistsResponse>, Status> {
         let request = request.into_inner();
-        let _admitted = self.admit(&request.auth_token)?;
+        let mut admitted = self.admit(&request.auth_token)?;
         let exists = match request.id.parse::<AttestationId>() {
             // What cannot be an id is the id of nothing.
             Err(_) => false,
@@ -339,6 +375,7 @@ impl AtsStoreService for Services {
                 exists.map_err(|error| Status::unavailable(text(&error.into())))?
             }
         };
+        admitted.done();
         Ok(Response::new(protocol::AttestationExistsResponse { exists }))
     }
 
@@ -382,10 +419,11 @@ impl AtsStoreService for Services {
         request: Request<protocol::GetAttestationsRequest>,
     ) -> Result<Response<Self::GetAttestationsStreamStream>, Status> {
         let request = request.into_inner();
-        let admitted = self.admit(&request.auth_token)?;
+        let mut admitted = self.admit(&request.auth_token)?;
         let invalid = |error| Status::invalid_argument(text(&CallError::Search(error)));
         let (filter, limit) = wire::search(request).map_err(invalid)?;
         let search = Search::new(&self.engine, filter, limit);
+        admitted.done();
         Ok(Response::new(Box::pin(found(admitted, search))))
     }
 }

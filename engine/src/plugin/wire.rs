@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_core::{Declaration, Ended, Outcome, Refusal, Registration};
-use axwatch_model::bounds::{ERROR_BYTES_MAX, RESULT_BYTES_MAX, cut};
+use axwatch_model::bounds::{ERROR_BYTES_MAX, FIRES_PER_SECOND_MAX, RESULT_BYTES_MAX, cut};
 use axwatch_model::{
     Attributes, Declared, Draft, HandlerName, InvalidAttributes, InvalidTimestamp, Stored,
     StructuralFilter, Timestamp,
@@ -18,12 +18,15 @@ use axwatch_model::{
 use axwatch_proto::protocol;
 use axwatch_proto::structs::{self, ToJsonError};
 use axwatch_query::{Filter, Mistakes};
+use prost::{Message, length_delimiter_len};
 use prost_types::value::Kind;
 use tonic::{Code, Status};
 
 use super::output::without_controls;
 use crate::dispatch::Attempt;
 
+/// Bytes of a plugin's reply to anything but HTTP.
+pub(crate) const REPLY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A plugin may put a job off by this much at most.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -59,8 +62,10 @@ pub(crate) fn ended(
         Ok(reply) => Ended {
             outcome: outcome_of_reply(reply),
             quick,
-            progress: Some((reply.progress_current, reply.progress_total))
-                .filter(|&progress| progress != (0, 0)),
+            // A negative number counts nothing.
+            progress: Some((reply.progress_current, reply.progress_total)).filter(
+                |&(current, total)| current >= 0 && total >= 0 && (current, total) != (0, 0),
+            ),
             cost: Some(reply.cost_actual).filter(|cost| cost.is_finite() && *cost > 0.0),
         },
         Err(status) => {
@@ -101,6 +106,10 @@ fn outcome_of_status(status: &Status, has_handler: bool) -> Outcome {
     if is_connection_lost(status) {
         return Outcome::Lost { error };
     }
+    if is_reply_too_large(status) {
+        // It would be as large the next time, and what it reports on has been done.
+        return Outcome::Permanent { error: "its reply is larger than 8 MiB".to_owned() };
+    }
     match status.code() {
         // The transport's own word for a stream that was reset is no word of the plugin's.
         _ if is_transport(status) => Outcome::Retryable { error, missed_deadline: false },
@@ -118,6 +127,15 @@ fn outcome_of_status(status: &Status, has_handler: bool) -> Outcome {
 /// Whether a status was made on our side of the wire: those have a cause, a plugin's have none.
 fn is_transport(status: &Status) -> bool {
     std::error::Error::source(status).is_some()
+}
+
+/// Whether we refused a reply for its length: our own bound is in the text, and nothing else tells
+/// such a status from one that a plugin made.
+fn is_reply_too_large(status: &Status) -> bool {
+    let text = status.message();
+    status.code() == Code::OutOfRange
+        && text.starts_with("Error, decoded message length too large: ")
+        && text.ends_with(&format!("the limit is: {REPLY_BYTES_MAX} bytes"))
 }
 
 /// Whether the whole connection ended, and not this one call: h2 calls the latter a stream error.
@@ -206,12 +224,13 @@ pub(crate) fn announced(reply: protocol::InitializeResponse, zero_is_never: bool
     announced
 }
 
-/// What was understood of a watcher's rate, in words.
-pub(crate) fn rate_text(watcher: &Declaration) -> String {
+/// What was understood of a watcher's rate, in words; `None` of one that will be refused.
+pub(crate) fn rate_text(watcher: &Declaration) -> Option<String> {
     match watcher.max_fires_per_second {
-        0 if watcher.zero_is_never => "never fires (its 0 means so, by zero_rate)".to_owned(),
-        0 => "no limit".to_owned(),
-        n => format!("at most {n} fires a second"),
+        0 if watcher.zero_is_never => Some("never fires (its 0 means so, by zero_rate)".to_owned()),
+        0 => Some("no limit".to_owned()),
+        n @ 1..=FIRES_PER_SECOND_MAX => Some(format!("at most {n} fires a second")),
+        _ => None,
     }
 }
 
@@ -398,39 +417,11 @@ pub(crate) fn search(
     Ok((meaning, limit))
 }
 
-/// Bytes of a claim in a reply, at most a little more than they are.
-///
-/// Counted here rather than by encoding: the bound is for deciding when to stop, before all of a
-/// reply has been made.
-pub(crate) fn encoded_bytes_at_most(claim: &protocol::Attestation) -> usize {
-    let terms = [&claim.subjects, &claim.predicates, &claim.contexts, &claim.actors];
-    let terms: usize = terms.into_iter().flatten().map(|term| bytes_of(term.len())).sum();
-    let texts = [&claim.id, &claim.source, &claim.signer_did];
-    let texts: usize = texts.into_iter().map(|text| bytes_of(text.len())).sum();
-    const NUMBERS: usize = 3 * 12;
-    let attributes = claim.attributes.as_ref().map_or(0, struct_bytes);
-    bytes_of(terms + texts + NUMBERS + bytes_of(claim.signature.len()) + bytes_of(attributes))
-}
-
-/// A field of `content` bytes: its key, its length, itself.
-fn bytes_of(content: usize) -> usize {
-    content + if content < 128 { 3 } else { 6 }
-}
-
-fn struct_bytes(object: &prost_types::Struct) -> usize {
-    let entry = |(key, value): (&String, _)| bytes_of(bytes_of(key.len()) + value_bytes(value));
-    object.fields.iter().map(entry).sum()
-}
-
-fn value_bytes(value: &prost_types::Value) -> usize {
-    bytes_of(match &value.kind {
-        None => 0,
-        Some(Kind::NullValue(_) | Kind::BoolValue(_)) => 2,
-        Some(Kind::NumberValue(_)) => 9,
-        Some(Kind::StringValue(text)) => bytes_of(text.len()),
-        Some(Kind::StructValue(object)) => bytes_of(struct_bytes(object)),
-        Some(Kind::ListValue(list)) => bytes_of(list.values.iter().map(value_bytes).sum()),
-    })
+/// Bytes that a claim takes in a reply's list: its own, the list's key, and its length.
+pub(crate) fn bytes_in_list(claim: &protocol::Attestation) -> usize {
+    const KEY_BYTES: usize = 1;
+    let bytes = claim.encoded_len();
+    KEY_BYTES + length_delimiter_len(bytes) + bytes
 }
 
 #[cfg(test)]
@@ -512,6 +503,7 @@ mod tests {
             (Code::DeadlineExceeded, true, retryable("DEADLINE_EXCEEDED: no")),
             (Code::Unauthenticated, true, retryable("UNAUTHENTICATED: no")),
             (Code::Unknown, true, retryable("UNKNOWN: no")),
+            (Code::OutOfRange, true, retryable("OUT_OF_RANGE: no")),
         ];
         for (code, has_handler, expected) in cases {
             let ended = ended(&Err(Status::new(code, "no")), has_handler, true);
@@ -549,6 +541,12 @@ mod tests {
             matches!(kept.outcome, Outcome::Succeeded { result: Some(result) } if result.len() == RESULT_BYTES_MAX)
         );
         assert_eq!((kept.progress, kept.cost, kept.quick), (Some((3, 4)), Some(0.25), false));
+
+        for (progress_current, progress_total) in [(0, 0), (-1, 4), (3, -4), (-1, 0)] {
+            let reply =
+                protocol::ExecuteJobResponse { progress_current, progress_total, ..reply.clone() };
+            assert_eq!(ended(reply).progress, None, "{progress_current} of {progress_total}");
+        }
 
         let longer = vec![1; RESULT_BYTES_MAX + 1].into();
         let left_out = protocol::ExecuteJobResponse { result: longer, ..reply.clone() };
@@ -603,7 +601,14 @@ mod tests {
         assert_eq!((first.max_fires_per_second, first.max_chain), (-1, 9));
         assert_eq!(first.params.as_deref(), Some("{\"n\":1}"));
         assert!(first.zero_is_never);
-        assert_eq!(rate_text(second), "never fires (its 0 means so, by zero_rate)");
+        let never = "never fires (its 0 means so, by zero_rate)";
+        assert_eq!(rate_text(second).as_deref(), Some(never));
+        assert_eq!(rate_text(first), None, "-1 is refused");
+        let rate = |max_fires_per_second| {
+            rate_text(&Declaration { max_fires_per_second, ..first.clone() })
+        };
+        assert_eq!(rate(100_000).as_deref(), Some("at most 100000 fires a second"));
+        assert_eq!(rate(100_001), None);
         assert!(
             matches!(&first.declared, Declared::Structural(lists) if lists.predicates == ["is"])
         );
@@ -727,16 +732,22 @@ mod tests {
     }
 
     #[test]
-    fn the_size_of_a_reply_is_not_underestimated() {
-        // Empty: nothing but keys and lengths.
-        assert!(encoded_bytes_at_most(&protocol::Attestation::default()) < 100);
-        let claim = protocol::Attestation {
-            id: AttestationId::readable("x", "y", "z", 1).to_string(),
-            subjects: vec!["s".repeat(1_000); 100],
-            attributes: Some(object([("k", text(&"v".repeat(1_000_000)))])),
-            ..Default::default()
-        };
-        let counted = encoded_bytes_at_most(&claim);
-        assert!((1_100_000..1_101_500).contains(&counted), "{counted}");
+    fn the_size_of_a_reply_is_told_to_the_byte() {
+        let list =
+            Value { kind: Some(Kind::ListValue(ListValue { values: vec![number(1.5); 9] })) };
+        let claims = [
+            protocol::Attestation::default(),
+            protocol::Attestation { subjects: vec!["s".into(); 200], ..Default::default() },
+            protocol::Attestation {
+                id: AttestationId::readable("x", "y", "z", 1).to_string(),
+                attributes: Some(object([("k", text(&"v".repeat(1_000_000))), ("list", list)])),
+                seq: i64::MAX,
+                ..Default::default()
+            },
+        ];
+        let counted: usize = claims.iter().map(bytes_in_list).sum();
+        let reply =
+            protocol::GetAttestationsResponse { attestations: claims.into(), ..Default::default() };
+        assert_eq!(counted, reply.encoded_len());
     }
 }

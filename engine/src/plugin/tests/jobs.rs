@@ -149,15 +149,24 @@ async fn a_connection_that_breaks_is_told_from_a_call_that_does() {
 }
 
 #[tokio::test]
-async fn a_reply_beyond_all_bounds_is_a_failure() {
+async fn a_reply_beyond_all_bounds_is_a_failure_for_good() {
     let execute = answer(|_| async {
         let result = vec![0; 9 * 1024 * 1024].into();
         Ok(ExecuteJobResponse { success: true, result, ..Default::default() })
     });
     let port = serve(Fake { execute, ..Fake::named("git") }).await;
     let ended = soon(way(port, PATIENCE).plugin.run(&attempt())).await;
-    let Outcome::Retryable { error, .. } = ended.outcome else { panic!("{ended:?}") };
-    assert!(error.starts_with("OUT_OF_RANGE: "), "{error}");
+    let error = "its reply is larger than 8 MiB".to_owned();
+    assert_eq!(ended.outcome, Outcome::Permanent { error });
+
+    // What a plugin says with the same code, of a call of its own perhaps, is no such thing.
+    let own =
+        "Error, decoded message length too large: found 5000000 bytes, the limit is: 4194304 bytes";
+    let execute = answer(move |_| async move { Err(tonic::Status::out_of_range(own)) });
+    let port = serve(Fake { execute, ..Fake::named("git") }).await;
+    let ended = soon(way(port, PATIENCE).plugin.run(&attempt())).await;
+    let error = format!("OUT_OF_RANGE: {own}");
+    assert_eq!(ended.outcome, Outcome::Retryable { error, missed_deadline: false });
 }
 
 #[tokio::test]

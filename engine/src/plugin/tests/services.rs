@@ -13,6 +13,7 @@ use axwatch_proto::protocol::{
     GetAttestationsRequest, InitializeResponse, WatcherRegistration,
 };
 use axwatch_proto::structs;
+use prost::Message;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
@@ -20,6 +21,7 @@ use super::*;
 use crate::plugin::caller::{CALLS_MAX, Caller};
 use crate::plugin::services::{Services, bind};
 use crate::plugin::token::{Callers, Token};
+use crate::plugin::wire;
 
 /// The services, and a plugin called `git` that calls them.
 struct Desk {
@@ -222,7 +224,7 @@ async fn a_given_id_may_come_again_but_not_with_other_content() {
     assert_eq!((success, created), (true, 2));
     let (success, error, created) = desk.batch(vec![about("w"), named("y")]).await;
     assert!(error.starts_with("commands[1]: "), "{error}");
-    assert_eq!((success, created), (false, 1));
+    assert_eq!((success, created), (false, 0), "all of a batch stands, or none");
     assert_eq!(desk.batch(Vec::new()).await, (true, String::new(), 0));
 
     for (id, exists) in [("mine", true), ("theirs", true), ("nobody", false), ("", false)] {
@@ -290,6 +292,50 @@ async fn a_reply_that_no_client_would_take_names_the_stream() {
     desk.generate(large("f")).await.unwrap();
     let error = desk.get(AttestationFilter::default()).await.unwrap_err();
     assert!(error.contains("GetAttestationsStream") && error.contains("under 6"), "{error}");
+}
+
+#[tokio::test]
+async fn a_reply_may_be_as_large_as_clients_take_to_the_byte() {
+    const CLIENTS_TAKE_BYTES: usize = 4 * 1024 * 1024;
+    let claim = |id: &str, length: usize| AttestationCommand {
+        id: id.into(),
+        timestamp: Some(1_705_329_000_000),
+        attributes: Some(
+            structs::from_value(&serde_json::json!({ "a": "x".repeat(length) })).unwrap(),
+        ),
+        ..about("x")
+    };
+    for too_much in [0, 1] {
+        let mut desk = desk().await;
+        for id in ["a", "b", "c", "d"] {
+            desk.generate(claim(id, 900_000)).await.unwrap();
+        }
+        let request = desk.search(AttestationFilter::default());
+        let reply = desk.store.get_attestations(request.clone()).await.unwrap().into_inner();
+        let one = wire::bytes_in_list(&reply.attestations[0]);
+        let length = 900_000 + CLIENTS_TAKE_BYTES - reply.encoded_len() - one;
+        desk.generate(claim("e", length + too_much)).await.unwrap();
+        let reply = desk.store.get_attestations(request).await.unwrap().into_inner();
+        assert_eq!(reply.success, too_much == 0, "{}", reply.error);
+        if reply.success {
+            assert_eq!((reply.attestations.len(), reply.encoded_len()), (5, CLIENTS_TAKE_BYTES));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_batch_has_so_many_commands_and_no_more() {
+    let mut desk = desk().await;
+    // What is wrong with a command is not looked for in a batch that is too long.
+    let commands = vec![AttestationCommand::default(); 10_001];
+    let (success, error, created) = desk.batch(commands.clone()).await;
+    let refusal =
+        "resource_exhausted: a batch of 10001 commands; send at most 10000 commands at a time";
+    assert_eq!((success, error.as_str(), created), (false, refusal, 0));
+    let token = std::mem::take(&mut desk.token);
+    assert!(desk.batch(commands).await.1.starts_with("unauthenticated: "));
+    desk.token = token;
+    assert_eq!(desk.batch(vec![about("x"); 10_000]).await, (true, String::new(), 10_000));
 }
 
 #[tokio::test]

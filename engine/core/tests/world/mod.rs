@@ -1,0 +1,225 @@
+//! The core with what surrounds it in the engine: the tables that its batches are written to, the log
+//! by its numbers, and a clock that is moved by hand.
+//!
+//! [`World::write`] is one batch: events are told, what follows is written, and only then are the
+//! effects handed to whoever asked. [`World::die`] forgets everything but the tables. What a test does
+//! about the effects, and when the store's reads are answered, is its own affair.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axwatch_core::audit::{Report, Row, Tree, Verifier};
+use axwatch_core::{
+    AuditWrites, Bounds, Declaration, Effect, Event, Outcome, Policy, Registration, RetryPolicy,
+    Snapshot, Start, State, Writes,
+};
+use axwatch_model::{
+    Attestation, Declared, Filled, HandlerRow, JobNumber, JobRow, JobState, LaneKey, Lineage, Mono,
+    Now, Seq, StoreId, Stored, StructuralFilter, Timestamp, WatcherRow,
+};
+
+pub struct World {
+    pub policy: Policy,
+    pub state: State,
+    pub now: Now,
+    /// The last claim in the log.
+    pub seq: u64,
+    pub jobs: BTreeMap<JobNumber, JobRow>,
+    /// By the id that people see.
+    pub watchers: BTreeMap<String, WatcherRow>,
+    pub handlers: Vec<HandlerRow>,
+    pub audit: Vec<AuditWrites>,
+    pub open_jobs_from: JobNumber,
+    pub matched_seq: Seq,
+}
+
+impl World {
+    /// A new store, and an engine that has just started on it.
+    pub fn with(policy: Policy) -> World {
+        let now = start_of_time();
+        let snapshot = Snapshot { tree: Tree::new(), ..Snapshot::default() };
+        let mut world = World {
+            policy: policy.clone(),
+            state: State::new(policy, snapshot, now),
+            now,
+            seq: 0,
+            jobs: BTreeMap::new(),
+            watchers: BTreeMap::new(),
+            handlers: Vec::new(),
+            audit: Vec::new(),
+            open_jobs_from: JobNumber(1),
+            matched_seq: Seq(0),
+        };
+        world.write([Event::Recovered { rows: Vec::new() }]);
+        world
+    }
+
+    /// Tells the events of one batch, commits it, and gives what would be done.
+    pub fn write(&mut self, events: impl IntoIterator<Item = Event>) -> Vec<Effect> {
+        let now = self.now;
+        let effects = events.into_iter().flat_map(|event| self.state.step(event, now)).collect();
+        self.commit();
+        effects
+    }
+
+    /// Puts what the core wants written into the tables, and tells it so.
+    pub fn commit(&mut self) {
+        let writes = self.state.take_writes(false);
+        self.apply(writes);
+        assert!(
+            self.state.step(Event::Committed, self.now).is_empty(),
+            "nothing starts between commits"
+        );
+    }
+
+    fn apply(&mut self, writes: Writes) {
+        for (watcher, from, _) in writes.cancelled {
+            for row in self.jobs.range_mut(from..).map(|(_, row)| row) {
+                if row.watcher == Some(watcher) && row.state == JobState::Queued {
+                    row.state = JobState::Cancelled;
+                }
+            }
+        }
+        self.jobs.extend(writes.jobs.into_iter().map(|row| (row.number, row)));
+        self.watchers.extend(writes.watchers.into_iter().map(|row| (row.key.to_string(), row)));
+        for (plugin, names) in writes.handlers {
+            self.handlers.retain(|row| row.plugin != plugin);
+            let row = |name| HandlerRow { plugin: plugin.clone(), name };
+            self.handlers.extend(names.into_iter().map(row));
+        }
+        self.audit.extend(writes.audit);
+        self.matched_seq = writes.matched_seq.unwrap_or(self.matched_seq);
+        self.open_jobs_from = writes.open_jobs_from.unwrap_or(self.open_jobs_from);
+    }
+
+    /// What the store answers to [`Effect::Load`] at this moment.
+    pub fn read(&self, lane: &LaneKey, from: JobNumber, limit: usize) -> Vec<JobRow> {
+        let waits = |row: &&JobRow| row.lane() == *lane && row.state == JobState::Queued;
+        self.jobs.range(from..).map(|(_, row)| row).filter(waits).take(limit).cloned().collect()
+    }
+
+    /// The engine dies and starts again on what was written. Gives the jobs that were left open, which
+    /// it has yet to be told of with [`Event::Recovered`].
+    pub fn die(&mut self) -> Vec<JobRow> {
+        let records = || self.audit.iter().flat_map(|audit| audit.records.lines());
+        let mut tree = Tree::new();
+        for record in records() {
+            let _ = tree.append(record.as_bytes());
+        }
+        let _ = tree.take_nodes();
+        self.policy.epoch += 1;
+        let snapshot = Snapshot {
+            matched_seq: self.matched_seq,
+            head: Seq(self.seq),
+            last_job: self.jobs.last_key_value().map_or(JobNumber(0), |(number, _)| *number),
+            open_jobs_from: self.open_jobs_from,
+            watchers: self.watchers.values().cloned().collect(),
+            handlers: self.handlers.clone(),
+            tree,
+            ..Snapshot::default()
+        };
+        self.state = State::new(self.policy.clone(), snapshot, self.now);
+        records().for_each(|record| self.state.recount(record));
+        let candidates = self.jobs.range(self.open_jobs_from..).map(|(_, row)| row);
+        candidates.filter(|row| row.state.is_open()).cloned().collect()
+    }
+
+    /// Moves the clock, and tells nobody.
+    pub fn advance(&mut self, span: Duration) {
+        self.now = Now { mono: self.now.mono.plus(span), wall: self.now.wall.plus(span) };
+    }
+
+    /// Recomputes the whole audit.
+    pub fn verify_audit(&self) -> Report {
+        let mut verifier = Verifier::new();
+        for audit in &self.audit {
+            let row = Row {
+                first_leaf: audit.first_leaf,
+                count: audit.count,
+                records: &audit.records,
+                nodes: &audit.nodes,
+                head: &audit.head,
+            };
+            let _ = verifier.feed(&row);
+        }
+        verifier.finish()
+    }
+}
+
+pub fn policy() -> Policy {
+    Policy {
+        store_id: StoreId([1; 16]),
+        epoch: 1,
+        bounds: Bounds::default(),
+        retry: RetryPolicy::default(),
+    }
+}
+
+fn start_of_time() -> Now {
+    Now { mono: Mono(1_000_000_000_000), wall: Timestamp::from_ms(1_750_000_000_000).unwrap() }
+}
+
+pub fn stored(seq: u64, subject: &str, predicate: &str, now: Now) -> Stored {
+    let terms = |term: &str| vec![term.to_owned()];
+    Stored {
+        seq: Seq(seq),
+        attestation: Attestation {
+            id: format!("A{seq}").parse().unwrap(),
+            subjects: terms(subject),
+            predicates: terms(predicate),
+            contexts: terms("_"),
+            actors: terms("me"),
+            timestamp: now.wall,
+            created_at: now.wall,
+            source: "test".into(),
+            attributes: None,
+            signature: None,
+            signer_did: None,
+        },
+        appended_by: "user".into(),
+        filled: Filled::default(),
+        lineage: Lineage::default(),
+    }
+}
+
+pub fn registration(handlers: &[&str], watchers: Vec<Declaration>) -> Registration {
+    Registration {
+        handlers: handlers.iter().map(|name| name.parse().unwrap()).collect(),
+        watchers,
+        doubtful: false,
+    }
+}
+
+pub fn on_predicate(local: &str, predicate: &str, handler: &str) -> Declaration {
+    let filter =
+        StructuralFilter { predicates: vec![predicate.to_owned()], ..StructuralFilter::default() };
+    Declaration {
+        local: local.into(),
+        declared: Declared::Structural(filter),
+        handlers: vec![handler.into()],
+        params: None,
+        max_fires_per_second: 0,
+        zero_is_never: false,
+        max_chain: 0,
+    }
+}
+
+pub fn starts(effects: &[Effect]) -> Vec<Start> {
+    let start = |effect: &Effect| match effect {
+        Effect::Start(start) => Some((**start).clone()),
+        _ => None,
+    };
+    effects.iter().filter_map(start).collect()
+}
+
+pub fn done() -> Outcome {
+    Outcome::Succeeded { result: None }
+}
+
+pub fn busy() -> Outcome {
+    Outcome::Retryable { error: "busy".into(), missed_deadline: false }
+}
+
+pub fn lost() -> Outcome {
+    Outcome::Lost { error: "connection reset".into() }
+}

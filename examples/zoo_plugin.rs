@@ -1,0 +1,657 @@
+//! A plugin that misbehaves in one way at a time: what the tests of whole flows run beside the good
+//! ones. It knows the wire and nothing of the engine.
+//!
+//! `zoo_plugin --port N --mode MODE [--name NAME]`, where NAME is by default `zoo`. Its table in
+//! `am.toml`, all optional:
+//!
+//! - `ledger`: a file; each ExecuteJob is one JSON line in it, on the disk before anything else happens
+//! - `handlers`: what it announces, by default `["work"]`
+//! - `watchers`: what it registers, as tables with the keys of `WatcherRegistration`
+//! - `n`: how often, where a mode says so, by default 2
+//! - `ms`: how long, where a mode says so, by default 200
+//! - `gate`: a file; mode `gate` answers no job before it is there
+//! - `on`: modes that fail jobs fail only those whose payload holds this text
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio, exit};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, mpsc};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axwatch_proto::protocol::ats_store_service_client::AtsStoreServiceClient;
+use axwatch_proto::protocol::domain_plugin_service_server::{
+    DomainPluginService, DomainPluginServiceServer,
+};
+use axwatch_proto::protocol::{
+    AttestationCommand, AttestationFilter, ConfigSchemaResponse, Empty, ExecuteJobRequest,
+    ExecuteJobResponse, GenerateAttestationRequest, GetAttestationsRequest, GlyphDefResponse,
+    HealthResponse, HttpRequest, HttpResponse, InitializeRequest, InitializeResponse,
+    MetadataResponse, ParseAxQueryRequest, ParseAxQueryResponse, WatcherRegistration,
+    WebSocketMessage,
+};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Channel, Server};
+use tonic::{Request, Response, Status, Streaming};
+
+/// In what way it misbehaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Not at all.
+    Good,
+    /// Runs and listens nowhere.
+    NeverBinds,
+    /// Says that it is somebody else.
+    WrongName,
+    /// Ends in Initialize, with its reason on standard error.
+    CrashInInitialize,
+    /// Never answers Initialize.
+    HangInInitialize,
+    /// Answers every connection with bytes that are not gRPC.
+    Garbage,
+    /// Ends well before it listens.
+    Exit0BeforeReady,
+    /// Never answers a job.
+    HangInExecute,
+    /// Answers its first `n` jobs after `ms`.
+    SlowFirstN,
+    /// Fails a job `n` times, then does it.
+    FailNTimesThenSucceed,
+    /// Fails jobs and says that they would fail again.
+    Permanent,
+    /// Puts each job off once, by `ms`.
+    NotNow,
+    /// Answers RESOURCE_EXHAUSTED once for each job.
+    ResourceExhausted,
+    /// Ends in the middle of a job.
+    ExitInExecute,
+    /// Writes much, and all kinds of things, to its output.
+    FloodOutput,
+    /// Writes its token to its output in several dresses.
+    PrintsItsToken,
+    /// Listens on every address of the machine.
+    BeyondLoopback,
+    /// Makes a claim and reads it back before it answers Initialize.
+    AttestsDuringInitialize,
+    /// Makes the same claim twice in a job, on the job's behalf.
+    AttestsInExecute,
+    /// Makes a claim in a job, and does not say on whose behalf.
+    AttestsUnnamedInExecute,
+    /// Calls the host with a wrong token in a job, and gives as its result what it was told.
+    WrongTokenInExecute,
+    /// Registers watchers of which only the first and the last can stand.
+    RefusedWatchers,
+    /// Does not say its port.
+    NoPortLine,
+    /// Does not heed SIGTERM, and has left a daemon behind that does not either.
+    IgnoresSigterm,
+    /// Never answers Shutdown, and does not heed SIGTERM.
+    HangInShutdown,
+    /// Answers no job before the file `gate` is there.
+    Gate,
+}
+
+impl Mode {
+    fn named(name: &str) -> Option<Mode> {
+        Some(match name {
+            "good" => Mode::Good,
+            "never-binds" => Mode::NeverBinds,
+            "wrong-name" => Mode::WrongName,
+            "crash-in-initialize" => Mode::CrashInInitialize,
+            "hang-in-initialize" => Mode::HangInInitialize,
+            "garbage" => Mode::Garbage,
+            "exit-0-before-ready" => Mode::Exit0BeforeReady,
+            "hang-in-execute" => Mode::HangInExecute,
+            "slow-first-n" => Mode::SlowFirstN,
+            "fail-n-times-then-succeed" => Mode::FailNTimesThenSucceed,
+            "permanent" => Mode::Permanent,
+            "not-now" => Mode::NotNow,
+            "resource-exhausted" => Mode::ResourceExhausted,
+            "exit-in-execute" => Mode::ExitInExecute,
+            "flood-output" => Mode::FloodOutput,
+            "prints-its-token" => Mode::PrintsItsToken,
+            "beyond-loopback" => Mode::BeyondLoopback,
+            "attests-during-initialize" => Mode::AttestsDuringInitialize,
+            "attests-in-execute" => Mode::AttestsInExecute,
+            "attests-unnamed-in-execute" => Mode::AttestsUnnamedInExecute,
+            "wrong-token-in-execute" => Mode::WrongTokenInExecute,
+            "refused-watchers" => Mode::RefusedWatchers,
+            "no-port-line" => Mode::NoPortLine,
+            "ignores-sigterm" => Mode::IgnoresSigterm,
+            "hang-in-shutdown" => Mode::HangInShutdown,
+            "gate" => Mode::Gate,
+            _ => return None,
+        })
+    }
+}
+
+struct Args {
+    port: u16,
+    mode: Mode,
+    name: String,
+}
+
+impl Args {
+    fn read() -> Result<Args, String> {
+        let mut args = Args { port: 0, mode: Mode::Good, name: "zoo".to_owned() };
+        let mut words = std::env::args().skip(1);
+        while let Some(flag) = words.next() {
+            let value = words.next().ok_or_else(|| format!("{flag} needs a value"))?;
+            match flag.as_str() {
+                "--port" => args.port = value.parse().map_err(|_| format!("{value} is no port"))?,
+                "--mode" => {
+                    args.mode = Mode::named(&value).ok_or_else(|| format!("no mode {value:?}"))?;
+                }
+                "--name" => args.name = value,
+                _ => return Err(format!("no flag {flag:?}")),
+            }
+        }
+        Ok(args)
+    }
+}
+
+#[tokio::main]
+async fn main() {
+    let args = Args::read().unwrap_or_else(|problem| {
+        eprintln!("zoo_plugin: {problem}");
+        exit(2);
+    });
+    if matches!(args.mode, Mode::IgnoresSigterm | Mode::HangInShutdown) {
+        ignore_sigterm();
+    }
+    if args.mode == Mode::IgnoresSigterm {
+        leave_a_daemon();
+    }
+    match args.mode {
+        Mode::NeverBinds => std::future::pending().await,
+        Mode::Exit0BeforeReady => exit(0),
+        _ => {}
+    }
+    let host =
+        if args.mode == Mode::BeyondLoopback { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+    let address = SocketAddr::from((host, args.port));
+    let listener = TcpListener::bind(address).await.unwrap_or_else(|error| {
+        eprintln!("cannot listen on {address}: {error}");
+        exit(1);
+    });
+    if args.mode != Mode::NoPortLine {
+        println!("QNTX_PLUGIN_PORT={}", listener.local_addr().map_or(args.port, |at| at.port()));
+    }
+    if args.mode == Mode::Garbage {
+        match answer_garbage(listener).await {}
+    }
+    if args.mode == Mode::FloodOutput {
+        flood();
+    }
+    let zoo = Zoo::new(args.mode, args.name);
+    let served = Server::builder()
+        .add_service(DomainPluginServiceServer::new(zoo))
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    if let Err(error) = served.await {
+        eprintln!("cannot serve: {error}");
+        exit(1);
+    }
+}
+
+/// From here on SIGTERM is taken and nothing is done about it.
+fn ignore_sigterm() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).expect("a handler can be set");
+    tokio::spawn(async move { while terminate.recv().await.is_some() {} });
+}
+
+/// A process of its own session, whose parent has ended, and which no SIGTERM ends.
+fn leave_a_daemon() {
+    let daemon = r#"(setsid sh -c 'trap "" TERM HUP INT; exec sleep 600' &)"#;
+    let left = Command::new("sh").args(["-c", daemon]).stdin(Stdio::null()).status();
+    left.expect("sh and setsid are there");
+}
+
+async fn answer_garbage(listener: TcpListener) -> Infallible {
+    use tokio::io::AsyncWriteExt as _;
+    loop {
+        if let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").await;
+        }
+    }
+}
+
+/// A line without end, many lines, control characters, bytes that are no text, JSON with a level.
+fn flood() {
+    let mut out = std::io::stdout().lock();
+    let long = vec![b'x'; 1024 * 1024];
+    let _ = out.write_all(&long);
+    let _ = out.write_all(b"\n\x1b[31mred\x1b[0m \x1b]0;title\x07\x08\x08\xff\xfe\n");
+    let _ = out.write_all(br#"{"level":"error","message":"a line with a level"}"#);
+    for number in 0..20_000 {
+        let _ = write!(out, "\nline {number} of a flood that nobody asked for");
+    }
+    let _ = out.write_all(b"\n");
+    let _ = out.flush();
+}
+
+/// What was configured, and how calls back are made.
+struct Host {
+    endpoint: String,
+    token: String,
+    config: HashMap<String, String>,
+    ledger: Option<Ledger>,
+}
+
+impl Host {
+    fn of(request: InitializeRequest) -> Host {
+        let ledger = request.config.get("ledger").map(|path| Ledger::open(Path::new(path)));
+        Host {
+            endpoint: request.ats_store_endpoint,
+            token: request.auth_token,
+            config: request.config,
+            ledger,
+        }
+    }
+
+    fn list(&self, key: &str) -> Vec<Value> {
+        let text = self.config.get(key).map_or("[]", String::as_str);
+        serde_json::from_str(text).unwrap_or_else(|error| panic!("{key} is no JSON list: {error}"))
+    }
+
+    fn number(&self, key: &str, otherwise: u64) -> u64 {
+        let given = self.config.get(key);
+        given.map_or(otherwise, |text| text.parse().expect("a whole number"))
+    }
+
+    fn n(&self) -> u32 {
+        u32::try_from(self.number("n", 2)).expect("a small number")
+    }
+
+    fn ms(&self) -> u64 {
+        self.number("ms", 200)
+    }
+
+    async fn client(&self) -> Result<AtsStoreServiceClient<Channel>, Status> {
+        AtsStoreServiceClient::connect(format!("http://{}", self.endpoint))
+            .await
+            .map_err(|error| Status::unavailable(format!("the host is not there: {error}")))
+    }
+
+    /// Makes a claim and answers with its id.
+    async fn attest(&self, token: &str, command: AttestationCommand) -> Result<String, Status> {
+        let request =
+            GenerateAttestationRequest { auth_token: token.to_owned(), command: Some(command) };
+        let reply = self.client().await?.generate_and_create_attestation(request).await?;
+        let reply = reply.into_inner();
+        match reply.attestation {
+            Some(attestation) if reply.success => Ok(attestation.id),
+            _ => Err(Status::internal(reply.error)),
+        }
+    }
+}
+
+/// The file in which every ExecuteJob is written down before it is answered. Lines that come together
+/// share a sync.
+struct Ledger {
+    lines: mpsc::Sender<(String, oneshot::Sender<()>)>,
+}
+
+impl Ledger {
+    fn open(path: &Path) -> Ledger {
+        let mut file =
+            OpenOptions::new().read(true).append(true).create(true).open(path).expect("a ledger");
+        // A process that was killed may have left a line without its end.
+        if !is_at_a_line(path) {
+            file.write_all(b"\n").expect("a ledger on a disk");
+        }
+        let (lines, waiting) = mpsc::channel();
+        std::thread::spawn(move || {
+            while let Ok(first) = waiting.recv() {
+                write_down(&mut file, std::iter::once(first).chain(waiting.try_iter()));
+            }
+        });
+        Ledger { lines }
+    }
+
+    async fn append(&self, line: String) {
+        let (written, is_written) = oneshot::channel();
+        self.lines.send((line, written)).expect("the ledger's thread lives as long as we do");
+        is_written.await.expect("a line is answered once it is on the disk");
+    }
+}
+
+fn is_at_a_line(path: &Path) -> bool {
+    std::fs::read(path).expect("a ledger").last().is_none_or(|byte| *byte == b'\n')
+}
+
+fn write_down(file: &mut File, lines: impl Iterator<Item = (String, oneshot::Sender<()>)>) {
+    let (mut text, mut waiting) = (String::new(), Vec::new());
+    for (line, written) in lines {
+        text.push_str(&line);
+        text.push('\n');
+        waiting.push(written);
+    }
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_data()).expect("a ledger on a disk");
+    for written in waiting {
+        let _ = written.send(());
+    }
+}
+
+struct Zoo {
+    mode: Mode,
+    name: String,
+    began: Instant,
+    host: OnceLock<Host>,
+    jobs: AtomicU32,
+    /// How often each job came.
+    seen: Mutex<HashMap<String, u32>>,
+}
+
+impl Zoo {
+    fn new(mode: Mode, name: String) -> Zoo {
+        Zoo {
+            mode,
+            name,
+            began: Instant::now(),
+            host: OnceLock::new(),
+            jobs: AtomicU32::new(0),
+            seen: Mutex::default(),
+        }
+    }
+
+    fn host(&self) -> Result<&Host, Status> {
+        self.host.get().ok_or_else(|| Status::failed_precondition("not initialised"))
+    }
+
+    async fn write_down(&self, host: &Host, job: &ExecuteJobRequest) {
+        let Some(ledger) = &host.ledger else { return };
+        let payload: Value = serde_json::from_slice(&job.payload).unwrap_or_default();
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |span| span.as_nanos());
+        let line = json!({
+            "plugin": self.name,
+            "pid": std::process::id(),
+            "job_id": job.job_id,
+            "attempt": job.attempt,
+            "watcher": job.watcher,
+            "revision": job.revision,
+            "handler": job.handler_name,
+            "payload_id": payload["id"],
+            "mono_ns": u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            "at_ns": u64::try_from(wall).unwrap_or(u64::MAX),
+        });
+        ledger.append(line.to_string()).await;
+    }
+
+    /// How often this job has come by now.
+    fn count(&self, job: &ExecuteJobRequest) -> u32 {
+        let mut seen = self.seen.lock().expect("nobody panics while counting");
+        let times = seen.entry(job.job_id.clone()).or_insert(0);
+        *times += 1;
+        *times
+    }
+
+    async fn execute(&self, job: &ExecuteJobRequest) -> Result<ExecuteJobResponse, Status> {
+        let host = self.host()?;
+        self.write_down(host, job).await;
+        let times = self.count(job);
+        let is_meant = host
+            .config
+            .get("on")
+            .is_none_or(|text| String::from_utf8_lossy(&job.payload).contains(text.as_str()));
+        if !is_meant {
+            return Ok(done("passed by"));
+        }
+        match self.mode {
+            Mode::HangInExecute => std::future::pending().await,
+            Mode::Gate => {
+                let gate = PathBuf::from(host.config.get("gate").expect("mode gate has a gate"));
+                while !gate.exists() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+            Mode::SlowFirstN if self.jobs.fetch_add(1, Ordering::Relaxed) < host.n() => {
+                tokio::time::sleep(Duration::from_millis(host.ms())).await;
+            }
+            Mode::FailNTimesThenSucceed if times <= host.n() => {
+                return Ok(failed("not yet", times));
+            }
+            Mode::Permanent => {
+                return Ok(ExecuteJobResponse { permanent: true, ..failed("never", times) });
+            }
+            Mode::NotNow if times == 1 => {
+                let retry_after_ms = i64::try_from(host.ms()).unwrap_or(i64::MAX);
+                return Ok(ExecuteJobResponse { retry_after_ms, ..failed("later", times) });
+            }
+            Mode::ResourceExhausted if times == 1 => {
+                return Err(Status::resource_exhausted("too much to do"));
+            }
+            Mode::ExitInExecute => {
+                eprintln!("something broke in the middle of {}", job.job_id);
+                exit(7);
+            }
+            Mode::AttestsInExecute => return self.attest_twice(host, job).await,
+            Mode::AttestsUnnamedInExecute => {
+                let id = host.attest(&host.token, claim(&job.job_id, "made_unnamed")).await?;
+                return Ok(done(&id));
+            }
+            Mode::WrongTokenInExecute => {
+                let refused = host.attest("not-the-token", claim(&job.job_id, "forged")).await;
+                return Ok(done(
+                    refused.err().map_or_else(String::new, |e| e.message().to_owned()).as_str(),
+                ));
+            }
+            _ => {}
+        }
+        Ok(done("done"))
+    }
+
+    async fn attest_twice(
+        &self,
+        host: &Host,
+        job: &ExecuteJobRequest,
+    ) -> Result<ExecuteJobResponse, Status> {
+        let mut ids = Vec::new();
+        for _ in 0..2 {
+            let command = AttestationCommand {
+                job_id: job.job_id.clone(),
+                attempt: job.attempt,
+                ..claim("result", "made")
+            };
+            ids.push(host.attest(&host.token, command).await?);
+        }
+        // The first attempt fails after it has made its claims; the second makes them again.
+        if job.attempt == 1 {
+            return Ok(failed("after the claims", 1));
+        }
+        Ok(done(&ids.join(" ")))
+    }
+
+    fn handlers(host: &Host) -> Vec<String> {
+        let given = host.list("handlers");
+        if given.is_empty() {
+            return vec!["work".to_owned()];
+        }
+        given.iter().map(|name| name.as_str().expect("handlers are texts").to_owned()).collect()
+    }
+
+    /// Makes a claim and finds it again, all before Initialize is answered.
+    async fn attest_early(&self, host: &Host) -> Result<(), Status> {
+        let id = host.attest(&host.token, claim(&self.name, "was_initialised")).await?;
+        let filter = AttestationFilter {
+            subjects: vec![self.name.clone()],
+            predicates: vec!["was_initialised".to_owned()],
+            ..AttestationFilter::default()
+        };
+        let request = GetAttestationsRequest {
+            auth_token: host.token.clone(),
+            filter: Some(filter),
+            ..GetAttestationsRequest::default()
+        };
+        let reply = host.client().await?.get_attestations(request).await?.into_inner();
+        match reply.attestations.first() {
+            Some(newest) if newest.id == id => Ok(()),
+            _ => Err(Status::internal(format!("{id} is not the newest claim about us"))),
+        }
+    }
+
+    fn print_token(token: &str) {
+        let (first, rest) = token.split_at(token.len() / 2);
+        println!("InitializeRequest {{ auth_token: {token:?} }}");
+        println!("{}", json!({ "level": "info", "message": "initialised", "token": token }));
+        println!("\x1b[32mtoken\x1b[0m={first}\x1b[0m{rest}");
+        eprintln!("{}{token}", "x".repeat(70_000 - 20));
+        eprintln!("token {token} token {token}");
+    }
+}
+
+fn claim(subject: &str, predicate: &str) -> AttestationCommand {
+    AttestationCommand {
+        subjects: vec![subject.to_owned()],
+        predicates: vec![predicate.to_owned()],
+        ..AttestationCommand::default()
+    }
+}
+
+fn done(result: &str) -> ExecuteJobResponse {
+    ExecuteJobResponse {
+        success: true,
+        result: result.as_bytes().to_vec().into(),
+        ..ExecuteJobResponse::default()
+    }
+}
+
+fn failed(error: &str, times: u32) -> ExecuteJobResponse {
+    ExecuteJobResponse { error: format!("{error} ({times})"), ..ExecuteJobResponse::default() }
+}
+
+/// A registration as the configuration has it.
+fn registration(table: &Value) -> WatcherRegistration {
+    let text = |key: &str| table[key].as_str().unwrap_or_default().to_owned();
+    let list = |key: &str| {
+        let terms = table[key].as_array().map_or(&[][..], Vec::as_slice);
+        terms.iter().map(|term| term.as_str().expect("terms are texts").to_owned()).collect()
+    };
+    let rate = table["max_fires_per_second"].as_i64().unwrap_or(0);
+    WatcherRegistration {
+        id: text("id"),
+        handler_name: table["handler_name"].as_str().unwrap_or("work").to_owned(),
+        subjects: list("subjects"),
+        predicates: list("predicates"),
+        contexts: list("contexts"),
+        actors: list("actors"),
+        max_fires_per_second: i32::try_from(rate).expect("a rate fits into its field"),
+        ax: text("ax"),
+        ..WatcherRegistration::default()
+    }
+}
+
+/// One of each kind that cannot stand, between two that can.
+fn refused_watchers() -> Vec<WatcherRegistration> {
+    let good = |id: &str| registration(&json!({ "id": id, "predicates": ["stands"] }));
+    vec![
+        good("first"),
+        WatcherRegistration {
+            id: "empty".into(),
+            handler_name: "work".into(),
+            ..Default::default()
+        },
+        WatcherRegistration { handler_name: "elsewhere".into(), ..good("foreign-handler") },
+        WatcherRegistration { max_fires_per_second: -1, ..good("negative-rate") },
+        WatcherRegistration { max_fires_per_second: 100_001, ..good("excessive-rate") },
+        WatcherRegistration { ax: "is is".into(), ..good("bad-ax") },
+        WatcherRegistration { params: b"[1]".to_vec(), ..good("bad-params") },
+        good("first"),
+        good("last"),
+    ]
+}
+
+#[tonic::async_trait]
+impl DomainPluginService for Zoo {
+    async fn metadata(&self, _: Request<Empty>) -> Result<Response<MetadataResponse>, Status> {
+        let name = if self.mode == Mode::WrongName { "somebody-else" } else { &self.name };
+        Ok(Response::new(MetadataResponse {
+            name: name.to_owned(),
+            version: "1.2.3".to_owned(),
+            ..MetadataResponse::default()
+        }))
+    }
+
+    async fn initialize(
+        &self,
+        request: Request<InitializeRequest>,
+    ) -> Result<Response<InitializeResponse>, Status> {
+        if self.host.set(Host::of(request.into_inner())).is_err() {
+            return Err(Status::failed_precondition("Initialize came twice"));
+        }
+        let host = self.host()?;
+        let mut watchers: Vec<_> = host.list("watchers").iter().map(registration).collect();
+        match self.mode {
+            Mode::CrashInInitialize => {
+                eprintln!("cannot open my database");
+                exit(3);
+            }
+            Mode::HangInInitialize => std::future::pending().await,
+            Mode::AttestsDuringInitialize => self.attest_early(host).await?,
+            Mode::PrintsItsToken => Zoo::print_token(&host.token),
+            Mode::RefusedWatchers => watchers = refused_watchers(),
+            _ => {}
+        }
+        let handler_names = Zoo::handlers(host);
+        Ok(Response::new(InitializeResponse { handler_names, watchers, ..Default::default() }))
+    }
+
+    async fn shutdown(&self, _: Request<Empty>) -> Result<Response<Empty>, Status> {
+        if self.mode == Mode::HangInShutdown {
+            std::future::pending::<()>().await;
+        }
+        Ok(Response::new(Empty {}))
+    }
+
+    async fn execute_job(
+        &self,
+        request: Request<ExecuteJobRequest>,
+    ) -> Result<Response<ExecuteJobResponse>, Status> {
+        Ok(Response::new(self.execute(&request.into_inner()).await?))
+    }
+
+    async fn health(&self, _: Request<Empty>) -> Result<Response<HealthResponse>, Status> {
+        Ok(Response::new(HealthResponse { healthy: true, ..HealthResponse::default() }))
+    }
+
+    async fn handle_http(&self, _: Request<HttpRequest>) -> Result<Response<HttpResponse>, Status> {
+        Err(Status::unimplemented("no HTTP here"))
+    }
+
+    type HandleWebSocketStream = tokio_stream::Empty<Result<WebSocketMessage, Status>>;
+
+    async fn handle_web_socket(
+        &self,
+        _: Request<Streaming<WebSocketMessage>>,
+    ) -> Result<Response<Self::HandleWebSocketStream>, Status> {
+        Err(Status::unimplemented("no WebSocket here"))
+    }
+
+    async fn config_schema(
+        &self,
+        _: Request<Empty>,
+    ) -> Result<Response<ConfigSchemaResponse>, Status> {
+        Err(Status::unimplemented("no schema here"))
+    }
+
+    async fn register_glyphs(
+        &self,
+        _: Request<Empty>,
+    ) -> Result<Response<GlyphDefResponse>, Status> {
+        Err(Status::unimplemented("no glyphs here"))
+    }
+
+    async fn parse_ax_query(
+        &self,
+        _: Request<ParseAxQueryRequest>,
+    ) -> Result<Response<ParseAxQueryResponse>, Status> {
+        Err(Status::unimplemented("no AX here"))
+    }
+}
