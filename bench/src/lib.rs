@@ -1,1 +1,20 @@
-//! Under construction.
+//! Benchmarks that hold axwatch to its budgets (DESIGN.md, "Budgets").
+//!
+//! Nothing here is an absolute number: each figure is a ratio against a yardstick that was measured in
+//! the same run, on the same disk, in turn with what it is held against, and stands beside the limit
+//! that the ratio must keep.
+//!
+//! - [`road`] is the main job: append, fire, plugin, settle.
+//! - [`plugin`] is the process at the other end: it answers every job at once.
+//! - [`bare`] is what SQLite does without us: the yardsticks.
+//! - [`rig`] is the engine with that plugin under it, [`claims`] what is fed to it.
+//! - [`figure`] is a line of the output, [`spread`] medians and percentiles, [`disk`] bytes written.
+
+pub mod bare;
+pub mod claims;
+pub mod disk;
+pub mod figure;
+pub mod plugin;
+pub mod rig;
+pub mod road;
+pub mod spread;

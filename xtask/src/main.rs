@@ -1,2 +1,56 @@
-//! Developers' tasks.
-fn main() {}
+//! What developers of axwatch run: `cargo xtask …`.
+//!
+//! Everything is built in the one `dev` profile and with the features of the whole workspace, so that
+//! no step builds again what another has built. So that this holds for this program too, it reads its
+//! few arguments by hand.
+
+mod bench;
+mod check;
+mod deps;
+mod steps;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+const USAGE: &str = "\
+usage: cargo xtask <command>
+
+  check               everything that has to hold: formatting, clippy, docs, tests, dependencies, the
+                      example; stops at the first failure
+  deps                only the direction of dependencies
+  bench road [...]    measures the main job against its limits
+                        --json    one JSON object a line
+                        --quick   a small scale, to see that it works
+                        --only P  one part: append, idle, sustained, half-load, flood, disk
+                        --folder F  where to work; its disk is what is measured";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&words) {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(error)) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+        None => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Does what the words say; `None` when they say nothing that is known.
+fn run(words: &[&str]) -> Option<Result<()>> {
+    match words {
+        ["check"] => Some(check::run()),
+        ["deps"] => Some(deps::run()),
+        ["bench", "road", rest @ ..] => Some(bench::run(rest)),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Some(Ok(()))
+        }
+        _ => None,
+    }
+}

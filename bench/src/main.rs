@@ -1,0 +1,103 @@
+//! `axwatch-bench road`: measures the main job and prints each figure against its limit.
+//!
+//! The same program is, in hidden modes, the plugin that it measures and the launcher over it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use axwatch_bench::figure::{Figure, Setting};
+use axwatch_bench::plugin;
+use axwatch_bench::road::{self, Part};
+use clap::{Parser, Subcommand, ValueEnum as _};
+
+/// Benchmarks of axwatch.
+#[derive(Parser)]
+#[command(name = "axwatch-bench", version)]
+struct Arguments {
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(Subcommand)]
+enum Mode {
+    /// The main job: append, fire, plugin, settle.
+    Road(RoadArguments),
+    /// The plugin at the end of the road.
+    #[command(hide = true)]
+    Plugin {
+        /// Where to listen on loopback.
+        #[arg(long)]
+        port: u16,
+        /// Where to write the port.
+        #[arg(long)]
+        port_file: Option<PathBuf>,
+    },
+    /// The launcher over the plugin.
+    #[command(hide = true)]
+    Launcher {
+        /// The program and its arguments.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+}
+
+#[derive(clap::Args)]
+struct RoadArguments {
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+    /// Everything at a small scale: shows that it works, and no figure that means anything.
+    #[arg(long)]
+    quick: bool,
+    /// Only these parts.
+    #[arg(long, value_enum)]
+    only: Vec<Part>,
+    /// The folder to work in, whose disk is the one that is measured; by default that of this program,
+    /// because what is meant for temporary files may lie in memory.
+    #[arg(long)]
+    folder: Option<PathBuf>,
+}
+
+fn main() -> Result<ExitCode> {
+    match Arguments::parse().mode {
+        Mode::Road(arguments) => runtime()?.block_on(road(arguments)),
+        Mode::Plugin { port, port_file } => {
+            runtime()?.block_on(plugin::serve(port, port_file))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Mode::Launcher { command } => {
+            let code = axwatch_engine::plugin::launcher::run(&command[0], &command[1..]);
+            Ok(ExitCode::from(code))
+        }
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+async fn road(arguments: RoadArguments) -> Result<ExitCode> {
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_writer(std::io::stderr)
+        .init();
+    let setting = Setting::look(arguments.quick);
+    let folder = match arguments.folder {
+        Some(folder) => folder,
+        None => std::env::current_exe()?.with_file_name(""),
+    };
+    let parts =
+        if arguments.only.is_empty() { Part::value_variants().to_vec() } else { arguments.only };
+    if !arguments.json {
+        let machine = &setting.machine;
+        println!("commit {}, {} cores of {}", setting.commit, machine.cores, machine.cpu);
+    }
+    let tell = |figure: &Figure| {
+        let line = if arguments.json { figure.to_json() } else { figure.to_text() };
+        println!("{line}");
+    };
+    road::run(&folder, &setting, &parts, tell).await?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,144 @@
+//! A full disk: claims are refused and say so, what is under way still ends, the server stays, and
+//! takes claims again once there is room.
+//!
+//! Always with a reserve that no disk has. On a small disk of its own too, a tmpfs, which takes the
+//! right to mount: without it that test says so and does nothing more.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::json;
+use support::{Home, Server, Zoo, ledger, text, until};
+
+/// A plugin whose jobs end when the file `gate` is there.
+fn gated(home: &Home) -> Zoo {
+    Zoo::new("zoo", "gate")
+        .own("gate", home.path("gate").to_str().expect("a text"))
+        .watcher(json!({ "id": "w", "predicates": ["seen"] }))
+}
+
+/// Appends are refused, one by one and in words that help; the server stays and answers.
+#[track_caller]
+fn check_refused(home: &Home, server: &Server) {
+    let ran = home.run_plain(&["as", "Y is seen"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("resource_exhausted") && ran.err.contains("disk"), "{ran:?}");
+    let ran =
+        home.pipe("{\"id\":\"p1\",\"subjects\":[\"Y\"]}\n{\"id\":\"p2\",\"subjects\":[\"Y\"]}\n");
+    assert_eq!(ran.code, 1, "{ran:?}");
+    for (n, answer) in (1..).zip(ran.json()) {
+        assert_eq!(answer["line"], n);
+        assert!(text(&answer, "error").contains("resource_exhausted"), "{answer}");
+    }
+    let (status, body) = server
+        .request("POST", "/api/v1/attestations", "{\"subjects\":[\"Y\"]}")
+        .expect("the server stays");
+    assert_eq!(status, 507, "{body}");
+    let watch = home.run(&["watch", "create", "v", "--when", "is seen", "--run", "work"]);
+    assert_eq!(watch.code, 1, "{watch:?}");
+    assert_eq!(home.json(&["ax", "Y"]).len(), 0, "nothing of it is in the log");
+    assert!(home.log().contains("disk nearly full"), "it is said in the log");
+}
+
+#[test]
+fn a_reserve_that_is_reached_refuses_claims() {
+    let home = Home::new("reserve");
+    let served = home.zoo_toml(&[gated(&home)]);
+    home.configure(&served);
+    let server = home.serve();
+    server.until_ready(&["zoo"]);
+    home.object(&["as", "X is seen", "--id", "before"]);
+    until("the job is at the plugin", || ledger::read(&Zoo::ledger_of(&home, "zoo")).pop());
+    server.kill();
+
+    // The next life finds no room, and a job that was under way.
+    home.configure(&format!("[store]\nreserve_mb = 1_000_000_000\n{served}"));
+    let server = home.serve();
+    check_refused(&home, &server);
+    server.stop();
+
+    home.configure(&served);
+    fs::write(home.path("gate"), "").unwrap();
+    let server = home.serve();
+    server.until_ready(&["zoo"]);
+    server.until_settled();
+    assert_eq!(text(&home.json(&["fires"])[0], "state"), "completed");
+    home.object(&["as", "Y is seen"]);
+}
+
+/// A small disk; let go of when dropped.
+struct SmallDisk {
+    at: PathBuf,
+}
+
+impl SmallDisk {
+    fn mount(at: &Path, mib: u32) -> Option<SmallDisk> {
+        fs::create_dir_all(at).expect("a folder can be made");
+        let size = format!("size={mib}m");
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).output();
+        match mount {
+            Ok(done) if done.status.success() => Some(SmallDisk { at: at.to_owned() }),
+            other => {
+                println!("nothing is tested here: a tmpfs cannot be mounted ({other:?})");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.at).status();
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_claims_until_there_is_room() {
+    let home = Home::new("tmpfs");
+    let Some(disk) = SmallDisk::mount(&home.path("disk"), 128) else { return };
+    home.put_store_into("disk");
+    home.configure_zoo(&[gated(&home)]);
+    let server = home.serve();
+    server.until_ready(&["zoo"]);
+    home.object(&["as", "X is seen", "--id", "before"]);
+    let delivery =
+        until("the job is at the plugin", || ledger::read(&Zoo::ledger_of(&home, "zoo")).pop());
+
+    // Nearly all of it is taken by somebody else.
+    let ballast = disk.at.join("ballast");
+    fs::write(&ballast, vec![1; 120 * 1024 * 1024]).unwrap();
+    check_refused(&home, &server);
+    // What was under way ends, is written down, and can be looked at.
+    fs::write(home.path("gate"), "").unwrap();
+    server.until_job(&delivery.job_id, &["completed"]);
+    assert_eq!(home.object(&["why", &delivery.job_id])["attempts"][0]["outcome"], "succeeded");
+
+    fs::remove_file(&ballast).unwrap();
+    let after = home.object(&["as", "Y is seen", "--id", "after"]);
+    assert_eq!(after, json!({ "id": "after", "seq": 2, "fires": 1 }));
+    server.until_settled();
+    assert!(home.log().contains("disk has room again"));
+    server.stop();
+    assert_eq!(home.object(&["audit", "verify"])["ok"], true);
+
+    // Without a server a full disk is an error too, and what was there stays.
+    fs::write(&ballast, vec![1; 124 * 1024 * 1024]).unwrap();
+    let big = "x".repeat(900_000);
+    let lines: String = (0..6)
+        .map(|n| {
+            format!(
+                "{{\"id\":\"big-{n}\",\"subjects\":[\"Z\"],\"attributes\":{{\"a\":\"{big}\"}}}}\n"
+            )
+        })
+        .collect();
+    let ran = home.pipe(&lines);
+    assert_ne!(ran.code, 0, "{}", ran.err);
+    let answered = ran.json().iter().filter(|answer| answer["seq"].is_u64()).count();
+    fs::remove_file(&ballast).unwrap();
+    assert_eq!(home.json(&["ax", "Z"]).len(), answered, "what was answered is there, and no more");
+    assert_eq!(home.json(&["ax", "is seen"]).len(), 2);
+}
