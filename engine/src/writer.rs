@@ -479,7 +479,8 @@ impl Writer {
 
     /// From messages to the disk and out again.
     async fn commit_batch(&mut self, gathered: Gathered) -> Result<(), EngineStopped> {
-        let Gathered { events, incoming, .. } = gathered;
+        let Gathered { mut events, incoming, .. } = gathered;
+        self.read_redriven(&mut events).await?;
         let segment = self.read_segment().await;
         let (incoming, known) = self.look_up(incoming).await?;
         let (events, incoming, known) = refuse_together(events, incoming, known);
@@ -505,6 +506,19 @@ impl Writer {
         for reply in drained {
             // Whoever drains may have lost patience.
             let _ = reply.send(());
+        }
+        Ok(())
+    }
+
+    /// Reads the rows of jobs that are to be tried again: whoever asked may have read them before
+    /// something else became of them.
+    async fn read_redriven(&mut self, events: &mut [Step]) -> Result<(), StoreError> {
+        for step in events {
+            if let Step::Event(Event::Redrive { row, .. }) = step
+                && let Some(present) = self.reader.job(row.id).await?
+            {
+                **row = present;
+            }
         }
         Ok(())
     }

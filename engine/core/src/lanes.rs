@@ -175,6 +175,8 @@ impl State {
     pub(crate) fn schedule_watcher(&mut self, watcher: WatcherNumber) {
         for lane in self.lanes_of_watcher(watcher) {
             self.schedule(lane);
+            // It may hold suspects alone, which stand in no lane.
+            self.to_pump.extend(self.lanes.get(&lane).and_then(|lane| lane.plugin.clone()));
         }
     }
 

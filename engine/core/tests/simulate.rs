@@ -10,7 +10,8 @@
 //! - bounds so small that everything spills, and that matching falls behind the log.
 //!
 //! What must hold after every batch:
-//! - no attempt starts after its job's completion was recorded, and attempts rise;
+//! - no attempt starts after its job's completion was recorded, attempts rise, and each that starts
+//!   is in the table;
 //! - `open_jobs_from` never passes an open job;
 //! - no half-open second holds more starts of a watcher than its limit.
 //!
@@ -348,6 +349,13 @@ impl Simulation {
         assert!(!self.completed.contains(&start.job), "{:?} starts after completion", start.job);
         let last = self.attempts.insert(start.job, start.attempt).unwrap_or(0);
         assert!(start.attempt > last, "{:?}: attempt {} after {last}", start.job, start.attempt);
+        let row = &self.world.jobs[&start.job];
+        assert_eq!(
+            (row.state, row.attempts),
+            (JobState::Running, start.attempt),
+            "{:?}",
+            row.number
+        );
         self.check_limit(&start);
         self.running.push(start);
     }

@@ -818,3 +818,16 @@ fn a_full_memory_keeps_a_place_for_those_who_can_run() {
         "those that waited in the table too"
     );
 }
+
+#[test]
+fn a_resumed_watcher_wakes_its_suspects() {
+    let mut world = World::new();
+    world.up("demo", &["act"], Vec::new());
+    world.declare(in_ax("w", "is p", "act")).unwrap();
+    let running: Vec<_> = (0..2).flat_map(|_| starts(&world.claim("x", "p"))).collect();
+    running.iter().for_each(|start| drop(world.end(start, lost())));
+    world.command("w", WatcherCommand::Pause).0.unwrap();
+    world.pass_through(Duration::from_secs(20));
+    let (_, effects) = world.command("w", WatcherCommand::Resume);
+    assert_eq!(starts(&effects).len(), 1);
+}
