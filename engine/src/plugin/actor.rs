@@ -25,7 +25,7 @@ use super::calls::{Callee, Tell};
 use super::grpc::{self, Client, GrpcPlugin};
 use super::output::Capture;
 use super::process::{Launched, LauncherCommand, Order, Port, Ports, attend, launch};
-use super::settings::{PluginSettings, arguments, environment, find_binary};
+use super::settings::{PluginSettings, arguments, environment, find_program};
 use super::token::{Callers, Token};
 use super::wire;
 use crate::handle::{Engine, PluginReady, RequestError};
@@ -415,18 +415,20 @@ async fn start(
 ) -> Result<Launched, String> {
     let wanted = settings.clone();
     let places = shared.search_paths.clone();
-    let found = tokio::task::spawn_blocking(move || find_binary(&wanted, &places)).await;
+    let found = tokio::task::spawn_blocking(move || find_program(&wanted, &places)).await;
     let program = match found {
         Ok(found) => found.map_err(|error| error.to_string())?,
         Err(error) => return Err(format!("cannot look for its program: {error}")),
     };
     let port =
         shared.ports.take().map_err(|error| format!("no port of loopback is free: {error}"))?;
-    let args = arguments(&settings.args, port.number);
+    let given = arguments(&settings.args, port.number);
+    let args: Vec<_> = program.args.into_iter().chain(given).collect();
     let environment = environment(std::env::vars_os(), &settings.env);
-    let launched = launch(&shared.launcher, &program, &args, environment).map_err(|error| {
-        format!("cannot start the launcher {:?}: {error}", shared.launcher.program)
-    })?;
+    let launched =
+        launch(&shared.launcher, &program.path, &args, environment).map_err(|error| {
+            format!("cannot start the launcher {:?}: {error}", shared.launcher.program)
+        })?;
     // Each is set here and nowhere else.
     let _ = facts.requested_port.set(port);
     let _ = facts.launcher.set(launched.pid());

@@ -40,7 +40,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 pub use process::LauncherCommand;
-pub use settings::{HostSettings, MAX_IN_FLIGHT_MAX, PluginSettings};
+pub use settings::{HostSettings, MAX_IN_FLIGHT_MAX, PluginSettings, Program};
 
 use crate::handle::Engine;
 use actor::{Command, Shared, Shown};

@@ -42,6 +42,15 @@ impl Default for HostSettings {
     }
 }
 
+/// A file to run, and the arguments that come before all others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// The file.
+    pub path: PathBuf,
+    /// Such as `plugin serve git`.
+    pub args: Vec<String>,
+}
+
 /// How one plugin is run and treated: `[plugins.NAME]`, and its own table.
 #[derive(Debug, Clone)]
 pub struct PluginSettings {
@@ -50,6 +59,9 @@ pub struct PluginSettings {
     /// The file to run; looked for under its usual names when `None`. A name without a slash is
     /// looked for in the search paths and then in `PATH`.
     pub binary: Option<PathBuf>,
+    /// What runs when there is no `binary` and the search paths have none: for plugins that ship with
+    /// the host.
+    pub shipped: Option<Program>,
     /// Arguments. With `{port}` in one of them no `--port` is added.
     pub args: Vec<String>,
     /// What is added to its environment.
@@ -81,6 +93,7 @@ impl PluginSettings {
         PluginSettings {
             name,
             binary: None,
+            shipped: None,
             args: Vec::new(),
             env: BTreeMap::new(),
             execute_timeout: Duration::from_secs(300),
@@ -141,28 +154,46 @@ pub enum BinaryError {
     },
 }
 
-/// The file that runs this plugin, checked.
+/// The program that runs this plugin, checked.
 ///
-/// Source: `binary` of the settings, else the plugin's usual names in `search_paths`.
-pub(crate) fn find_binary(
+/// Source: `binary` of the settings, else the plugin's usual names in `search_paths`, else what ships
+/// with the host. A shipped plugin is not looked for under its bare name: a `git` in a folder of
+/// programs is hardly a plugin.
+pub(crate) fn find_program(
+    settings: &PluginSettings,
+    search_paths: &[PathBuf],
+) -> Result<Program, BinaryError> {
+    let program = match (&settings.shipped, &settings.binary) {
+        (Some(shipped), None) => {
+            match search(&settings.name, &usual_names(&settings.name)[1..], search_paths) {
+                Ok(path) => Program { path, args: Vec::new() },
+                Err(BinaryError::NotFound { .. }) => shipped.clone(),
+                Err(error) => return Err(error),
+            }
+        }
+        _ => Program { path: find_binary(settings, search_paths)?, args: Vec::new() },
+    };
+    check_digest(settings, &program.path)?;
+    Ok(program)
+}
+
+fn find_binary(
     settings: &PluginSettings,
     search_paths: &[PathBuf],
 ) -> Result<PathBuf, BinaryError> {
-    let path = match &settings.binary {
+    match &settings.binary {
         Some(given) if given.components().count() > 1 || given.is_absolute() => {
             check_executable(given)?;
-            given.clone()
+            Ok(given.clone())
         }
         Some(bare) => {
             let from_path = std::env::var_os("PATH").unwrap_or_default();
             let places: Vec<_> =
                 search_paths.iter().cloned().chain(std::env::split_paths(&from_path)).collect();
-            search(&settings.name, &[bare.to_string_lossy().into_owned()], &places)?
+            search(&settings.name, &[bare.to_string_lossy().into_owned()], &places)
         }
-        None => search(&settings.name, &usual_names(&settings.name), search_paths)?,
-    };
-    check_digest(settings, &path)?;
-    Ok(path)
+        None => search(&settings.name, &usual_names(&settings.name), search_paths),
+    }
 }
 
 /// The names under which a plugin's program may lie.
@@ -363,9 +394,31 @@ mod tests {
         for file in ["git", "qntx-git-plugin", "axwatch-git-plugin", "axwatch-plugin-git"] {
             let folder = tempfile::tempdir().unwrap();
             executable(&folder.path().join(file));
-            let found = find_binary(&settings("git"), &[folder.path().to_owned()]).unwrap();
-            assert_eq!(found, folder.path().join(file));
+            let found = find_program(&settings("git"), &[folder.path().to_owned()]).unwrap();
+            assert_eq!(found.path, folder.path().join(file));
         }
+    }
+
+    #[test]
+    fn what_ships_gives_way_to_what_the_operator_put_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = [folder.path().to_owned()];
+        let ours = Program { path: "/bin/sh".into(), args: vec!["serve".into(), "git".into()] };
+        let shipped = PluginSettings { shipped: Some(ours.clone()), ..settings("git") };
+        let found = || find_program(&shipped, &places).unwrap();
+        assert_eq!(found(), ours);
+        // Somebody's git, which is no plugin.
+        executable(&folder.path().join("git"));
+        assert_eq!(found(), ours);
+        let theirs = folder.path().join("qntx-git-plugin");
+        executable(&theirs);
+        assert_eq!(found(), Program { path: theirs.clone(), args: vec![] });
+        let binary = folder.path().join("git");
+        let chosen = PluginSettings { binary: Some(binary.clone()), ..shipped.clone() };
+        assert_eq!(find_program(&chosen, &places).unwrap(), Program { path: binary, args: vec![] });
+        // One that is there and cannot be run is a mistake to tell, not one to pass over.
+        std::fs::set_permissions(&theirs, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(find_program(&shipped, &places), Err(BinaryError::NotExecutable { .. })));
     }
 
     #[test]
@@ -373,7 +426,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let places = [folder.path().to_owned()];
         let check = |settings: &PluginSettings, expected: &[&str]| {
-            let error = find_binary(settings, &places).unwrap_err().to_string();
+            let error = find_program(settings, &places).unwrap_err().to_string();
             for part in expected {
                 assert!(error.contains(part), "{error:?} should say {part:?}");
             }
@@ -405,8 +458,9 @@ mod tests {
             sha256: Some(digest.into()),
             ..settings("git")
         };
-        assert_eq!(find_binary(&pinned(&right.to_uppercase()), &[]), Ok(path.clone()));
-        let error = find_binary(&pinned("00"), &[]).unwrap_err().to_string();
+        let found = find_program(&pinned(&right.to_uppercase()), &[]).unwrap();
+        assert_eq!(found.path, path);
+        let error = find_program(&pinned("00"), &[]).unwrap_err().to_string();
         assert!(error.contains("plugins.git.sha256 says 00"), "{error}");
     }
 
