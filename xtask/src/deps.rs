@@ -20,7 +20,7 @@ struct Rule {
     never: &'static [&'static str],
 }
 
-const RULES: [Rule; 7] = [
+const RULES: [Rule; 9] = [
     Rule { package: "axwatch-model", ours: &[], never: &["tokio", "sqlx", "tonic", "rand"] },
     Rule { package: "axwatch-proto", ours: &[], never: &["sqlx"] },
     Rule { package: "axwatch-query", ours: &["axwatch-model"], never: &["tokio", "sqlx", "tonic"] },
@@ -39,8 +39,18 @@ const RULES: [Rule; 7] = [
         ours: &["axwatch-ats", "axwatch-core", "axwatch-model", "axwatch-proto", "axwatch-query"],
         never: &["axum-extra", "clap"],
     },
-    // What the author of a plugin imports: the wire and no more.
+    // What the author of a plugin imports, and what the shipped plugins use: the wire and no more.
     Rule { package: "axwatch-sdk", ours: &["axwatch-proto"], never: &["sqlx", "clap"] },
+    Rule {
+        package: "axwatch-plugin-git",
+        ours: &["axwatch-proto", "axwatch-sdk"],
+        never: &["sqlx", "clap", "reqwest"],
+    },
+    Rule {
+        package: "axwatch-plugin-notify",
+        ours: &["axwatch-proto", "axwatch-sdk"],
+        never: &["sqlx", "clap", "gix", "openssl-sys", "native-tls"],
+    },
 ];
 
 /// The folder of the engine that speaks protobuf, and the names by which it does.
