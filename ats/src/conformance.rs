@@ -15,8 +15,8 @@ use proptest::prelude::*;
 
 use crate::sqlite::tests::{crashed_copy, open_small};
 use crate::{
-    Appended, AuditRow, Batch, CancelQueued, JobsQuery, LaneQuery, MemoryStore, Page, Question,
-    SqliteStore, Store, StoreWriter, append,
+    Appended, AuditRow, Batch, CancelQueued, JobCounts, JobsQuery, LaneQuery, MemoryStore, Page,
+    Question, SqliteStore, Store, StoreWriter, append,
 };
 
 /// A store under test.
@@ -161,6 +161,8 @@ conformance! {
     pages_follow_each_other,
     claims_of_a_job_are_found,
     jobs_are_kept_changed_and_found,
+    jobs_are_counted_by_state,
+    jobs_are_found_by_the_beginning_of_their_id,
     queued_jobs_of_a_watcher_are_withdrawn,
     watchers_handlers_and_plugins_are_kept,
     the_audit_is_found_by_its_records,
@@ -351,6 +353,72 @@ async fn jobs_are_kept_changed_and_found(mut subject: Subject) {
     for (query, expected) in cases {
         assert_eq!(numbers(reader.jobs(&query).await.unwrap()), expected, "{query:?}");
     }
+}
+
+async fn jobs_are_counted_by_state(mut subject: Subject) {
+    assert_eq!(subject.reader().job_counts().await.unwrap(), JobCounts::default());
+    let states = [
+        JobState::Completed,
+        JobState::Failed,
+        JobState::Queued,
+        JobState::Completed,
+        JobState::Cancelled,
+        JobState::Failed,
+        JobState::Running,
+        JobState::Completed,
+    ];
+    let jobs = (1..).zip(states).map(|(n, state)| JobRow { state, ..job(n, None) }).collect();
+    let open_jobs_from = Some(JobNumber(3));
+    subject.commit(Batch { jobs, open_jobs_from, ..Batch::default() }).await;
+    let expected = JobCounts { queued: 1, running: 1, completed: 3, failed: 2, cancelled: 1 };
+    assert_eq!(subject.reader().job_counts().await.unwrap(), expected);
+    // A dead letter is tried again, and ends well.
+    let again = |state| Batch {
+        jobs: vec![JobRow { state, ..job(2, None) }],
+        open_jobs_from: Some(JobNumber(2)),
+        ..Batch::default()
+    };
+    subject.commit(again(JobState::Queued)).await;
+    let expected = JobCounts { queued: 2, failed: 1, ..expected };
+    assert_eq!(subject.reader().job_counts().await.unwrap(), expected);
+    subject.commit(again(JobState::Completed)).await;
+    let subject = subject.reopen().await;
+    let expected = JobCounts { queued: 1, completed: 4, ..expected };
+    assert_eq!(subject.reader().job_counts().await.unwrap(), expected);
+}
+
+async fn jobs_are_found_by_the_beginning_of_their_id(mut subject: Subject) {
+    let id = |text: &str| JobId(text.parse::<JobId>().unwrap().0);
+    let ids = [
+        "80ab0000000000000000000000000001",
+        "7fff0000000000000000000000000002",
+        "80ab0000000000010000000000000003",
+        "80ab0000000000010000000000000004",
+        "ffff0000000000000000000000000005",
+    ];
+    let jobs = (1..).zip(ids).map(|(n, text)| JobRow { id: id(text), ..job(n, None) }).collect();
+    subject.commit(Batch { jobs, ..Batch::default() }).await;
+    let cases: [(&str, &[u64]); 8] = [
+        ("80ab", &[1, 3, 4]),
+        ("80AB000000000001", &[3, 4]),
+        ("80ab0000000000010000000000000004", &[4]),
+        ("80ab000000000001000000000000000", &[3, 4]),
+        ("7fff", &[2]),
+        ("ffff", &[5]),
+        ("0000", &[]),
+        ("80ac", &[]),
+    ];
+    for _ in 0..2 {
+        for (prefix, expected) in cases {
+            let prefix = prefix.parse().unwrap();
+            let found = subject.reader().jobs_beginning(&prefix, 10).await.unwrap();
+            let found: Vec<_> = found.iter().map(|job| job.number.0).collect();
+            assert_eq!(found, expected, "{prefix}");
+        }
+        subject = subject.reopen().await;
+    }
+    let two = subject.reader().jobs_beginning(&"80ab".parse().unwrap(), 2).await.unwrap();
+    assert_eq!(two.len(), 2);
 }
 
 async fn queued_jobs_of_a_watcher_are_withdrawn(mut subject: Subject) {

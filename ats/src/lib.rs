@@ -24,6 +24,6 @@ pub use append::{AppendConflict, Appended, Plan, append, plan};
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
 pub use store::{
-    AuditRow, Batch, CancelQueued, JobsQuery, LaneQuery, Opened, Page, Question, Room, Store,
-    StoreError, StoreFuture, StoreWriter,
+    AuditRow, Batch, CancelQueued, JobCounts, JobsQuery, LaneQuery, Opened, Page, Question, Room,
+    Store, StoreError, StoreFuture, StoreWriter,
 };

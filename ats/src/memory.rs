@@ -7,15 +7,16 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axwatch_model::{
-    AttestationId, Counters, HandlerName, HandlerRow, JobId, JobNumber, JobOrigin, JobRow,
-    JobState, LeafNumber, PluginName, PluginRow, Seq, StoreId, Stored, WatcherNumber, WatcherRow,
+    AttestationId, Counters, HandlerName, HandlerRow, JobId, JobIdPrefix, JobNumber, JobOrigin,
+    JobRow, JobState, LeafNumber, PluginName, PluginRow, Seq, StoreId, Stored, WatcherNumber,
+    WatcherRow,
 };
 use axwatch_query::matches;
 use futures::future::{BoxFuture, FutureExt, ready};
 
 use crate::store::{
-    AuditRow, Batch, JobsQuery, LaneQuery, Opened, Page, Question, Room, Store, StoreError,
-    StoreFuture, StoreWriter,
+    AuditRow, Batch, JobCounts, JobsQuery, LaneQuery, Opened, Page, Question, Room, Store,
+    StoreError, StoreFuture, StoreWriter,
 };
 
 /// A store that lives as long as its writer and readers do.
@@ -45,6 +46,7 @@ impl MemoryStore {
     pub fn new(store_id: StoreId) -> Box<dyn StoreWriter> {
         let opened = Opened {
             store_id,
+            schema: 0,
             epoch: 1,
             head: Seq(0),
             matched_seq: Seq(0),
@@ -193,6 +195,36 @@ impl Store for MemoryStore {
 
     fn job(&self, id: JobId) -> StoreFuture<'_, Option<JobRow>> {
         self.answer(|tables| tables.jobs.values().find(|job| job.id == id).cloned())
+    }
+
+    fn jobs_beginning<'a>(
+        &'a self,
+        prefix: &'a JobIdPrefix,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<JobRow>> {
+        self.answer(|tables| {
+            let found = tables.jobs.values().filter(|job| prefix.begins(job.id));
+            let mut found: Vec<_> = found.cloned().collect();
+            found.sort_unstable_by_key(|job| job.id);
+            found.truncate(limit);
+            found
+        })
+    }
+
+    fn job_counts(&self) -> StoreFuture<'_, JobCounts> {
+        self.answer(|tables| {
+            let mut counts = JobCounts::default();
+            for job in tables.jobs.values() {
+                *match job.state {
+                    JobState::Queued | JobState::Paused => &mut counts.queued,
+                    JobState::Running => &mut counts.running,
+                    JobState::Completed => &mut counts.completed,
+                    JobState::Failed => &mut counts.failed,
+                    JobState::Cancelled => &mut counts.cancelled,
+                } += 1;
+            }
+            counts
+        })
     }
 
     fn open_jobs(&self, after: JobNumber, limit: usize) -> StoreFuture<'_, Vec<JobRow>> {

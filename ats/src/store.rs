@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use axwatch_model::{
-    AttestationId, Counters, HandlerName, HandlerRow, JobId, JobNumber, JobRow, JobState, LaneKey,
-    LeafNumber, PluginName, PluginRow, Seq, StoreId, Stored, Timestamp, WatcherNumber, WatcherRow,
+    AttestationId, Counters, HandlerName, HandlerRow, JobId, JobIdPrefix, JobNumber, JobRow,
+    JobState, LaneKey, LeafNumber, PluginName, PluginRow, Seq, StoreId, Stored, Timestamp,
+    WatcherNumber, WatcherRow,
 };
 use axwatch_query::Filter;
 use futures::future::BoxFuture;
@@ -76,6 +77,8 @@ pub enum StoreError {
 pub struct Opened {
     /// Which store this is.
     pub store_id: StoreId,
+    /// The schema that it has; 0 where there is none.
+    pub schema: i64,
     /// How often it has been opened for writing, this time counted. Read-only: the last one's.
     pub epoch: u64,
     /// The last attestation's number; 0 in an empty log.
@@ -207,6 +210,21 @@ pub struct JobsQuery {
     pub limit: usize,
 }
 
+/// How many jobs are in each state, as rows have it: one that is shown as paused is queued here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct JobCounts {
+    /// Wait for their turn, or for their next attempt.
+    pub queued: u64,
+    /// An attempt is under way.
+    pub running: u64,
+    /// Done.
+    pub completed: u64,
+    /// Dead letters.
+    pub failed: u64,
+    /// Withdrawn.
+    pub cancelled: u64,
+}
+
 /// Space where the store lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
@@ -258,6 +276,17 @@ pub trait Store: Send + Sync {
 
     /// The job with this id.
     fn job(&self, id: JobId) -> StoreFuture<'_, Option<JobRow>>;
+
+    /// Some jobs whose id begins so, at most `limit`, by id.
+    fn jobs_beginning<'a>(
+        &'a self,
+        prefix: &'a JobIdPrefix,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<JobRow>>;
+
+    /// How many jobs are in each state. Reads those that ended badly, in an index, and the rows from
+    /// the oldest open job on; those that ended well before it are not touched.
+    fn job_counts(&self) -> StoreFuture<'_, JobCounts>;
 
     /// Open jobs (queued or running) after this number, by number, up to `limit`.
     fn open_jobs(&self, after: JobNumber, limit: usize) -> StoreFuture<'_, Vec<JobRow>>;

@@ -129,6 +129,15 @@ impl Tail {
         self.generations().flat_map(move |generation| of_hash(&generation.jobs, hash))
     }
 
+    /// Jobs whose id has a hash from `first` to `last`, up to `limit` of each generation, by hash.
+    pub fn numbers_of_jobs(&self, first: i64, last: i64, limit: usize) -> Vec<(i64, u64)> {
+        let of = |generation: &Generation| {
+            let range = generation.jobs.range((first, 0)..=(last, u64::MAX));
+            range.take(limit).copied().collect::<Vec<_>>()
+        };
+        self.generations().flat_map(of).collect()
+    }
+
     /// Attestations up to `at_most` with a term, rising.
     pub fn seqs_of_term(&self, dimension: usize, term: &str, at_most: u64) -> Vec<u64> {
         let mut found = Vec::new();

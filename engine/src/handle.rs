@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axwatch_ats::{AppendConflict, Store};
-use axwatch_core::{Declaration, Event, Refusal, Registration, WatcherCommand};
+use axwatch_core::{Declaration, Event, Overview, Refusal, Registration, Waiting, WatcherCommand};
 use axwatch_model::{
     Clock, Counters, Defaults, Draft, Incoming, InvalidDraft, JobId, JobNumber, JobRow, LeafNumber,
     PluginName, Seq, WatcherKey, WatcherRow,
@@ -152,6 +152,13 @@ pub(crate) enum Message {
     Watchers {
         retired: bool,
         reply: oneshot::Sender<Vec<WatcherView>>,
+    },
+    Overview {
+        reply: oneshot::Sender<Overview>,
+    },
+    Waiting {
+        row: Box<JobRow>,
+        reply: oneshot::Sender<Option<Waiting>>,
     },
     Stop,
 }
@@ -403,6 +410,27 @@ impl Engine {
     pub async fn watchers(&self, retired: bool) -> Result<Vec<WatcherView>, EngineGone> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Watchers { retired, reply }).await?;
+        answer.await.map_err(|_| EngineGone)
+    }
+
+    /// How the engine is.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn overview(&self) -> Result<Overview, EngineGone> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Overview { reply }).await?;
+        answer.await.map_err(|_| EngineGone)
+    }
+
+    /// What a job waits for at this moment; `None` when it does not wait. `row` is as the store has
+    /// it.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn waiting(&self, row: JobRow) -> Result<Option<Waiting>, EngineGone> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Waiting { row: Box::new(row), reply }).await?;
         answer.await.map_err(|_| EngineGone)
     }
 

@@ -371,6 +371,11 @@ impl Writer {
             match message {
                 Message::Stop => gathered.stop = true,
                 Message::Watchers { retired, reply } => self.tell_watchers(retired, reply),
+                // Whoever asked these may have gone away.
+                Message::Overview { reply } => drop(reply.send(self.state.overview())),
+                Message::Waiting { row, reply } => {
+                    drop(reply.send(self.state.waiting(&row, self.clock.now())));
+                }
                 Message::Event(event) => gathered.events.push(Step::Event(event)),
                 Message::Drain { reply } => {
                     gathered.events.push(Step::Event(Event::Drain));

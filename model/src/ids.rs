@@ -345,6 +345,64 @@ macro_rules! hex_id {
 }
 
 hex_id!(JobId, "job id");
+
+/// The beginning of a job's id, as people type it.
+///
+/// Invariant: 4 to 32 hex digits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobIdPrefix(String);
+
+impl JobIdPrefix {
+    /// The whole id, when all of it is there.
+    #[must_use]
+    pub fn whole(&self) -> Option<JobId> {
+        self.0.parse().ok()
+    }
+
+    /// Whether an id begins so.
+    #[must_use]
+    pub fn begins(&self, id: JobId) -> bool {
+        id.to_string().starts_with(&self.0)
+    }
+
+    /// The first and the last id that begin so. The first digit decides the sign of
+    /// [`JobId::hash64`], so between these two the hashes rise as the ids do.
+    #[must_use]
+    pub fn range(&self) -> (JobId, JobId) {
+        let filled = |with: char| {
+            let digits: String = self.0.chars().chain(std::iter::repeat(with)).take(32).collect();
+            digits.parse().expect("hex digits that are filled up to 32 are an id")
+        };
+        (filled('0'), filled('f'))
+    }
+}
+
+impl From<JobId> for JobIdPrefix {
+    fn from(id: JobId) -> JobIdPrefix {
+        JobIdPrefix(id.to_string())
+    }
+}
+
+impl fmt::Display for JobIdPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl FromStr for JobIdPrefix {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<JobIdPrefix, InvalidId> {
+        if !(4..=32).contains(&text.len()) || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(InvalidId {
+                what: "job id",
+                text: crate::bounds::cut(text, 80).to_owned(),
+                rule: "it must be 32 hex digits, or at least the first 4 of them",
+            });
+        }
+        Ok(JobIdPrefix(text.to_ascii_lowercase()))
+    }
+}
 hex_id!(StoreId, "store id");
 
 impl fmt::Debug for JobId {

@@ -20,8 +20,8 @@ pub use attestation::{Attestation, Lineage, LineageKind, Stored};
 pub use attributes::{Attributes, InvalidAttributes};
 pub use draft::{DefaultActor, Defaults, Draft, DraftJson, Filled, Incoming, InvalidDraft};
 pub use ids::{
-    AttestationId, HandlerName, InvalidId, JobId, JobNumber, LaneKey, LeafNumber, LocalId, Owner,
-    PluginName, Seq, StoreId, WatcherKey, WatcherNumber,
+    AttestationId, HandlerName, InvalidId, JobId, JobIdPrefix, JobNumber, LaneKey, LeafNumber,
+    LocalId, Owner, PluginName, Seq, StoreId, WatcherKey, WatcherNumber,
 };
 pub use job::{InvalidState, JobOrigin, JobRow, JobState};
 pub use registry::{HandlerRow, PluginRow};

@@ -171,6 +171,18 @@ pub struct WatcherRow {
     pub updated_at: Timestamp,
 }
 
+impl WatcherRow {
+    /// What is shown of its state: a live watcher that matching has not brought to the head catches up.
+    #[must_use]
+    pub fn shown_state(&self, matched: Seq, head: Seq) -> WatcherState {
+        let behind = matched < head && self.since_seq < head;
+        if behind && self.state == WatcherState::Live {
+            return WatcherState::CatchingUp;
+        }
+        self.state
+    }
+}
+
 /// What a watcher has done so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counters {

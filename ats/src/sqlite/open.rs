@@ -20,10 +20,16 @@ use crate::tail::Mark;
 const APPLICATION_ID: i64 = 0x6178_5774;
 
 /// The migrations, one step each, unedited once released.
-const MIGRATIONS: [(i64, &str, &str); 1] =
-    [(1, "log", include_str!("../../../migrations/sqlite/0001_log.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "log", include_str!("../../../migrations/sqlite/0001_log.sql")),
+    (2, "ended badly", include_str!("../../../migrations/sqlite/0002_ended_badly.sql")),
+];
 
 const SCHEMA: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
+
+/// The oldest schema that can be read without bringing it to ours: what came later only finds things
+/// faster.
+const READ_FROM: i64 = 1;
 
 /// File systems on which locks and shared memory do not hold between machines: NFS, SMB, SMB2, CIFS.
 const NETWORK_FILE_SYSTEMS: [u64; 4] = [0x6969, 0x517b, 0xfe53_4d42, 0xff53_4d42];
@@ -78,7 +84,7 @@ pub(super) async fn open_for_reading(
     let corrupt = |reason: String| StoreError::Corrupt { path: path.display().to_string(), reason };
     match inspect(&path, Beside::Perhaps).await? {
         Found::Nothing => return Err(corrupt("nothing was ever written to it".to_owned())),
-        Found::Schema(SCHEMA) => {}
+        Found::Schema(READ_FROM..=SCHEMA) => {}
         Found::Schema(schema) => {
             return Err(corrupt(format!(
                 "it has schema {schema}; open it for writing once to bring it to {SCHEMA}"
@@ -291,8 +297,13 @@ async fn read_meta(
     let count = |count: Option<i64>| count.map_or(0, i64::cast_unsigned);
     let store_id =
         text("store_id")?.parse().map_err(|error| corrupt(format!("its id: {error}")))?;
+    let schema = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(&unreadable)?;
     let opened = Opened {
         store_id,
+        schema,
         epoch: number("epoch")?,
         head: Seq(count(head)),
         matched_seq: Seq(number("matched_seq")?),

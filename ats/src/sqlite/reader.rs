@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use axwatch_model::{
-    AttestationId, Counters, HandlerRow, JobId, JobNumber, JobRow, JobState, LeafNumber, PluginRow,
-    Seq, Stored, WatcherNumber, WatcherRow,
+    AttestationId, Counters, HandlerRow, JobId, JobIdPrefix, JobNumber, JobRow, JobState,
+    LeafNumber, PluginRow, Seq, Stored, WatcherNumber, WatcherRow,
 };
 use futures::future::FutureExt;
 use sqlx::Sqlite;
@@ -28,7 +28,8 @@ use super::rows::{
 use super::trip::Values;
 use super::{failed, search};
 use crate::store::{
-    AuditRow, JobsQuery, LaneQuery, Opened, Page, Question, Store, StoreError, StoreFuture,
+    AuditRow, JobCounts, JobsQuery, LaneQuery, Opened, Page, Question, Store, StoreError,
+    StoreFuture,
 };
 use crate::tail::{Mark, PARENT_JOB, Tail, job_term};
 
@@ -119,6 +120,42 @@ impl SqliteReader {
         fetch_by_seqs(&mut connection, &seqs).await
     }
 
+    async fn jobs_beginning_now(
+        &self,
+        prefix: &JobIdPrefix,
+        limit: usize,
+    ) -> Result<Vec<JobRow>, StoreError> {
+        let mut connection = self.connection().await?;
+        let failed = failed("read jobs");
+        let (first, last) = prefix.range();
+        let (first, last) = (first.hash64(), last.hash64());
+        // Of one hash there are hardly ever two, and only the ids themselves tell them apart.
+        let limit_of_hashes = if first == last { usize::MAX } else { limit };
+        let mut found = self.tail.read().numbers_of_jobs(first, last, limit_of_hashes);
+        let pairs: Vec<(i64, i64)> = sqlx::query_as(
+            "SELECT hash, number FROM job_ids WHERE hash BETWEEN ? AND ? ORDER BY hash, number LIMIT ?",
+        )
+        .bind(first)
+        .bind(last)
+        .bind(bounded(limit_of_hashes))
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(&failed)?;
+        found.extend(pairs.into_iter().map(|(hash, number)| (hash, number.cast_unsigned())));
+        let numbers: BTreeSet<u64> = found.into_iter().map(|(_, number)| number).collect();
+        let numbers = serde_json::to_string(&numbers).expect("numbers are always JSON");
+        let rows = sqlx::query(select_jobs!("WHERE number IN (SELECT value FROM json_each(?))"))
+            .bind(numbers)
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(&failed)?;
+        let mut jobs = rows.iter().map(read_job).collect::<Result<Vec<_>, _>>()?;
+        jobs.retain(|job| prefix.begins(job.id));
+        jobs.sort_unstable_by_key(|job| job.id);
+        jobs.truncate(limit);
+        Ok(jobs)
+    }
+
     async fn job_now(&self, id: JobId) -> Result<Option<JobRow>, StoreError> {
         let mut connection = self.connection().await?;
         let failed = failed("read jobs");
@@ -158,6 +195,31 @@ impl SqliteReader {
             .map_err(failed(step))?;
         rows.iter().map(read).collect()
     }
+}
+
+/// How many jobs there are at all (as -1), and how many in each state but `completed`: one statement,
+/// so one snapshot. The states stand in it as numbers, so that SQLite sees that the index has them all.
+const COUNT_JOBS: &str = "SELECT -1, \
+     ifnull((SELECT max(number) FROM jobs) - (SELECT min(number) FROM jobs) + 1, 0) \
+     UNION ALL SELECT state, count(*) FROM jobs WHERE state IN (4, 5) GROUP BY state \
+     UNION ALL SELECT state, count(*) FROM jobs WHERE state IN (0, 1) \
+     AND number >= (SELECT value FROM meta WHERE key = 'open_jobs_from') GROUP BY state";
+
+fn counts_of(rows: &[(i64, i64)]) -> JobCounts {
+    let of = |code: i64| {
+        let row = rows.iter().find(|(found, _)| *found == code);
+        row.map_or(0, |(_, count)| count.cast_unsigned())
+    };
+    let of_state = |state: JobState| of(i64::from(state.code()));
+    let counts = JobCounts {
+        queued: of_state(JobState::Queued),
+        running: of_state(JobState::Running),
+        completed: 0,
+        failed: of_state(JobState::Failed),
+        cancelled: of_state(JobState::Cancelled),
+    };
+    let others = counts.queued + counts.running + counts.failed + counts.cancelled;
+    JobCounts { completed: of(-1).saturating_sub(others), ..counts }
 }
 
 fn pool(path: &Path) -> SqlitePool {
@@ -297,6 +359,26 @@ impl Store for SqliteReader {
         self.job_now(id).boxed()
     }
 
+    fn jobs_beginning<'a>(
+        &'a self,
+        prefix: &'a JobIdPrefix,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<JobRow>> {
+        self.jobs_beginning_now(prefix, limit).boxed()
+    }
+
+    fn job_counts(&self) -> StoreFuture<'_, JobCounts> {
+        async move {
+            let mut connection = self.connection().await?;
+            let counts: Vec<(i64, i64)> = sqlx::query_as(COUNT_JOBS)
+                .fetch_all(&mut *connection)
+                .await
+                .map_err(failed("count jobs"))?;
+            Ok(counts_of(&counts))
+        }
+        .boxed()
+    }
+
     fn open_jobs(&self, after: JobNumber, limit: usize) -> StoreFuture<'_, Vec<JobRow>> {
         let bind = move |values: &mut Values| {
             values.add(signed(after.0));
@@ -334,11 +416,21 @@ impl Store for SqliteReader {
             values.add(query.fires_only.then_some(axwatch_model::JobOrigin::Fire.code()));
             values.add(bounded(query.limit));
         };
-        let statement = select_jobs!(
+        let any = select_jobs!(
             "WHERE number < ?1 AND number > ?2 AND (?3 IS NULL OR state = ?3) \
              AND (?4 IS NULL OR watcher = ?4) AND (?5 IS NULL OR origin = ?5) \
              ORDER BY number DESC LIMIT ?6"
         );
+        // The states as numbers, so that SQLite sees that the index of these has them.
+        let ended_badly = select_jobs!(
+            "WHERE number < ?1 AND number > ?2 AND state = ?3 AND state IN (4, 5) \
+             AND (?4 IS NULL OR watcher = ?4) AND (?5 IS NULL OR origin = ?5) \
+             ORDER BY number DESC LIMIT ?6"
+        );
+        let statement = match query.state {
+            Some(JobState::Failed | JobState::Cancelled) => ended_badly,
+            _ => any,
+        };
         self.fetch("read jobs", statement, bind, read_job).boxed()
     }
 

@@ -242,10 +242,24 @@ async fn what_is_no_store_of_ours_is_refused_unchanged() {
 async fn an_older_program_leaves_no_trace_beside_a_newer_store() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("axwatch.db");
-    doctored(&path, "INSERT INTO _sqlx_migrations VALUES (2, 'later', 'now', true, x'00', 0)")
+    doctored(&path, "INSERT INTO _sqlx_migrations VALUES (9, 'later', 'now', true, x'00', 0)")
         .await;
     SqliteStore::open_writer(&path).await.err().unwrap();
     assert!(!path.with_extension("db-wal").exists());
+}
+
+#[tokio::test]
+async fn a_store_of_an_older_schema_is_read_as_it_is_and_brought_up_to_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    let older = "DROP INDEX jobs_ended_badly; DELETE FROM _sqlx_migrations WHERE version = 2";
+    doctored(&path, older).await;
+    let reader = SqliteStore::open_reader(&path).await.unwrap();
+    assert_eq!(reader.opened().schema, 1);
+    assert_eq!(reader.job_counts().await.unwrap(), crate::JobCounts::default());
+    drop(reader);
+    let writer = SqliteStore::open_writer(&path).await.unwrap();
+    assert_eq!(writer.reader().opened().schema, 2);
 }
 
 #[tokio::test]

@@ -194,7 +194,7 @@ impl State {
     }
 
     /// Whether the lane's plugin answers for it now, and nobody holds it.
-    fn is_free(&self, lane: &Lane) -> bool {
+    pub(crate) fn is_free(&self, lane: &Lane) -> bool {
         let plugin = lane.plugin.as_ref().and_then(|plugin| self.plugins.get(plugin));
         let answered = plugin
             .is_some_and(|p| p.up && p.broken_until.is_none() && p.announced.contains(&lane.bare));

@@ -20,6 +20,7 @@ mod registry;
 mod settle;
 mod state;
 pub mod supervise;
+mod waits;
 
 pub use event::{
     Answer, Declaration, Effect, Event, Refusal, RefusalKind, Registration, RequestId, Start,
@@ -28,3 +29,4 @@ pub use event::{
 pub use outcome::{Ended, Outcome};
 pub use policy::{Bounds, Policy, RetryPolicy};
 pub use state::{AuditWrites, Snapshot, State, Writes};
+pub use waits::{Overview, WaitReason, Waiting};

@@ -429,7 +429,6 @@ impl State {
     /// matching is behind, a live watcher is shown as catching up.
     #[must_use]
     pub fn watchers(&self, retired: bool) -> Vec<(WatcherRow, Counters)> {
-        let behind = self.matched_seq < self.head;
         let mut views: Vec<_> = self
             .watchers
             .values()
@@ -437,9 +436,7 @@ impl State {
             .map(|watcher| (watcher.row.clone(), watcher.counters))
             .collect();
         for (row, _) in &mut views {
-            if behind && row.state == WatcherState::Live && row.since_seq < self.head {
-                row.state = WatcherState::CatchingUp;
-            }
+            row.state = row.shown_state(self.matched_seq, self.head);
         }
         views.sort_unstable_by_key(|(row, _)| row.number);
         views

@@ -12,8 +12,8 @@ use axwatch_core::{
     RequestId, Start, WatcherCommand,
 };
 use axwatch_model::{
-    Declared, JobId, JobRow, JobState, Mono, Owner, PluginName, Seq, StoreId, StructuralFilter,
-    WatcherKey, WatcherRow, WatcherState,
+    Declared, JobId, JobNumber, JobRow, JobState, Mono, Owner, PluginName, Seq, StoreId,
+    StructuralFilter, WatcherKey, WatcherRow, WatcherState,
 };
 
 use world::{World, busy, done, lost, on_predicate, policy, registration, starts, stored};
@@ -830,4 +830,72 @@ fn a_resumed_watcher_wakes_its_suspects() {
     world.pass_through(Duration::from_secs(20));
     let (_, effects) = world.command("w", WatcherCommand::Resume);
     assert_eq!(starts(&effects).len(), 1);
+}
+
+/// What each job waits for, in words, with the jobs ahead of it.
+fn waits(world: &World) -> Vec<String> {
+    let words = |row: &JobRow| match world.state.waiting(row, world.now) {
+        None => format!("{}", row.state),
+        Some(waiting) => {
+            let kind = format!("{:?}", waiting.reason);
+            let kind = kind.split(['(', ' ', '{']).next().unwrap().to_owned();
+            let more = if waiting.ahead_at_least { "+" } else { "" };
+            let wait = waiting.until.map(|until| until.since(world.now.wall).as_millis());
+            let wait = wait.map(|ms| format!(" {ms} ms")).unwrap_or_default();
+            format!("{kind} {}{more}{wait}", waiting.ahead)
+        }
+    };
+    world.jobs.values().map(words).collect()
+}
+
+#[test]
+fn a_waiting_job_can_be_told_what_it_waits_for() {
+    let bounds = Bounds { lane_waiting_max: 3, slots_first: 1, ..Bounds::default() };
+    let mut world = World::with(Policy { bounds, ..policy() });
+    world.declare(in_ax("w", "is p", "act")).unwrap();
+    world.claim("x", "p");
+    assert_eq!(waits(&world), ["NoHandler 0"]);
+    let overview = world.state.overview();
+    assert_eq!(overview.watchers, [(WatcherState::WaitingForHandler, 1)]);
+    assert_eq!((overview.troubled.len(), overview.held_jobs), (1, 1));
+    assert_eq!(overview.oldest_waiting, Some(JobNumber(1)));
+    let (_, effects) = world.up("demo", &["act"], Vec::new());
+    let running = starts(&effects).remove(0);
+    for _ in 0..5 {
+        world.claim("x", "p");
+    }
+    // One runs, three wait in memory, two in the table alone.
+    let busy_now = [
+        "running",
+        "PluginBusy 0",
+        "PluginBusy 1",
+        "PluginBusy 2",
+        "PluginBusy 3",
+        "PluginBusy 3+",
+    ];
+    assert_eq!(waits(&world), busy_now);
+    let overview = world.state.overview();
+    assert_eq!(overview.watchers, [(WatcherState::Live, 1)]);
+    assert_eq!((overview.held_jobs, overview.oldest_waiting), (0, Some(JobNumber(2))));
+    world.command("w", WatcherCommand::Pause).0.unwrap();
+    assert_eq!(waits(&world)[1], "WatcherPaused 0");
+    assert_eq!(world.state.overview().held_jobs, 5);
+    world.command("w", WatcherCommand::Resume).0.unwrap();
+    world.end(&running, busy());
+    assert!(waits(&world)[0].starts_with("RetryDue 0 "), "{:?}", waits(&world));
+    let (plugin, reason) = ("demo".parse().unwrap(), "gone".into());
+    world.tell(Event::PluginDown { plugin, incarnation: 1, reason, crashed: false });
+    assert!(waits(&world).iter().all(|wait| wait.starts_with("PluginAway")), "{:?}", waits(&world));
+}
+
+#[test]
+fn a_limited_job_knows_when_it_may_go() {
+    let mut world = World::new();
+    let limited = Declaration { max_fires_per_second: 1, ..on_predicate("w", "p", "act") };
+    world.up("demo", &["act"], vec![limited]);
+    world.claim("x", "p");
+    world.claim("x", "p");
+    assert_eq!(waits(&world), ["Limit 0 1000 ms", "Limit 1 1000 ms"]);
+    world.pass(second());
+    assert_eq!(waits(&world)[0], "running");
 }

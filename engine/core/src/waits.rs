@@ -1,0 +1,198 @@
+//! What people ask of the state: how the engine is, and why a job does not run. Reads only.
+
+use axwatch_model::{
+    JobNumber, JobRow, JobState, Mono, Now, PluginName, Timestamp, WatcherRow, WatcherState,
+};
+
+use crate::state::{Lane, LaneId, Phase, State, Timer};
+
+/// Watchers in trouble that an overview names; the rest are only counted.
+const TROUBLED_MAX: usize = 10;
+
+/// How the engine is.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Overview {
+    /// How many watchers are in each state, those without any left out.
+    pub watchers: Vec<(WatcherState, u64)>,
+    /// Some of those that are broken, refused or wait for a handler, by number.
+    pub troubled: Vec<WatcherRow>,
+    /// Queued jobs whose plugin is away or whose watcher is held.
+    pub held_jobs: u64,
+    /// The first job that waits.
+    pub oldest_waiting: Option<JobNumber>,
+    /// Appends are refused, because the disk is nearly full.
+    pub disk_low: bool,
+}
+
+/// Why a job that is queued does not run at this moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Waiting {
+    /// What it waits for.
+    pub reason: WaitReason,
+    /// Jobs of its lane that come before it.
+    pub ahead: u64,
+    /// There may be more of them: the job waits in the table, behind those in memory.
+    pub ahead_at_least: bool,
+    /// When the reason ends, where that is known.
+    pub until: Option<Timestamp>,
+}
+
+/// What a queued job waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WaitReason {
+    /// No plugin has announced its handler.
+    NoHandler,
+    /// Its plugin is not ready for jobs.
+    PluginAway(PluginName),
+    /// Its plugin is up, and did not announce the handler this time.
+    NotAnnounced(PluginName),
+    /// Its watcher is paused.
+    WatcherPaused,
+    /// Its watcher is muted.
+    WatcherMuted,
+    /// The disk is nearly full, and nothing starts.
+    DiskLow,
+    /// The engine is on its way out.
+    Stopping,
+    /// It failed, or was put off, and its next attempt is due later.
+    RetryDue,
+    /// Its watcher has had its fires of this second.
+    Limit,
+    /// Its plugin has as many attempts in flight as it may.
+    PluginBusy {
+        /// Which.
+        plugin: PluginName,
+        /// Attempts in flight.
+        running: u64,
+        /// How many it may have.
+        slots: u64,
+    },
+    /// Its plugin runs one job at a time, to find the one that crashes it.
+    Suspects(PluginName),
+    /// Too many jobs of its lane wait for their retry.
+    Retries,
+    /// Nothing but its turn.
+    Turn,
+}
+
+impl State {
+    /// How the engine is. Looks at every watcher and every lane once.
+    #[must_use]
+    pub fn overview(&self) -> Overview {
+        let mut counts: Vec<(WatcherState, u64)> = Vec::new();
+        let mut troubled = Vec::new();
+        for watcher in self.watchers.values() {
+            let state = watcher.row.shown_state(self.matched_seq, self.head);
+            match counts.iter_mut().find(|(known, _)| *known == state) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((state, 1)),
+            }
+            if matches!(
+                state,
+                WatcherState::Broken | WatcherState::Refused | WatcherState::WaitingForHandler
+            ) {
+                troubled.push(watcher.row.number);
+            }
+        }
+        counts.sort_unstable_by_key(|(state, _)| state.to_string());
+        troubled.sort_unstable();
+        troubled.truncate(TROUBLED_MAX);
+        let held = self.lanes.values().filter(|lane| !self.is_free(lane));
+        let waits = |number: &JobNumber| self.jobs[number].row.state == JobState::Queued;
+        let in_memory = self.jobs.keys().copied().find(|number| waits(number));
+        let in_table = self.spills.first().map(|(number, _)| *number);
+        Overview {
+            watchers: counts,
+            troubled: troubled.iter().map(|number| self.watchers[number].row.clone()).collect(),
+            held_jobs: held.map(|lane| lane.open.saturating_sub(lane.running)).sum(),
+            oldest_waiting: in_memory.into_iter().chain(in_table).min(),
+            disk_low: self.disk_low,
+        }
+    }
+
+    /// Why a job does not run; `None` when it does not wait at all. `row` is as the store has it, which
+    /// tells of jobs that are not in memory.
+    #[must_use]
+    pub fn waiting(&self, row: &JobRow, now: Now) -> Option<Waiting> {
+        let job = self.jobs.get(&row.number);
+        if job.map_or(row.state, |job| job.row.state) != JobState::Queued {
+            return None;
+        }
+        let lane_id = *self.lane_ids.get(&row.lane())?;
+        let lane = &self.lanes[&lane_id];
+        let (ahead, ahead_at_least) = self.ahead(lane, row.number);
+        let phase = job.map(|job| job.phase);
+        let (reason, until) = self.reason(lane_id, lane, phase, ahead == 0);
+        let until = until.map(|at| now.wall.plus(at.since(now.mono)));
+        Some(Waiting { reason, ahead, ahead_at_least, until })
+    }
+
+    /// Jobs of the lane that start before this one, and whether there may be more in the table.
+    fn ahead(&self, lane: &Lane, number: JobNumber) -> (u64, bool) {
+        let place = |waiting: &std::collections::VecDeque<JobNumber>| {
+            waiting.iter().position(|other| *other == number)
+        };
+        let phase = self.jobs.get(&number).map(|job| job.phase);
+        let ahead = match phase {
+            Some(Phase::Again) => place(&lane.again).unwrap_or_default(),
+            Some(Phase::First) => lane.again.len() + place(&lane.first).unwrap_or_default(),
+            Some(_) => 0,
+            None => lane.again.len() + lane.first.len(),
+        };
+        let in_table = phase.is_none() && lane.spill.is_some_and(|first| first < number);
+        (ahead as u64, in_table)
+    }
+
+    /// What holds the lane comes first, then what holds the job itself.
+    fn reason(
+        &self,
+        lane_id: LaneId,
+        lane: &Lane,
+        phase: Option<Phase>,
+        is_next: bool,
+    ) -> (WaitReason, Option<Mono>) {
+        let watcher = lane.key.watcher.and_then(|number| self.watchers.get(&number));
+        match watcher.map(|watcher| watcher.row.state) {
+            Some(WatcherState::Paused) => return (WaitReason::WatcherPaused, None),
+            Some(WatcherState::Muted) => return (WaitReason::WatcherMuted, None),
+            _ => {}
+        }
+        let Some(name) = lane.plugin.clone() else { return (WaitReason::NoHandler, None) };
+        let Some(plugin) = self.plugins.get(&name).filter(|plugin| plugin.up) else {
+            return (WaitReason::PluginAway(name), None);
+        };
+        if let Some(until) = plugin.broken_until {
+            return (WaitReason::PluginAway(name), Some(until));
+        }
+        if !plugin.announced.contains(&lane.bare) {
+            return (WaitReason::NotAnnounced(name), None);
+        }
+        if self.draining {
+            return (WaitReason::Stopping, None);
+        }
+        if self.disk_low {
+            return (WaitReason::DiskLow, None);
+        }
+        if let Some(Phase::Delayed(due)) = phase {
+            return (WaitReason::RetryDue, Some(due));
+        }
+        if lane.limited {
+            let timers = self.timers.iter();
+            let until =
+                timers.filter(|(_, timer)| *timer == Timer::Lane(lane_id)).map(|(at, _)| *at).min();
+            return (WaitReason::Limit, until);
+        }
+        if phase == Some(Phase::Suspect) || plugin.suspect_running.is_some() {
+            return (WaitReason::Suspects(name), None);
+        }
+        let (running, slots) = (plugin.running.len() as u64, u64::from(plugin.slots));
+        if running >= slots {
+            return (WaitReason::PluginBusy { plugin: name, running, slots }, None);
+        }
+        let held_back = lane.delayed.len() >= self.policy.bounds.lane_delayed_max;
+        if held_back && is_next {
+            return (WaitReason::Retries, None);
+        }
+        (WaitReason::Turn, None)
+    }
+}
