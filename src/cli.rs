@@ -12,6 +12,7 @@ mod why;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
@@ -123,18 +124,23 @@ pub fn variable(name: &str) -> Option<String> {
 }
 
 /// Runs the command of this process, and answers with what to exit with.
-pub fn run() -> u8 {
+pub fn run() -> ExitCode {
     let cli = Cli::parse();
     if let Command::PluginLauncher { program } = &cli.command {
         let (program, args) = program.split_first().expect("clap wants at least one");
-        return axwatch_engine::plugin::launcher::run(program, args);
+        return axwatch_engine::plugin::launcher::run(program, args).into();
+    }
+    if let Command::Plugin(command) = &cli.command
+        && let Some((name, address)) = command.served()
+    {
+        return crate::shipped::serve(name, address);
     }
     let as_json = cli.globals.json;
     match run_command(cli) {
-        Ok(()) => fault::DONE,
+        Ok(()) => ExitCode::from(fault::DONE),
         Err(error) => {
             fault::report(&error, as_json);
-            fault::exit_code(&error)
+            fault::exit_code(&error).into()
         }
     }
 }

@@ -17,6 +17,8 @@ use axwatch_model::PluginName;
 use serde::Deserialize;
 use toml::de::DeTable;
 
+use crate::shipped;
+
 /// Where `serve` listens when nobody says otherwise.
 const HTTP_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8770);
 
@@ -39,7 +41,8 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Default)]
 struct PluginsConfig {
     file: PathBuf,
-    enabled: Vec<PluginName>,
+    /// `None` when nothing says which: then those that ship with us are.
+    enabled: Option<Vec<PluginName>>,
     paths: Vec<PathBuf>,
     protocol_version: Option<semver::Version>,
     hosts: BTreeMap<String, RawHost>,
@@ -105,7 +108,7 @@ struct RawLog {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct RawPlugin {
-    enabled: Vec<String>,
+    enabled: Option<Vec<String>>,
     paths: Vec<PathBuf>,
     protocol_version: Option<String>,
 }
@@ -205,8 +208,9 @@ impl Config {
         if let Some(text) = variable("AXWATCH_PLUGIN_ENABLED") {
             let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
             let names: Result<Vec<PluginName>, _> = names.map(str::parse).collect();
-            self.plugins.enabled = names
+            let names = names
                 .map_err(|error| ConfigError::new("AXWATCH_PLUGIN_ENABLED", error.to_string()))?;
+            self.plugins.enabled = Some(names);
         }
         if let Some(text) = variable("AXWATCH_PLUGIN_PATHS") {
             self.plugins.paths = std::env::split_paths(&text).collect();
@@ -230,7 +234,7 @@ impl Config {
             settings.protocol_version = version.clone();
         }
         let plugin = |name: &PluginName| config.settings_of(name, &variable);
-        settings.plugins = config.enabled.iter().map(plugin).collect::<Result<_, _>>()?;
+        settings.plugins = config.enabled().iter().map(plugin).collect::<Result<_, _>>()?;
         Ok(settings)
     }
 }
@@ -292,8 +296,9 @@ fn parse_addr(text: &str) -> Result<SocketAddr, String> {
 /// What the file says, with `store` empty when it says nothing about it.
 fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
     let source = Source { file, text };
-    let raw: RawConfig = toml::from_str(text).map_err(|error| source.of_toml(&error))?;
-    let keys = DeTable::parse(text).map_err(|error| source.of_toml(&error))?;
+    let keys = DeTable::parse(text).map_err(|error| source.of_toml(None, &error))?;
+    let of_toml = |error| source.of_toml(Some(keys.get_ref()), &error);
+    let raw: RawConfig = toml::from_str(text).map_err(of_toml)?;
     check_keys(&source, keys.get_ref(), &raw)?;
     let beside = |path: PathBuf| match file.parent() {
         Some(folder) => folder.join(path),
@@ -306,14 +311,8 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
         }
         None => HTTP_DEFAULT,
     };
-    let enabled: Result<Vec<PluginName>, _> =
-        raw.plugin.enabled.iter().map(|name| name.parse()).collect();
-    let enabled =
-        enabled.map_err(|error| ConfigError::new(place("plugin.enabled"), error.to_string()))?;
-    if let Some(twice) = (1..enabled.len()).find(|&i| enabled[..i].contains(&enabled[i])) {
-        let problem = format!("plugin {} is enabled twice", enabled[twice]);
-        return Err(ConfigError::new(place("plugin.enabled"), problem));
-    }
+    let enabled = raw.plugin.enabled.as_deref().map(enabled).transpose();
+    let enabled = enabled.map_err(|problem| ConfigError::new(place("plugin.enabled"), problem))?;
     let protocol_version = match &raw.plugin.protocol_version {
         Some(text) => Some(text.parse().map_err(|error| {
             let problem = format!("{text:?} is no version such as 0.2.0: {error}");
@@ -322,7 +321,7 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
         None => None,
     };
     let mut own: BTreeMap<String, toml::Table> = BTreeMap::new();
-    for (name, value) in text.parse::<toml::Table>().map_err(|error| source.of_toml(&error))? {
+    for (name, value) in text.parse::<toml::Table>().map_err(of_toml)? {
         if let (false, toml::Value::Table(table)) = (SECTIONS.contains(&name.as_str()), value) {
             own.insert(name, table);
         }
@@ -350,6 +349,16 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
             own,
         },
     })
+}
+
+/// The names of `plugin.enabled`, each once.
+fn enabled(names: &[String]) -> Result<Vec<PluginName>, String> {
+    let names: Result<Vec<PluginName>, _> = names.iter().map(|name| name.parse()).collect();
+    let names = names.map_err(|error| error.to_string())?;
+    match (1..names.len()).find(|&i| names[..i].contains(&names[i])) {
+        Some(twice) => Err(format!("plugin {} is enabled twice", names[twice])),
+        None => Ok(names),
+    }
 }
 
 /// A file and its text, for telling places.
@@ -380,18 +389,37 @@ impl Source<'_> {
         self.place(span)
     }
 
-    fn of_toml(&self, error: &toml::de::Error) -> ConfigError {
+    /// A mistake that the parser found; with the keys there are it also says whose value it is.
+    fn of_toml(&self, keys: Option<&DeTable<'_>>, error: &toml::de::Error) -> ConfigError {
         let problem = error.message().trim().to_owned();
-        match error.span() {
-            Some(span) => ConfigError::new(self.place(span), problem),
-            None => ConfigError::new(self.file.display().to_string(), problem),
+        let Some(span) = error.span() else {
+            return ConfigError::new(self.file.display().to_string(), problem);
+        };
+        match keys.and_then(|keys| key_over(keys, span.start)) {
+            Some(key) => ConfigError::new(self.place(span), format!("{key}: {problem}")),
+            None => ConfigError::new(self.place(span), problem),
         }
     }
 }
 
+/// The dotted key whose value covers this byte.
+fn key_over(keys: &DeTable<'_>, at: usize) -> Option<String> {
+    keys.iter().find_map(|(key, value)| {
+        let inner = value.get_ref().as_table().and_then(|table| key_over(table, at));
+        let name = key.get_ref();
+        match inner {
+            Some(inner) => Some(format!("{name}.{inner}")),
+            None => value.span().contains(&at).then(|| name.to_string()),
+        }
+    })
+}
+
 /// Holds every key against those that are known.
 fn check_keys(source: &Source<'_>, keys: &DeTable<'_>, raw: &RawConfig) -> Result<(), ConfigError> {
-    let mut plugins: Vec<&str> = raw.plugin.enabled.iter().map(String::as_str).collect();
+    let mut plugins: Vec<&str> = match &raw.plugin.enabled {
+        Some(enabled) => enabled.iter().map(String::as_str).collect(),
+        None => shipped::NAMES.to_vec(),
+    };
     plugins.extend(raw.plugins.keys().map(String::as_str));
     for (key, value) in keys {
         let name: &str = key.get_ref().as_ref();
@@ -508,12 +536,22 @@ fn check_host(
 }
 
 impl PluginsConfig {
+    /// The plugins to run.
+    fn enabled(&self) -> Vec<PluginName> {
+        let shipped = || {
+            let names = shipped::NAMES.iter().map(|name| name.parse());
+            names.collect::<Result<_, _>>().expect("the names of shipped plugins are names")
+        };
+        self.enabled.clone().unwrap_or_else(shipped)
+    }
+
     fn settings_of(
         &self,
         name: &PluginName,
         variable: &impl Fn(&str) -> Option<String>,
     ) -> Result<PluginSettings, ConfigError> {
         let mut settings = PluginSettings::new(name.clone());
+        shipped::settle(&mut settings);
         let missing = |(key, wanted): (String, String)| self.no_variable(name, &key, &wanted);
         for (key, value) in self.own.get(name.as_str()).into_iter().flatten() {
             let value = resolved(key, value, variable).map_err(missing)?;
@@ -686,7 +724,10 @@ mod tests {
                 "am.toml:1: [weather] belongs to no enabled plugin; if weather is a plugin",
             ),
             ("stroe = 1", "am.toml:1: unknown key stroe; did you mean store?"),
-            ("http = 1", "am.toml:1:"),
+            ("http = 1", "am.toml:1: http: invalid type"),
+            ("[http]\naddr = 1", "am.toml:2: http.addr: invalid type: integer `1`"),
+            ("[plugins.git]\nmax_in_flight = 'x'", "am.toml:2: plugins.git.max_in_flight: invalid"),
+            ("[plugin]\nenabled = 'git'", "am.toml:2: plugin.enabled: invalid type"),
             ("[http]\naddr = 'here'", "am.toml:2: \"here\" is no address"),
             (
                 "[plugins.git]\nmax_in_flight = 0",
@@ -696,7 +737,7 @@ mod tests {
                 "[plugins.git]\nready_timeout_secs = 0",
                 "am.toml:2: plugins.git.ready_timeout_secs must be",
             ),
-            ("[plugins.git]\nzero_rate = 'none'", "am.toml:2:"),
+            ("[plugins.git]\nzero_rate = 'none'", "am.toml:2: plugins.git.zero_rate: unknown"),
             (
                 "[plugins.git]\nbinray = 'x'",
                 "am.toml:2: unknown key plugins.git.binray; did you mean plugins.git.binary?",
@@ -709,6 +750,20 @@ mod tests {
             let error = error_of(text);
             assert!(error.starts_with(expected), "{text:?}: {error:?} should begin {expected:?}");
         }
+    }
+
+    #[test]
+    fn what_ships_is_on_when_nothing_says_which() {
+        let names = |text: &str| {
+            let config = read(Path::new("am.toml"), text).unwrap();
+            let plugins = config.host_settings(no_variable).unwrap().plugins;
+            let names: Vec<_> = plugins.iter().map(|plugin| plugin.name.to_string()).collect();
+            (names.join(" "), plugins.iter().filter(|plugin| plugin.shipped.is_some()).count())
+        };
+        assert_eq!(names(""), ("git notify".to_owned(), 2));
+        assert_eq!(names("[notify]\nx = 1"), ("git notify".to_owned(), 2));
+        assert_eq!(names("[plugin]\nenabled = []"), (String::new(), 0));
+        assert_eq!(names("[plugin]\nenabled = ['mine', 'git']"), ("mine git".to_owned(), 1));
     }
 
     #[test]
@@ -768,7 +823,7 @@ mod tests {
         let config = base.clone().lay_over(&overrides, &variable).unwrap();
         assert_eq!((config.store.as_path(), config.http.port()), (Path::new("/b"), 0));
         assert_eq!(config.log.as_deref(), Some("debug"));
-        assert_eq!(config.plugins.enabled.len(), 2);
+        assert_eq!(config.plugins.enabled().len(), 2);
         let config = base.clone().lay_over(&Overrides::default(), &variable).unwrap();
         assert_eq!((config.store.as_path(), config.http.port()), (Path::new("/c"), 2));
         let config = base.lay_over(&Overrides::default(), &no_variable).unwrap();

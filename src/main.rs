@@ -14,9 +14,10 @@ mod fault;
 mod output;
 mod runtime;
 mod serve;
+mod shipped;
 mod source;
 mod views;
 
 fn main() -> std::process::ExitCode {
-    cli::run().into()
+    cli::run()
 }

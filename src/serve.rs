@@ -24,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 use crate::api::{self, Listener};
 use crate::cli::variable;
@@ -31,6 +32,7 @@ use crate::config::Config;
 use crate::fault::Fault;
 use crate::output::Output;
 use crate::runtime::{self, Runtime, RuntimeFiles};
+use crate::shipped;
 
 /// What is logged when nobody says otherwise.
 const LOG_DEFAULT: &str = "info,sqlx=warn,hyper=warn,h2=warn,tower=warn";
@@ -55,74 +57,16 @@ struct Started<'a> {
 /// What kept it from starting, or ended it.
 pub async fn run(config: &Config, out: &mut Output) -> Result<()> {
     start_log(config)?;
-    let settings = config.host_settings(variable)?;
-    refuse_beyond_loopback(config.http)?;
-    let signals = Signals::listen()?;
-    let writer = SqliteStore::open_writer(&config.store).await?;
-    let store = runtime::settle(&config.store);
-    let listener = match bind(config.http).await {
-        Ok(listener) => listener,
-        Err(error) => {
-            writer.close().await?;
-            return Err(error);
-        }
-    };
-    let engine_config = EngineConfig {
-        reserve_bytes: config.reserve_mb.map(|mb| mb.saturating_mul(MIB)),
-        ..EngineConfig::default()
-    };
-    let clock = Arc::new(SystemClock::new());
-    let (engine, engine_task) = axwatch_engine::start(writer, clock, engine_config).await?;
-    let plugins = PluginHost::start(engine.clone(), settings, launcher()).await?;
-    let plugins = Arc::new(plugins);
-
-    let http = format!("http://{}", listener.address());
-    let token = random_token();
-    let (stop, stopping) = watch::channel(false);
-    let router = api::router(api::Parts {
-        engine: engine.clone(),
-        plugins: Arc::clone(&plugins),
-        token: token.clone(),
-        stopping: stopping.clone(),
-        http: http.clone(),
-        store: store.clone(),
-    });
-    let serving = tokio::spawn(listener.serve(router, stopping));
-    let runtime = Runtime { http: http.clone(), pid: std::process::id() };
-    let files = RuntimeFiles::write(&store, &runtime, &token)
-        .with_context(|| format!("cannot write the runtime files beside {}", store.display()))?;
-    let started = Started { http: &http, store: store.display().to_string(), pid: runtime.pid };
-    tell(out, &started)?;
-    tracing::info!(http = started.http, store = started.store, pid = started.pid, "axwatch serves");
-
-    let damage = tokio::spawn(find_damage(engine.store().clone(), store));
-    let running = Running { engine, engine_task, plugins, serving, stop, files, damage };
-    running.until_ended(signals).await
+    let mut signals = Signals::listen()?;
+    let mut server = Server::start(config).await?;
+    server.tell(out)?;
+    let name = server.ended(&mut signals).await?;
+    tracing::info!(signal = name, "stopping");
+    server.stop(&mut signals).await
 }
 
-/// Looks through the store beside all other work; answers only when there is something to tell.
-async fn find_damage(store: Arc<dyn Store>, path: PathBuf) -> StoreError {
-    match store.find_damage().await {
-        Ok(None) => std::future::pending().await,
-        Ok(Some(reason)) => StoreError::Corrupt { path: path.display().to_string(), reason },
-        Err(error) => error,
-    }
-}
-
-fn tell(out: &mut Output, started: &Started<'_>) -> Result<()> {
-    if out.json {
-        out.object(started)?;
-    } else {
-        out.line(&format!(
-            "axwatch serves {} at {} (process {})",
-            started.store, started.http, started.pid
-        ))?;
-    }
-    out.flush()
-}
-
-/// All that was started.
-struct Running {
+/// An engine with its plugins and its API, all of them up; the plugins may still be starting.
+pub struct Server {
     engine: Engine,
     engine_task: JoinHandle<Result<(), EngineStopped>>,
     plugins: Arc<PluginHost>,
@@ -130,23 +74,89 @@ struct Running {
     stop: watch::Sender<bool>,
     files: RuntimeFiles,
     damage: JoinHandle<StoreError>,
+    runtime: Runtime,
+    store: PathBuf,
 }
 
-impl Running {
-    async fn until_ended(mut self, mut signals: Signals) -> Result<()> {
-        tokio::select! {
-            ended = &mut self.engine_task => {
-                drop(self.files);
-                return Err(storage_failure(ended));
-            }
-            Ok(error) = &mut self.damage => {
-                drop(self.files);
-                let error = anyhow::Error::from(error);
-                tracing::error!(error = format!("{error:#}"), "the store is damaged, so the engine ends; keep a copy of it");
+impl Server {
+    /// Starts everything, in order.
+    ///
+    /// # Errors
+    /// What kept it from starting; whatever had started is down again.
+    pub async fn start(config: &Config) -> Result<Server> {
+        let settings = config.host_settings(variable)?;
+        refuse_beyond_loopback(config.http)?;
+        let writer = SqliteStore::open_writer(&config.store).await?;
+        let store = runtime::settle(&config.store);
+        let listener = match bind(config.http).await {
+            Ok(listener) => listener,
+            Err(error) => {
+                writer.close().await?;
                 return Err(error);
             }
-            name = signals.next() => tracing::info!(signal = name, "stopping"),
+        };
+        let engine_config = EngineConfig {
+            reserve_bytes: config.reserve_mb.map(|mb| mb.saturating_mul(MIB)),
+            ..EngineConfig::default()
+        };
+        let clock = Arc::new(SystemClock::new());
+        let (engine, engine_task) = axwatch_engine::start(writer, clock, engine_config).await?;
+        let plugins = PluginHost::start(engine.clone(), settings, launcher()).await?;
+        let plugins = Arc::new(plugins);
+
+        let http = format!("http://{}", listener.address());
+        let token = random_token();
+        let (stop, stopping) = watch::channel(false);
+        let router = api::router(api::Parts {
+            engine: engine.clone(),
+            plugins: Arc::clone(&plugins),
+            token: token.clone(),
+            stopping: stopping.clone(),
+            http: http.clone(),
+            store: store.clone(),
+        });
+        let serving = tokio::spawn(listener.serve(router, stopping));
+        let runtime = Runtime { http, pid: std::process::id() };
+        let files = RuntimeFiles::write(&store, &runtime, &token).with_context(|| {
+            format!("cannot write the runtime files beside {}", store.display())
+        })?;
+        let damage = tokio::spawn(find_damage(engine.store().clone(), store.clone()));
+        Ok(Server { engine, engine_task, plugins, serving, stop, files, damage, runtime, store })
+    }
+
+    fn tell(&self, out: &mut Output) -> Result<()> {
+        let Runtime { http, pid } = &self.runtime;
+        let store = self.store.display().to_string();
+        tracing::info!(http, store, pid, "axwatch serves");
+        if out.json {
+            out.object(&Started { http, store, pid: *pid })?;
+        } else {
+            out.line(&format!("axwatch serves {store} at {http} (process {pid})"))?;
         }
+        out.flush()
+    }
+
+    /// Waits for what ends a server, and answers with the name of the signal if it was one.
+    ///
+    /// # Errors
+    /// The failure that ended it: nothing is left to be stopped in order then.
+    pub async fn ended(&mut self, signals: &mut Signals) -> Result<&'static str> {
+        tokio::select! {
+            ended = &mut self.engine_task => Err(storage_failure(ended)),
+            Ok(error) = &mut self.damage => {
+                let error = anyhow::Error::from(error);
+                tracing::error!(error = format!("{error:#}"), "the store is damaged, so the engine ends; keep a copy of it");
+                Err(error)
+            }
+            name = signals.next() => Ok(name),
+        }
+    }
+
+    /// Takes everything down, in order; another signal ends it at once.
+    ///
+    /// # Errors
+    /// The store failed at the end, or a signal came.
+    pub async fn stop(self, signals: &mut Signals) -> Result<()> {
         let down = tokio::time::timeout(DOWN_WITHIN, self.take_down());
         tokio::select! {
             down = down => match down {
@@ -188,6 +198,15 @@ impl Running {
     }
 }
 
+/// Looks through the store beside all other work; answers only when there is something to tell.
+async fn find_damage(store: Arc<dyn Store>, path: PathBuf) -> StoreError {
+    match store.find_damage().await {
+        Ok(None) => std::future::pending().await,
+        Ok(Some(reason)) => StoreError::Corrupt { path: path.display().to_string(), reason },
+        Err(error) => error,
+    }
+}
+
 /// The engine ended by itself: its store failed, or it broke a promise of its own.
 fn storage_failure(
     ended: Result<Result<(), EngineStopped>, tokio::task::JoinError>,
@@ -202,13 +221,17 @@ fn storage_failure(
 }
 
 /// SIGTERM and SIGINT.
-struct Signals {
+pub struct Signals {
     term: tokio::signal::unix::Signal,
     int: tokio::signal::unix::Signal,
 }
 
 impl Signals {
-    fn listen() -> Result<Signals> {
+    /// Listens from now on: neither ends the process by itself any more.
+    ///
+    /// # Errors
+    /// When the system does not let us.
+    pub fn listen() -> Result<Signals> {
         let listen = |kind| signal(kind).context("cannot listen to signals");
         Ok(Signals {
             term: listen(SignalKind::terminate())?,
@@ -226,16 +249,23 @@ impl Signals {
 
 fn start_log(config: &Config) -> Result<()> {
     use std::io::IsTerminal as _;
+    let colours = std::io::stderr().is_terminal() && variable("NO_COLOR").is_none();
+    log_to(config, std::io::stderr, colours)
+}
+
+/// Writes the log there from now on.
+///
+/// # Errors
+/// The filter of the configuration is none.
+pub fn log_to<W>(config: &Config, writer: W, colours: bool) -> Result<()>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let filter = config.log.as_deref().unwrap_or(LOG_DEFAULT);
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         Fault::Usage(format!("the log filter {filter:?} is not valid: {error}"))
     })?;
-    let colours = std::io::stderr().is_terminal() && variable("NO_COLOR").is_none();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colours)
-        .init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours).init();
     Ok(())
 }
 
@@ -273,10 +303,8 @@ async fn bind(address: SocketAddr) -> Result<Listener> {
 
 /// Our own program, as a launcher of plugins.
 fn launcher() -> LauncherCommand {
-    // The link leads to the program that runs, even when its file was replaced meanwhile.
-    let link = PathBuf::from("/proc/self/exe");
-    let program = if link.exists() { link } else { std::env::current_exe().unwrap_or(link) };
-    LauncherCommand { program, args: ["plugin-launcher", "--"].map(OsString::from).to_vec() }
+    let args = ["plugin-launcher", "--"].map(OsString::from).to_vec();
+    LauncherCommand { program: shipped::ourselves(), args }
 }
 
 fn random_token() -> String {

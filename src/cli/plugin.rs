@@ -1,5 +1,7 @@
 //! `axwatch plugin`: the programs that act.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use anyhow::Result;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
@@ -9,11 +11,17 @@ use serde_json::json;
 use super::Context;
 use crate::client::{JSON, path};
 use crate::output::{Output, TablePage, or_dash, plugin_style};
+use crate::shipped;
 use crate::source::{need_server, parse};
 use crate::views;
 
 /// Show plugins, start one anew
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  axwatch plugin list
+  axwatch plugin show git
+  axwatch plugin restart git")]
 pub struct Plugin {
     #[command(subcommand)]
     command: Command,
@@ -36,11 +44,31 @@ enum Command {
         /// Its name
         name: String,
     },
+    /// Be one of the plugins that ship with axwatch; the host starts them so
+    #[command(after_help = "Example:\n  axwatch plugin serve git --port 50051")]
+    Serve(Served),
+}
+
+/// Where a shipped plugin listens.
+#[derive(Debug, Args)]
+struct Served {
+    /// Which one
+    #[arg(value_parser = shipped::NAMES)]
+    name: String,
+    /// The port of loopback to listen on; 0 is any free one, told on standard output
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    port: u16,
 }
 
 const BASE: &str = "/api/v1/plugins";
 
 impl Plugin {
+    /// The shipped plugin that this process is to be, and where it listens.
+    pub fn served(&self) -> Option<(&str, SocketAddr)> {
+        let Command::Serve(Served { name, port }) = &self.command else { return None };
+        Some((name, SocketAddr::from((Ipv4Addr::LOCALHOST, *port))))
+    }
+
     pub async fn run(self, context: &mut Context) -> Result<()> {
         let client = need_server(&context.config()?.store).await?;
         match self.command {
@@ -56,6 +84,7 @@ impl Plugin {
                 let plugin = client.send(Method::POST, &path, &json!({})).await?;
                 show(&mut context.out, &plugin)
             }
+            Command::Serve(_) => unreachable!("it was served without a store"),
         }
     }
 }

@@ -87,7 +87,8 @@ pub struct Running {
 }
 
 impl Running {
-    fn start(mut command: Command) -> Running {
+    /// Starts a command.
+    pub fn start(mut command: Command) -> Running {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -97,6 +98,11 @@ impl Running {
         let out = child.stdout.take().expect("it is piped");
         let err = child.stderr.take().expect("it is piped");
         Running { child, said: vec![read_all(out), read_all(err)] }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Writes to its input. A command that does not read any more is what the test finds out later.

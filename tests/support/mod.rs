@@ -12,6 +12,7 @@
 mod home;
 pub mod ledger;
 pub mod processes;
+pub mod repository;
 mod server;
 mod zoo;
 
