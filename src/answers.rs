@@ -9,14 +9,17 @@
 mod audit;
 mod follow;
 mod pages;
+mod status;
 mod why;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use axwatch_ats::{Store, StoreError};
+use axwatch_engine::WatcherView;
 use axwatch_model::{
-    AttestationId, JobId, JobRow, JobState, PluginName, Seq, WatcherKey, WatcherNumber,
+    AttestationId, JobId, JobIdPrefix, JobRow, JobState, Owner, PluginName, Seq, WatcherKey,
+    WatcherNumber, WatcherRow, WatcherState,
 };
 use axwatch_query::Mistakes;
 use base64::Engine as _;
@@ -24,6 +27,7 @@ use serde_json::value::RawValue;
 
 pub use audit::RECORD_TYPES;
 pub use pages::{List, Pages};
+pub use status::{Live, waits};
 
 use crate::views::{self, Named, names_watcher};
 
@@ -103,10 +107,57 @@ impl Answers {
         Ok(views::Job { result, ..job })
     }
 
+    /// The id of the one job whose id begins so. A whole id is taken as it is.
+    ///
+    /// # Errors
+    /// [`AnswerError::NotFound`] when there is none, [`AnswerError::Conflict`] when there are several.
+    pub async fn job_id(&self, prefix: &JobIdPrefix) -> Result<JobId, AnswerError> {
+        const SHOWN_MAX: usize = 5;
+        if let Some(id) = prefix.whole() {
+            return Ok(id);
+        }
+        let found = self.store.jobs_beginning(prefix, SHOWN_MAX + 1).await?;
+        match &found[..] {
+            [] => Err(AnswerError::NotFound(format!(
+                "the id of no job begins with {prefix}; `axwatch jobs list` shows those that there are"
+            ))),
+            [job] => Ok(job.id),
+            several => {
+                let more = if several.len() > SHOWN_MAX { ", …" } else { "" };
+                let ids: Vec<_> =
+                    several.iter().take(SHOWN_MAX).map(|job| job.id.to_string()).collect();
+                Err(AnswerError::Conflict(format!(
+                    "the ids of several jobs begin with {prefix}, so give more digits: {}{more}",
+                    ids.join(", ")
+                )))
+            }
+        }
+    }
+
     /// The row of the job with this id.
     pub async fn job_row(&self, id: JobId) -> Result<JobRow, AnswerError> {
         let found = self.store.job(id).await?;
-        found.ok_or_else(|| AnswerError::NotFound(format!("there is no job {id} in this store")))
+        found.ok_or_else(|| {
+            AnswerError::NotFound(format!(
+                "there is no job {id} in this store; `axwatch jobs list` shows those that there are"
+            ))
+        })
+    }
+
+    /// The watchers by number as their rows have them, with the counters that were last written; the
+    /// retired ones too when asked for.
+    pub async fn watchers(&self, retired: bool) -> Result<Vec<WatcherView>, AnswerError> {
+        let head = self.store.head().await?;
+        let matched = self.store.opened().matched_seq;
+        let counters: HashMap<_, _> = self.store.counters().await?.into_iter().collect();
+        let rows = self.store.watchers().await?.into_iter();
+        let rows = rows.filter(|row| retired || row.state != WatcherState::Retired);
+        let view = |mut row: WatcherRow| {
+            row.state = row.shown_state(matched, head);
+            let counters = counters.get(&row.number).copied().unwrap_or_default();
+            WatcherView { row, counters }
+        };
+        Ok(rows.map(view).collect())
     }
 
     /// The watcher that a text names: by its shown id, or the local id of a user's.
@@ -121,7 +172,7 @@ impl Answers {
                 return Ok(number);
             }
         }
-        Err(no_watcher(text))
+        Err(no_watcher(text, self.lock_names().values()))
     }
 
     /// The key of a watcher by its row's number.
@@ -186,9 +237,34 @@ impl Answers {
     }
 }
 
-fn no_watcher(text: &str) -> AnswerError {
+/// The one of these watchers that a text names.
+///
+/// # Errors
+/// [`AnswerError::NotFound`], with the nearest that there is.
+pub fn named_watcher(watchers: Vec<WatcherView>, text: &str) -> Result<WatcherView, AnswerError> {
+    let names = |watcher: &WatcherView| names_watcher(text, &watcher.row.key);
+    let best = watchers.iter().enumerate().max_by_key(|(_, watcher)| names(watcher));
+    match best.filter(|(_, watcher)| names(watcher) != Named::No).map(|(place, _)| place) {
+        Some(place) => Ok(watchers.into_iter().nth(place).expect("it was just found there")),
+        None => Err(no_watcher(text, watchers.iter().map(|watcher| &watcher.row.key))),
+    }
+}
+
+/// Watchers that are compared to find the nearest: a million of them take a second.
+const COMPARED_MAX: usize = 100_000;
+
+fn no_watcher<'a>(text: &str, keys: impl Iterator<Item = &'a WatcherKey>) -> AnswerError {
+    let distance = |name: &str| strsim::damerau_levenshtein(text, name);
+    let scored = keys.take(COMPARED_MAX).map(|key| {
+        let shown = key.to_string();
+        let by_local = (key.owner == Owner::User).then(|| distance(key.local.as_str()));
+        (by_local.unwrap_or(usize::MAX).min(distance(&shown)), shown)
+    });
+    // One letter in three may be wrong.
+    let near = scored.min().filter(|(distance, _)| *distance <= 1 + text.chars().count() / 3);
+    let hint = near.map(|(_, shown)| format!(" (did you mean {shown}?)")).unwrap_or_default();
     AnswerError::NotFound(format!(
-        "there is no watcher {text:?}; `axwatch watch list` shows those that there are"
+        "there is no watcher {text:?}{hint}; `axwatch watch list` shows those that there are"
     ))
 }
 

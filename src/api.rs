@@ -24,18 +24,17 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post};
+use axum::{Json, Router};
 use axwatch_engine::plugin::{PluginHost, Status as PluginStatus};
-use axwatch_engine::{Engine, EngineGone, Heads};
+use axwatch_engine::{Engine, EngineGone};
 use axwatch_model::{Timestamp, WatcherState};
 use tokio::sync::{Semaphore, watch};
 
 pub use listen::Listener;
 
-use crate::answers::{Answers, Held};
+use crate::answers::{Answers, Held, Live};
 use crate::views;
 use bodies::Bodies;
 use error::ApiError;
@@ -92,6 +91,7 @@ pub fn router(parts: Parts) -> Router {
         store: parts.store,
     });
     let v1 = Router::new()
+        .route("/server", get(server))
         .route("/status", get(status))
         .route("/attestations", post(attestations::append))
         .route("/attestations/{id}", get(attestations::one))
@@ -144,23 +144,31 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
-async fn status(State(api): Shared) -> Response {
-    let Heads { seq, matched, job, audit, commits } = *api.engine.heads().borrow();
-    let opened = api.engine.store().opened();
-    let view = views::Status {
+async fn server(State(api): Shared) -> Json<views::Server> {
+    Json(views::Server {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         http: api.http.clone(),
         store: api.store.display().to_string(),
-        store_id: opened.store_id.to_string(),
-        epoch: opened.epoch,
-        head: seq,
-        matched,
-        jobs: job.0,
-        audit: audit.0,
-        commits,
-        durability: "power".to_owned(),
+        store_id: api.engine.store().opened().store_id.to_string(),
         started_at: api.started_at,
+    })
+}
+
+async fn status(State(api): Shared) -> Result<Json<views::Status>, ApiError> {
+    let heads = *api.engine.heads().borrow();
+    let now = api.engine.clock().now().wall;
+    let server = views::ServerStatus {
+        http: api.http.clone(),
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: api.started_at,
+        uptime_seconds: now.since(api.started_at).as_secs(),
+        epoch: api.engine.store().opened().epoch,
+        commits: heads.commits,
+        durability: "power".to_owned(),
     };
-    axum::Json(view).into_response()
+    let plugins = api.plugins.list().into_iter().map(plugins::view).collect();
+    let live = Live { server, plugins, overview: api.engine.overview().await?, heads };
+    Ok(Json(api.answers.status(&api.store, now, Some(live)).await?))
 }

@@ -3,10 +3,13 @@
 mod attest;
 mod audit;
 mod ax;
+mod completions;
 mod fires;
 mod jobs;
+mod man;
 mod plugin;
 mod serve;
+mod status;
 mod watch;
 mod why;
 
@@ -18,8 +21,8 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Overrides};
-use crate::fault;
-use crate::output::Output;
+use crate::fault::{self, Fault};
+use crate::output::{Output, quoted};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,6 +31,7 @@ Examples:
   axwatch ax is author of GitHub                       ask for claims
   axwatch watch create prs --when 'is author' --run notify.log
   axwatch fires --follow                               see what it causes
+  axwatch status                                       see how everything is
   axwatch why 3ea27c14d1c994b3bc463569ba5fdcae         see why a job ran
 
 Exit codes: 0 done; 1 refused, failed, or audit not ok; 2 usage or configuration;
@@ -60,6 +64,7 @@ pub struct Globals {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Status(status::Status),
     As(attest::As),
     Ax(ax::Ax),
     Watch(watch::Watch),
@@ -68,13 +73,8 @@ enum Command {
     Plugin(plugin::Plugin),
     Audit(audit::Audit),
     Why(why::Why),
-    /// Stands between the engine and one plugin; started by the engine
-    #[command(hide = true)]
-    PluginLauncher {
-        /// The plugin's program and its arguments
-        #[arg(last = true, required = true, value_name = "PROGRAM")]
-        program: Vec<OsString>,
-    },
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// How much of a list.
@@ -114,7 +114,27 @@ impl Context {
             config: self.globals.config.clone(),
             http,
         };
-        Ok(Config::load(&overrides, variable)?)
+        let config = Config::load(&overrides, variable)?;
+        if config.store.is_dir() {
+            return Err(Fault::Usage(format!(
+                "the store {0} is a folder; name a file in it, such as {0}/axwatch.db",
+                config.store.display()
+            ))
+            .into());
+        }
+        Ok(config)
+    }
+}
+
+impl Context {
+    /// A command of ours as it has to be typed to reach the same store.
+    pub fn typed(&self, command: &str) -> String {
+        match &self.globals.store {
+            Some(store) if command.starts_with("axwatch ") => {
+                format!("{command} --store {}", quoted(&store.display().to_string()))
+            }
+            _ => command.to_owned(),
+        }
     }
 }
 
@@ -125,11 +145,10 @@ pub fn variable(name: &str) -> Option<String> {
 
 /// Runs the command of this process, and answers with what to exit with.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
-    if let Command::PluginLauncher { program } = &cli.command {
-        let (program, args) = program.split_first().expect("clap wants at least one");
-        return axwatch_engine::plugin::launcher::run(program, args).into();
+    if let Some((program, args)) = launched(std::env::args_os().skip(1)) {
+        return axwatch_engine::plugin::launcher::run(&program, &args).into();
     }
+    let cli = Cli::parse();
     if let Command::Plugin(command) = &cli.command
         && let Some((name, address)) = command.served()
     {
@@ -143,6 +162,14 @@ pub fn run() -> ExitCode {
             fault::exit_code(&error).into()
         }
     }
+}
+
+/// The program and its arguments behind `plugin-launcher --`: what stands between the engine and one
+/// plugin. The engine alone starts it so; no person is shown it, in help or by a shell.
+fn launched(mut args: impl Iterator<Item = OsString>) -> Option<(OsString, Vec<OsString>)> {
+    let is_launcher = args.next()? == "plugin-launcher" && args.next()? == "--";
+    let program = args.next().filter(|_| is_launcher)?;
+    Some((program, args.collect()))
 }
 
 fn run_command(cli: Cli) -> Result<()> {
@@ -168,6 +195,7 @@ fn run_command(cli: Cli) -> Result<()> {
 async fn dispatch(command: Command, context: &mut Context) -> Result<()> {
     match command {
         Command::Serve(command) => command.run(context).await,
+        Command::Status(command) => command.run(context).await,
         Command::As(command) => command.run(context).await,
         Command::Ax(command) => command.run(context).await,
         Command::Watch(command) => command.run(context).await,
@@ -176,7 +204,8 @@ async fn dispatch(command: Command, context: &mut Context) -> Result<()> {
         Command::Plugin(command) => command.run(context).await,
         Command::Audit(command) => command.run(context).await,
         Command::Why(command) => command.run(context).await,
-        Command::PluginLauncher { .. } => unreachable!("it was run without a runtime"),
+        Command::Completions(command) => command.run(context),
+        Command::Man(command) => command.run(context),
     }
 }
 
@@ -201,6 +230,16 @@ mod tests {
             leaves.into_iter().for_each(check);
         }
         check(&Cli::command());
+    }
+
+    #[test]
+    fn only_the_engine_s_words_start_a_launcher() {
+        let launched = |args: &[&str]| launched(args.iter().map(OsString::from));
+        let (program, args) = launched(&["plugin-launcher", "--", "a", "--b"]).unwrap();
+        assert_eq!((program, args), ("a".into(), vec!["--b".into()]));
+        for other in [&["plugin-launcher", "--"][..], &["plugin-launcher", "a"], &["serve"], &[]] {
+            assert_eq!(launched(other), None, "{other:?}");
+        }
     }
 
     #[test]

@@ -5,7 +5,6 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use axwatch_model::JobId;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -294,7 +293,7 @@ fn escape_into(text: &str, path: &mut String) {
 }
 
 /// Where a job is, in the API.
-pub fn job_path(id: JobId) -> String {
+pub fn job_path(id: impl ToString) -> String {
     path("/api/v1/jobs", &[&id.to_string()])
 }
 

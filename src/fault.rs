@@ -6,8 +6,9 @@
 
 use std::io::Write as _;
 
-use axwatch_ats::StoreError;
+use axwatch_ats::{AppendConflict, StoreError};
 use axwatch_engine::StartError;
+use axwatch_model::InvalidDraft;
 use serde_json::json;
 
 use crate::answers::AnswerError;
@@ -156,8 +157,30 @@ fn next_step(error: &anyhow::Error) -> Option<&'static str> {
         StoreError::Newer { .. } => {
             Some("name another store with --store PATH; nothing was changed")
         }
-        StoreError::Open { .. } | StoreError::Database { .. } => None,
+        StoreError::Open { .. } => Some(
+            "see that its folder is there and that you may write to it, or name another store with --store PATH",
+        ),
+        StoreError::Database { .. } => {
+            Some("look at the disk and its free space (df -h), then run it again")
+        }
     }
+}
+
+/// The stable name of what a cause is, where the cause alone decides it: the same that a server says.
+fn kind_of(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    if let Some(answer) = cause.downcast_ref::<AnswerError>() {
+        return match answer {
+            AnswerError::NotFound(_) => Some("not_found"),
+            AnswerError::Conflict(_) => Some("conflict"),
+            AnswerError::Invalid(_) => Some("invalid"),
+            AnswerError::Query(_) => Some("ax"),
+            AnswerError::Store(_) => None,
+        };
+    }
+    if cause.is::<AppendConflict>() {
+        return Some("conflict");
+    }
+    cause.is::<InvalidDraft>().then_some("invalid")
 }
 
 fn to_json(error: &anyhow::Error) -> serde_json::Value {
@@ -180,6 +203,7 @@ fn to_json(error: &anyhow::Error) -> serde_json::Value {
             return json!({ "error": { "kind": "claim", "message": claim.one_line() } });
         }
     }
+    let kind = error.chain().find_map(kind_of).unwrap_or(kind);
     let message = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
     let mut said = json!({ "kind": kind, "message": message });
     if let Some(hint) = next_step(error) {
@@ -221,6 +245,22 @@ mod tests {
         let hint = json["error"]["hint"].as_str().unwrap();
         assert!(told(&error).ends_with(&format!("try: {hint}")));
         assert_eq!(to_json(&anyhow::anyhow!("other"))["error"].get("hint"), None);
+    }
+
+    #[test]
+    fn a_kind_is_the_same_with_a_server_and_without() {
+        let conflict = AppendConflict { id: "a".parse().unwrap(), seq: axwatch_model::Seq(1) };
+        let cases = [
+            (AnswerError::NotFound("x".into()).into(), "not_found"),
+            (AnswerError::Conflict("x".into()).into(), "conflict"),
+            (anyhow::Error::from(conflict), "conflict"),
+            (axwatch_model::Draft::from_json("{}}").unwrap_err().into(), "invalid"),
+            (Fault::Refused("x".into()).into(), "failed"),
+            (Fault::Usage("x".into()).into(), "usage"),
+        ];
+        for (error, kind) in cases {
+            assert_eq!(to_json(&error)["error"]["kind"], kind, "{error:#}");
+        }
     }
 
     #[test]

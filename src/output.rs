@@ -4,6 +4,7 @@
 //! pauses. A reader that went away ends the command quietly ([`Fault::OutputClosed`]).
 
 use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write};
+use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
@@ -33,6 +34,13 @@ impl Output {
         }
     }
 
+    /// Columns of the terminal that it prints to; `None` when it prints to none.
+    pub fn terminal_columns(&self) -> Option<usize> {
+        const USUAL: usize = 80;
+        let size = || rustix::termios::tcgetwinsize(io::stdout()).map(|size| size.ws_col.into());
+        self.is_terminal.then(|| size().ok().filter(|columns| *columns > 0).unwrap_or(USUAL))
+    }
+
     /// One line of text or JSON.
     pub fn line(&mut self, text: &str) -> Result<()> {
         writeln!(self.stdout, "{text}").map_err(closed)
@@ -42,6 +50,17 @@ impl Output {
     pub fn object<T: Serialize>(&mut self, view: &T) -> Result<()> {
         let line = serde_json::to_string(view)?;
         self.line(&line)
+    }
+
+    /// A word to a person that is no part of the answer, so that it disturbs no pipe: on standard error,
+    /// after what was printed so far. Nothing for programs.
+    pub fn note(&mut self, text: &str) -> Result<()> {
+        if !self.json {
+            self.flush()?;
+            let dim = Style::new().dimmed();
+            anstream::eprintln!("{dim}{text}{dim:#}");
+        }
+        Ok(())
     }
 
     /// Lets everything out.
@@ -104,6 +123,11 @@ impl TablePage {
         self.rows.push((style, cells));
     }
 
+    /// Whether it has never had a row.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.is_first
+    }
+
     fn render(&mut self, is_terminal: bool) -> Vec<String> {
         if self.rows.is_empty() {
             return Vec::new();
@@ -142,9 +166,14 @@ impl TablePage {
 
 /// What fits into a cell: no control characters, and on a terminal not too much.
 fn one_line(text: &str, is_terminal: bool) -> String {
+    cut(text, if is_terminal { CELL_CHARS_MAX } else { usize::MAX })
+}
+
+/// The text without control characters, and with so many characters at most.
+pub fn cut(text: &str, chars_max: usize) -> String {
     let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if is_terminal && line.chars().count() > CELL_CHARS_MAX {
-        line = line.chars().take(CELL_CHARS_MAX - 1).collect();
+    if line.chars().count() > chars_max {
+        line = line.chars().take(chars_max.saturating_sub(1)).collect();
         line.push('…');
     }
     line
@@ -185,6 +214,56 @@ pub fn plugin_style(state: &str) -> Style {
     }
 }
 
+/// A number of things: `1 claim`, `2 claims`.
+pub fn counted(count: u64, thing: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{ending}")
+}
+
+/// Bytes in the unit that people read.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return counted(bytes, "byte");
+    }
+    let mut amount = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while amount >= 1023.95 && unit + 1 < UNITS.len() {
+        amount /= 1024.0;
+        unit += 1;
+    }
+    format!("{amount:.1} {}", UNITS[unit])
+}
+
+/// A span of time in the two units that people read.
+pub fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    match seconds {
+        0 => format!("{} ms", span.as_millis()),
+        1..10 => format!("{:.1} s", span.as_millis() as f64 / 1000.0),
+        10..60 => format!("{seconds} s"),
+        60..3_600 => two(seconds / 60, "min", seconds % 60, "s"),
+        3_600..86_400 => two(seconds / 3_600, "h", seconds % 3_600 / 60, "min"),
+        _ => two(seconds / 86_400, "d", seconds % 86_400 / 3_600, "h"),
+    }
+}
+
+fn two(large: u64, large_unit: &str, small: u64, small_unit: &str) -> String {
+    match small {
+        0 => format!("{large} {large_unit}"),
+        _ => format!("{large} {large_unit} {small} {small_unit}"),
+    }
+}
+
+/// A word as a shell takes it.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@+%=,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
 /// The text of something that may not be there.
 pub fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
@@ -205,6 +284,26 @@ mod tests {
         assert_eq!(lines[1..], ["long-identifier   1", "b                12"]);
         page.row(Style::new(), vec!["c".into(), "3".into()]);
         assert_eq!(page.render(false), ["c                 3"]);
+    }
+
+    #[test]
+    fn amounts_are_told_as_people_say_them() {
+        let ms = |ms| span(Duration::from_millis(ms));
+        for (amount, expected) in [(7, "7 ms"), (1_234, "1.2 s"), (59_900, "59 s")] {
+            assert_eq!(ms(amount), expected);
+        }
+        for (seconds, expected) in [(60, "1 min"), (3_725, "1 h 2 min"), (90_000, "1 d 1 h")] {
+            assert_eq!(ms(seconds * 1_000), expected);
+        }
+        assert_eq!(
+            (counted(1, "claim"), counted(0, "claim")),
+            ("1 claim".into(), "0 claims".into())
+        );
+        let sizes =
+            [(1, "1 byte"), (1_023, "1023 bytes"), (1_536, "1.5 KiB"), (1 << 30, "1.0 GiB")];
+        for (bytes, expected) in sizes {
+            assert_eq!(size(bytes), expected);
+        }
     }
 
     #[test]

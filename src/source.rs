@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use axwatch_ats::{AuditRow, SqliteStore};
-use axwatch_model::{JobId, LeafNumber};
+use axwatch_model::{Clock as _, JobIdPrefix, LeafNumber, SystemClock};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hyper::Method;
 use serde_json::json;
 
-use crate::answers::{Answers, Held, List, Pages};
+use crate::answers::{Answers, Held, List, Pages, json_line, named_watcher};
 use crate::client::{self, Client, ClientError, JSON};
 use crate::fault::Fault;
 use crate::runtime;
@@ -100,21 +100,72 @@ impl Source {
         }
     }
 
+    /// The watchers, newest first: at most so many, or all with the retired ones.
+    pub async fn watchers(&self, limit: Option<usize>) -> Result<Lines> {
+        match self {
+            Source::Server(client) => {
+                let query = [
+                    ("limit", limit.map(|limit| limit.to_string())),
+                    ("all", limit.is_none().then(|| "true".to_owned())),
+                ];
+                let path = client::with_query("/api/v1/watchers", &query);
+                Ok(Lines::Server(client.lines(Method::GET, &path, JSON, Bytes::new()).await?))
+            }
+            Source::Store(answers) => {
+                let mut watchers = answers.watchers(limit.is_none()).await?;
+                watchers.reverse();
+                watchers.truncate(limit.unwrap_or(usize::MAX));
+                let line = |watcher| json_line(&views::Watcher::of(watcher));
+                Ok(Lines::Ready(Some(watchers.iter().map(line).collect())))
+            }
+        }
+    }
+
+    /// The watcher that a text names.
+    pub async fn watcher(&self, text: &str) -> Result<views::Watcher> {
+        match self {
+            Source::Server(client) => {
+                Ok(client.get(&client::path("/api/v1/watchers", &[text])).await?)
+            }
+            Source::Store(answers) => {
+                let watchers = answers.watchers(true).await?;
+                Ok(views::Watcher::of(&named_watcher(watchers, text)?))
+            }
+        }
+    }
+
     /// A job with its result.
-    pub async fn job(&self, id: JobId) -> Result<views::Job> {
+    pub async fn job(&self, id: &JobIdPrefix) -> Result<views::Job> {
         match self {
             Source::Server(client) => Ok(client.get(&client::job_path(id)).await?),
-            Source::Store(answers) => Ok(answers.job(id, &Held::default()).await?),
+            Source::Store(answers) => {
+                let id = answers.job_id(id).await?;
+                Ok(answers.job(id, &Held::default()).await?)
+            }
         }
     }
 
     /// Why a job ran.
-    pub async fn why(&self, id: JobId) -> Result<views::Why> {
+    pub async fn why(&self, id: &JobIdPrefix) -> Result<views::Why> {
         match self {
             Source::Server(client) => {
                 Ok(client.get(&client::path("/api/v1/why", &[&id.to_string()])).await?)
             }
-            Source::Store(answers) => Ok(answers.why(id, &Held::default()).await?),
+            Source::Store(answers) => {
+                let id = answers.job_id(id).await?;
+                Ok(answers.why(id, &Held::default()).await?)
+            }
+        }
+    }
+
+    /// How everything is. `store` is the store's file.
+    pub async fn status(&self, store: &Path) -> Result<views::Status> {
+        match self {
+            Source::Server(client) => Ok(client.get("/api/v1/status").await?),
+            Source::Store(answers) => {
+                let now = SystemClock::new().now().wall;
+                Ok(answers.status(&runtime::settle(store), now, None).await?)
+            }
         }
     }
 
@@ -145,14 +196,14 @@ impl Source {
     }
 
     /// That the last attempt of a job ended as it did: the content of a proof file.
-    pub async fn proof(&self, id: JobId) -> Result<String> {
+    pub async fn proof(&self, id: &JobIdPrefix) -> Result<String> {
         match self {
             Source::Server(client) => {
                 let path = client::path("/api/v1/audit/proof", &[&id.to_string()]);
                 let text = client.text(Method::GET, &path, JSON, Bytes::new()).await?;
                 Ok(String::from_utf8(text.to_vec())?)
             }
-            Source::Store(answers) => Ok(answers.proof(id).await?),
+            Source::Store(answers) => Ok(answers.proof(answers.job_id(id).await?).await?),
         }
     }
 }
@@ -198,6 +249,8 @@ pub enum Lines {
     Server(client::Lines),
     /// From the store.
     Store(Box<Pages>),
+    /// All at once; `None` when they have been given.
+    Ready(Option<Vec<String>>),
 }
 
 impl Lines {
@@ -206,6 +259,7 @@ impl Lines {
         match self {
             Lines::Server(lines) => Ok(lines.next().await?),
             Lines::Store(pages) => Ok(pages.next().await?),
+            Lines::Ready(lines) => Ok(lines.take()),
         }
     }
 }
@@ -271,11 +325,11 @@ async fn probe(store: &Path, found: &runtime::Runtime) -> Result<Client> {
         .with_context(|| format!("its runtime file names no address: {:?}", found.http))?;
     let token = runtime::read_token(store).context("cannot read its token file")?;
     let client = Client::new(address, token);
-    let status: views::Status = tokio::time::timeout(PROBE_WITHIN, client.get("/api/v1/status"))
+    let server: views::Server = tokio::time::timeout(PROBE_WITHIN, client.get("/api/v1/server"))
         .await
         .map_err(|_| NoAnswer)??;
-    if status.pid != found.pid {
-        anyhow::bail!("process {} answers there instead", status.pid);
+    if server.pid != found.pid {
+        anyhow::bail!("process {} answers there instead", server.pid);
     }
     Ok(client)
 }

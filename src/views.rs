@@ -5,7 +5,8 @@
 
 use axwatch_engine::{Acked, Fires, WatcherView as WatcherRows};
 use axwatch_model::{
-    AttestationId, JobId, JobOrigin, JobState, Owner, Seq, Timestamp, WatcherKey, WatcherState,
+    AttestationId, JobId, JobOrigin, JobState, Owner, Seq, Timestamp, WatcherKey, WatcherRow,
+    WatcherState,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -118,14 +119,6 @@ impl Watcher {
     /// The view of a watcher.
     pub fn of(view: &WatcherRows) -> Watcher {
         let row = &view.row;
-        let nobody: Vec<&str> = row
-            .handlers
-            .iter()
-            .filter(|handler| handler.plugin.is_none())
-            .map(|handler| &*handler.declared)
-            .collect();
-        let waits = || format!("no running plugin answers for {}", nobody.join(", "));
-        let waiting = row.state == WatcherState::WaitingForHandler && !nobody.is_empty();
         Watcher {
             id: row.key.to_string(),
             owner: row.key.owner.to_string(),
@@ -138,8 +131,17 @@ impl Watcher {
             fires: view.counters.fires,
             errors: view.counters.errors,
             last_fired_at: view.counters.last_fired_at,
-            error: row.error.clone().or_else(|| waiting.then(waits)),
+            error: Watcher::error_of(row),
         }
+    }
+
+    /// Why it is broken, refused or waiting.
+    pub fn error_of(row: &WatcherRow) -> Option<String> {
+        let nobody = row.handlers.iter().filter(|handler| handler.plugin.is_none());
+        let nobody: Vec<&str> = nobody.map(|handler| &*handler.declared).collect();
+        let waits = row.state == WatcherState::WaitingForHandler && !nobody.is_empty();
+        let told = || format!("no running plugin answers for {}", nobody.join(", "));
+        row.error.clone().or_else(|| waits.then(told))
     }
 }
 
@@ -287,6 +289,8 @@ pub struct Why {
     pub records: Vec<Box<RawValue>>,
     /// The claims made on its behalf, with the keys of an attestation.
     pub made: Vec<Box<RawValue>>,
+    /// What it waits for, when it does; only a server knows.
+    pub waits: Option<Waits>,
 }
 
 /// A watcher's declaration as the audit has it.
@@ -335,9 +339,9 @@ pub struct Attempt {
     pub leaf: Option<u64>,
 }
 
-/// How a server is.
+/// Which server this is: what a command asks before anything else.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Status {
+pub struct Server {
     /// Its version.
     pub version: String,
     /// Its process.
@@ -348,22 +352,159 @@ pub struct Status {
     pub store: String,
     /// The store.
     pub store_id: String,
+    /// Since when it runs.
+    pub started_at: Timestamp,
+}
+
+/// How everything is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// The store.
+    pub store: StoreStatus,
+    /// The server that runs on it, if one does.
+    pub server: Option<ServerStatus>,
+    /// Watchers by state.
+    pub watchers: WatcherCounts,
+    /// Jobs by state, as shown.
+    pub jobs: JobCounts,
+    /// The plugins: of the server, or without one those that were ever up, as stopped.
+    pub plugins: Vec<Plugin>,
+    /// How far behind it is.
+    pub lag: Lag,
+    /// Where the store lies.
+    pub disk: Disk,
+    /// What somebody should look at, the most urgent first.
+    pub attention: Vec<Attention>,
+}
+
+/// How a store is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Its file.
+    pub path: String,
+    /// Which store.
+    pub store_id: String,
+    /// The schema that it has.
+    pub schema: i64,
+    /// Claims in the log.
+    pub claims: u64,
+    /// Records in the audit.
+    pub records: u64,
+    /// What it takes on the disk, its write-ahead log included.
+    pub bytes: u64,
+    /// What of that the write-ahead log takes.
+    pub wal_bytes: u64,
+}
+
+/// How a server is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ServerStatus {
+    /// Where it listens.
+    pub http: String,
+    /// Its process.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// Since when it runs.
+    pub started_at: Timestamp,
+    /// For how long.
+    pub uptime_seconds: u64,
     /// How often the store has been opened for writing.
     pub epoch: u64,
-    /// The last claim's number.
-    pub head: Seq,
-    /// How far claims have been matched.
-    pub matched: Seq,
-    /// The last job's number.
-    pub jobs: u64,
-    /// Records in the audit.
-    pub audit: u64,
     /// Commits since the start.
     pub commits: u64,
     /// What an acknowledged claim survives: `power`.
     pub durability: String,
-    /// Since when it runs.
-    pub started_at: Timestamp,
+}
+
+/// How many watchers are in each state, by its name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatcherCounts {
+    pub live: u64,
+    pub catching_up: u64,
+    pub paused: u64,
+    pub muted: u64,
+    pub waiting_for_handler: u64,
+    pub broken: u64,
+    pub refused: u64,
+    pub retired: u64,
+}
+
+impl WatcherCounts {
+    /// The count of one state.
+    pub fn of_mut(&mut self, state: WatcherState) -> &mut u64 {
+        match state {
+            WatcherState::Live => &mut self.live,
+            WatcherState::CatchingUp => &mut self.catching_up,
+            WatcherState::Paused => &mut self.paused,
+            WatcherState::Muted => &mut self.muted,
+            WatcherState::WaitingForHandler => &mut self.waiting_for_handler,
+            WatcherState::Broken => &mut self.broken,
+            WatcherState::Refused => &mut self.refused,
+            WatcherState::Retired => &mut self.retired,
+        }
+    }
+}
+
+/// How many jobs are in each state, as shown, by its name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobCounts {
+    pub queued: u64,
+    pub running: u64,
+    pub paused: u64,
+    pub completed: u64,
+    pub failed: u64,
+    pub cancelled: u64,
+}
+
+/// How far behind the engine is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Lag {
+    /// The last claim.
+    pub head: Seq,
+    /// How far claims have been matched.
+    pub matched: Seq,
+    /// Claims that wait to be matched.
+    pub behind: u64,
+    /// When the first job that waits was made.
+    pub oldest_waiting_at: Option<Timestamp>,
+    /// How long ago that was.
+    pub oldest_waiting_seconds: Option<u64>,
+}
+
+/// Space where the store lies; null where the system does not tell.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Disk {
+    /// Bytes that we may still write.
+    pub free_bytes: Option<u64>,
+    /// Bytes of the whole file system.
+    pub total_bytes: Option<u64>,
+}
+
+/// Something that somebody should look at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attention {
+    /// A stable name for programs.
+    pub kind: String,
+    /// What it is, for people.
+    pub message: String,
+    /// A command that is the next step.
+    pub next: String,
+}
+
+/// What a queued job waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waits {
+    /// A stable name for programs.
+    pub reason: String,
+    /// The same for people, with what can be done about it.
+    pub message: String,
+    /// Jobs of its lane that come before it.
+    pub ahead: u64,
+    /// There may be more of them.
+    pub ahead_at_least: bool,
+    /// When the reason ends, where that is known.
+    pub until: Option<Timestamp>,
 }
 
 #[cfg(test)]

@@ -68,6 +68,9 @@ const JOB: &[&str] = &[
     "watcher",
 ];
 const PLUGIN: &[&str] = &["error", "handlers", "name", "pid", "state", "version"];
+const WHY: &[&str] = &["attempts", "attestation", "job", "made", "records", "waits", "watcher"];
+const STATUS: &[&str] =
+    &["attention", "disk", "jobs", "lag", "plugins", "server", "store", "watchers"];
 const ATTEMPT: &[&str] = &[
     "attempt",
     "ended_at",
@@ -99,7 +102,7 @@ fn the_keys_of_json_are_stable() {
     assert_eq!(keys(&server.greeting), ["http", "pid", "store"]);
     assert_eq!(number(&server.greeting, "pid"), u64::from(server.pid()));
     let job = home.json(&["fires"])[0]["job_id"].as_str().unwrap().to_owned();
-    let cases: [(&[&str], &[&str]); 17] = [
+    let cases: [(&[&str], &[&str]); 18] = [
         (&["as", "Y is unseen"], &["fires", "id", "seq"]),
         (&["ax", "is seen"], ATTESTATION),
         (&["watch", "list"], WATCHER),
@@ -115,7 +118,8 @@ fn the_keys_of_json_are_stable() {
         (&["plugin", "show", "zoo"], PLUGIN),
         (&["audit", "head"], &["at", "head", "records", "store_id"]),
         (&["audit", "verify"], &["head", "ok", "problem", "records"]),
-        (&["why", &job], &["attempts", "attestation", "job", "made", "records", "watcher"]),
+        (&["why", &job], WHY),
+        (&["status"], STATUS),
         (&["watch", "rm", "mine"], WATCHER),
     ];
     for (args, expected) in cases {
@@ -199,8 +203,9 @@ fn lists_are_newest_first_and_bounded() {
 #[test]
 fn every_command_has_help_with_examples() {
     let home = Home::new("help");
-    let mut commands: Vec<Vec<&str>> =
-        ["serve", "as", "ax", "fires", "why"].iter().map(|&name| vec![name]).collect();
+    let single = ["serve", "status", "as", "ax", "fires", "why", "completions", "man"];
+    let mut commands: Vec<Vec<&str>> = single.iter().map(|&name| vec![name]).collect();
+    commands.extend(["watch", "jobs", "plugin", "audit"].map(|group| vec![group]));
     let nested: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("watch", &["create", "list", "show", "rm", "pause", "resume"][..]),
         ("jobs", &["list", "show", "run", "retry"]),
@@ -394,4 +399,285 @@ fn the_store_is_where_it_is_said_to_be() {
     let server = home.serve();
     assert_eq!(mode(&home.path("axwatch.db.token")), 0o600);
     drop(server);
+}
+
+#[test]
+fn the_status_tells_how_everything_is() {
+    let home = Home::new("status");
+    // Without a server, as far as the store goes.
+    home.object(&["as", "X is seen"]);
+    let status = home.object(&["status"]);
+    assert_eq!(keys(&status), STATUS);
+    assert_eq!(status["server"], Value::Null);
+    assert_eq!((&status["store"]["claims"], &status["lag"]["behind"]), (&json!(1), &json!(1)));
+    let attention = &status["attention"][0];
+    assert_eq!(attention["kind"], "no_server");
+    assert!(text(attention, "next").starts_with("axwatch serve --store "), "{attention}");
+    home.run_plain(&["status"]).expect(0).says(&["none runs on this store", "axwatch serve"]);
+    // With one.
+    let zoo = [Zoo::good("zoo"), Zoo::new("sad", "permanent").handlers(&["sad"])];
+    let toml = home.zoo_toml(&zoo).replace("[\"zoo\",", "[\"gone\", \"zoo\",");
+    home.configure(&format!("{toml}\n[plugins.gone]\nbinary = '/nowhere/at/all'\n"));
+    let server = home.serve();
+    server.until_ready(&["zoo", "sad"]);
+    server.until_plugin("gone", &["failed"]);
+    for (id, handler) in [("a", "work"), ("b", "sad"), ("c", "nobody.here")] {
+        home.object(&["watch", "create", id, "--when", "is seen", "--run", handler]);
+    }
+    home.object(&["as", "Y is seen"]);
+    server.until_open(|open| open == 1);
+    let status = home.object(&["status"]);
+    assert_eq!(status["server"]["pid"], json!(server.pid()));
+    assert_eq!(status["watchers"]["live"], 2);
+    assert_eq!(status["watchers"]["waiting_for_handler"], 1);
+    let jobs = ["queued", "running", "paused", "completed", "failed", "cancelled"];
+    let counts: Vec<_> = jobs.iter().map(|state| number(&status["jobs"], state)).collect();
+    assert_eq!(counts, [0, 0, 1, 1, 1, 0], "{status}");
+    assert!(number(&status["store"], "bytes") > 0 && number(&status["disk"], "free_bytes") > 0);
+    assert_eq!((number(&status["store"], "schema"), number(&status["lag"], "head")), (2, 2));
+    assert!(text(&status["lag"], "oldest_waiting_at").ends_with('Z'));
+    let kinds: Vec<_> =
+        status["attention"].as_array().unwrap().iter().map(|one| text(one, "kind")).collect();
+    assert_eq!(kinds, ["plugin_failed", "dead_letters", "watcher_waiting_for_handler"]);
+    // Each next step is a command that works.
+    for attention in status["attention"].as_array().unwrap() {
+        let next: Vec<_> = text(attention, "next").split(' ').skip(1).collect();
+        home.run_bare(&next).expect(0);
+    }
+    let said = home.run_plain(&["status"]).expect(0);
+    said.says(&["zoo", "1 failed (dead letters)", "needs attention", "try: axwatch jobs list"]);
+    let served = server.get("/api/v1/status").remove(0);
+    assert_eq!(keys(&served), STATUS);
+    server.stop();
+    let offline = home.object(&["status"]);
+    assert_eq!(offline["jobs"]["failed"], 1);
+    assert_eq!(offline["plugins"][1]["state"], "stopped");
+}
+
+#[test]
+fn a_job_may_be_named_by_the_beginning_of_its_id() {
+    let home = Home::new("prefix");
+    let server = serve(&home);
+    let jobs: Vec<_> =
+        home.json(&["jobs", "list"]).iter().map(|job| text(job, "job_id").to_owned()).collect();
+    let prefix = &jobs[0][..8];
+    assert_eq!(home.object(&["jobs", "show", prefix])["job_id"], jobs[0].as_str());
+    assert_eq!(home.object(&["why", prefix])["job"]["job_id"], jobs[0].as_str());
+    home.run(&["audit", "prove", prefix]).expect(0);
+    assert_eq!(home.run(&["why", "abc"]).code, 2);
+    server.stop();
+    let (one, other) = ("abcd0000000000000000000000000001", "abcd0000000000000000000000000002");
+    let database = home.database();
+    for (id, number) in [(one, 1), (other, 2)] {
+        database
+            .execute(&format!("UPDATE jobs SET id = x'{id}' WHERE number = {number}"), [])
+            .unwrap();
+    }
+    drop(database);
+    let check = |served: &str| {
+        let error = home.run(&["jobs", "show", "abcd"]).expect(1).error();
+        assert_eq!(error["kind"], "conflict", "{served}");
+        assert!(text(&error, "message").contains(one) && text(&error, "message").contains(other));
+        assert_eq!(home.object(&["why", &other[..32]])["job"]["job_id"], other, "{served}");
+        let error = home.run(&["jobs", "show", "0000000"]).expect(1).error();
+        assert_eq!(error["kind"], "not_found", "{served}");
+    };
+    check("without a server");
+    let _server = home.serve();
+    check("with one");
+}
+
+#[test]
+fn a_job_that_waits_says_for_what() {
+    let home = Home::new("waits");
+    let _server = serve(&home);
+    home.object(&["watch", "pause", "mine"]);
+    home.object(&["as", "Y is seen"]);
+    let job = home.json(&["fires", "--watcher", "mine", "--limit", "1"]).remove(0);
+    let why = home.object(&["why", text(&job, "job_id")]);
+    assert_eq!(keys(&why["waits"]), ["ahead", "ahead_at_least", "message", "reason", "until"]);
+    assert_eq!(why["waits"]["reason"], "watcher_paused");
+    home.run_plain(&["why", text(&job, "job_id")])
+        .expect(0)
+        .says(&["what it waits for", "axwatch watch resume user-mine"]);
+    home.object(&["watch", "resume", "mine"]);
+}
+
+#[test]
+fn watchers_are_shown_without_a_server_too() {
+    let home = Home::new("watchers");
+    let server = serve(&home);
+    let served = home.json(&["watch", "list"]);
+    server.stop();
+    assert_eq!(home.json(&["watch", "list"]), served);
+    assert_eq!(home.object(&["watch", "show", "mine"]), served[0]);
+    home.run_plain(&["watch", "list"]).expect(0).says(&["last written"]);
+    home.run(&["watch", "show", "mime"]).expect(1).says(&["did you mean user-mine?", "watch list"]);
+    home.run(&["watch", "rm", "mine"]).expect(1).says(&["axwatch serve"]);
+}
+
+#[test]
+fn an_empty_list_says_so_to_people_only() {
+    let home = Home::new("empty");
+    home.object(&["as", "X is a"]);
+    for args in [&["watch", "list"][..], &["fires"], &["jobs", "list"], &["ax", "is b"]] {
+        let plain = home.run_plain(args).expect(0);
+        assert!(plain.out.is_empty() && plain.err.contains("axwatch "), "{args:?}: {plain:?}");
+        let json = home.run(args).expect(0);
+        assert!(json.out.is_empty() && json.err.is_empty(), "{args:?}: {json:?}");
+    }
+}
+
+#[test]
+fn mistakes_of_a_person_are_told_with_what_would_be_right() {
+    let home = Home::new("mistakes");
+    std::fs::create_dir(home.path("folder")).unwrap();
+    for command in
+        [&["as", "X is a"][..], &["ax", "X"], &["serve"], &["status"], &["watch", "list"]]
+    {
+        let args = [command, &["--store", "folder"]].concat();
+        home.run_bare(&args).expect(2).says(&["is a folder", "folder/axwatch.db"]);
+    }
+    home.run(&["as", "-", "x"]).expect(2).says(&["- stands alone"]);
+    home.run(&["as", "x", "-"]).expect(2).says(&["- stands alone"]);
+    let check = || {
+        home.object(&["as", "X is a", "--id", "one"]);
+        let error = home.run(&["as", "X is b", "--id", "one"]).expect(1).error();
+        assert_eq!(error["kind"], "conflict", "{error}");
+    };
+    check();
+    let server = home.serve();
+    check();
+    home.run(&["watch", "create"]).expect(2).says(&["ID, --when AX, --run HANDLER", "for example"]);
+    home.run(&["watch", "create", "x", "--run", "h"]).expect(2).says(&["lacks --when AX;"]);
+    home.run(&["watch", "create", "x", "--when", "is a"]).expect(1).says(&["handler"]);
+    drop(server);
+    let one = home.run_plain(&["as", "X is c"]).expect(0);
+    assert!(one.out.contains("deferred"));
+    let mut command = home.command(["as", "-", "--store"]);
+    command.arg(home.store()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"{\"subjects\":[\"X\"]}\n").unwrap();
+    let said = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    assert!(said.starts_with("1 claim appended"), "{said}");
+}
+
+#[test]
+fn shells_and_man_are_served() {
+    let home = Home::new("shells");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = home.run_bare(&["completions", shell]).expect(0).out;
+        for word in ["axwatch", "watch", "completions", "follow"] {
+            assert!(script.contains(word), "{shell}: nothing of {word}");
+        }
+        assert!(!script.contains("plugin-launcher"), "{shell}");
+    }
+    home.run_bare(&["completions", "tcsh"]).expect(2).says(&["bash", "powershell"]);
+    let page = home.run_bare(&["man"]).expect(0).out;
+    assert!(page.contains(".TH axwatch 1") && page.contains("status"), "{page}");
+    home.run_bare(&["man", "deep/man1"]).expect(0).says(&["pages written"]);
+    for page in ["axwatch.1", "axwatch-watch-create.1", "axwatch-status.1"] {
+        assert!(home.path("deep/man1").join(page).exists(), "{page}");
+    }
+    home.configure("");
+    home.run_bare(&["man", "am.toml/x"]).expect(2);
+}
+
+/// A command on a terminal of its own, which `script` makes.
+struct Terminal {
+    child: std::process::Child,
+    shown: std::sync::Arc<std::sync::Mutex<String>>,
+}
+
+impl Terminal {
+    fn start(home: &Home, args: &str, env: &[(&str, &str)]) -> Terminal {
+        let line = format!(
+            "exec {} {args} --store {}",
+            support::axwatch_path().display(),
+            home.store().display()
+        );
+        let mut command = std::process::Command::new("script");
+        command.args(["-qec", &line, "/dev/null"]).current_dir(home.path(""));
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("HOME", home.path("")).env("TERM", "xterm-256color").env("SHELL", "/bin/sh");
+        command.envs(env.iter().copied()).env("ZOO_TAG", home.tag());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("script, of util-linux, is there");
+        let shown = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+        let mut out = child.stdout.take().unwrap();
+        let seen = shown.clone();
+        std::thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(length @ 1..) = std::io::Read::read(&mut out, &mut piece) {
+                seen.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..length]));
+            }
+        });
+        Terminal { child, shown }
+    }
+
+    fn types(&mut self, text: &str) {
+        self.child.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    #[track_caller]
+    fn until_shown(&self, text: &str) -> String {
+        support::until(&format!("{text:?} is on the terminal"), || {
+            let shown = self.shown.lock().unwrap().clone();
+            shown.contains(text).then_some(shown)
+        })
+    }
+
+    #[track_caller]
+    fn end(mut self) -> Option<i32> {
+        support::until("the command ends", || self.child.try_wait().unwrap()).code()
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_watcher_is_made_by_answering_on_a_terminal() {
+    let home = Home::new("ask");
+    let server = home.configure_zoo(&[Zoo::good("zoo")]).serve();
+    server.until_ready(&["zoo"]);
+    let mut terminal = Terminal::start(&home, "watch create", &[]);
+    for (question, answer) in [
+        ("id (", "prs\n"),
+        ("when (", "is is\n"),
+        ("^", "is author\n"),
+        ("run (", "1\n"),
+        ("a second [no limit]", "5\n"),
+    ] {
+        terminal.until_shown(question);
+        terminal.types(answer);
+    }
+    let line = "watch create prs --when 'is author' --run work --max-fires-per-second 5";
+    terminal.until_shown(line);
+    assert_eq!(terminal.end(), Some(0));
+    assert_eq!(home.object(&["watch", "show", "prs"])["when"], "is author");
+    // Ctrl-C, or the end of the input, changes nothing.
+    for key in ["\x03", "\x04"] {
+        let mut terminal = Terminal::start(&home, "watch create other", &[]);
+        terminal.until_shown("when (");
+        terminal.types(key);
+        terminal.until_shown("nothing was changed");
+        assert_eq!(terminal.end(), Some(1));
+    }
+    assert_eq!(home.json(&["watch", "list"]).len(), 1);
+}
+
+#[test]
+fn fires_are_followed_in_colour_on_a_terminal() {
+    let home = Home::new("colour");
+    let _server = serve(&home);
+    let green = "\x1b[32mcompleted";
+    let coloured = Terminal::start(&home, "fires --follow", &[]);
+    assert!(coloured.until_shown("user-m").contains(green));
+    let plain = Terminal::start(&home, "fires --follow", &[("NO_COLOR", "1")]);
+    assert!(!plain.until_shown("user-m").contains('\x1b'));
 }

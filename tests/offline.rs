@@ -47,7 +47,7 @@ fn claims_made_without_a_server_fire_at_the_next_start() {
     assert_eq!(home.object(&["audit", "verify"])["ok"], true);
     // What needs a server says so.
     for args in [
-        &["watch", "list"][..],
+        &["watch", "pause", "w"][..],
         &["watch", "create", "w", "--when", "is seen", "--run", "work"],
         &["plugin", "list"],
         &["jobs", "run", "work"],

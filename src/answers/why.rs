@@ -65,6 +65,7 @@ impl Answers {
             attempts,
             records,
             made: made.iter().map(Stored::to_json).map(raw).collect(),
+            waits: None,
         })
     }
 

@@ -59,7 +59,7 @@ pub async fn rows(State(api): Shared, uri: Uri) -> Result<Response, ApiError> {
 
 /// `GET /audit/proof/{id}`.
 pub async fn proof(State(api): Shared, Path(id): Path<String>) -> Result<Response, ApiError> {
-    let proof = api.answers.proof(id.parse()?).await?;
+    let proof = api.answers.proof(api.job_id(&id).await?).await?;
     let kind = HeaderValue::from_static("application/json");
     Ok(([(CONTENT_TYPE, kind)], proof).into_response())
 }

@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use super::error::ApiError;
 use super::request::{Limit, json, query};
 use super::{Api, Shared, ndjson, stopped};
-use crate::answers::List;
+use crate::answers::{List, waits};
 use crate::views;
 
 /// The most that a request for one job waits for its end.
@@ -91,7 +91,7 @@ pub async fn one(
     Path(id): Path<String>,
     uri: Uri,
 ) -> Result<Json<views::Job>, ApiError> {
-    let id: JobId = id.parse()?;
+    let id = api.job_id(&id).await?;
     let wait = Duration::from_millis(query::<Waiting>(&uri)?.wait_ms).min(WAIT_MAX);
     let deadline = tokio::time::Instant::now() + wait;
     let mut heads = api.engine.heads();
@@ -151,17 +151,31 @@ pub async fn retry(
     State(api): Shared,
     Path(id): Path<String>,
 ) -> Result<Json<views::Job>, ApiError> {
-    let row = api.answers.job_row(id.parse()?).await?;
+    let row = api.answers.job_row(api.job_id(&id).await?).await?;
     let row = api.engine.redrive(row).await?;
     Ok(Json(api.answers.job(row.id, &api.held().await?).await?))
 }
 
 /// `GET /why/{id}`.
 pub async fn why(State(api): Shared, Path(id): Path<String>) -> Result<Json<views::Why>, ApiError> {
-    Ok(Json(api.answers.why(id.parse()?, &api.held().await?).await?))
+    let id = api.job_id(&id).await?;
+    let mut why = api.answers.why(id, &api.held().await?).await?;
+    if why.job.state.is_open() {
+        let row = api.answers.job_row(id).await?;
+        if let Some(waiting) = api.engine.waiting(row).await? {
+            let (watcher, now) = (why.job.watcher.as_deref(), api.engine.clock().now().wall);
+            why.waits = Some(waits(&waiting, watcher, &why.job.handler, now));
+        }
+    }
+    Ok(Json(why))
 }
 
 impl Api {
+    /// The job that a text names: by its id, or as much of it as no other begins with.
+    pub(super) async fn job_id(&self, text: &str) -> Result<JobId, ApiError> {
+        Ok(self.answers.job_id(&text.parse()?).await?)
+    }
+
     /// The last fires, oldest first, and then those that come or change.
     async fn follow(
         self: Arc<Api>,

@@ -34,7 +34,8 @@ pub async fn restart(
     Ok(Json(view(api.plugins.show(&name)?)))
 }
 
-fn view(plugin: PluginView) -> views::Plugin {
+/// The view of a plugin.
+pub fn view(plugin: PluginView) -> views::Plugin {
     views::Plugin {
         name: plugin.name.to_string(),
         state: plugin.state.as_str().to_owned(),

@@ -17,8 +17,8 @@ use serde_json::value::RawValue;
 use super::error::ApiError;
 use super::request::{Limit, json, query};
 use super::{Api, Shared, ndjson};
-use crate::answers::json_line;
-use crate::views::{self, Named, names_watcher};
+use crate::answers::{json_line, named_watcher};
+use crate::views;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -118,15 +118,7 @@ async fn command(
 impl Api {
     /// The watcher that a text names.
     async fn watcher(&self, text: &str) -> Result<WatcherView, ApiError> {
-        let watchers = self.engine.watchers(true).await?.into_iter();
-        let named = watchers.map(|watcher| (names_watcher(text, &watcher.row.key), watcher));
-        let found = named.filter(|(named, _)| *named != Named::No).max_by_key(|(named, _)| *named);
-        let none = || {
-            ApiError::not_found(format!(
-                "there is no watcher {text:?}; `axwatch watch list` shows those that there are"
-            ))
-        };
-        found.map(|(_, watcher)| watcher).ok_or_else(none)
+        Ok(named_watcher(self.engine.watchers(true).await?, text)?)
     }
 
     async fn shown(&self, key: &WatcherKey) -> Result<Json<views::Watcher>, ApiError> {

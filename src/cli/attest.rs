@@ -9,19 +9,19 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use axwatch_ats::{SqliteStore, StoreError, StoreWriter, append};
-use axwatch_model::{Clock, DefaultActor, Defaults, SystemClock};
+use axwatch_model::{Clock, DefaultActor, Defaults, Draft, SystemClock};
 use clap::Args;
 use hyper::Method;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::{Context, variable};
 use crate::bulk::{self, Chunk};
 use crate::claim;
-use crate::client::{Client, ClientError, NDJSON, with_query};
+use crate::client::{Client, ClientError, JSON, NDJSON, with_query};
 use crate::fault::Fault;
-use crate::output::Output;
+use crate::output::{Output, counted};
 use crate::source::{find_server, parse};
 use crate::views::{Appended, Deferred, FireCount, LineAnswer};
 use input::Input;
@@ -66,15 +66,15 @@ impl As {
         if self.words == ["-"] {
             return self.many(context, defaults).await;
         }
+        if self.words.iter().any(|word| word == "-") {
+            let problem = "- stands alone: it reads claims from standard input; quote it ('\"-\"') to claim something about a dash";
+            return Err(Fault::Usage(problem.to_owned()).into());
+        }
         let claim = self.claim()?;
         let mut appender = Appender::open(&context.config()?.store, defaults).await?;
-        let chunk = Chunk { first_line: 1, lines: vec![Ok(claim)] };
-        let answer = appender.append(chunk).await?.pop();
+        let appended = appender.append_one(claim).await;
         appender.close().await?;
-        match answer.context("there was no answer")? {
-            LineAnswer::Refused { error, .. } => Err(Fault::Refused(error).into()),
-            LineAnswer::Appended(appended) => show(&mut context.out, &appended),
-        }
+        show(&mut context.out, &appended?)
     }
 
     /// The claim as JSON.
@@ -169,8 +169,9 @@ impl Tally {
     fn new() -> Tally {
         let progress = if std::io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
-            let style = ProgressStyle::with_template("{spinner} {human_pos} claims, {per_sec}");
-            bar.with_style(style.expect("the template is well-formed"))
+            let style = ProgressStyle::with_template("{spinner} {human_pos} claims, {rate}");
+            let style = style.expect("the template is well-formed").with_key("rate", whole_rate);
+            bar.with_style(style)
         } else {
             ProgressBar::hidden()
         };
@@ -192,16 +193,24 @@ impl Tally {
 
     fn tell(&self, context: &mut Context) -> Result<()> {
         let Tally { appended, refused, fires, deferred, .. } = self;
-        let later = if *deferred { ", more are deferred" } else { "" };
+        let later = if *deferred { ", more when a server runs" } else { "" };
         if !context.out.json {
-            context.out.line(&format!("{appended} claims appended, {fires} fires{later}"))?;
+            let (claims, fires) = (counted(*appended, "claim"), counted(*fires, "fire"));
+            context.out.line(&format!("{claims} appended, {fires}{later}"))?;
         }
         if *refused > 0 {
-            let lines = if *refused == 1 { "line was" } else { "lines were" };
-            return Err(Fault::Refused(format!("{refused} {lines} refused")).into());
+            let was = if *refused == 1 { "was" } else { "were" };
+            let lines = counted(*refused, "line");
+            return Err(Fault::Refused(format!("{lines} {was} refused")).into());
         }
         Ok(())
     }
+}
+
+/// Claims a second, without the digits that nobody reads.
+fn whole_rate(state: &ProgressState, text: &mut dyn std::fmt::Write) {
+    // A text that takes no more is a bar that is not drawn.
+    let _ = write!(text, "{} a second", HumanCount(state.per_sec() as u64));
 }
 
 fn show(out: &mut Output, appended: &Appended) -> Result<()> {
@@ -209,8 +218,7 @@ fn show(out: &mut Output, appended: &Appended) -> Result<()> {
         return out.object(appended);
     }
     let fires = match appended.fires {
-        FireCount::Now(1) => "1 fire".to_owned(),
-        FireCount::Now(fires) => format!("{fires} fires"),
+        FireCount::Now(fires) => counted(fires.into(), "fire"),
         FireCount::Deferred(Deferred::Deferred) => {
             "fires: deferred until `axwatch serve` runs".to_owned()
         }
@@ -255,6 +263,26 @@ impl Appender {
         unreachable!("the last look answers")
     }
 
+    /// Appends one claim, given as JSON.
+    async fn append_one(&mut self, claim: String) -> Result<Appended> {
+        let (writer, clock, defaults) = match self {
+            Appender::Server { client, path } => {
+                let answer = client.text(Method::POST, path, JSON, claim.into()).await?;
+                return parse(std::str::from_utf8(&answer)?);
+            }
+            Appender::Store { writer, clock, defaults } => (writer, clock, defaults),
+        };
+        let now = clock.now().wall;
+        let draft = Draft::from_json(&claim)?;
+        let incoming = draft.complete(defaults, "user", now, rand::random())?;
+        let id = incoming.attestation.id.clone();
+        let outcome = append(&mut **writer, vec![incoming], now).await?.pop();
+        let appended = outcome.context("there was no answer")??;
+        while writer.tidy().await? {}
+        let fires = FireCount::Deferred(Deferred::Deferred);
+        Ok(Appended { id, seq: appended.seq, fires })
+    }
+
     /// Appends lines; one answer each, in order.
     async fn append(&mut self, chunk: Chunk) -> Result<Vec<LineAnswer>> {
         match self {
@@ -295,9 +323,12 @@ async fn send(client: &Client, path: &str, chunk: &Chunk) -> Result<Vec<LineAnsw
     }
     let last_line = chunk.first_line + chunk.lines.len() as u64 - 1;
     let lost = || {
+        let (lines, are) = match chunk.first_line {
+            first if first == last_line => (format!("line {first} has"), "it is"),
+            first => (format!("lines {first} to {last_line} have"), "they are"),
+        };
         format!(
-            "lines {} to {last_line} have no answer; whether they are in the log is unknown (a line with an id can be sent again)",
-            chunk.first_line
+            "{lines} no answer; whether {are} in the log is unknown (a line with an id can be sent again)"
         )
     };
     let mut answers = Vec::new();

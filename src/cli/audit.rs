@@ -8,7 +8,7 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Context as _, Result, bail};
 use axwatch_ats::StoreError;
 use axwatch_core::audit::{Head, Problem, Proof, Report, Row, Verifier};
-use axwatch_model::{JobId, LeafNumber};
+use axwatch_model::{JobIdPrefix, LeafNumber};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
@@ -17,11 +17,16 @@ use super::{Context, Limit};
 use crate::answers::{AnswerError, List, RECORD_TYPES};
 use crate::client::ClientError;
 use crate::fault::Fault;
-use crate::output::{Output, TablePage};
+use crate::output::{Output, TablePage, counted};
 use crate::source::{Source, parse};
 
 /// Read the audit, recompute it, prove one record of it
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  axwatch audit show --limit 20
+  axwatch audit verify
+  axwatch audit prove 3ea27c -o proof.json && axwatch audit check proof.json")]
 pub struct Audit {
     #[command(subcommand)]
     command: Command,
@@ -57,9 +62,9 @@ enum Command {
         after_help = "Example:\n  axwatch audit prove 3ea27c14d1c994b3bc463569ba5fdcae -o proof.json"
     )]
     Prove {
-        /// The job's id
+        /// The job's id, or as much of it as no other begins with
         #[arg(value_name = "JOB")]
-        id: JobId,
+        id: JobIdPrefix,
         /// Where to write it; standard output otherwise
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
@@ -92,7 +97,7 @@ impl Audit {
             }
             Command::Verify { head } => verify(out, &source, head).await,
             Command::Prove { id, output } => {
-                let proof = source.proof(id).await?;
+                let proof = source.proof(&id).await?;
                 Proof::from_json(&proof)?.check().context(
                     "the proof that was made does not hold; `axwatch audit verify` says more",
                 )?;
@@ -133,6 +138,9 @@ async fn show(out: &mut Output, source: &Source, kind: Option<String>, limit: Li
         out.table(&mut table)?;
         out.flush()?;
     }
+    if table.is_empty() {
+        out.note("no such records; `axwatch serve` writes the first when it starts")?;
+    }
     Ok(())
 }
 
@@ -151,6 +159,29 @@ fn plain(value: &Value) -> String {
 }
 
 async fn verify(out: &mut Output, source: &Source, saved: Option<Head>) -> Result<()> {
+    tell(out, &recompute(source, saved).await?)
+}
+
+/// What came of recomputing the whole audit.
+#[derive(Debug)]
+pub struct Recomputed {
+    /// How many records were recomputed, and the head they make.
+    report: Report,
+    /// Why the rest could not be read.
+    unreadable: Option<String>,
+}
+
+impl Recomputed {
+    /// What is wrong, if anything is.
+    pub fn problem(&self) -> Option<String> {
+        let problem = self.report.problem.as_ref().map(ToString::to_string);
+        problem.or_else(|| self.unreadable.clone())
+    }
+}
+
+/// Recomputes the audit from its first record on, and holds it to the saved head, or else to the one
+/// that the store itself keeps.
+pub async fn recompute(source: &Source, saved: Option<Head>) -> Result<Recomputed> {
     // The store's own head before its rows: what is appended meanwhile must not look like a loss.
     let (kept, mut unreadable) = match source.audit_head().await {
         Ok(view) => (Some(view.head.parse::<Head>()?), None),
@@ -186,7 +217,7 @@ async fn verify(out: &mut Output, source: &Source, saved: Option<Head>) -> Resul
         progress.set_position(verifier.records());
     }
     progress.finish_and_clear();
-    tell(out, &held_to(kept, verifier.finish()), unreadable)
+    Ok(Recomputed { report: held_to(kept, verifier.finish()), unreadable })
 }
 
 /// Holds what came out to the size that the store itself keeps.
@@ -210,8 +241,8 @@ fn is_damage(error: &anyhow::Error) -> bool {
     })
 }
 
-fn tell(out: &mut Output, report: &Report, unreadable: Option<String>) -> Result<()> {
-    let problem = report.problem.as_ref().map(ToString::to_string).or(unreadable);
+fn tell(out: &mut Output, recomputed: &Recomputed) -> Result<()> {
+    let (problem, report) = (recomputed.problem(), &recomputed.report);
     let ok = problem.is_none();
     if out.json {
         let head = report.head.to_string();
@@ -219,10 +250,12 @@ fn tell(out: &mut Output, report: &Report, unreadable: Option<String>) -> Result
     } else if let Some(problem) = problem {
         let red = AnsiColor::Red.on_default().bold();
         out.line(&format!("{red}not ok{red:#}: {problem}"))?;
-        out.line(&format!("{} records before it are as they were written", report.records))?;
+        let before = counted(report.records, "record");
+        out.line(&format!("{before} before it as they were written"))?;
     } else {
         let green = AnsiColor::Green.on_default().bold();
-        out.line(&format!("{green}ok{green:#}: {} records, head {}", report.records, report.head))?;
+        let records = counted(report.records, "record");
+        out.line(&format!("{green}ok{green:#}: {records}, head {}", report.head))?;
     }
     if ok { Ok(()) } else { Err(Fault::NotOk.into()) }
 }

@@ -61,6 +61,9 @@ impl Ax {
             context.out.table(&mut table)?;
             context.out.flush()?;
         }
+        if table.is_empty() && !context.out.json {
+            context.out.note("no claim is found; `axwatch as CLAIM` makes one")?;
+        }
         Ok(())
     }
 }

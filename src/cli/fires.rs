@@ -1,5 +1,7 @@
 //! `axwatch fires`: what watchers caused.
 
+mod told;
+
 use anyhow::Result;
 use axwatch_model::JobState;
 use bytes::Bytes;
@@ -9,9 +11,10 @@ use hyper::Method;
 use super::{Context, Limit};
 use crate::answers::List;
 use crate::client::{self, JSON};
-use crate::output::{TablePage, job_style, or_dash};
+use crate::output::{Output, TablePage, job_style, or_dash};
 use crate::source::{Lines, Source, need_server, parse};
 use crate::views;
+use told::Teller;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,7 +42,7 @@ pub struct Fires {
 impl Fires {
     pub async fn run(self, context: &mut Context) -> Result<()> {
         let store = context.config()?.store;
-        let mut lines = if self.follow {
+        if self.follow {
             let client = need_server(&store).await?;
             let query = [
                 ("follow", Some("true".to_owned())),
@@ -47,34 +50,64 @@ impl Fires {
                 ("watcher", self.watcher),
             ];
             let path = client::with_query("/api/v1/fires", &query);
-            Lines::Server(client.lines(Method::GET, &path, JSON, Bytes::new()).await?)
-        } else {
-            let list = List::Fires { watcher: self.watcher, state: self.state };
-            Source::find(&store).await?.list(&list, self.limit.lines()).await?
-        };
-        let mut table = TablePage::new(&[
-            "FIRED",
-            "WATCHER",
-            "#SEQ",
-            "HANDLER",
-            "STATE",
-            "#ATTEMPTS",
-            "JOB",
-            "ERROR",
-        ]);
-        while let Some(page) = lines.next().await? {
-            for line in &page {
-                if context.out.json {
-                    context.out.line(line)?;
-                } else {
-                    add_fire(&mut table, parse(line)?);
-                }
-            }
-            context.out.table(&mut table)?;
-            context.out.flush()?;
+            let lines = client.lines(Method::GET, &path, JSON, Bytes::new()).await?;
+            return follow(&mut context.out, Lines::Server(lines)).await;
+        }
+        let list = List::Fires { watcher: self.watcher, state: self.state };
+        let lines = Source::find(&store).await?.list(&list, self.limit.lines()).await?;
+        let is_empty = tabulate(&mut context.out, lines).await?;
+        if is_empty {
+            let follow = context.typed("axwatch fires --follow");
+            context.out.note(&format!("no such fires; `{follow}` shows them as they come"))?;
         }
         Ok(())
     }
+}
+
+/// Tells each fire on a line of its own, as it comes.
+async fn follow(out: &mut Output, mut lines: Lines) -> Result<()> {
+    let mut teller = Teller::new(out.terminal_columns());
+    if !out.json {
+        out.line(&teller.title())?;
+        out.flush()?;
+    }
+    while let Some(page) = lines.next().await? {
+        for line in &page {
+            if out.json {
+                out.line(line)?;
+            } else if let Some(told) = teller.tell(&parse(line)?) {
+                out.line(&told)?;
+            }
+        }
+        out.flush()?;
+    }
+    Ok(())
+}
+
+/// Prints fires as a table, and says whether there were none.
+async fn tabulate(out: &mut Output, mut lines: Lines) -> Result<bool> {
+    let mut table = TablePage::new(&[
+        "FIRED",
+        "WATCHER",
+        "#SEQ",
+        "HANDLER",
+        "STATE",
+        "#ATTEMPTS",
+        "JOB",
+        "ERROR",
+    ]);
+    while let Some(page) = lines.next().await? {
+        for line in &page {
+            if out.json {
+                out.line(line)?;
+            } else {
+                add_fire(&mut table, parse(line)?);
+            }
+        }
+        out.table(&mut table)?;
+        out.flush()?;
+    }
+    Ok(table.is_empty())
 }
 
 fn add_fire(table: &mut TablePage, fire: views::Fire) {

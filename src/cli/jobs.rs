@@ -1,12 +1,15 @@
 //! `axwatch jobs`: work for handlers, of watchers and of people.
 
+use std::io::IsTerminal as _;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use axwatch_model::{JobId, JobState};
+use axwatch_model::{JobIdPrefix, JobState};
 use base64::Engine as _;
 use clap::{Args, Subcommand};
 use hyper::Method;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -14,12 +17,18 @@ use super::{Context, Limit};
 use crate::answers::List;
 use crate::client::{Client, job_path, path, with_query};
 use crate::fault::Fault;
-use crate::output::{Output, TablePage, job_style, or_dash};
+use crate::output::{Output, TablePage, cut, job_style, or_dash};
 use crate::source::{Source, need_server, parse};
 use crate::views::Job;
 
 /// Show jobs, run one, retry a dead letter
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  axwatch jobs list --state failed
+  axwatch jobs show 3ea27c
+  axwatch jobs run notify.log --payload '{\"text\":\"hi\"}' --wait
+  axwatch jobs retry 3ea27c")]
 pub struct Jobs {
     #[command(subcommand)]
     command: Command,
@@ -44,9 +53,9 @@ enum Command {
     /// Show one job with its result
     #[command(after_help = "Example:\n  axwatch jobs show 3ea27c14d1c994b3bc463569ba5fdcae")]
     Show {
-        /// The job's id
+        /// The job's id, or as much of it as no other begins with
         #[arg(value_name = "JOB")]
-        id: JobId,
+        id: JobIdPrefix,
     },
     /// Run a handler now, without a watcher
     #[command(
@@ -65,14 +74,16 @@ enum Command {
     /// Try a dead letter, or a job that waits for its retry, again now
     #[command(after_help = "Example:\n  axwatch jobs retry 3ea27c14d1c994b3bc463569ba5fdcae")]
     Retry {
-        /// The job's id
+        /// The job's id, or as much of it as no other begins with
         #[arg(value_name = "JOB")]
-        id: JobId,
+        id: JobIdPrefix,
     },
 }
 
 /// How long one request waits for the end of a job; then it is asked again.
 const WAIT_MS: u64 = 30_000;
+/// The same while somebody watches.
+const LOOK_MS: u64 = 500;
 
 impl Jobs {
     pub async fn run(self, context: &mut Context) -> Result<()> {
@@ -83,7 +94,7 @@ impl Jobs {
                 list_jobs(&store, &list, limit, &mut context.out).await
             }
             Command::Show { id } => {
-                let job = Source::find(&store).await?.job(id).await?;
+                let job = Source::find(&store).await?.job(&id).await?;
                 show_job(&mut context.out, &job)
             }
             Command::Run { handler, payload, wait } => {
@@ -143,6 +154,9 @@ async fn list_jobs(store: &Path, list: &List, limit: Limit, out: &mut Output) ->
         out.table(&mut table)?;
         out.flush()?;
     }
+    if table.is_empty() {
+        out.note("no such jobs; a watcher makes them, or `axwatch jobs run HANDLER` makes one")?;
+    }
     Ok(())
 }
 
@@ -185,12 +199,41 @@ fn read_file(file: &str) -> Result<Vec<u8>> {
     std::fs::read(file).map_err(|error| Fault::Usage(format!("cannot read {file}: {error}")).into())
 }
 
+/// Waits for the end of a job, and shows on a terminal meanwhile how far it is.
 async fn wait_for(client: &Client, mut job: Job) -> Result<Job> {
+    let spinner = spinner();
+    let wait_ms = if spinner.is_hidden() { WAIT_MS } else { LOOK_MS };
     while job.state.is_open() {
-        let path = with_query(&job_path(job.job_id), &[("wait_ms", Some(WAIT_MS.to_string()))]);
+        spinner.set_message(under_way(&job));
+        let path = with_query(&job_path(job.job_id), &[("wait_ms", Some(wait_ms.to_string()))]);
         job = client.get(&path).await?;
     }
+    spinner.finish_and_clear();
     Ok(job)
+}
+
+fn spinner() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+    bar.enable_steady_tick(Duration::from_millis(100));
+    let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}");
+    bar.with_style(style.expect("the template is well-formed"))
+}
+
+fn under_way(job: &Job) -> String {
+    let mut text = format!("{} is {}", job.handler, job.state);
+    if job.attempts > 1 {
+        text.push_str(&format!(", attempt {}", job.attempts));
+    }
+    if let Some(progress) = job.progress.filter(|progress| progress.total > 0) {
+        text.push_str(&format!(", {} of {}", progress.current, progress.total));
+    }
+    if let Some(error) = &job.error {
+        text.push_str(&format!(" (last: {})", cut(error, 60)));
+    }
+    text
 }
 
 fn ended_well(job: &Job) -> Result<()> {

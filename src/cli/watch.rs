@@ -1,22 +1,28 @@
 //! `axwatch watch`: what to wait for, and who acts then.
 
+mod ask;
+mod create;
+
 use anyhow::Result;
 use axwatch_model::WatcherState;
-use bytes::Bytes;
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::json;
-use serde_json::value::RawValue;
 
 use super::{Context, Limit};
-use crate::client::{JSON, path, with_query};
-use crate::fault::{Fault, InvalidQuery};
+use crate::client::path;
 use crate::output::{Output, TablePage, or_dash, watcher_style};
-use crate::source::{need_server, parse};
+use crate::source::{Source, need_server, parse};
 use crate::views::Watcher;
 
 /// Declare watchers, show them, stop them
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  axwatch watch create prs --when 'is author of GitHub' --run notify.log
+  axwatch watch list
+  axwatch watch pause prs && axwatch watch resume prs
+  axwatch watch rm prs")]
 pub struct Watch {
     #[command(subcommand)]
     command: Command,
@@ -24,28 +30,8 @@ pub struct Watch {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Declare a watcher: again is harmless, a change is a new revision
-    #[command(after_help = "\
-Examples:
-  axwatch watch create prs --when 'is author of GitHub' --run notify.log
-  axwatch watch create prs --when 'is author so notify.log' --max-fires-per-second 5
-  axwatch watch create prs --when 'by HR' --run notify.file --params '{\"path\":\"/tmp/hr.jsonl\"}'")]
-    Create {
-        /// Its id among yours
-        id: String,
-        /// What to wait for, in AX; `so HANDLER` in it names handlers too
-        #[arg(long, value_name = "AX")]
-        when: String,
-        /// The handler that acts: its name, or plugin/name; may be given several times
-        #[arg(long, value_name = "HANDLER")]
-        run: Vec<String>,
-        /// Parameters for its handlers: a JSON object
-        #[arg(long, value_name = "JSON")]
-        params: Option<String>,
-        /// Attempts a second at most; 0 is no limit
-        #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
-        max_fires_per_second: i64,
-    },
+    /// Declare a watcher: again is harmless, a change is a new revision; asks for what is missing
+    Create(create::Create),
     /// List watchers, newest first
     #[command(after_help = "Examples:\n  axwatch watch list\n  axwatch watch list --all --json")]
     List {
@@ -78,25 +64,10 @@ impl Watch {
     pub async fn run(self, context: &mut Context) -> Result<()> {
         let store = context.config()?.store;
         let (method, path) = match self.command {
-            Command::Create { id, when, run, params, max_fires_per_second } => {
-                InvalidQuery::check(&when)?;
-                let params = params.as_deref().map(json_params).transpose()?;
-                let declaration = json!({
-                    "id": id, "when": when, "handlers": run, "params": params,
-                    "max_fires_per_second": max_fires_per_second,
-                });
-                let client = need_server(&store).await?;
-                let watcher: Watcher = client.send(Method::POST, BASE, &declaration).await?;
-                return told(context, &watcher);
-            }
+            Command::Create(create) => return create.run(context).await,
             Command::List { limit } => {
-                let query = [
-                    ("limit", limit.lines().map(|limit| limit.to_string())),
-                    ("all", limit.lines().is_none().then(|| "true".to_owned())),
-                ];
-                let client = need_server(&store).await?;
-                let path = with_query(BASE, &query);
-                let mut lines = client.lines(Method::GET, &path, JSON, Bytes::new()).await?;
+                let source = Source::find(&store).await?;
+                let mut lines = source.watchers(limit.lines()).await?;
                 let mut table = TablePage::new(&[
                     "ID",
                     "STATE",
@@ -113,12 +84,16 @@ impl Watch {
                 while let Some(page) = lines.next().await? {
                     list(&mut context.out, &mut table, &page)?;
                 }
-                return Ok(());
+                if table.is_empty() {
+                    let create = context.typed("axwatch watch create");
+                    context.out.note(&format!("no watchers yet; make one with `{create}`"))?;
+                }
+                return note_age(&mut context.out, &source);
             }
             Command::Show(which) => {
-                let client = need_server(&store).await?;
-                let watcher = client.get(&path(BASE, &[&which.id])).await?;
-                return show(&mut context.out, &watcher);
+                let source = Source::find(&store).await?;
+                show(&mut context.out, &source.watcher(&which.id).await?)?;
+                return note_age(&mut context.out, &source);
             }
             Command::Rm(which) => (Method::DELETE, path(BASE, &[&which.id])),
             Command::Pause(which) => (Method::POST, path(BASE, &[&which.id, "pause"])),
@@ -130,15 +105,14 @@ impl Watch {
     }
 }
 
-fn json_params(text: &str) -> Result<Box<RawValue>> {
-    let usage =
-        |problem: String| Fault::Usage(format!("--params must be a JSON object: {problem}"));
-    let raw: Box<RawValue> =
-        serde_json::from_str(text).map_err(|error| usage(error.to_string()))?;
-    if !raw.get().starts_with('{') {
-        return Err(usage(format!("{text} is none")).into());
+/// Without a server nobody counts on.
+fn note_age(out: &mut Output, source: &Source) -> Result<()> {
+    match source {
+        Source::Server(_) => Ok(()),
+        Source::Store(_) => {
+            out.note("no server runs; matches, fires and errors are those that were last written")
+        }
     }
-    Ok(raw)
 }
 
 /// What became of a watcher, in a sentence.
@@ -206,17 +180,4 @@ fn show(out: &mut Output, watcher: &Watcher) -> Result<()> {
         ("last fired", or_dash(watcher.last_fired_at)),
         ("error", watcher.error.clone().unwrap_or_default()),
     ])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn params_are_an_object() {
-        assert_eq!(json_params(r#"{"a":1}"#).unwrap().get(), r#"{"a":1}"#);
-        for text in ["[1]", "1", "{", ""] {
-            assert_eq!(crate::fault::exit_code(&json_params(text).unwrap_err()), 2, "{text}");
-        }
-    }
 }

@@ -2,7 +2,7 @@
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
-use axwatch_model::JobId;
+use axwatch_model::JobIdPrefix;
 use clap::Args;
 use serde::Deserialize;
 
@@ -16,25 +16,30 @@ use crate::views;
 const EXAMPLES: &str = "\
 Examples:
   axwatch why 3ea27c14d1c994b3bc463569ba5fdcae
+  axwatch why 3ea27c
   axwatch why $(axwatch fires --limit 1 --json | jq -r .job_id) --json";
 
 /// Show why a job ran: the claim, the watcher as it then was, each attempt, the claims it made
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Why {
-    /// The job's id, as `axwatch fires` shows it
+    /// The job's id, as `axwatch fires` shows it, or as much of it as no other begins with
     #[arg(value_name = "JOB")]
-    id: JobId,
+    id: JobIdPrefix,
 }
 
 impl Why {
     pub async fn run(self, context: &mut Context) -> Result<()> {
-        let why = Source::find(&context.config()?.store).await?.why(self.id).await?;
+        let why = Source::find(&context.config()?.store).await?.why(&self.id).await?;
         let out = &mut context.out;
         if out.json {
             return out.object(&why);
         }
         show_job(out, &why.job)?;
+        if let Some(waits) = &why.waits {
+            out.heading("what it waits for")?;
+            out.line(&waits.message)?;
+        }
         if let Some(claim) = &why.attestation {
             out.heading("because of this claim")?;
             claims(out, std::slice::from_ref(claim))?;
@@ -43,7 +48,7 @@ impl Why {
             out.heading("which this watcher waited for")?;
             revision(out, watcher)?;
         }
-        out.heading("attempts")?;
+        out.heading(if why.attempts.is_empty() { "no attempts so far" } else { "attempts" })?;
         attempts(out, &why.attempts)?;
         if !why.records.is_empty() {
             out.heading("what else the audit says")?;

@@ -1,0 +1,323 @@
+//! How everything is: the store, its watchers and jobs, and what somebody should look at.
+//!
+//! In: the store, and what only a running server knows. Cost: the watchers once (in memory with a
+//! server), one count over an index of the jobs that ended badly and over the jobs since the oldest
+//! open one; nothing grows with the log.
+
+use std::path::Path;
+use std::time::Duration;
+
+use axwatch_ats::{JobsQuery, StoreError};
+use axwatch_core::{Overview, WaitReason, Waiting};
+use axwatch_engine::Heads;
+use axwatch_model::{JobNumber, Seq, Timestamp, WatcherRow, WatcherState};
+
+use super::{AnswerError, Answers};
+use crate::output::{counted, quoted, size, span};
+use crate::views::{
+    Attention, Disk, JobCounts, Lag, Plugin, ServerStatus, Status, StoreStatus, Waits, Watcher,
+    WatcherCounts,
+};
+
+/// Less than this left on the disk is worth a word, before the engine refuses anything.
+const FREE_BYTES_LOW: u64 = 256 * 1024 * 1024;
+/// Watchers in trouble that are named; the rest are only counted.
+const NAMED_MAX: usize = 10;
+
+/// What a running server knows.
+pub struct Live {
+    /// The server.
+    pub server: ServerStatus,
+    /// Its plugins.
+    pub plugins: Vec<Plugin>,
+    /// Its engine.
+    pub overview: Overview,
+    /// How far it has come.
+    pub heads: Heads,
+}
+
+impl Answers {
+    /// How everything is. `path` is the store's file; `live` what its server knows, if one runs.
+    ///
+    /// # Errors
+    /// [`AnswerError::Store`].
+    pub async fn status(
+        &self,
+        path: &Path,
+        now: Timestamp,
+        live: Option<Live>,
+    ) -> Result<Status, AnswerError> {
+        let opened = self.store().opened();
+        let (head, matched) = match &live {
+            Some(live) => (live.heads.seq, live.heads.matched),
+            None => (self.store().head().await?, opened.matched_seq),
+        };
+        let records = match &live {
+            Some(live) => live.heads.audit.0,
+            None => self.audit_size().await?,
+        };
+        let overview = match &live {
+            Some(live) => live.overview.clone(),
+            None => self.overview_of_rows(matched, head).await?,
+        };
+        let oldest = self.made_at(overview.oldest_waiting).await?;
+        let jobs = self.counts(overview.held_jobs).await?;
+        let plugins = match &live {
+            Some(live) => live.plugins.clone(),
+            None => self.stopped_plugins().await?,
+        };
+        let file_bytes = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
+        let mut wal = path.as_os_str().to_owned();
+        wal.push("-wal");
+        let wal_bytes = file_bytes(Path::new(&wal));
+        let mut status = Status {
+            store: StoreStatus {
+                path: path.display().to_string(),
+                store_id: opened.store_id.to_string(),
+                schema: opened.schema,
+                claims: head.0,
+                records,
+                bytes: file_bytes(path) + wal_bytes,
+                wal_bytes,
+            },
+            server: live.map(|live| live.server),
+            watchers: watcher_counts(&overview),
+            jobs,
+            plugins,
+            lag: Lag {
+                head,
+                matched,
+                behind: head.0.saturating_sub(matched.0),
+                oldest_waiting_at: oldest,
+                oldest_waiting_seconds: oldest.map(|oldest| now.since(oldest).as_secs()),
+            },
+            disk: disk(path),
+            attention: Vec::new(),
+        };
+        status.attention = attention(&status, &overview);
+        Ok(status)
+    }
+
+    /// Jobs by state. Of those that are queued, so many at most are held.
+    async fn counts(&self, held: u64) -> Result<JobCounts, StoreError> {
+        let rows = self.store().job_counts().await?;
+        let paused = held.min(rows.queued);
+        Ok(JobCounts {
+            queued: rows.queued - paused,
+            running: rows.running,
+            paused,
+            completed: rows.completed,
+            failed: rows.failed,
+            cancelled: rows.cancelled,
+        })
+    }
+
+    async fn made_at(&self, job: Option<JobNumber>) -> Result<Option<Timestamp>, StoreError> {
+        let Some(JobNumber(number)) = job else { return Ok(None) };
+        let only = JobsQuery {
+            after: Some(JobNumber(number - 1)),
+            before: Some(JobNumber(number + 1)),
+            limit: 1,
+            ..JobsQuery::default()
+        };
+        Ok(self.store().jobs(&only).await?.first().map(|row| row.created_at))
+    }
+
+    /// What the rows tell when nobody runs on the store.
+    async fn overview_of_rows(&self, matched: Seq, head: Seq) -> Result<Overview, StoreError> {
+        let mut overview = Overview::default();
+        for mut row in self.store().watchers().await? {
+            row.state = row.shown_state(matched, head);
+            match overview.watchers.iter_mut().find(|(state, _)| *state == row.state) {
+                Some((_, count)) => *count += 1,
+                None => overview.watchers.push((row.state, 1)),
+            }
+            if is_in_trouble(row.state) && overview.troubled.len() < NAMED_MAX {
+                overview.troubled.push(row);
+            }
+        }
+        let JobNumber(from) = self.store().opened().open_jobs_from;
+        let first = self.store().open_jobs(JobNumber(from.saturating_sub(1)), 1).await?;
+        overview.oldest_waiting = first.first().map(|row| row.number);
+        Ok(overview)
+    }
+
+    /// The plugins that were ever up, as nobody runs them now.
+    async fn stopped_plugins(&self) -> Result<Vec<Plugin>, StoreError> {
+        let handlers = self.store().handlers().await?;
+        let of = |name: &axwatch_model::PluginName| {
+            let own = handlers.iter().filter(|row| row.plugin == *name);
+            own.map(|row| row.name.to_string()).collect()
+        };
+        let rows = self.store().plugins().await?;
+        let plugins = rows.into_iter().map(|row| Plugin {
+            handlers: of(&row.name),
+            name: row.name.to_string(),
+            state: "stopped".to_owned(),
+            version: Some(row.version.to_string()),
+            pid: None,
+            error: None,
+        });
+        Ok(plugins.collect())
+    }
+}
+
+fn is_in_trouble(state: WatcherState) -> bool {
+    matches!(state, WatcherState::Broken | WatcherState::Refused | WatcherState::WaitingForHandler)
+}
+
+fn watcher_counts(overview: &Overview) -> WatcherCounts {
+    let mut counts = WatcherCounts::default();
+    for (state, count) in &overview.watchers {
+        *counts.of_mut(*state) += count;
+    }
+    counts
+}
+
+fn disk(path: &Path) -> Disk {
+    let folder = path.parent().unwrap_or(path);
+    let space = rustix::fs::statvfs(folder).ok();
+    let bytes = |blocks: fn(&rustix::fs::StatVfs) -> u64| {
+        space.as_ref().map(|space| blocks(space).saturating_mul(space.f_frsize))
+    };
+    Disk { free_bytes: bytes(|space| space.f_bavail), total_bytes: bytes(|space| space.f_blocks) }
+}
+
+/// What somebody should look at, the most urgent first, each with a command to type.
+fn attention(status: &Status, overview: &Overview) -> Vec<Attention> {
+    let mut found = Vec::new();
+    let mut add = |kind: &str, message: String, next: String| {
+        found.push(Attention { kind: kind.to_owned(), message, next });
+    };
+    let free = status.disk.free_bytes.unwrap_or(u64::MAX);
+    let folder = Path::new(&status.store.path).parent().unwrap_or(Path::new("/"));
+    let look = format!("df -h {}", quoted(&folder.display().to_string()));
+    if overview.disk_low {
+        let message = format!("the disk is nearly full ({} free): claims are refused", size(free));
+        add("disk_low", message, look);
+    } else if free < FREE_BYTES_LOW {
+        add("disk_low", format!("only {} are left on the disk", size(free)), look);
+    }
+    let is_served = status.server.is_some();
+    for plugin in status.plugins.iter().filter(|_| is_served) {
+        let error = plugin.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        let (kind, state, verb) = match &*plugin.state {
+            "failed" => ("plugin_failed", "has failed", "restart"),
+            "backing_off" => ("plugin_backing_off", "crashed and is started again soon", "show"),
+            "degraded" => ("plugin_degraded", "says that it is not well", "show"),
+            _ => continue,
+        };
+        let next = format!("axwatch plugin {verb} {}", plugin.name);
+        add(kind, format!("plugin {} {state}{error}", plugin.name), next);
+    }
+    if status.jobs.failed > 0 {
+        let message = match status.jobs.failed {
+            1 => "1 job is a dead letter".to_owned(),
+            failed => format!("{failed} jobs are dead letters"),
+        };
+        add("dead_letters", message, "axwatch jobs list --state failed".to_owned());
+    }
+    for row in &overview.troubled {
+        let (kind, message) = trouble(row);
+        add(kind, message, format!("axwatch watch show {}", quoted(&row.key.to_string())));
+    }
+    let counts = status.watchers;
+    let troubled = counts.broken + counts.refused + counts.waiting_for_handler;
+    let unnamed = troubled.saturating_sub(overview.troubled.len() as u64);
+    if unnamed > 0 {
+        let message = format!("{} more like these", counted(unnamed, "watcher"));
+        add("watchers", message, "axwatch watch list".to_owned());
+    }
+    let waiting = status.jobs.queued + status.jobs.running;
+    if !is_served && status.lag.behind + waiting > 0 {
+        let message = format!(
+            "no server runs, and {} and {} wait for one",
+            counted(status.lag.behind, "claim"),
+            counted(waiting, "job")
+        );
+        add("no_server", message, "axwatch serve".to_owned());
+    }
+    found
+}
+
+fn trouble(row: &WatcherRow) -> (&'static str, String) {
+    let kind = match row.state {
+        WatcherState::Broken => "watcher_broken",
+        WatcherState::Refused => "watcher_refused",
+        _ => "watcher_waiting_for_handler",
+    };
+    let state = match row.state {
+        WatcherState::WaitingForHandler => "waits for its handler".to_owned(),
+        other => format!("is {other}"),
+    };
+    let why = Watcher::error_of(row).map(|error| format!(": {error}")).unwrap_or_default();
+    (kind, format!("watcher {} {state}{why}", row.key))
+}
+
+/// What a job waits for, for people and programs.
+pub fn waits(waiting: &Waiting, watcher: Option<&str>, handler: &str, now: Timestamp) -> Waits {
+    let watcher = watcher.unwrap_or_default();
+    let (reason, mut message) = match &waiting.reason {
+        WaitReason::NoHandler => (
+            "no_handler",
+            format!(
+                "no plugin has announced the handler {handler}; `axwatch plugin list` shows what there is"
+            ),
+        ),
+        WaitReason::PluginAway(plugin) => (
+            "plugin_away",
+            format!("plugin {plugin} is not ready; `axwatch plugin show {plugin}` says why"),
+        ),
+        WaitReason::NotAnnounced(plugin) => (
+            "handler_not_announced",
+            format!(
+                "the running process of plugin {plugin} did not announce {handler}; `axwatch plugin show {plugin}` shows what it has"
+            ),
+        ),
+        WaitReason::WatcherPaused => (
+            "watcher_paused",
+            format!(
+                "its watcher is paused; `axwatch watch resume {}` lets it go on",
+                quoted(watcher)
+            ),
+        ),
+        WaitReason::WatcherMuted => (
+            "watcher_muted",
+            format!("its watcher is muted; `axwatch watch show {}` says more", quoted(watcher)),
+        ),
+        WaitReason::DiskLow => {
+            ("disk_low", "the disk is nearly full; `axwatch status` says where".to_owned())
+        }
+        WaitReason::Stopping => ("stopping", "the server is about to stop".to_owned()),
+        WaitReason::RetryDue => ("retry", "its next attempt is due later".to_owned()),
+        WaitReason::Limit => ("limit", "its watcher has reached its rate".to_owned()),
+        WaitReason::PluginBusy { plugin, running, slots } => {
+            ("plugin_busy", format!("plugin {plugin} has {running} of {slots} attempts in flight"))
+        }
+        WaitReason::Suspects(plugin) => (
+            "suspects",
+            format!(
+                "plugin {plugin} runs one job at a time until it is known which one crashes it"
+            ),
+        ),
+        WaitReason::Retries => {
+            ("retries", "too many jobs of its lane wait for their retry".to_owned())
+        }
+        WaitReason::Turn => ("turn", "only its turn".to_owned()),
+    };
+    if let Some(until) = waiting.until {
+        let left = span(until.since(now).max(Duration::from_millis(1)));
+        message.push_str(&format!("; next at {until}, in {left}"));
+    }
+    if waiting.ahead > 0 {
+        let least = if waiting.ahead_at_least { "at least " } else { "" };
+        message.push_str(&format!("; behind {least}{} of its lane", counted(waiting.ahead, "job")));
+    }
+    Waits {
+        reason: reason.to_owned(),
+        message,
+        ahead: waiting.ahead,
+        ahead_at_least: waiting.ahead_at_least,
+        until: waiting.until,
+    }
+}

@@ -1,0 +1,200 @@
+//! `axwatch watch create`: declaring a watcher, with the words of the command line or by answering.
+
+use std::io::{self, IsTerminal as _};
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use clap::Args;
+use hyper::Method;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::ask::{self, Wanted};
+use super::{BASE, told};
+use crate::cli::Context;
+use crate::client::{Client, JSON};
+use crate::fault::{Fault, InvalidQuery};
+use crate::output::quoted;
+use crate::source::{need_server, parse};
+use crate::views::{Plugin, Watcher};
+
+const EXAMPLES: &str = "\
+Examples:
+  axwatch watch create prs --when 'is author of GitHub' --run notify.log
+  axwatch watch create prs --when 'is author so notify.log' --max-fires-per-second 5
+  axwatch watch create prs --when 'by HR' --run notify.file --params '{\"path\":\"/tmp/hr.jsonl\"}'
+  axwatch watch create                       # on a terminal: asks for what is missing";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Create {
+    /// Its id among yours
+    id: Option<String>,
+    /// What to wait for, in AX; `so HANDLER` in it names handlers too
+    #[arg(long, value_name = "AX")]
+    when: Option<String>,
+    /// The handler that acts: its name, or plugin/name; may be given several times
+    #[arg(long, value_name = "HANDLER")]
+    run: Vec<String>,
+    /// Parameters for its handlers: a JSON object
+    #[arg(long, value_name = "JSON")]
+    params: Option<String>,
+    /// Attempts a second at most; 0 is no limit [default: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    max_fires_per_second: Option<i64>,
+}
+
+impl Create {
+    pub async fn run(self, context: &mut Context) -> Result<()> {
+        if let Some(when) = &self.when {
+            InvalidQuery::check(when)?;
+        }
+        let params = self.params.as_deref().map(json_params).transpose()?;
+        let wanted = Wanted {
+            id: self.id,
+            when: self.when,
+            run: self.run,
+            max_fires_per_second: self.max_fires_per_second,
+        };
+        let missing = wanted.missing();
+        let somebody_is_there = io::stdin().is_terminal() && io::stderr().is_terminal();
+        let asks = somebody_is_there && !missing.is_empty();
+        // A handler alone is what the server refuses to do without, with its own words.
+        if !asks && (wanted.id.is_none() || wanted.when.is_none()) {
+            return Err(lacks(&missing).into());
+        }
+        let client = need_server(&context.config()?.store).await?;
+        let wanted = if asks { answered(&client, wanted).await? } else { wanted };
+        let declaration = json!({
+            "id": wanted.id, "when": wanted.when, "handlers": wanted.run, "params": params,
+            "max_fires_per_second": wanted.max_fires_per_second.unwrap_or(0),
+        });
+        let watcher: Watcher = client.send(Method::POST, BASE, &declaration).await?;
+        told(context, &watcher)?;
+        if asks {
+            context.out.flush()?;
+            let line = context.typed(&command_line(&wanted, self.params.as_deref()));
+            anstream::eprintln!("\nthe same in one line:\n  {line}");
+        }
+        Ok(())
+    }
+}
+
+fn lacks(missing: &[&str]) -> Fault {
+    Fault::Usage(format!(
+        "`watch create` lacks {}; for example: axwatch watch create prs --when 'is author of GitHub' --run notify.log",
+        missing.join(", ")
+    ))
+}
+
+/// Asks a person. The terminal is read on a thread of its own, so that Ctrl-C is heard meanwhile.
+async fn answered(client: &Client, wanted: Wanted) -> Result<Wanted> {
+    let handlers = known_handlers(client).await?;
+    let asking = tokio::task::spawn_blocking(move || {
+        // Not locked: whoever hears Ctrl-C meanwhile has to say so.
+        let mut stderr = anstream::stderr();
+        ask::complete(wanted, &handlers, &mut io::stdin().lock(), &mut stderr)
+    });
+    let answered = tokio::select! {
+        answered = asking => answered?.context("cannot ask on this terminal")?,
+        _ = tokio::signal::ctrl_c() => {
+            eprintln!();
+            None
+        }
+    };
+    answered
+        .ok_or_else(|| Fault::Refused("not all was said, so nothing was changed".to_owned()).into())
+}
+
+/// The handlers of all plugins by name, with the plugin before those that several have.
+async fn known_handlers(client: &Client) -> Result<Vec<String>> {
+    let lines = client.text(Method::GET, "/api/v1/plugins", JSON, Bytes::new()).await?;
+    let plugins = std::str::from_utf8(&lines)?.lines().map(parse::<Plugin>);
+    let plugins = plugins.collect::<Result<Vec<_>>>()?;
+    Ok(qualified(&plugins))
+}
+
+fn qualified(plugins: &[Plugin]) -> Vec<String> {
+    let all = || plugins.iter().flat_map(|plugin| plugin.handlers.iter().map(move |h| (plugin, h)));
+    let several = |handler: &str| all().filter(|(_, other)| *other == handler).count() > 1;
+    let mut names: Vec<String> = all()
+        .map(|(plugin, handler)| match several(handler) {
+            true => format!("{}/{handler}", plugin.name),
+            false => handler.clone(),
+        })
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+fn command_line(wanted: &Wanted, params: Option<&str>) -> String {
+    let mut line = "axwatch watch create".to_owned();
+    let mut add = |flag: &str, value: &str| {
+        line.push_str(flag);
+        line.push(' ');
+        line.push_str(&quoted(value));
+    };
+    add("", wanted.id.as_deref().unwrap_or_default());
+    add(" --when", wanted.when.as_deref().unwrap_or_default());
+    wanted.run.iter().for_each(|handler| add(" --run", handler));
+    if let Some(params) = params {
+        add(" --params", params);
+    }
+    match wanted.max_fires_per_second {
+        None | Some(0) => {}
+        Some(rate) => add(" --max-fires-per-second", &rate.to_string()),
+    }
+    line
+}
+
+fn json_params(text: &str) -> Result<Box<RawValue>> {
+    let usage =
+        |problem: String| Fault::Usage(format!("--params must be a JSON object: {problem}"));
+    let raw: Box<RawValue> =
+        serde_json::from_str(text).map_err(|error| usage(error.to_string()))?;
+    if !raw.get().starts_with('{') {
+        return Err(usage(format!("{text} is none")).into());
+    }
+    Ok(raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn params_are_an_object() {
+        assert_eq!(json_params(r#"{"a":1}"#).unwrap().get(), r#"{"a":1}"#);
+        for text in ["[1]", "1", "{", ""] {
+            assert_eq!(crate::fault::exit_code(&json_params(text).unwrap_err()), 2, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_same_can_be_typed() {
+        let wanted = Wanted {
+            id: Some("prs".into()),
+            when: Some("is 'pull request' of GitHub".into()),
+            run: vec!["notify.log".into(), "git/x".into()],
+            max_fires_per_second: Some(5),
+        };
+        assert_eq!(
+            command_line(&wanted, Some("{}")),
+            r"axwatch watch create prs --when 'is '\''pull request'\'' of GitHub' --run notify.log --run git/x --params '{}' --max-fires-per-second 5"
+        );
+    }
+
+    #[test]
+    fn a_handler_that_several_have_is_named_with_its_plugin() {
+        let plugin = |name: &str, handlers: &[&str]| Plugin {
+            name: name.into(),
+            state: "ready".into(),
+            version: None,
+            pid: None,
+            handlers: handlers.iter().map(ToString::to_string).collect(),
+            error: None,
+        };
+        let plugins = [plugin("b", &["x", "own"]), plugin("a", &["x"])];
+        assert_eq!(qualified(&plugins), ["a/x", "b/x", "own"]);
+    }
+}
