@@ -4,6 +4,7 @@ mod attest;
 mod audit;
 mod ax;
 mod completions;
+mod demo;
 mod fires;
 mod jobs;
 mod man;
@@ -26,6 +27,7 @@ use crate::output::{Output, quoted};
 
 const EXAMPLES: &str = "\
 Examples:
+  axwatch demo                                         see it work on a repository of yours
   axwatch serve                                        run the engine
   axwatch as ALICE is author of GitHub                 make a claim
   axwatch ax is author of GitHub                       ask for claims
@@ -63,6 +65,7 @@ pub struct Globals {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::DemoCommand),
     Serve(serve::Serve),
     Status(status::Status),
     As(attest::As),
@@ -173,7 +176,7 @@ fn launched(mut args: impl Iterator<Item = OsString>) -> Option<(OsString, Vec<O
 }
 
 fn run_command(cli: Cli) -> Result<()> {
-    let is_server = matches!(cli.command, Command::Serve(_));
+    let is_server = matches!(cli.command, Command::Serve(_) | Command::Demo(_));
     let mut builder = if is_server {
         tokio::runtime::Builder::new_multi_thread()
     } else {
@@ -194,6 +197,7 @@ fn run_command(cli: Cli) -> Result<()> {
 
 async fn dispatch(command: Command, context: &mut Context) -> Result<()> {
     match command {
+        Command::Demo(command) => command.run(context).await,
         Command::Serve(command) => command.run(context).await,
         Command::Status(command) => command.run(context).await,
         Command::As(command) => command.run(context).await,

@@ -182,6 +182,18 @@ impl Config {
         config.lay_over(overrides, &variable)
     }
 
+    /// What is meant when nothing is configured, with this store and on any free port. Of the
+    /// environment only the log's filter counts.
+    pub fn unconfigured(store: PathBuf, variable: impl Fn(&str) -> Option<String>) -> Config {
+        Config {
+            store,
+            reserve_mb: None,
+            http: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            log: variable("AXWATCH_LOG").or_else(|| variable("RUST_LOG")),
+            plugins: PluginsConfig::default(),
+        }
+    }
+
     fn lay_over(
         mut self,
         overrides: &Overrides,

@@ -10,6 +10,7 @@ mod claim;
 mod cli;
 mod client;
 mod config;
+mod demo;
 mod fault;
 mod output;
 mod runtime;

@@ -124,6 +124,16 @@ impl Server {
         Ok(Server { engine, engine_task, plugins, serving, stop, files, damage, runtime, store })
     }
 
+    /// The engine.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The plugins.
+    pub fn plugins(&self) -> &Arc<PluginHost> {
+        &self.plugins
+    }
+
     fn tell(&self, out: &mut Output) -> Result<()> {
         let Runtime { http, pid } = &self.runtime;
         let store = self.store.display().to_string();

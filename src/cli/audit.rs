@@ -177,6 +177,11 @@ impl Recomputed {
         let problem = self.report.problem.as_ref().map(ToString::to_string);
         problem.or_else(|| self.unreadable.clone())
     }
+
+    /// How many records were recomputed.
+    pub fn records(&self) -> u64 {
+        self.report.records
+    }
 }
 
 /// Recomputes the audit from its first record on, and holds it to the saved head, or else to the one

@@ -31,7 +31,7 @@ pub fn run() -> Result<()> {
     step("tests", || steps::run(cargo().args(["test", "--locked", "--workspace"])))?;
     step("direction of dependencies", deps::run)?;
     deny()?;
-    example()?;
+    demo()?;
     eprintln!("all checks passed in {:.0} s", began.elapsed().as_secs_f64());
     Ok(())
 }
@@ -53,10 +53,17 @@ fn deny() -> Result<()> {
     })
 }
 
-fn example() -> Result<()> {
+/// The README's first command, on this repository and a store that goes away.
+fn demo() -> Result<()> {
     if !succeeds(program("git").args(["rev-parse", "--verify", "--quiet", "HEAD"])) {
-        eprintln!("--> examples/history.sh: skipped, this is no git repository with a commit");
+        eprintln!("--> demo: skipped, this is no git repository with a commit");
         return Ok(());
     }
-    step("examples/history.sh", || steps::run(&mut program("examples/history.sh")))
+    let folder = std::env::temp_dir().join(format!("axwatch-check-{}", std::process::id()));
+    let mut run = cargo();
+    run.args(["run", "--quiet", "--locked", "--", "demo", "--store"]);
+    let done = step("demo", || steps::run(run.arg(folder.join("demo.db"))));
+    // It is gone already when the demo could not make it.
+    let _ = std::fs::remove_dir_all(&folder);
+    done
 }

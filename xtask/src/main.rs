@@ -7,6 +7,7 @@
 mod bench;
 mod check;
 mod deps;
+mod picture;
 mod steps;
 
 use std::process::ExitCode;
@@ -17,8 +18,10 @@ const USAGE: &str = "\
 usage: cargo xtask <command>
 
   check               everything that has to hold: formatting, clippy, docs, tests, dependencies, the
-                      example; stops at the first failure
+                      demo; stops at the first failure
   deps                only the direction of dependencies
+  picture             makes docs/terminal.svg anew: the real program on a real terminal; needs git,
+                      and script of util-linux
   bench road [...]    measures the main job against its limits
                         --json    one JSON object a line
                         --quick   a small scale, to see that it works
@@ -46,6 +49,7 @@ fn run(words: &[&str]) -> Option<Result<()>> {
     match words {
         ["check"] => Some(check::run()),
         ["deps"] => Some(deps::run()),
+        ["picture"] => Some(picture::run_all()),
         ["bench", "road", rest @ ..] => Some(bench::run(rest)),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
