@@ -64,7 +64,11 @@ pub fn after(
         }
         Outcome::NotNow { after, .. } => {
             let delay = after.unwrap_or_else(|| jittered(policy.delay_first, row.id, row.attempts));
-            verdict("not_now", false, Next::Again(delay.min(policy.not_now_max)))
+            verdict(
+                "not_now",
+                false,
+                Next::Again(delay.clamp(policy.not_now_min, policy.not_now_max)),
+            )
         }
     }
 }
@@ -172,6 +176,7 @@ mod tests {
         check(later(90), row(29, 99), Others, 99, "not_now free again 90");
         check(later(90_000), row(0, 0), Others, 0, "not_now free again 86400");
         check(not_now(None), row(0, 0), Others, 0, "not_now free again 1");
+        check(later(0), row(0, 0), Others, 0, "not_now free again 0.1");
         check(no_handler(), row(0, 0), Others, 0, "not_now free again 10");
     }
 

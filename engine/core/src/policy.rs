@@ -58,6 +58,9 @@ pub struct RetryPolicy {
     /// A job is given up so long after its first counted attempt, not counting time in which nobody
     /// could have run it.
     pub age_max: Duration,
+    /// The shortest that "not now" puts a job off, so that a handler which says it again at once keeps
+    /// nobody busy: it counts as no attempt, and nothing else would end it.
+    pub not_now_min: Duration,
     /// The longest that "not now" may put a job off.
     pub not_now_max: Duration,
     /// How long a job waits for a handler that the running process does not have.
@@ -72,6 +75,7 @@ impl Default for RetryPolicy {
             counted_max: 30,
             uncounted_max: 100,
             age_max: Duration::from_secs(24 * 60 * 60),
+            not_now_min: Duration::from_millis(100),
             not_now_max: Duration::from_secs(24 * 60 * 60),
             no_handler_delay: Duration::from_secs(10),
         }

@@ -133,7 +133,8 @@ impl GrpcPlugin {
 
     fn log(&self, attempt: &Attempt, entry: &JobLogEntry) {
         let (plugin, job) = (&self.caller.plugin, attempt.start.id);
-        let stage = wire::shown(&entry.stage);
+        let stage = Some(wire::shown(&entry.stage)).filter(|stage| !stage.is_empty());
+        let stage = stage.as_deref();
         let message = self.token.redact(wire::shown(&entry.message));
         match level_named(&entry.level) {
             Level::Error => {

@@ -226,6 +226,8 @@ pub(crate) fn without_controls(text: &str) -> String {
         match c {
             '\x1b' => skip_escape(&mut chars),
             '\t' => out.push(c),
+            // The lines of a text stay apart as words.
+            '\n' => out.push(' '),
             // Also what turns a line around for the eye.
             c if c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) => {}
             c => out.push(c),
@@ -370,6 +372,7 @@ mod tests {
             (r#"{"level":"error","message":"no","code":7}"#, Level::Error, r#"no {"code":7}"#),
             (r#"{"level":20,"msg":"pino"}"#, Level::Debug, "pino"),
             (r#"{"level":"info","msg":"\u001b[2Jclear"}"#, Level::Info, "clear"),
+            (r#"{"level":"info","msg":"two\nlines"}"#, Level::Info, "two lines"),
             (r#"{"msg":"no level"}"#, Level::Info, r#"{"msg":"no level"}"#),
             (r#"{"level":"error""#, Level::Info, r#"{"level":"error""#),
         ];

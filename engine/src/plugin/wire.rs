@@ -185,7 +185,7 @@ pub(crate) fn status_text(status: &Status) -> String {
 pub(crate) fn shown(text: &str) -> String {
     // Cut twice: before the cleaning for the work, and after it for the bound, which lossy text passes.
     let cleaned = without_controls(cut(text, ERROR_BYTES_MAX));
-    cut(&cleaned, ERROR_BYTES_MAX).to_owned()
+    cut(cleaned.trim_end(), ERROR_BYTES_MAX).to_owned()
 }
 
 // ---- what a plugin announces ----
@@ -563,7 +563,7 @@ mod tests {
             ..Default::default()
         };
         let Outcome::Retryable { error, .. } = ended(failed).outcome else { panic!() };
-        assert!(error.starts_with("redéé") && error.len() <= ERROR_BYTES_MAX);
+        assert!(error.starts_with("red éé") && error.len() <= ERROR_BYTES_MAX);
         assert_eq!(ended(Default::default()).outcome, retryable("the plugin gave no reason"));
     }
 
