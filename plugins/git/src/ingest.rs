@@ -23,7 +23,7 @@ use crate::object::{self, Commit};
 use crate::payload::{self, Request};
 use crate::repository::{NamedReference, ReferenceKind, Repository};
 
-/// Claims of one batch, of which one commit may add some hundred.
+/// Claims after which a batch is sent. One commit may add a few more than fit.
 const BATCH_CLAIMS: usize = 1_000;
 /// Bytes of messages after which a batch is sent before it is full.
 const BATCH_MESSAGE_BYTES: usize = 1024 * 1024;
@@ -215,8 +215,13 @@ impl<'a> Reader<'a> {
             },
         };
         if let Some(after) = self.directories(commit.tree)? {
-            let names = object::changed(&before, &after);
-            self.claims.extend(names.into_iter().map(|name| claims.modified(name)));
+            for name in object::changed(&before, &after) {
+                self.claims.push(claims.modified(name));
+                // A commit may change any number of directories.
+                if self.claims.len() >= BATCH_CLAIMS {
+                    self.send()?;
+                }
+            }
         }
         Ok(())
     }

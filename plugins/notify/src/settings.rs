@@ -225,7 +225,12 @@ impl<'a> Entry<'a> {
     }
 
     fn unknown(self) -> BadSetting {
-        let tables = [HEADERS, SECRETS, COMMANDS].map(|table| format!("{table}NAME"));
+        let tables = [HEADERS, SECRETS, COMMANDS];
+        if tables.iter().any(|table| table.trim_end_matches('.') == self.key) {
+            // Its value is not shown: headers and secrets are secret here too.
+            return self.hidden(&format!("it must be a table: [notify.{}] NAME = …", self.key));
+        }
+        let tables = tables.map(|table| format!("{table}NAME"));
         let hint = match nearest(self.key, KEYS) {
             Some(near) => format!("did you mean {near}?"),
             None => format!("known are {}, {}", KEYS.join(", "), tables.join(", ")),
@@ -376,6 +381,11 @@ mod tests {
                 "make",
                 "[notify] exec.commands.build = \"make\" is wrong: it must be a program and its arguments, \
                  such as [\"make\", \"-C\", \"/srv/site\"]",
+            ),
+            (
+                "exec.commands",
+                "[\"make\"]",
+                "[notify] exec.commands is wrong: it must be a table: [notify.exec.commands] NAME = …",
             ),
             (
                 "exec.command",

@@ -141,6 +141,8 @@ fn install_log() {
         .with_target(false)
         .without_time()
         .with_writer(io::stderr)
+        // It would complain to standard error, of which nobody may be at the other end any more, and panic.
+        .log_internal_errors(false)
         .with_env_filter(filter);
     // One that is installed already is what the author wanted.
     let _ = json.try_init();

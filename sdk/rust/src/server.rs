@@ -205,7 +205,9 @@ impl<P: Plugin> Service<P> {
             tokio::spawn(queue.clone().follow(on_wire(&id, &handler), progress, over));
         }
         let span = tracing::info_span!("job", %id, %handler, attempt = job.attempt());
-        let executed = caught(self.inner.plugin.execute(job.clone())).instrument(span.clone());
+        // Within a future of its own: an `execute` that is no `async fn` may panic before it returns one.
+        let executed = async { self.inner.plugin.execute(job.clone()).await };
+        let executed = caught(executed).instrument(span.clone());
         let outcome = match executed.await {
             Ok(outcome) => outcome,
             Err(panic) => {

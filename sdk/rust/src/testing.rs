@@ -203,7 +203,8 @@ impl Harness {
     }
 
     /// Makes the plugin's next call to the host fail with this error, such as
-    /// `unavailable: the disk is full`. May be called several times for several calls.
+    /// `unavailable: the disk is full`. May be called several times for several calls. Live progress is
+    /// such a call too.
     pub fn fail_next_call(&self, error: impl AsRef<str>) {
         self.host.fail_next_call(error.as_ref());
     }

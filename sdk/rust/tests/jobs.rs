@@ -10,7 +10,7 @@ use std::time::Duration;
 use axwatch_proto::protocol::ExecuteJobRequest;
 use axwatch_proto::protocol::domain_plugin_service_client::DomainPluginServiceClient;
 use axwatch_sdk::testing::{Harness, TestJob};
-use axwatch_sdk::{Claim, Done, Failure, Level};
+use axwatch_sdk::{About, Claim, Done, Failure, Job, Level, Plugin};
 use serde::Deserialize;
 use support::{Scripted, job, until};
 use tokio::sync::{Semaphore, oneshot};
@@ -113,6 +113,32 @@ async fn a_panic_is_a_failure_and_the_next_job_is_done() {
     assert!(reason.starts_with("the handler panicked: "), "{reason}");
     assert!(reason.contains("one is odd"), "{reason}");
     harness.execute(job().payload_json(2)).await.expect_done();
+}
+
+/// Panics before there is a future.
+struct Hasty;
+
+impl Plugin for Hasty {
+    fn about(&self) -> About {
+        About::new("hasty", "1.0.0", "panics at once")
+    }
+
+    fn handlers(&self) -> Vec<String> {
+        vec!["scripted.work".into()]
+    }
+
+    fn execute(&self, job: Job) -> impl Future<Output = Result<Done, Failure>> + Send {
+        assert!(job.payload().is_empty(), "one is odd");
+        async { Ok(Done::new()) }
+    }
+}
+
+#[tokio::test]
+async fn so_is_a_panic_before_there_is_a_future() {
+    let harness = Harness::start(Hasty).await;
+    let failure = harness.execute(job().payload_json(1)).await.expect_failure();
+    assert_eq!(failure, Failure::Retry("the handler panicked: one is odd".into()));
+    harness.execute(job()).await.expect_done();
 }
 
 #[tokio::test]

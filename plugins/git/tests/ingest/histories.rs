@@ -8,6 +8,19 @@ use serde_json::{Value, json};
 use crate::support::{FIRST_COMMIT, Sandbox, check, read, run, text};
 
 #[tokio::test]
+async fn a_commit_of_more_directories_than_a_batch_takes() {
+    const DIRECTORIES: usize = 2_500;
+    let sandbox = Sandbox::new();
+    for number in 0..DIRECTORIES {
+        std::fs::create_dir(sandbox.path().join(format!("d{number}"))).unwrap();
+        std::fs::write(sandbox.path().join(format!("d{number}/file")), "1").unwrap();
+    }
+    sandbox.commit("all at once");
+    let read = check(&sandbox, sandbox.path()).await;
+    assert_eq!(read.pairs("modified_in").len(), DIRECTORIES);
+}
+
+#[tokio::test]
 async fn a_row_of_commits_with_everything_that_is_claimed() {
     let sandbox = Sandbox::new();
     let root = sandbox.commit_file("src/main.rs", "1");
