@@ -15,7 +15,7 @@ mod watch;
 mod why;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -118,15 +118,20 @@ impl Context {
             http,
         };
         let config = Config::load(&overrides, variable)?;
-        if config.store.is_dir() {
-            return Err(Fault::Usage(format!(
-                "the store {0} is a folder; name a file in it, such as {0}/axwatch.db",
-                config.store.display()
-            ))
-            .into());
-        }
+        refuse_folder(&config.store)?;
         Ok(config)
     }
+}
+
+/// A folder holds a store, and is none.
+fn refuse_folder(store: &Path) -> Result<()> {
+    if !store.is_dir() {
+        return Ok(());
+    }
+    let shown = store.display();
+    let told =
+        format!("the store {shown} is a folder; name a file in it, such as {shown}/axwatch.db");
+    Err(Fault::Usage(told).into())
 }
 
 impl Context {

@@ -18,9 +18,9 @@ use anyhow::{Context as _, Result};
 use axwatch_ats::JobsQuery;
 use axwatch_core::Declaration;
 use axwatch_core::supervise::Status;
-use axwatch_engine::Engine;
-use axwatch_engine::plugin::PluginHost;
-use axwatch_model::{Declared, JobNumber, JobOrigin, JobRow, JobState, Seq};
+use axwatch_engine::plugin::{PluginHost, PluginView};
+use axwatch_engine::{Engine, WatcherView};
+use axwatch_model::{Declared, JobNumber, JobOrigin, JobRow, JobState, Owner, Seq, WatcherNumber};
 use serde::Serialize;
 use serde_json::json;
 
@@ -75,7 +75,7 @@ pub struct Counts {
     pub dead: u64,
     /// Commits that any ref or HEAD of the repository leads to.
     pub commits: u64,
-    /// From the start of the engine until the last fire had ended.
+    /// From the look at the repository until the last fire had ended.
     pub seconds: f64,
     /// Claims and fires of this run alone, for rates.
     #[serde(skip)]
@@ -147,22 +147,23 @@ impl Demo {
     /// Does all of it, and says ten times a second how far it is.
     ///
     /// # Errors
-    /// A plugin did not come up, the repository could not be read, or the engine stopped.
+    /// The store is somebody's work, a plugin did not come up or failed, the repository could not be
+    /// read, the disk is nearly full, or the engine stopped.
     pub async fn run(
         mut self,
         engine: &Engine,
         plugins: &PluginHost,
         tell: impl Fn(Progress),
     ) -> Result<Counts> {
-        self.began = Instant::now();
+        refuse_others(engine).await?;
         plugins_are_ready(plugins).await?;
         for (local, when) in WATCHERS {
             engine.declare(self.declaration(local, when)).await?;
         }
-        let first = self.progress(engine, false).await?;
+        let first = progress(engine, false).await?;
         self.before = (first.attestations, first.fires);
         let reading = self.reading(engine).await?;
-        self.settled(engine, &reading, tell).await?;
+        settled(engine, plugins, &reading, tell).await?;
         self.counts(engine).await
     }
 
@@ -202,60 +203,10 @@ impl Demo {
         Ok(engine.enqueue(READER.to_owned(), payload).await?)
     }
 
-    /// Waits until the repository is read, all of it is matched and every fire has ended.
-    async fn settled(
-        &self,
-        engine: &Engine,
-        reading: &JobRow,
-        tell: impl Fn(Progress),
-    ) -> Result<()> {
-        let mut tick = tokio::time::interval(LOOK_EVERY);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // No job up to this one is open any more.
-        let mut ended = JobNumber(0);
-        loop {
-            tick.tick().await;
-            let row =
-                engine.store().job(reading.id).await?.context("the job that reads is gone")?;
-            let is_read = row.state == JobState::Completed;
-            tell(self.progress(engine, is_read).await?);
-            if matches!(row.state, JobState::Failed | JobState::Cancelled) {
-                let reason = row.error.unwrap_or_else(|| format!("its job was {}", row.state));
-                return Err(Fault::Refused(format!("the repository was not read: {reason}")).into());
-            }
-            let heads = *engine.heads().borrow();
-            if is_read && heads.matched == heads.seq {
-                match engine.store().open_jobs(ended, 1).await?.first() {
-                    Some(open) => ended = JobNumber(open.number.0 - 1),
-                    None => return Ok(()),
-                }
-            }
-        }
-    }
-
-    async fn progress(&self, engine: &Engine, is_read: bool) -> Result<Progress> {
-        let Seq(attestations) = engine.heads().borrow().seq;
-        let (mut commit_fires, mut fires) = (0, 0);
-        for watcher in engine.watchers(false).await? {
-            let local = watcher.row.key.local.as_str();
-            if WATCHERS.iter().any(|(known, _)| *known == local) {
-                fires += watcher.counters.fires;
-                commit_fires += if local == COMMITS { watcher.counters.fires } else { 0 };
-            }
-        }
-        Ok(Progress { attestations, commit_fires, fires, is_read })
-    }
-
     async fn counts(&self, engine: &Engine) -> Result<Counts> {
         let seconds = self.began.elapsed().as_secs_f64();
-        let progress = self.progress(engine, true).await?;
-        let watchers = engine.watchers(false).await?;
-        let ours: Vec<_> = watchers
-            .iter()
-            .filter(|watcher| {
-                WATCHERS.iter().any(|(known, _)| *known == watcher.row.key.local.as_str())
-            })
-            .collect();
+        let progress = progress(engine, true).await?;
+        let ours = our_watchers(engine).await?;
         let mut counts = Counts {
             attestations: progress.attestations,
             matches: ours.iter().map(|watcher| watcher.counters.matches).sum(),
@@ -281,9 +232,9 @@ impl Demo {
                     let ms = to.ms().saturating_sub(from.ms());
                     times.entry(row.handler.clone()).or_default().push(ms.try_into().unwrap_or(0));
                 }
-                let is_ours = ours.iter().any(|watcher| Some(watcher.row.number) == row.watcher);
-                if is_ours {
-                    counts.add(row);
+                let watcher = ours.iter().find(|ours| Some(ours.row.number) == row.watcher);
+                if let Some(watcher) = watcher {
+                    counts.add(row, watcher);
                 }
             }
         }
@@ -293,11 +244,11 @@ impl Demo {
 }
 
 impl Counts {
-    fn add(&mut self, row: &JobRow) {
+    fn add(&mut self, row: &JobRow, watcher: &WatcherView) {
         self.attempts += u64::from(row.attempts);
         self.completed += u64::from(row.state == JobState::Completed);
         self.dead += u64::from(row.state == JobState::Failed);
-        if self.last_fire.is_none() {
+        if self.last_fire.is_none() && watcher.row.key.local.as_str() == COMMITS {
             self.last_fire = Some(row.id.to_string());
         }
     }
@@ -318,6 +269,110 @@ fn slowest_first(times: BTreeMap<Arc<str>, Vec<u64>>) -> Vec<HandlerTime> {
     handlers
 }
 
+/// Our two watchers, those of them that are declared.
+async fn our_watchers(engine: &Engine) -> Result<Vec<WatcherView>> {
+    let mut watchers = engine.watchers(false).await?;
+    watchers.retain(is_ours);
+    Ok(watchers)
+}
+
+fn is_ours(watcher: &WatcherView) -> bool {
+    let key = &watcher.row.key;
+    key.owner == Owner::User && WATCHERS.iter().any(|(local, _)| *local == key.local.as_str())
+}
+
+/// A store with other watchers is somebody's work, and would be worked on without its configuration.
+async fn refuse_others(engine: &Engine) -> Result<()> {
+    let watchers = engine.watchers(false).await?;
+    match watchers.iter().find(|watcher| !is_ours(watcher)) {
+        None => Ok(()),
+        Some(other) => {
+            let told = format!(
+                "this store has watchers that are not of a demo, such as {}: `axwatch serve` works on it; for a demo name another --store, or none",
+                other.row.key
+            );
+            Err(Fault::Refused(told).into())
+        }
+    }
+}
+
+async fn progress(engine: &Engine, is_read: bool) -> Result<Progress> {
+    let Seq(attestations) = engine.heads().borrow().seq;
+    let ours = our_watchers(engine).await?;
+    let of_commits = ours.iter().filter(|watcher| watcher.row.key.local.as_str() == COMMITS);
+    Ok(Progress {
+        attestations,
+        commit_fires: of_commits.map(|watcher| watcher.counters.fires).sum(),
+        fires: ours.iter().map(|watcher| watcher.counters.fires).sum(),
+        is_read,
+    })
+}
+
+/// Waits until the repository is read, all of it is matched and every fire of ours has ended.
+async fn settled(
+    engine: &Engine,
+    plugins: &PluginHost,
+    reading: &JobRow,
+    tell: impl Fn(Progress),
+) -> Result<()> {
+    let ours: Vec<_> =
+        our_watchers(engine).await?.iter().map(|watcher| watcher.row.number).collect();
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // No job of ours up to this one is open any more.
+    let mut ended = JobNumber(0);
+    loop {
+        tick.tick().await;
+        let row = engine.store().job(reading.id).await?.context("the job that reads is gone")?;
+        let is_read = row.state == JobState::Completed;
+        tell(progress(engine, is_read).await?);
+        if matches!(row.state, JobState::Failed | JobState::Cancelled) {
+            let reason = row.error.unwrap_or_else(|| format!("its job was {}", row.state));
+            return Err(Fault::Refused(format!("the repository was not read: {reason}")).into());
+        }
+        none_failed(&plugins.list())?;
+        if engine.overview().await?.disk_low {
+            let told = "the disk of the store is nearly full, so that nothing more is taken; make room, or name a --store on another disk";
+            return Err(Fault::Refused(told.to_owned()).into());
+        }
+        let heads = *engine.heads().borrow();
+        if is_read && heads.matched == heads.seq {
+            match first_open(engine, ended, &ours).await? {
+                Some(open) => ended = JobNumber(open.0 - 1),
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+/// The first open job after this one that is a fire of these watchers.
+async fn first_open(
+    engine: &Engine,
+    mut after: JobNumber,
+    watchers: &[WatcherNumber],
+) -> Result<Option<JobNumber>> {
+    loop {
+        let open = engine.store().open_jobs(after, ROWS_AT_ONCE).await?;
+        let Some(last) = open.last() else { return Ok(None) };
+        after = last.number;
+        let is_ours = |job: &&JobRow| job.watcher.is_some_and(|number| watchers.contains(&number));
+        if let Some(ours) = open.iter().find(is_ours) {
+            return Ok(Some(ours.number));
+        }
+    }
+}
+
+/// A plugin that has failed does not come back by waiting.
+fn none_failed(plugins: &[PluginView]) -> Result<()> {
+    match plugins.iter().find(|plugin| plugin.state == Status::Failed) {
+        None => Ok(()),
+        Some(plugin) => {
+            let reason = plugin.error.as_deref().unwrap_or("it says no reason");
+            Err(Fault::Refused(format!("plugin {} failed: {reason}", plugin.name)).into())
+        }
+    }
+}
+
 /// Waits until each shipped plugin takes jobs.
 async fn plugins_are_ready(plugins: &PluginHost) -> Result<()> {
     let ready = async {
@@ -325,23 +380,15 @@ async fn plugins_are_ready(plugins: &PluginHost) -> Result<()> {
         loop {
             tick.tick().await;
             let views = plugins.list();
-            let failed = views.iter().find(|plugin| plugin.state == Status::Failed);
-            if let Some(plugin) = failed {
-                let reason = plugin.error.clone().unwrap_or_else(|| "it says no reason".to_owned());
-                return Err(Fault::Refused(format!("plugin {} failed: {reason}", plugin.name)));
-            }
-            let is_ready = |name: &&str| {
-                views
-                    .iter()
-                    .any(|plugin| plugin.name.as_str() == *name && plugin.state == Status::Ready)
-            };
-            if shipped::NAMES.iter().all(is_ready) {
+            none_failed(&views)?;
+            let is_ready = |plugin: &PluginView| plugin.state == Status::Ready;
+            if views.iter().filter(|plugin| is_ready(plugin)).count() == shipped::NAMES.len() {
                 return Ok(());
             }
         }
     };
     match tokio::time::timeout(READY_WITHIN, ready).await {
-        Ok(ready) => Ok(ready?),
+        Ok(ready) => ready,
         Err(_) => {
             let secs = READY_WITHIN.as_secs();
             let problem = format!("the plugins were not ready within {secs} s; the log says more");

@@ -13,11 +13,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::audit::{Recomputed, recompute};
-use super::{Context, variable};
+use super::{Context, refuse_folder, variable};
 use crate::config::Config;
 use crate::demo::{COMMITS, Counts, Demo, HandlerTime, Progress};
 use crate::fault::Fault;
-use crate::output::Output;
+use crate::output::{Output, quoted};
 use crate::serve::{self, Server, Signals};
 use crate::source::Source;
 
@@ -28,7 +28,8 @@ Examples:
   axwatch demo --store ./demo.db                 go on after a kill, or take in new commits
   axwatch demo --json
 
-It reads no am.toml, listens on a free port and leaves the store behind to look at.";
+It reads no am.toml, listens on a free port, and leaves its store behind to look at: that of --store, or
+else a new one in the temporary folder, whatever AXWATCH_STORE says.";
 
 /// See it work: a repository's history becomes claims, and each commit fires a plugin
 #[derive(Debug, Args)]
@@ -53,6 +54,11 @@ impl DemoCommand {
         // A store of the environment or of am.toml is somebody's work; only a flag means one for this.
         let given = context.globals.store.clone();
         let store = given.unwrap_or_else(|| fresh_folder().join("axwatch.db"));
+        if context.globals.config.is_some() {
+            let told = "demo reads no configuration; `axwatch serve --config FILE` does";
+            return Err(Fault::Usage(told.to_owned()).into());
+        }
+        refuse_folder(&store)?;
         let demo = Demo::of(&self.repo, &store)?;
         make_folder_of(&store)?;
         let config = Config::unconfigured(store.clone(), variable);
@@ -67,11 +73,11 @@ impl DemoCommand {
             out.flush()?;
         }
         let again =
-            format!("axwatch demo --repo {} --store {}", quoted(&self.repo), quoted(&store));
+            format!("{} demo --repo {} --store {}", called(), typed(&self.repo), typed(&store));
         let counts = carried_out(demo, &config, &mut signals, &again, &log).await?;
         let audit = recompute(&Source::find(&store).await?, None).await?;
         tell(out, &counts, &audit, &store)?;
-        verdict(&counts, &audit, &log)
+        verdict(&counts, &audit, &store, &log)
     }
 }
 
@@ -98,8 +104,12 @@ async fn carried_out(
     };
     bar.finish_and_clear();
     let stopped = server.stop(signals).await;
-    let counts =
-        counts.with_context(|| format!("the demo ended early; its log is {}", log.display()))?;
+    let counts = counts.with_context(|| {
+        format!(
+            "the demo ended early; {} is its log, and this goes on with it: {again}",
+            log.display()
+        )
+    })?;
     stopped?;
     Ok(counts)
 }
@@ -200,24 +210,26 @@ fn handler_line(time: &HandlerTime) -> String {
 }
 
 fn next_commands(counts: &Counts, store: &Path) -> Vec<String> {
-    let store = quoted(store);
-    let mut commands = vec![format!("axwatch fires --limit 5 --store {store}")];
-    commands
-        .extend(counts.last_fire.as_ref().map(|job| format!("axwatch why {job} --store {store}")));
-    commands.push(format!("axwatch ax is authored_by --limit 5 --store {store}"));
-    commands
+    let why = counts.last_fire.as_ref().map(|job| format!("why {job}"));
+    let commands =
+        [Some("fires --limit 5".to_owned()), why, Some("ax is authored_by --limit 5".to_owned())];
+    let (program, store) = (called(), typed(store));
+    let whole = |command| format!("{program} {command} --store {store}");
+    commands.into_iter().flatten().map(whole).collect()
 }
 
 /// Says whether all is as it should be, in the exit code too.
-fn verdict(counts: &Counts, audit: &Recomputed, log: &Path) -> Result<()> {
+fn verdict(counts: &Counts, audit: &Recomputed, store: &Path, log: &Path) -> Result<()> {
     let log = log.display();
     if audit.problem().is_some() {
         return Err(Fault::NotOk.into());
     }
     if counts.dead > 0 {
         let told = format!(
-            "{} fires were given up; `axwatch jobs list --state failed` says why, and so does {log}",
-            counts.dead
+            "{} fires were given up; `{} jobs list --state failed --store {}` says why",
+            counts.dead,
+            called(),
+            typed(store)
         );
         return Err(Fault::Refused(told).into());
     }
@@ -231,26 +243,23 @@ fn verdict(counts: &Counts, audit: &Recomputed, log: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A path as a shell reads it back.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        return text;
+/// How we are called from this folder: by name where a shell finds just this program.
+fn called() -> String {
+    let Ok(ours) = std::env::current_exe() else { return "axwatch".to_owned() };
+    let is_ours = |path: &PathBuf| path.canonicalize().is_ok_and(|path| path == ours);
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let first = std::env::split_paths(&paths)
+        .map(|folder| folder.join("axwatch"))
+        .find(|path| path.exists());
+    if first.as_ref().is_some_and(is_ours) {
+        return "axwatch".to_owned();
     }
-    format!("'{}'", text.replace('\'', r"'\''"))
+    let here = std::env::current_dir().ok();
+    let near = here.and_then(|here| ours.strip_prefix(here).ok().map(Path::to_owned));
+    typed(&near.map_or(ours, |near| Path::new(".").join(near)))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_is_quoted_as_a_shell_needs_it() {
-        for (path, expected) in
-            [("/tmp/a.db", "/tmp/a.db"), ("/tmp/a b", "'/tmp/a b'"), ("it's", r"'it'\''s'")]
-        {
-            assert_eq!(quoted(Path::new(path)), expected);
-        }
-    }
+/// A path as a shell takes it.
+fn typed(path: &Path) -> String {
+    quoted(&path.display().to_string())
 }
