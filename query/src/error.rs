@@ -100,6 +100,21 @@ impl Mistake {
         Mistake { field: Some(field), ..self }
     }
 
+    pub(crate) fn of_time(self, expr: &str) -> Mistake {
+        Mistake { expr: Some(expr.to_owned()), ..self }
+    }
+
+    /// Why it is one, for where the place is shown: `expected a context after "of", found "by"`.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let found = match self.kind {
+            MistakeKind::TooLong | MistakeKind::TooManyTerms => self.found.clone(),
+            _ if self.found.is_empty() => "the end of the query".to_owned(),
+            _ => format!("\"{}\"", one_line(&self.found)),
+        };
+        format!("expected {}, found {found}", self.expected)
+    }
+
     /// Where it begins: a byte of the query.
     #[must_use]
     pub fn position(&self) -> usize {
@@ -110,13 +125,37 @@ impl Mistake {
 /// One line: `at 12: expected a context after "of", found "by"`.
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "at {}: expected {}, found ", self.span.start, self.expected)?;
-        match self.kind {
-            MistakeKind::TooLong | MistakeKind::TooManyTerms => f.write_str(&self.found),
-            _ if self.found.is_empty() => f.write_str("the end of the query"),
-            _ => write!(f, "\"{}\"", one_line(&self.found)),
-        }
+        write!(f, "at {}: {}", self.span.start, self.reason())
     }
+}
+
+/// The candidate that a word may be a misspelling of: the nearest, if it is near enough for the word's
+/// length. Case does not matter.
+pub(crate) fn near<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str> {
+    const WORD_BYTES_MAX: usize = 24;
+    if word.len() > WORD_BYTES_MAX {
+        return None;
+    }
+    let word = word.to_lowercase();
+    // In a short word every letter counts: only two that changed places are a slip.
+    let slips_max = match word.chars().count() {
+        0..=1 => 0,
+        2..=4 => 1,
+        _ => 2,
+    };
+    let slips = |candidate: &&&str| strsim::osa_distance(&word, candidate);
+    let nearest = candidates.iter().min_by_key(slips)?;
+    let is_slip = word.len() > 2 || same_letters(&word, nearest);
+    (slips(&nearest) <= slips_max && is_slip).then_some(*nearest)
+}
+
+fn same_letters(one: &str, other: &str) -> bool {
+    let sorted = |word: &str| {
+        let mut letters: Vec<char> = word.chars().collect();
+        letters.sort_unstable();
+        letters
+    };
+    sorted(one) == sorted(other)
 }
 
 /// As much of a text as fits into a message, without control characters.

@@ -1,36 +1,55 @@
 //! What a filter means: whether it holds for an attestation, and why.
 //!
-//! One function each tests a list and a time; [`matches`] asks them until one fails, [`explain`] asks
-//! them all. Whatever finds matches faster ([`crate::WatcherIndex`], a store's postings) is held to
-//! this by tests.
+//! One function each tests a list, a time and an attribute; [`matches_at`] asks them until one fails,
+//! [`explain_at`] asks them all. Whatever finds matches faster ([`crate::WatcherIndex`], a store's
+//! postings) is held to this by tests.
 //!
-//! A filter is told everything it needs when it is made, so there is no `now` here: a watcher's is the
-//! attestation's own `created_at`.
+//! Now is an argument, because `since yesterday` needs one. For a watcher it is the attestation's own
+//! `created_at`, so that a match is the same whether it is found live, while catching up or in a replay:
+//! [`matches`] and [`explain`] do that. A question's filter has its times fixed when it is asked
+//! ([`Filter::asked`]), and then every now gives the same answer.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
 
-use axwatch_model::{Attestation, Timestamp};
-use serde::Serialize;
+use axwatch_model::{Attestation, Attributes, Timestamp};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 use smallvec::SmallVec;
 
 use crate::filter::Test;
-use crate::{Dimension, Filter, Mode, fold};
+use crate::{Dimension, Filter, Mode, Moment, Op, attribute, fold};
 
-/// Whether the filter holds for the attestation. This is the meaning of a filter.
+/// Whether the filter holds for the attestation at this now. This is the meaning of a filter.
+///
+/// A time that cannot be reckoned at this now holds for nothing.
 #[must_use]
-pub fn matches(filter: &Filter, attestation: &Attestation) -> bool {
-    Claim::new(attestation).satisfies(filter)
+pub fn matches_at(filter: &Filter, attestation: &Attestation, now: Timestamp) -> bool {
+    Claim::at(attestation, now).satisfies(filter)
 }
 
-/// Every condition of the filter, whether it holds for the attestation, and what decided it.
+/// Whether a watcher's filter holds for the attestation: at the moment when it was appended.
+#[must_use]
+pub fn matches(filter: &Filter, attestation: &Attestation) -> bool {
+    matches_at(filter, attestation, attestation.created_at)
+}
+
+/// Every condition of the filter, whether it holds for the attestation at this now, and what decided
+/// it.
 ///
 /// Shape: in the order of the grammar; the filter matches if all of them hold. A filter that asks
 /// about nothing has none.
 #[must_use]
-pub fn explain(filter: &Filter, attestation: &Attestation) -> Vec<Condition> {
-    let claim = Claim::new(attestation);
+pub fn explain_at(filter: &Filter, attestation: &Attestation, now: Timestamp) -> Vec<Condition> {
+    let claim = Claim::at(attestation, now);
     filter.tests().iter().map(|test| claim.condition(filter.mode(), test)).collect()
+}
+
+/// Every condition of a watcher's filter, as [`explain_at`], at the moment when the attestation was
+/// appended.
+#[must_use]
+pub fn explain(filter: &Filter, attestation: &Attestation) -> Vec<Condition> {
+    explain_at(filter, attestation, attestation.created_at)
 }
 
 /// One condition of a filter, as it went for one attestation.
@@ -40,24 +59,39 @@ pub struct Condition {
     pub field: Field,
     /// What it asks.
     pub rule: Rule,
-    /// The filter's terms, folded in AX; of a time, that time.
+    /// The filter's terms, folded in AX; of a time, that time at the now that was asked for, none if
+    /// it cannot be reckoned; of an attribute, the value as JSON, none under `exists`.
     pub asked: Vec<String>,
     /// Whether it holds.
     pub held: bool,
-    /// The attestation's own terms that decided it, as written: those that are among the asked ones,
-    /// or all of the dimension if none is. Of a time, the attestation's.
+    /// What decided it. The attestation's own terms, as written: those that are among the asked ones,
+    /// or all of the dimension if none is. Of a time, the attestation's. Of an attribute, the value that
+    /// stands there as JSON, none if nothing does.
     pub decided_by: Vec<String>,
 }
 
 /// What a condition asks about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Field {
     /// When it was claimed.
     Timestamp,
     /// Terms.
-    #[serde(untagged)]
     Terms(Dimension),
+    /// The value under this path of the attributes.
+    Attribute(String),
+}
+
+/// `timestamp`, the dimension's name, or `attributes.` and the path.
+impl Serialize for Field {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Field::Timestamp => serializer.serialize_str("timestamp"),
+            Field::Terms(dimension) => serializer.serialize_str(dimension.name()),
+            Field::Attribute(path) => {
+                serializer.collect_str(&format_args!("{}.{path}", attribute::ROOT))
+            }
+        }
+    }
 }
 
 /// What a condition asks.
@@ -72,20 +106,30 @@ pub enum Rule {
     NotBefore,
     /// At this time or earlier.
     NotAfter,
+    /// A comparison with the asked value: `=`, `contains` …
+    #[serde(untagged)]
+    Value(Op),
 }
 
-/// An attestation that is asked about, perhaps many times: each dimension is folded once, when a
-/// folding filter first asks about it.
+/// An attestation that is asked about at one now, perhaps many times: each dimension is folded once,
+/// and the attributes are read once, when a filter first asks about them.
 pub(crate) struct Claim<'a> {
     attestation: &'a Attestation,
+    now_ms: i64,
     folded: [OnceCell<Folded<'a>>; 4],
+    attributes: OnceCell<Value>,
 }
 
 type Folded<'a> = SmallVec<[Cow<'a, str>; 2]>;
 
 impl<'a> Claim<'a> {
-    pub(crate) fn new(attestation: &'a Attestation) -> Claim<'a> {
-        Claim { attestation, folded: Default::default() }
+    pub(crate) fn at(attestation: &'a Attestation, now: Timestamp) -> Claim<'a> {
+        Claim {
+            attestation,
+            now_ms: now.ms(),
+            folded: Default::default(),
+            attributes: OnceCell::new(),
+        }
     }
 
     /// Whether the filter holds.
@@ -115,9 +159,16 @@ impl<'a> Claim<'a> {
         match test {
             Test::Any(dimension, terms) => self.hits(mode, *dimension, terms).next().is_some(),
             Test::None(dimension, terms) => self.hits(mode, *dimension, terms).next().is_none(),
-            Test::NotBefore(ms) => timestamp_ms >= *ms,
-            Test::NotAfter(ms) => timestamp_ms <= *ms,
+            Test::NotBefore(start) => start.at(self.now_ms).is_some_and(|ms| timestamp_ms >= ms),
+            Test::NotAfter(end) => end.at(self.now_ms).is_some_and(|ms| timestamp_ms <= ms),
+            Test::Attribute(test) => test.holds(self.attributes()),
         }
+    }
+
+    /// The attributes; `null`, under which nothing stands, where there are none.
+    fn attributes(&self) -> &Value {
+        let attributes = self.attestation.attributes.as_ref();
+        self.attributes.get_or_init(|| attributes.map_or(Value::Null, Attributes::to_value))
     }
 
     /// Which of the attestation's terms are among `asked`, a set in byte order.
@@ -143,8 +194,18 @@ impl<'a> Claim<'a> {
                 let decided_by = self.deciding(mode, *dimension, asked);
                 (Field::Terms(*dimension), Rule::None, texts(asked), decided_by)
             }
-            Test::NotBefore(ms) => (Field::Timestamp, Rule::NotBefore, time(*ms), self.time()),
-            Test::NotAfter(ms) => (Field::Timestamp, Rule::NotAfter, time(*ms), self.time()),
+            Test::NotBefore(start) => {
+                (Field::Timestamp, Rule::NotBefore, self.moment(*start), self.time())
+            }
+            Test::NotAfter(end) => {
+                (Field::Timestamp, Rule::NotAfter, self.moment(*end), self.time())
+            }
+            Test::Attribute(test) => {
+                let asked = Some(&test.value).filter(|_| test.op != Op::Exists);
+                let found = test.find(self.attributes());
+                let rule = Rule::Value(test.op);
+                (Field::Attribute(test.path()), rule, json(asked), json(found))
+            }
         };
         Condition { field, rule, asked, held: self.holds(mode, test), decided_by }
     }
@@ -160,6 +221,10 @@ impl<'a> Claim<'a> {
     fn time(&self) -> Vec<String> {
         vec![self.attestation.timestamp.to_string()]
     }
+
+    fn moment(&self, moment: Moment) -> Vec<String> {
+        moment.at(self.now_ms).into_iter().map(time).collect()
+    }
 }
 
 fn texts(terms: &[Box<str>]) -> Vec<String> {
@@ -167,8 +232,12 @@ fn texts(terms: &[Box<str>]) -> Vec<String> {
 }
 
 /// A bound as a time, or as its number where no time can be written.
-fn time(ms: i64) -> Vec<String> {
-    vec![Timestamp::from_ms(ms).map_or_else(|_| format!("{ms} ms"), |time| time.to_string())]
+fn time(ms: i64) -> String {
+    Timestamp::from_ms(ms).map_or_else(|_| format!("{ms} ms"), |time| time.to_string())
+}
+
+fn json(value: Option<&Value>) -> Vec<String> {
+    value.into_iter().map(Value::to_string).collect()
 }
 
 #[cfg(test)]
@@ -255,6 +324,101 @@ mod tests {
             let filter = Filter::structural(&StructuralFilter::default()).within(start, end);
             assert_eq!(matches(&filter, &claim("a b c d")), expected, "{start:?} {end:?}");
         }
+    }
+
+    /// A claim about 2024-06-14T10:00 that was appended on Saturday 2024-06-15 at 14:30.
+    fn dated(attributes: &str) -> Attestation {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        Attestation {
+            timestamp: at("2024-06-14T10:00:00Z"),
+            created_at: at("2024-06-15T14:30:00Z"),
+            attributes: Attributes::parse(attributes).unwrap(),
+            ..claim("ALICE released ci bot")
+        }
+    }
+
+    #[test]
+    fn times_test_when_it_was_claimed() {
+        let cases = [
+            ("since yesterday", false),
+            ("since today", false),
+            ("until yesterday", true),
+            ("on yesterday", true),
+            ("on last friday", true),
+            ("on this friday", true),
+            ("on today", false),
+            ("on 2024-06-14", true),
+            ("on 2024-06-13", false),
+            ("since 2024-06-14T10:00", true),
+            ("since 2024-06-14T10:00:00.001", false),
+            ("until 2024-06-14T10:00", true),
+            ("until 2024-06-14T09:59:59.999", false),
+            ("since 28h", false),
+            ("since 29h", true),
+            ("between 2 days ago and yesterday", true),
+            ("since last week until now", true),
+            ("since last week until 3 days ago", false),
+            ("alice is released since 2d where stars = 3", true),
+            ("alice is released since 2d where stars = 4", false),
+            ("is not released since 2d", false),
+            ("since 2500 years ago", false),
+            ("until in 9000 years", false),
+        ];
+        let attestation = dated(r#"{"stars": 3}"#);
+        for (query, expected) in cases {
+            assert_eq!(matches(&ax(query), &attestation), expected, "{query}");
+            let all_held = explain(&ax(query), &attestation).iter().all(|one| one.held);
+            assert_eq!(all_held, expected, "{query}");
+        }
+    }
+
+    /// A watcher's answer is the same whenever it is computed; a question's is that of when it was
+    /// asked.
+    #[test]
+    fn now_is_the_append_for_a_watcher_and_the_asking_for_a_question() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let attestation = dated("{}");
+        let (friday, monday) = (at("2024-06-14T23:00:00Z"), at("2024-06-17T09:00:00Z"));
+        let (watcher, question) = (ax("on yesterday"), |now| Filter::asked("on yesterday", now));
+        assert!(matches(&watcher, &attestation));
+        assert!(!matches_at(&watcher, &attestation, friday));
+        for (asked_at, expected) in
+            [(friday, false), (attestation.created_at, true), (monday, false)]
+        {
+            let (filter, over) = question(asked_at).unwrap();
+            assert_eq!((matches(&filter, &attestation), over), (expected, None), "{asked_at}");
+        }
+    }
+
+    #[test]
+    fn an_explanation_shows_times_and_attributes() {
+        let filter =
+            ax("since yesterday until in 9000 years where lang = 'rust' and x.y exists and n > 1");
+        let conditions = explain(&filter, &dated(r#"{"lang": "Rust", "n": 2.5}"#));
+        let found = serde_json::to_value(conditions).unwrap();
+        let expected = serde_json::json!([
+            {
+                "field": "timestamp", "rule": "not_before", "asked": ["2024-06-14T14:30:00Z"],
+                "held": false, "decided_by": ["2024-06-14T10:00:00Z"],
+            },
+            {
+                "field": "timestamp", "rule": "not_after", "asked": [],
+                "held": false, "decided_by": ["2024-06-14T10:00:00Z"],
+            },
+            {
+                "field": "attributes.lang", "rule": "=", "asked": ["\"rust\""],
+                "held": false, "decided_by": ["\"Rust\""],
+            },
+            {
+                "field": "attributes.x.y", "rule": "exists", "asked": [],
+                "held": false, "decided_by": [],
+            },
+            {
+                "field": "attributes.n", "rule": ">", "asked": ["1"],
+                "held": true, "decided_by": ["2.5"],
+            },
+        ]);
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -5,10 +5,11 @@
 
 use std::borrow::Cow;
 
-use axwatch_model::{Declared, StructuralFilter};
+use axwatch_model::{Declared, StructuralFilter, Timestamp};
 use smallvec::SmallVec;
 
-use crate::{Dimension, Mistakes, Query, fold, parse};
+use crate::attribute::AttributeTest;
+use crate::{Dimension, Mistakes, Moment, Over, Query, fold, parse_at, parse_watcher};
 
 /// How a filter's terms compare with an attestation's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,9 +31,11 @@ pub(crate) enum Test {
     /// None of these terms is there.
     None(Dimension, TermSet),
     /// The `timestamp` is this or later.
-    NotBefore(i64),
+    NotBefore(Moment),
     /// The `timestamp` is this or earlier.
-    NotAfter(i64),
+    NotAfter(Moment),
+    /// A value among the attributes.
+    Attribute(Box<AttributeTest>),
 }
 
 /// What has to hold for an attestation. [`crate::matches`] says whether it does.
@@ -44,17 +47,36 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// What a query means. Its actions are no part of that.
+    /// What a query means for one claim. Its actions are no part of that, nor is its `over`, which is
+    /// about many claims together ([`Query::over`]). Times stay relative to a now.
     #[must_use]
     pub fn from_ax(query: &Query<'_>) -> Filter {
         let folded =
             |terms: &[Cow<'_, str>]| term_set(terms.iter().map(|term| fold(term).into_owned()));
-        let tests = Dimension::ALL.into_iter().flat_map(|dimension| {
+        let terms = Dimension::ALL.into_iter().flat_map(|dimension| {
             let any = folded(query.any(dimension)).map(|terms| Test::Any(dimension, terms));
             let none = folded(query.none(dimension)).map(|terms| Test::None(dimension, terms));
             any.into_iter().chain(none)
         });
-        Filter { mode: Mode::Folded, tests: tests.collect() }
+        let times = query.temporal.iter().flat_map(|temporal| {
+            let (start, end) = temporal.bounds();
+            start.map(Test::NotBefore).into_iter().chain(end.map(Test::NotAfter))
+        });
+        let attributes = query
+            .conditions
+            .iter()
+            .map(|condition| Test::Attribute(Box::new(AttributeTest::new(condition))));
+        Filter { mode: Mode::Folded, tests: terms.chain(times).chain(attributes).collect() }
+    }
+
+    /// What a question means that is asked now, and how long its subjects have to have lasted (for
+    /// [`crate::Tally`]). Times are fixed at this now.
+    ///
+    /// # Errors
+    /// [`Mistakes`] of a text that is no AX, or whose times make no sense at this now.
+    pub fn asked(text: &str, now: Timestamp) -> Result<(Filter, Option<Over>), Mistakes> {
+        let query = parse_at(text, now)?;
+        Ok((Filter::from_ax(&query).pinned(now), query.over()))
     }
 
     /// What structural lists mean.
@@ -67,30 +89,43 @@ impl Filter {
         Filter { mode: Mode::Exact, tests: tests.collect() }
     }
 
-    /// What a watcher's declaration means, and the actions that its `so` clauses name.
+    /// What a watcher's declaration means, and the actions that its `so` clauses name. Times stay
+    /// relative: [`crate::matches`] reckons them at each attestation's `created_at`.
     ///
     /// # Errors
-    /// [`Mistakes`] of a text that is no AX.
+    /// [`Mistakes`] of a text that is no AX, or no watcher's.
     pub fn declared(declared: &Declared) -> Result<(Filter, Vec<String>), Mistakes> {
         match declared {
             Declared::Structural(lists) => Ok((Filter::structural(lists), Vec::new())),
             Declared::Ax(text) => {
-                let query = parse(text)?;
+                let query = parse_watcher(text)?;
                 let actions = query.so_actions.iter().map(|action| action.to_string()).collect();
                 Ok((Filter::from_ax(&query), actions))
             }
         }
     }
 
-    /// The same filter, which holds only for a `timestamp` from `time_start` to `time_end`, whatever
-    /// its range was before.
+    /// The same filter, which holds only for a `timestamp` from `time_start` to `time_end` as well.
     ///
     /// Units: milliseconds since the Unix epoch; both ends belong to the range, `None` has no end.
     #[must_use]
     pub fn within(mut self, time_start: Option<i64>, time_end: Option<i64>) -> Filter {
-        self.tests.retain(|test| !matches!(test, Test::NotBefore(_) | Test::NotAfter(_)));
-        self.tests.extend(time_start.map(Test::NotBefore));
-        self.tests.extend(time_end.map(Test::NotAfter));
+        self.tests.extend(time_start.map(|ms| Test::NotBefore(Moment::fixed(ms))));
+        self.tests.extend(time_end.map(|ms| Test::NotAfter(Moment::fixed(ms))));
+        self
+    }
+
+    /// The same filter with its relative times fixed at this now. One that cannot be reckoned at it
+    /// stays as it is, and the filter then holds for nothing that was appended now.
+    #[must_use]
+    pub fn pinned(mut self, now: Timestamp) -> Filter {
+        for test in &mut self.tests {
+            if let Test::NotBefore(moment) | Test::NotAfter(moment) = test
+                && let Some(ms) = moment.at(now.ms())
+            {
+                *moment = Moment::fixed(ms);
+            }
+        }
         self
     }
 
@@ -134,22 +169,24 @@ impl Filter {
         self.tests.iter().find_map(of_dimension).unwrap_or_default()
     }
 
-    /// The earliest `timestamp` that matches, in milliseconds since the Unix epoch.
+    /// The earliest `timestamp` that matches whatever now is, in milliseconds since the Unix epoch.
     #[must_use]
     pub fn time_start(&self) -> Option<i64> {
-        self.tests.iter().find_map(|test| match test {
-            Test::NotBefore(ms) => Some(*ms),
+        let starts = self.tests.iter().filter_map(|test| match test {
+            Test::NotBefore(moment) => moment.as_fixed(),
             _ => None,
-        })
+        });
+        starts.max()
     }
 
-    /// The latest `timestamp` that matches, in milliseconds since the Unix epoch.
+    /// The latest `timestamp` that matches whatever now is, in milliseconds since the Unix epoch.
     #[must_use]
     pub fn time_end(&self) -> Option<i64> {
-        self.tests.iter().find_map(|test| match test {
-            Test::NotAfter(ms) => Some(*ms),
+        let ends = self.tests.iter().filter_map(|test| match test {
+            Test::NotAfter(moment) => moment.as_fixed(),
             _ => None,
-        })
+        });
+        ends.min()
     }
 
     /// Whether the lists of [`Filter::dimensions`] are all it asks about: an attestation with a term
@@ -213,6 +250,9 @@ mod tests {
             (declared("ALICE").0, false, true),
             (declared("is not draft").0, false, false),
             (declared("ALICE is not draft").0, false, false),
+            (declared("ALICE since yesterday").0, false, false),
+            (declared("since yesterday").0, false, false),
+            (declared("ALICE where a = 1").0, false, false),
             (nothing.clone().within(Some(0), None), false, false),
             (nothing.within(None, Some(0)), false, false),
         ];
@@ -220,6 +260,41 @@ mod tests {
             let found = (filter.is_empty(), filter.is_terms_only());
             assert_eq!(found, (is_empty, is_terms_only), "{filter:?}");
         }
+    }
+
+    #[test]
+    fn a_watcher_has_no_over_and_no_range_that_is_always_empty() {
+        let cases = [
+            ("is a over 5y", "unexpected_token"),
+            ("since tomorrow until yesterday", "empty_time_range"),
+            ("since 99999999 years ago", "temporal_unresolvable"),
+        ];
+        for (text, kind) in cases {
+            let mistakes = Filter::declared(&Declared::Ax(text.into())).unwrap_err();
+            assert_eq!(serde_json::to_value(mistakes.first().kind).unwrap(), kind, "{text}");
+        }
+        // Empty or unresolvable at one now only: it may match at another.
+        for text in ["since 2090-01-01 until now", "since 3000 years ago", "until in 5000 years"] {
+            assert!(Filter::declared(&Declared::Ax(text.into())).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_question_has_its_times_fixed() {
+        let now = Timestamp::from_ms(1_718_461_800_000).unwrap();
+        let (filter, over) = Filter::asked("is a since yesterday until today", now).unwrap();
+        assert_eq!(filter.time_start(), Some(1_718_375_400_000));
+        assert_eq!((filter.time_end(), over), (Some(1_718_461_800_000), None));
+        let (filter, over) = Filter::asked("over 5y", now).unwrap();
+        assert!(filter.is_empty() && over.is_some());
+        assert!(Filter::asked("since 2090-01-01 until now", now).is_err());
+        assert!(Filter::asked("since 3000 years ago", now).is_err());
+    }
+
+    #[test]
+    fn a_range_narrows_what_was_asked_before() {
+        let filter = declared("since 1970-01-02").0.within(Some(5), Some(9)).within(None, Some(7));
+        assert_eq!((filter.time_start(), filter.time_end()), (Some(86_400_000), Some(7)));
     }
 
     #[test]

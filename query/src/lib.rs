@@ -1,10 +1,14 @@
 //! AX, the language of watchers and questions: text in, meaning out, and an index over many meanings.
 //!
 //! A query goes one way: [`parse`] turns text into a [`Query`] or into every mistake in it, a
-//! [`Filter`] is what a query or a structural registration means, [`matches()`] decides whether it
-//! holds for an attestation, [`explain`] says why, and a [`WatcherIndex`] finds those of a million
-//! filters that hold, without asking each. Everything here is pure: the same input gives the same
-//! answer, on any machine and at any time.
+//! [`Filter`] is what a query or a structural registration means, [`matches_at`] decides whether it
+//! holds for an attestation at some now, [`explain_at`] says why, and a [`WatcherIndex`] finds those of a
+//! million filters that hold, without asking each. A [`Tally`] adds up what `over` asks of many claims
+//! together. Everything here is pure: now is an argument, and the same input gives the same answer, on
+//! any machine and at any time.
+//!
+//! A watcher's now is each attestation's `created_at` ([`Filter::declared`], [`matches()`]); a question's
+//! is when it is asked ([`Filter::asked`], which fixes its times).
 //!
 //! ```
 //! let query = axwatch_query::parse("ALICE BOB is author of GitHub is not draft").unwrap();
@@ -18,6 +22,7 @@
 //! search (`axwatch-ats`), how answers are printed (the program).
 
 mod ast;
+mod attribute;
 mod columns;
 mod dimension;
 mod error;
@@ -26,13 +31,18 @@ mod filter;
 mod fold;
 mod index;
 mod lex;
+mod over;
 mod parse;
+mod time;
 
-pub use ast::{Clause, Query, Terms};
+pub use ast::{Clause, Query, Temporal, Terms, Time};
+pub use attribute::{Comparison, Literal, Op, Path};
 pub use dimension::Dimension;
 pub use error::{Mistake, MistakeKind, Mistakes};
-pub use eval::{Condition, Field, Rule, explain, matches};
+pub use eval::{Condition, Field, Rule, explain, explain_at, matches, matches_at};
 pub use filter::{Filter, Mode};
 pub use fold::fold;
 pub use index::WatcherIndex;
-pub use parse::{QUERY_BYTES_MAX, QUERY_TERMS_MAX, parse};
+pub use over::{Over, Tally, Unit};
+pub use parse::{QUERY_BYTES_MAX, QUERY_TERMS_MAX, parse, parse_at, parse_watcher};
+pub use time::Moment;

@@ -104,7 +104,8 @@ impl WatcherIndex {
     /// vector each time, and nothing is allocated for it.
     pub fn matching(&self, attestation: &Attestation, found: &mut Vec<u32>) {
         found.clear();
-        let claim = Claim::new(attestation);
+        // A watcher's now is when the claim was appended, however late it is matched.
+        let claim = Claim::at(attestation, attestation.created_at);
         let mut candidates = Vec::new();
         for side in [&self.folded, &self.exact] {
             let known = side.look_up(&claim, found);
@@ -138,8 +139,8 @@ impl WatcherIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Clause, Query, Terms, matches};
-    use axwatch_model::{StructuralFilter, Timestamp};
+    use crate::{Clause, Query, Terms, matches, matches_at, parse_watcher};
+    use axwatch_model::{Attributes, StructuralFilter, Timestamp};
     use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::sample::select;
@@ -163,8 +164,46 @@ mod tests {
         prop_oneof![3 => words(0..1), 1 => words(1..3)]
     }
 
+    const DAY_MS: i64 = 86_400_000;
+
     fn any_bound() -> impl Strategy<Value = Option<i64>> {
-        prop_oneof![6 => Just(None), 1 => (0..4_i64).prop_map(Some)]
+        prop_oneof![6 => Just(None), 1 => (8..12_i64).prop_map(|day| Some(day * DAY_MS))]
+    }
+
+    /// Clauses that no term decides.
+    const BEYOND_TERMS: [&str; 16] = [
+        "since yesterday",
+        "until yesterday",
+        "on today",
+        "on last sunday",
+        "since last monday until now",
+        "between 2 days ago and in 1 day",
+        "until tomorrow since 1970-01-11",
+        "since today",
+        "until today since 1970-01-10T12:00",
+        "since 20 years ago",
+        "where lang = 'rust'",
+        "where stars > 1 and lang exists",
+        "where lang != 'rust'",
+        "where labels contains 'a'",
+        "where stars <= 2.0 since yesterday",
+        "where 'a.b'.c exists",
+    ];
+
+    fn any_beyond_terms() -> impl Strategy<Value = Query<'static>> {
+        let some = select(&BEYOND_TERMS[..]).prop_map(|text| parse_watcher(text).unwrap());
+        prop_oneof![3 => Just(Query::default()), 1 => some]
+    }
+
+    fn any_attributes() -> impl Strategy<Value = Option<Attributes>> {
+        let texts = [
+            "{}",
+            r#"{"lang": "rust"}"#,
+            r#"{"lang": "Rust", "stars": 2}"#,
+            r#"{"lang": null, "stars": 1.5, "labels": ["a", 1]}"#,
+            r#"{"labels": "banana", "a.b": {"c": 0}}"#,
+        ];
+        select(texts.to_vec()).prop_map(|text| Attributes::parse(text).unwrap())
     }
 
     fn terms(words: Vec<String>) -> Terms<'static> {
@@ -172,17 +211,19 @@ mod tests {
     }
 
     prop_compose! {
-        fn any_ax()(any in prop::array::uniform4(any_list()), none in prop::array::uniform3(any_excluded()))
-            -> Filter
-        {
+        fn any_ax()(
+            any in prop::array::uniform4(any_list()), none in prop::array::uniform3(any_excluded()),
+            beyond in any_beyond_terms(),
+        ) -> Filter {
             let [subjects, predicates, contexts, actors] = any.map(terms);
-            let [no_predicates, no_contexts, no_actors] = none.map(terms);
+            let [no_predicates, no_contexts, no_actors] =
+                none.map(|words| terms(words).into_vec());
             Filter::from_ax(&Query {
                 subjects,
                 predicates: Clause { any: predicates, none: no_predicates },
                 contexts: Clause { any: contexts, none: no_contexts },
                 actors: Clause { any: actors, none: no_actors },
-                so_actions: Terms::new(),
+                ..beyond
             })
         }
     }
@@ -212,7 +253,12 @@ mod tests {
         })
     }
 
-    fn attestation(lists: [Vec<String>; 4], ms: i64) -> Attestation {
+    /// A claim appended on 1970-01-11 at noon about a day within some days of it.
+    fn attestation(
+        lists: [Vec<String>; 4],
+        half_days: i64,
+        attributes: Option<Attributes>,
+    ) -> Attestation {
         let [subjects, predicates, contexts, actors] = lists;
         Attestation {
             id: "AS-1".parse().unwrap(),
@@ -220,10 +266,10 @@ mod tests {
             predicates,
             contexts,
             actors,
-            timestamp: Timestamp::from_ms(ms).unwrap(),
-            created_at: Timestamp::from_ms(ms).unwrap(),
+            timestamp: Timestamp::from_ms(half_days * DAY_MS / 2).unwrap(),
+            created_at: Timestamp::from_ms(21 * DAY_MS / 2).unwrap(),
             source: "test".into(),
-            attributes: None,
+            attributes,
             signature: None,
             signer_did: None,
         }
@@ -237,12 +283,13 @@ mod tests {
     /// Terms from the watchers' words, sometimes far too many, with repeats and strangers.
     fn any_attestation() -> impl Strategy<Value = Attestation> {
         let list = prop_oneof![8 => words(1..4), 1 => many('W'), 1 => many('w')];
-        (prop::array::uniform4(list), 0..4_i64).prop_map(|(lists, ms)| attestation(lists, ms))
+        (prop::array::uniform4(list), 15..25_i64, any_attributes())
+            .prop_map(|(lists, half_days, attributes)| attestation(lists, half_days, attributes))
     }
 
     fn any_crowded_attestation() -> impl Strategy<Value = Attestation> {
         let lists = prop::array::uniform4(many('w'));
-        (lists, 0..4_i64).prop_map(|(lists, ms)| attestation(lists, ms))
+        (lists, 15..25_i64).prop_map(|(lists, half_days)| attestation(lists, half_days, None))
     }
 
     /// An id with a filter puts a watcher in, without one takes it out.
@@ -278,6 +325,17 @@ mod tests {
         let mut found = vec![7];
         index.matching(attestation, &mut found);
         prop_assert_eq!(found, asked);
+        // A filter whose times are fixed at a now gives, at any other, the answer of that now.
+        let (now, other) = (attestation.created_at, Timestamp::from_ms(0).unwrap());
+        for filter in watchers.values() {
+            let pinned = filter.clone().pinned(now);
+            let once = matches_at(filter, attestation, now);
+            // What cannot be reckoned stays relative.
+            if pinned.pinned(other) == filter.clone().pinned(now) {
+                let again = matches_at(&filter.clone().pinned(now), attestation, other);
+                prop_assert_eq!(once, again);
+            }
+        }
         Ok(())
     }
 
