@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axwatch_ats::{JobsQuery, Question};
-use axwatch_model::{JobNumber, JobState, LeafNumber, Seq};
+use axwatch_model::{Clock as _, JobNumber, JobState, LeafNumber, Seq, SystemClock};
 use axwatch_query::Filter;
 
 use super::audit::RECORD_TYPES;
@@ -78,9 +78,11 @@ impl Answers {
     ) -> Result<Pages, AnswerError> {
         let cursor = match list {
             List::Attestations { query, before } => {
-                let query = axwatch_query::parse(query)
+                let (filter, over) = Filter::asked(query, SystemClock::new().now().wall)
                     .map_err(|mistakes| AnswerError::Query(Box::new(mistakes)))?;
-                let filter = Filter::from_ax(&query);
+                if let Some(over) = over {
+                    return Err(AnswerError::Invalid(format!("{over} is not answered yet")));
+                }
                 Cursor::Attestations(Question { filter, before: *before, limit: PAGE_ROWS })
             }
             List::Fires { watcher, state } => self.jobs_cursor(watcher, *state, true).await?,

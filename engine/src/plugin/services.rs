@@ -245,7 +245,7 @@ impl Services {
         request: protocol::GetAttestationsRequest,
     ) -> Result<Vec<protocol::Attestation>, CallError> {
         let mut admitted = self.admit(&request.auth_token)?;
-        let (filter, limit) = wire::search(request)?;
+        let (filter, limit) = wire::search(request, self.engine.clock().now().wall)?;
         let mut search = Search::new(&self.engine, filter, limit);
         // `success` takes two; what a reply that was done leaves out takes none.
         let (mut found, mut bytes) = (Vec::new(), 2);
@@ -421,7 +421,8 @@ impl AtsStoreService for Services {
         let request = request.into_inner();
         let mut admitted = self.admit(&request.auth_token)?;
         let invalid = |error| Status::invalid_argument(text(&CallError::Search(error)));
-        let (filter, limit) = wire::search(request).map_err(invalid)?;
+        let now = self.engine.clock().now().wall;
+        let (filter, limit) = wire::search(request, now).map_err(invalid)?;
         let search = Search::new(&self.engine, filter, limit);
         admitted.done();
         Ok(Response::new(Box::pin(found(admitted, search))))

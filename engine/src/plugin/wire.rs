@@ -17,7 +17,7 @@ use axwatch_model::{
 };
 use axwatch_proto::protocol;
 use axwatch_proto::structs::{self, ToJsonError};
-use axwatch_query::{Filter, Mistakes};
+use axwatch_query::{Filter, Mistakes, Over};
 use prost::{Message, length_delimiter_len};
 use prost_types::value::Kind;
 use tonic::{Code, Status};
@@ -391,30 +391,38 @@ pub(crate) enum InvalidSearch {
     /// The AX text.
     #[error("ax: {0}")]
     Ax(#[from] Mistakes),
+    /// A sum over many claims, which this reply cannot tell.
+    #[error(
+        "ax: {0}: a search answers with claims one by one; leave it out and add up what they say"
+    )]
+    Over(Over),
 }
 
 /// What a search asks for, and how many it wants at most.
 ///
-/// With AX text, of the lists of the filter nothing counts; its limit and its times still do.
+/// With AX text, whose times are reckoned at this now, of the lists of the filter nothing counts; its
+/// limit and its times still do.
 pub(crate) fn search(
     request: protocol::GetAttestationsRequest,
+    now: Timestamp,
 ) -> Result<(Filter, Option<usize>), InvalidSearch> {
     let filter = request.filter.unwrap_or_default();
     let limit = filter.limit.and_then(|limit| usize::try_from(limit).ok()).filter(|&n| n > 0);
     let (start, end) = (filter.time_start, filter.time_end);
-    let declared = if request.ax.is_empty() {
-        Declared::Structural(StructuralFilter {
+    let meaning = if request.ax.is_empty() {
+        Filter::structural(&StructuralFilter {
             subjects: filter.subjects,
             predicates: filter.predicates,
             contexts: filter.contexts,
             actors: filter.actors,
         })
     } else {
-        Declared::Ax(request.ax)
+        match Filter::asked(&request.ax, now)? {
+            (meaning, None) => meaning,
+            (_, Some(over)) => return Err(InvalidSearch::Over(over)),
+        }
     };
-    let (meaning, _) = Filter::declared(&declared)?;
-    let meaning = if start.or(end).is_some() { meaning.within(start, end) } else { meaning };
-    Ok((meaning, limit))
+    Ok((meaning.within(start, end), limit))
 }
 
 /// Bytes that a claim takes in a reply's list: its own, the list's key, and its length.
@@ -718,6 +726,8 @@ mod tests {
             ax: ax.into(),
             ..Default::default()
         };
+        let now = Timestamp::from_ms(1_718_461_800_000).unwrap();
+        let search = |request| search(request, now);
         let (filter, limit) = search(request("", Some(2))).unwrap();
         assert_eq!(limit, Some(2));
         assert_eq!((filter.mode(), filter.time_start()), (axwatch_query::Mode::Exact, Some(5)));
@@ -727,6 +737,11 @@ mod tests {
         let (filter, limit) = search(request("ALICE is author", Some(1))).unwrap();
         assert_eq!((filter.mode(), limit), (axwatch_query::Mode::Folded, Some(1)));
         assert_eq!(filter.any(axwatch_query::Dimension::Predicate), [Box::from("author")]);
+        assert_eq!(filter.time_start(), Some(5), "its own times count beside those of the text");
+        let (filter, _) = search(request("since yesterday", None)).unwrap();
+        assert_eq!(filter.time_start(), Some(1_718_375_400_000));
+        let error = search(request("over 5 years", None)).unwrap_err().to_string();
+        assert!(error.starts_with("ax: over 5 years: "), "{error}");
         let error = search(request("ALICE is", None)).unwrap_err().to_string();
         assert!(error.starts_with("ax: at 6:") || error.starts_with("ax: at 8:"), "{error}");
     }
