@@ -6,6 +6,7 @@
 //!
 //! - [`road`] is the main job: append, fire, plugin, settle.
 //! - [`plugin`] is the process at the other end: it answers every job at once.
+//! - [`parse`] is a query's way from text to meaning, held to a fixed number of nanoseconds.
 //! - [`bare`] is what SQLite does without us: the yardsticks.
 //! - [`rig`] is the engine with that plugin under it, [`claims`] what is fed to it.
 //! - [`figure`] is a line of the output, [`spread`] medians and percentiles, [`disk`] bytes written.
@@ -14,6 +15,7 @@ pub mod bare;
 pub mod claims;
 pub mod disk;
 pub mod figure;
+pub mod parse;
 pub mod plugin;
 pub mod rig;
 pub mod road;

@@ -1,4 +1,5 @@
 //! `axwatch-bench road`: measures the main job and prints each figure against its limit.
+//! `axwatch-bench parse`: the same for queries.
 //!
 //! The same program is, in hidden modes, the plugin that it measures and the launcher over it.
 
@@ -8,8 +9,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use axwatch_bench::figure::{Figure, Setting};
-use axwatch_bench::plugin;
 use axwatch_bench::road::{self, Part};
+use axwatch_bench::{parse, plugin};
 use clap::{Parser, Subcommand, ValueEnum as _};
 
 /// Benchmarks of axwatch.
@@ -24,6 +25,8 @@ struct Arguments {
 enum Mode {
     /// The main job: append, fire, plugin, settle.
     Road(RoadArguments),
+    /// How long a query takes to parse.
+    Parse(ParseArguments),
     /// The plugin at the end of the road.
     #[command(hide = true)]
     Plugin {
@@ -60,9 +63,23 @@ struct RoadArguments {
     folder: Option<PathBuf>,
 }
 
+#[derive(clap::Args)]
+struct ParseArguments {
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+    /// A few rounds: shows that it works, and no figure that means anything.
+    #[arg(long)]
+    quick: bool,
+}
+
 fn main() -> Result<ExitCode> {
     match Arguments::parse().mode {
         Mode::Road(arguments) => runtime()?.block_on(road(arguments)),
+        Mode::Parse(arguments) => {
+            parse(&arguments);
+            Ok(ExitCode::SUCCESS)
+        }
         Mode::Plugin { port, port_file } => {
             runtime()?.block_on(plugin::serve(port, port_file))?;
             Ok(ExitCode::SUCCESS)
@@ -90,14 +107,25 @@ async fn road(arguments: RoadArguments) -> Result<ExitCode> {
     };
     let parts =
         if arguments.only.is_empty() { Part::value_variants().to_vec() } else { arguments.only };
-    if !arguments.json {
+    head(&setting, arguments.json);
+    let tell = |figure: &Figure| tell(figure, arguments.json);
+    road::run(&folder, &setting, &parts, tell).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn parse(arguments: &ParseArguments) {
+    let setting = Setting::look(arguments.quick);
+    head(&setting, arguments.json);
+    parse::run(&setting).iter().for_each(|figure| tell(figure, arguments.json));
+}
+
+fn head(setting: &Setting, json: bool) {
+    if !json {
         let machine = &setting.machine;
         println!("commit {}, {} cores of {}", setting.commit, machine.cores, machine.cpu);
     }
-    let tell = |figure: &Figure| {
-        let line = if arguments.json { figure.to_json() } else { figure.to_text() };
-        println!("{line}");
-    };
-    road::run(&folder, &setting, &parts, tell).await?;
-    Ok(ExitCode::SUCCESS)
+}
+
+fn tell(figure: &Figure, json: bool) {
+    println!("{}", if json { figure.to_json() } else { figure.to_text() });
 }
