@@ -255,7 +255,7 @@ struct QueryAt<'q, 'a> {
 impl Serialize for QueryAt<'_, '_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
-        struct Parsed<'a> {
+        struct Parsed<'a, 'q> {
             subjects: &'a [Cow<'a, str>],
             predicates: &'a [Cow<'a, str>],
             contexts: &'a [Cow<'a, str>],
@@ -264,7 +264,7 @@ impl Serialize for QueryAt<'_, '_> {
             excluded: Excluded<'a>,
             temporal: Option<TemporalJson<'a>>,
             #[serde(rename = "where", skip_serializing_if = "<[_]>::is_empty")]
-            conditions: &'a [Comparison<'a>],
+            conditions: &'a [Comparison<'q>],
             so_actions: &'a [Cow<'a, str>],
         }
         let query = self.query;
@@ -387,7 +387,7 @@ mod tests {
             "[a-z#.'é]{1,4}",
             prop::sample::select(vec!["attributes", "exists", "IS", "a b"]).prop_map(str::to_owned),
         ];
-        let path = vec(key.prop_map(Cow::Owned), 1..4).prop_map(Path);
+        let path = vec(key.prop_map(Cow::Owned), 1..4).prop_map(|keys| Path(keys.into()));
         let value = prop_oneof![
             any::<i64>().prop_map(|number| Literal::Number(number.to_string().into())),
             "-?[1-9][0-9]{0,3}\\.[0-9]{1,3}([eE][+-]?[0-9]{1,2})?"

@@ -11,6 +11,7 @@ use std::fmt;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::{Number, Value};
+use smallvec::SmallVec;
 
 use crate::lex::{Keyword, continues_bare, is_bare};
 
@@ -66,8 +67,15 @@ impl Op {
 }
 
 /// The keys from the attributes down to a value.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Path<'a>(pub Vec<Cow<'a, str>>);
+#[derive(Debug, Clone, Eq, Default)]
+pub struct Path<'a>(pub SmallVec<[Cow<'a, str>; 1]>);
+
+// Written out, because the derived one compares only paths that borrow from one text.
+impl<'b> PartialEq<Path<'b>> for Path<'_> {
+    fn eq(&self, other: &Path<'b>) -> bool {
+        self.0.as_slice() == other.0.as_slice()
+    }
+}
 
 /// The key that may stand before a path and means the attributes themselves.
 pub(crate) const ROOT: &str = "attributes";
@@ -145,7 +153,8 @@ impl Literal<'_> {
         if is("null") {
             return Some(Literal::Null);
         }
-        number(word).map(|_| Literal::Number(Cow::Borrowed(word)))
+        let is_number = is_short_whole(word) || number(word).is_some();
+        is_number.then_some(Literal::Number(Cow::Borrowed(word)))
     }
 
     /// The value itself.
@@ -158,6 +167,11 @@ impl Literal<'_> {
             Literal::Null => Value::Null,
         }
     }
+}
+
+/// Whether it is surely a number: the usual ones need no parser.
+fn is_short_whole(word: &str) -> bool {
+    matches!(word.as_bytes(), [b'1'..=b'9', rest @ ..] if rest.len() < 15 && rest.iter().all(u8::is_ascii_digit))
 }
 
 fn number(text: &str) -> Option<Number> {
@@ -176,7 +190,7 @@ impl fmt::Display for Literal<'_> {
 }
 
 /// One condition of a `where` clause, as it was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Eq)]
 pub struct Comparison<'a> {
     /// Of which value.
     pub path: Path<'a>,
@@ -184,6 +198,12 @@ pub struct Comparison<'a> {
     pub op: Op,
     /// With what; `None` only of [`Op::Exists`].
     pub value: Option<Literal<'a>>,
+}
+
+impl<'b> PartialEq<Comparison<'b>> for Comparison<'_> {
+    fn eq(&self, other: &Comparison<'b>) -> bool {
+        self.path == other.path && self.op == other.op && self.value == other.value
+    }
 }
 
 impl fmt::Display for Comparison<'_> {
