@@ -482,8 +482,14 @@ impl Nows {
                 self.order(*line, can_be[1])?;
             }
         }
-        for start in starts {
-            for end in ends {
+        // Of those that follow the same, only the latest start and the earliest end matter.
+        let kinds = [Follows::Nothing, Follows::Day, Follows::Now];
+        let of = |kind: Follows| move |line: &&Line| line.follows == kind;
+        let latest =
+            kinds.map(|kind| starts.iter().filter(of(kind)).max_by_key(|line| line.offset));
+        let first = kinds.map(|kind| ends.iter().filter(of(kind)).min_by_key(|line| line.offset));
+        for start in latest.into_iter().flatten() {
+            for end in first.into_iter().flatten() {
                 self.order(*start, *end)?;
             }
         }

@@ -153,11 +153,12 @@ pub(super) fn stray(text: &str, lexeme: Lexeme, field: &str, query: &Query<'_>) 
     }
 }
 
-/// A word that looks like a misspelt `where`.
+/// A word that looks like a misspelt `where`, among the last ones.
 fn near_where<'a>(query: &'a Query<'_>) -> Option<&'a str> {
+    const WORDS_LOOKED_AT: usize = 8;
     Dimension::ALL
         .into_iter()
-        .flat_map(|dimension| query.any(dimension))
+        .flat_map(|dimension| query.any(dimension).iter().rev().take(WORDS_LOOKED_AT))
         .map(|word| &**word)
         .find(|word| near(word, &["where"]).is_some())
 }

@@ -496,6 +496,32 @@ mod tests {
         assert_eq!(long.to_string(), "at 4095: expected at most 4096 bytes, found 4097 bytes");
     }
 
+    /// Texts that repeat what costs most: none of them keeps a parser busy for long.
+    #[test]
+    fn no_text_takes_long() {
+        let pieces = [
+            "on today ",
+            "since now until now ",
+            "since today until now on 2024-06-15 ",
+            "since tomorrow until yesterday ",
+            "= wheer ",
+            "where a = b ",
+            "since x x x ",
+            "'\\q' ",
+            "over 5q ",
+            "*\n",
+        ];
+        let start = std::time::Instant::now();
+        for piece in pieces {
+            let text = piece.repeat(QUERY_BYTES_MAX / piece.len());
+            if let Err(mistakes) = parse(&text) {
+                assert!(!mistakes.render(&text).is_empty());
+            }
+        }
+        // Some milliseconds on a quiet machine.
+        assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+    }
+
     #[test]
     fn words_are_borrowed_unless_escaped() {
         let query = parse(r"'New York' is 'it\'s'").unwrap();

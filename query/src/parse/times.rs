@@ -292,25 +292,30 @@ impl<'a> Parser<'_, 'a> {
             [] | [Temporal::Since(_) | Temporal::Until(_) | Temporal::On(_)] => return,
             _ => self.check_over(),
         }
-        let (mut starts, mut ends) = (Moments::new(), Moments::new());
-        for (temporal, (opened, end)) in self.query.temporal.iter().zip(&self.time_clauses) {
-            let (start, last) = temporal.bounds();
-            starts.extend(start);
-            ends.extend(last);
-            if starts.is_empty() || ends.is_empty() {
-                continue;
-            }
-            if let Some(why) = why_empty(self.purpose, &starts, &ends) {
-                let text = self.lexer.slice(opened.start..*end);
-                self.mistakes.push(empty_range(
-                    text,
-                    opened.start,
-                    why,
-                    self.query.temporal.len() == 1,
-                ));
-                return;
-            }
-        }
+        let clauses = 1..=self.query.temporal.len();
+        let Some(why) = self.why_empty(*clauses.end()) else { return };
+        // More clauses leave no more moments, so the first that left none can be searched for.
+        let counts: Vec<usize> = clauses.collect();
+        let first = counts.partition_point(|&count| self.why_empty(count).is_none());
+        let (opened, end) = self.time_clauses[first];
+        let text = self.lexer.slice(opened.start..end);
+        let is_alone = self.query.temporal.len() == 1;
+        self.mistakes.push(empty_range(text, opened.start, why, is_alone));
+    }
+
+    /// Why the first so many clauses leave no moment, if they leave none.
+    fn why_empty(&self, count: usize) -> Option<&'static str> {
+        let bounds = || self.query.temporal[..count].iter().map(Temporal::bounds);
+        let starts: Moments = bounds().filter_map(|(start, _)| start).collect();
+        let ends: Moments = bounds().filter_map(|(_, end)| end).collect();
+        let Purpose::Question { now_ms } = self.purpose else {
+            let can_hold = time::can_hold(&starts, &ends);
+            return (!can_hold).then_some("these leave none, whatever now is");
+        };
+        // What cannot be reckoned has been noted.
+        let start = starts.iter().filter_map(|start| start.at(now_ms)).max()?;
+        let end = ends.iter().filter_map(|end| end.at(now_ms)).min()?;
+        (start > end).then_some("at present the first lies after the last")
     }
 
     fn check_over(&mut self) {
@@ -334,17 +339,6 @@ impl<'a> Parser<'_, 'a> {
 
 /// Bounds of one side.
 type Moments = SmallVec<[Moment; 2]>;
-
-/// Why these bounds leave no moment, if they leave none.
-fn why_empty(purpose: Purpose, starts: &[Moment], ends: &[Moment]) -> Option<&'static str> {
-    let Purpose::Question { now_ms } = purpose else {
-        return (!time::can_hold(starts, ends)).then_some("these leave none, whatever now is");
-    };
-    // What cannot be reckoned has been noted.
-    let start = starts.iter().filter_map(|start| start.at(now_ms)).max()?;
-    let end = ends.iter().filter_map(|end| end.at(now_ms)).min()?;
-    (start > end).then_some("at present the first lies after the last")
-}
 
 fn quoted_words<R: Reader>(text: &str) -> Option<R::Value> {
     let words: SmallVec<[&str; 4]> = text.split(' ').collect();
