@@ -9,6 +9,7 @@ use std::io::Write as _;
 use axwatch_ats::{AppendConflict, StoreError};
 use axwatch_engine::StartError;
 use axwatch_model::InvalidDraft;
+use axwatch_model::Timestamp;
 use serde_json::json;
 
 use crate::answers::AnswerError;
@@ -45,15 +46,24 @@ pub struct InvalidQuery {
 }
 
 impl InvalidQuery {
-    /// Looks for mistakes before anything is asked of anybody.
+    /// Looks for mistakes in a question before anything is asked of anybody; its times are those of now.
     ///
     /// # Errors
     /// [`InvalidQuery`] when there are some.
-    pub fn check(text: &str) -> Result<(), InvalidQuery> {
-        match axwatch_query::parse(text) {
-            Ok(_) => Ok(()),
-            Err(mistakes) => Err(InvalidQuery { text: text.to_owned(), mistakes }),
-        }
+    pub fn check_question(text: &str, now: Timestamp) -> Result<(), InvalidQuery> {
+        axwatch_query::parse_at(text, now).map(drop).map_err(InvalidQuery::of(text))
+    }
+
+    /// Looks for mistakes in what a watcher is to wait for.
+    ///
+    /// # Errors
+    /// [`InvalidQuery`] when there are some.
+    pub fn check_watcher(text: &str) -> Result<(), InvalidQuery> {
+        axwatch_query::parse_watcher(text).map(drop).map_err(InvalidQuery::of(text))
+    }
+
+    fn of(text: &str) -> impl FnOnce(axwatch_query::Mistakes) -> InvalidQuery {
+        |mistakes| InvalidQuery { text: text.to_owned(), mistakes }
     }
 }
 

@@ -681,3 +681,29 @@ fn fires_are_followed_in_colour_on_a_terminal() {
     let plain = Terminal::start(&home, "fires --follow", &[("NO_COLOR", "1")]);
     assert!(!plain.until_shown("user-m").contains('\x1b'));
 }
+
+#[test]
+fn a_query_is_understood_without_asking_anybody() {
+    let home = Home::new("cli-parse");
+    let parsed = |args: &[&str], code: i32| {
+        let words = [&["ax", "--parse", "--json", "--now", "1718461800000"][..], args].concat();
+        home.run_bare(&words).expect(code)
+    };
+    let one = parsed(&["is author since 3 days ago"], 0).object();
+    assert_eq!(one["predicates"], json!(["author"]));
+    assert_eq!(one["temporal"]["start_ms"], json!(1_718_461_800_000_i64 - 3 * 86_400_000));
+    let wrong = parsed(&["is of x"], 1).object();
+    assert_eq!(text(&wrong, "error"), "missing_element");
+
+    // Many: one answer a line, whatever each is.
+    let mut many = home.start(&["ax", "--parse", "-"]);
+    many.write("is a\n\"is b\\nof c\"\nis\n");
+    let answers = many.finish().expect(1).json();
+    assert_eq!(answers.len(), 3);
+    assert_eq!(answers[1]["contexts"], json!(["c"]));
+    assert_eq!(text(&answers[2], "error"), "missing_element");
+    // A watcher has no sum to hold `over` against.
+    let refused = home.run(&["watch", "create", "w", "--when", "is a over 3y", "--run", "x"]);
+    assert_eq!(text(&refused.expect(1).error(), "kind"), "ax");
+    assert!(!home.store().exists());
+}

@@ -47,7 +47,7 @@ pub struct Create {
 impl Create {
     pub async fn run(self, context: &mut Context) -> Result<()> {
         if let Some(when) = &self.when {
-            InvalidQuery::check(when)?;
+            InvalidQuery::check_watcher(when)?;
         }
         let params = self.params.as_deref().map(json_params).transpose()?;
         let wanted = Wanted {
