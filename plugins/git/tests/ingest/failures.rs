@@ -47,9 +47,14 @@ async fn formats_that_are_not_read() {
     sandbox.commit_file("file", "1");
     check_refused(sandbox.path(), &["SHA-1", "--object-format=sha1"]).await;
 
+    // As `git init --ref-format=reftable` says it, which older ones do not know.
     let sandbox = Sandbox::without_repository();
-    sandbox.git(["init", "-q", "--ref-format=reftable"]);
+    sandbox.git(["init", "-q"]);
     sandbox.commit_file("file", "1");
+    let config = sandbox.path().join(".git/config");
+    let mut text = std::fs::read_to_string(&config).unwrap();
+    text.push_str("[core]\n\trepositoryformatversion = 1\n[extensions]\n\trefStorage = reftable\n");
+    std::fs::write(config, text).unwrap();
     check_refused(sandbox.path(), &["references as reftable", "--ref-format=files"]).await;
 }
 
