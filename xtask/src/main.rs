@@ -26,7 +26,8 @@ usage: cargo xtask <command>
                         --json    one JSON object a line
                         --quick   a small scale, to see that it works
                         --only P  one part: append, idle, sustained, half-load, flood, disk
-                        --folder F  where to work; its disk is what is measured";
+                        --folder F  where to work; its disk is what is measured
+  bench parse [...]   measures how long a query takes to parse; --json, --quick";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -50,7 +51,7 @@ fn run(words: &[&str]) -> Option<Result<()>> {
         ["check"] => Some(check::run()),
         ["deps"] => Some(deps::run()),
         ["picture"] => Some(picture::run_all()),
-        ["bench", "road", rest @ ..] => Some(bench::run(rest)),
+        ["bench", part @ ("road" | "parse"), rest @ ..] => Some(bench::run(part, rest)),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Some(Ok(()))
