@@ -38,6 +38,9 @@ fn a_first_watcher_fires_with_nothing_configured() {
         .expect(0)
         .says(&["user-failures", "build-42"]);
 
+    let misspelt = ["watch", "create", "w", "--when", "is x", "--run", "notify.lgo"];
+    home.run_plain(&misspelt).expect(0).says(&["waiting for handler", "did you mean notify.log?"]);
+
     // A plugin that dies takes nothing with it, and comes back.
     let pid = number(&server.plugin("notify"), "pid");
     let pid = u32::try_from(pid).expect("a pid is no large number");

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _};
 
 use anyhow::{Context as _, Result};
+use axwatch_model::WatcherState;
 use bytes::Bytes;
 use clap::Args;
 use hyper::Method;
@@ -13,6 +14,7 @@ use super::ask::{self, Wanted};
 use super::{BASE, told};
 use crate::cli::Context;
 use crate::client::{Client, JSON};
+use crate::config::nearest;
 use crate::fault::{Fault, InvalidQuery};
 use crate::output::quoted;
 use crate::source::{need_server, parse};
@@ -71,6 +73,13 @@ impl Create {
         });
         let watcher: Watcher = client.send(Method::POST, BASE, &declaration).await?;
         told(context, &watcher)?;
+        if watcher.state == WatcherState::WaitingForHandler && !context.out.json {
+            for (unknown, near) in near_handlers(&watcher, &known_handlers(&client).await?) {
+                context
+                    .out
+                    .note(&format!("no handler is called {unknown}; did you mean {near}?"))?;
+            }
+        }
         if asks {
             context.out.flush()?;
             let line = context.typed(&command_line(&wanted, self.params.as_deref()));
@@ -78,6 +87,13 @@ impl Create {
         }
         Ok(())
     }
+}
+
+/// The handlers of a watcher that nobody has, each with the known one that it is most like.
+fn near_handlers<'a>(watcher: &'a Watcher, known: &'a [String]) -> Vec<(&'a str, &'a str)> {
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let unknown = watcher.handlers.iter().filter(|handler| !known.contains(&handler.as_str()));
+    unknown.filter_map(|handler| Some((handler.as_str(), nearest(handler, &known)?))).collect()
 }
 
 fn lacks(missing: &[&str]) -> Fault {
