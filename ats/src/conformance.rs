@@ -88,32 +88,13 @@ fn job_id(n: u64) -> JobId {
 }
 
 fn job(number: u64, watcher: Option<u64>) -> JobRow {
+    let origin = if watcher.is_some() { JobOrigin::Fire } else { JobOrigin::Api };
+    let handler = "git/ixgest.git".into();
     JobRow {
-        number: JobNumber(number),
-        id: job_id(number),
-        origin: if watcher.is_some() { JobOrigin::Fire } else { JobOrigin::Api },
         watcher: watcher.map(WatcherNumber),
         revision: 1,
-        generation: 0,
         seq: watcher.map(|_| Seq(number)),
-        handler: "git/ixgest.git".into(),
-        plugin: None,
-        payload: None,
-        state: JobState::Queued,
-        attempts: 0,
-        counted: 0,
-        uncounted: 0,
-        created_at: at(number as i64),
-        first_counted_at: None,
-        started_at: None,
-        completed_at: None,
-        due_at: None,
-        delay_ms: 0,
-        error: None,
-        result: None,
-        progress: None,
-        cost: None,
-        leaves: Vec::new(),
+        ..JobRow::queued(JobNumber(number), job_id(number), origin, handler, at(number as i64))
     }
 }
 

@@ -6,9 +6,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
 
 use axwatch_plugin_notify::plugin;
 use axwatch_sdk::testing::{Harness, Outcome, TestJob};
@@ -242,38 +240,4 @@ async fn dies_while_writing() {
         }
         std::io::stdout().write_all(ids.concat().as_bytes()).unwrap();
     }
-}
-
-/// Prints jobs a second with 64 under way: `cargo test -p axwatch-plugin-notify -- --ignored how_fast --nocapture`.
-/// The first figure is what gRPC and this test cost by themselves.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures"]
-async fn how_fast() {
-    let folder = tempfile::tempdir_in(".").unwrap();
-    let to = |name: &str, fsync| json!({ "path": folder.path().join(name), "fsync": fsync });
-    let cases = [
-        ("notify.log", json!({}), 100_000),
-        ("notify.file", to("plain", false), 100_000),
-        ("notify.file", to("synced", true), 20_000),
-    ];
-    for (handler, params, count) in cases {
-        let harness = Arc::new(Harness::start(plugin()).await);
-        let began = Instant::now();
-        let callers: Vec<_> = (0..64)
-            .map(|_| {
-                let (harness, job) = (harness.clone(), fire(handler).params_json(&params));
-                tokio::spawn(async move {
-                    for _ in 0..count / 64 {
-                        harness.execute(job.clone()).await.expect_done();
-                    }
-                })
-            })
-            .collect();
-        for caller in callers {
-            caller.await.unwrap();
-        }
-        let rate = f64::from(count / 64 * 64) / began.elapsed().as_secs_f64();
-        println!("{handler} {params}: {rate:.0} jobs a second");
-    }
-    assert_eq!(lines(&folder.path().join("plain")).len(), 100_000 / 64 * 64);
 }
