@@ -112,7 +112,7 @@ impl Mistake {
             _ if self.found.is_empty() => "the end of the query".to_owned(),
             _ => format!("\"{}\"", one_line(&self.found)),
         };
-        format!("expected {}, found {found}", self.expected)
+        format!("expected {}, found {found}", self.expected.replace(char::is_control, " "))
     }
 
     /// Where it begins: a byte of the query.
@@ -301,7 +301,7 @@ fn write_reason(out: &mut String, mistake: &Mistake) {
     out.push('\n');
     if let Some(suggestion) = &mistake.suggestion {
         out.push_str("  try: ");
-        out.push_str(suggestion);
+        out.extend(suggestion.chars().map(printable));
         out.push('\n');
     }
 }
@@ -429,10 +429,18 @@ mod tests {
 
     #[test]
     fn a_log_line_is_one_line() {
-        let mistakes = parse("ALICE is\nspecialist of by 'a\n").unwrap_err();
-        assert_eq!(
-            mistakes.to_string(),
-            "at 20: expected a context after \"of\", found \"by\"; at 26: expected a closing ', found \"'a \""
-        );
+        let cases = [
+            (
+                "ALICE is\nspecialist of by 'a\n",
+                "at 20: expected a context after \"of\", found \"by\"; at 26: expected a closing ', found \"'a \"",
+            ),
+            (
+                "where 'a\n\u{1b}b'",
+                "at 0: expected =, !=, <, <=, >, >=, contains or exists after 'a  b', found the end of the query",
+            ),
+        ];
+        for (query, line) in cases {
+            assert_eq!(parse(query).unwrap_err().to_string(), line, "{query:?}");
+        }
     }
 }

@@ -120,17 +120,32 @@ pub(crate) enum Kind {
     End,
 }
 
-/// A piece of the query: its kind and its bytes.
+/// Bytes of a text that can be read: more than a query may have.
+pub(crate) const TEXT_BYTES_MAX: usize = u16::MAX as usize;
+
+/// A piece of the query: its kind and its bytes. Small, so that it is handed on in one register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lexeme {
     pub(crate) kind: Kind,
-    pub(crate) start: usize,
-    pub(crate) end: usize,
+    start: u16,
+    end: u16,
 }
 
 impl Lexeme {
+    pub(crate) fn new(kind: Kind, start: usize, end: usize) -> Lexeme {
+        Lexeme { kind, start: start as u16, end: end as u16 }
+    }
+
+    pub(crate) fn start(self) -> usize {
+        usize::from(self.start)
+    }
+
+    pub(crate) fn end(self) -> usize {
+        usize::from(self.end)
+    }
+
     pub(crate) fn span(self) -> Range<usize> {
-        self.start..self.end
+        self.start()..self.end()
     }
 
     pub(crate) fn is_keyword(self, keyword: Keyword) -> bool {
@@ -240,11 +255,12 @@ impl<'a> Lexer<'a> {
 
     /// The next piece; at the end, again and again, [`Kind::End`].
     pub(crate) fn next(&mut self, mode: Mode) -> Lexeme {
+        debug_assert!(self.text.len() <= TEXT_BYTES_MAX, "whoever reads a text has looked");
         let bytes = self.text.as_bytes();
         let start = self.scan(self.at, |class| class & BLANK != 0);
         let Some(&first) = bytes.get(start) else {
             self.at = start;
-            return Lexeme { kind: Kind::End, start, end: start };
+            return Lexeme::new(Kind::End, start, start);
         };
         let begins = class(first);
         let (kind, end) = if begins & QUOTE != 0 {
@@ -259,7 +275,7 @@ impl<'a> Lexer<'a> {
             self.misfit(start, begins, mode)
         };
         self.at = end;
-        Lexeme { kind, start, end }
+        Lexeme::new(kind, start, end)
     }
 
     /// The first byte from `at` on whose class is not `within`.
@@ -360,7 +376,7 @@ mod tests {
                 Kind::Quoted | Kind::Escaped => format!("'{}'", unquote(lexer.text(lexeme)).0),
                 kind => format!("{kind:?}"),
             };
-            found.push((shown, lexeme.start));
+            found.push((shown, lexeme.start()));
         }
     }
 
@@ -424,12 +440,12 @@ mod tests {
             let (mut lexer, mut covered) = (Lexer::new(&text), 0);
             loop {
                 let lexeme = lexer.next(mode);
-                prop_assert!(text[covered..lexeme.start].trim_ascii().is_empty());
+                prop_assert!(text[covered..lexeme.start()].trim_ascii().is_empty());
                 if lexeme.kind == Kind::End {
                     break;
                 }
                 prop_assert!(!lexer.text(lexeme).is_empty());
-                covered = lexeme.end;
+                covered = lexeme.end();
             }
             prop_assert!(text[covered..].trim_ascii().is_empty());
         }

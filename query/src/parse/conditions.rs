@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use smallvec::smallvec;
+
 use crate::attribute::{Comparison, Literal, Op, Path, ROOT};
 use crate::lex::{Keyword, Kind, Lexeme};
 
@@ -21,9 +23,7 @@ impl<'a> Parser<'_, 'a> {
                 continue;
             }
             has_any = true;
-            if let Some(condition) = self.condition(opened) {
-                self.query.conditions.push(condition);
-            }
+            self.condition(opened);
             and = self.joint();
         }
         match and {
@@ -54,10 +54,10 @@ impl<'a> Parser<'_, 'a> {
     }
 
     /// Reads a condition, and all before the next one.
-    fn condition(&mut self, opened: Lexeme) -> Option<Comparison<'a>> {
+    fn condition(&mut self, opened: Lexeme) {
         let first = self.here;
-        let condition = self.comparison(opened);
-        if condition.is_some() && !self.ends_condition() {
+        let is_sound = self.comparison(opened).is_some();
+        if is_sound && !self.ends_condition() {
             match self.here.kind {
                 Kind::Wildcard | Kind::Pipe | Kind::Unclosed => self.pass_over(CONDITION),
                 _ => self.mistakes.push(no_joint(self.text(self.here), self.here)),
@@ -68,18 +68,22 @@ impl<'a> Parser<'_, 'a> {
             self.pass_over(CONDITION);
             self.bump();
         }
-        condition.filter(|_| self.counts(first))
+        if is_sound {
+            self.counts(first);
+        }
     }
 
-    /// Reads a path, its operator and its value, up to the first mistake.
-    fn comparison(&mut self, opened: Lexeme) -> Option<Comparison<'a>> {
+    /// Reads a path, its operator and its value, up to the first mistake. What was read goes into its
+    /// place at once, because it is large.
+    fn comparison(&mut self, opened: Lexeme) -> Option<()> {
         let path = self.path()?;
         let op = self.op(opened, &path)?;
         let value = match op {
             Op::Exists => None,
             _ => Some(self.value(opened, op)?),
         };
-        Some(Comparison { path, op, value })
+        self.query.conditions.push(Comparison { path, op, value });
+        Some(())
     }
 
     fn op(&mut self, opened: Lexeme, path: &Path<'_>) -> Option<Op> {
@@ -150,6 +154,11 @@ impl<'a> Parser<'_, 'a> {
                 self.unexpected_in_condition(no_path(text, first));
                 return None;
             }
+            // Most are a single key.
+            Kind::Word if !text.contains('.') => {
+                self.bump();
+                return Some(Path(smallvec![Cow::Borrowed(text)]));
+            }
             Kind::Word | Kind::Quoted | Kind::Escaped => {}
             Kind::Keyword(_) => {
                 self.unexpected_in_condition(not_in_where(text, first));
@@ -173,7 +182,7 @@ impl<'a> Parser<'_, 'a> {
             self.bump();
         }
         if !is_sound || path.wants_key {
-            let span = Lexeme { kind: Kind::Word, start: first.start, end: self.passed };
+            let span = Lexeme::new(Kind::Word, first.start(), self.passed);
             self.mistakes.push(no_path(self.text(span), span));
             return None;
         }
@@ -202,7 +211,7 @@ impl<'a> PathSoFar<'a> {
         }
         let is_quote = matches!(piece.kind, Kind::Quoted | Kind::Escaped);
         let is_word = piece.kind == Kind::Word;
-        piece.start == passed
+        piece.start() == passed
             && if self.wants_key { is_quote } else { is_word && text.starts_with('.') }
     }
 

@@ -19,11 +19,12 @@ use smallvec::SmallVec;
 use crate::Dimension;
 use crate::ast::{Query, Terms};
 use crate::error::{Mistake, Mistakes};
-use crate::lex::{Keyword, Kind, Lexeme, Lexer, Mode, unknown_escapes, unquote};
+use crate::lex::{Keyword, Kind, Lexeme, Lexer, Mode, TEXT_BYTES_MAX, unknown_escapes, unquote};
 use complaints::*;
 
 /// Bytes of a query.
 pub const QUERY_BYTES_MAX: usize = 4 * 1024;
+const _: () = assert!(QUERY_BYTES_MAX <= TEXT_BYTES_MAX);
 /// Words of a query; actions and conditions count as well.
 pub const QUERY_TERMS_MAX: usize = 256;
 
@@ -67,7 +68,7 @@ fn read(text: &str, purpose: Purpose) -> Result<Query<'_>, Mistakes> {
     let mut parser = Parser {
         lexer: Lexer::new(text),
         mode: Mode::Words,
-        here: Lexeme { kind: Kind::End, start: 0, end: 0 },
+        here: Lexeme::new(Kind::End, 0, 0),
         passed: 0,
         query: &mut query,
         time_clauses: SmallVec::new(),
@@ -106,7 +107,7 @@ impl<'a> Parser<'_, 'a> {
     fn query(&mut self) {
         self.bump();
         if self.here.kind == Kind::End {
-            self.mistakes.push(empty_query(self.here.end));
+            self.mistakes.push(empty_query(self.here.end()));
             return;
         }
         self.terms(Dimension::Subject, None);
@@ -140,7 +141,7 @@ impl<'a> Parser<'_, 'a> {
 
     /// Goes on to the next piece.
     fn bump(&mut self) {
-        self.passed = self.here.end;
+        self.passed = self.here.end();
         self.here = self.lexer.next(self.mode);
     }
 
@@ -192,7 +193,7 @@ impl<'a> Parser<'_, 'a> {
         while self.here.kind == Kind::Word && self.terms < QUERY_TERMS_MAX {
             list.push(Cow::Borrowed(self.lexer.text(self.here)));
             self.terms += 1;
-            self.passed = self.here.end;
+            self.passed = self.here.end();
             self.here = self.lexer.next(self.mode);
         }
         self.terms > before
@@ -233,7 +234,7 @@ impl<'a> Parser<'_, 'a> {
         let written = self.text(lexeme);
         let (text, unknown) = unquote(written);
         for span in unknown {
-            self.mistakes.push(unknown_escape(&written[span.clone()], lexeme.start + span.start));
+            self.mistakes.push(unknown_escape(&written[span.clone()], lexeme.start() + span.start));
         }
         if text.is_empty() {
             self.mistakes.push(empty_literal(written, lexeme));
@@ -253,7 +254,7 @@ impl<'a> Parser<'_, 'a> {
                 self.mistakes.push(unterminated(text, lexeme));
                 for span in unknown_escapes(text) {
                     let escape = &text[span.clone()];
-                    self.mistakes.push(unknown_escape(escape, lexeme.start + span.start));
+                    self.mistakes.push(unknown_escape(escape, lexeme.start() + span.start));
                 }
             }
             _ => {}

@@ -106,7 +106,7 @@ impl<'a> Parser<'_, 'a> {
         // Where the first time is missing as well, that alone is told.
         if has_start || !self.here.ends_clause() {
             let place = match self.here.kind {
-                Kind::End => Lexeme { kind: Kind::End, start: self.passed, end: self.passed },
+                Kind::End => Lexeme::new(Kind::End, self.passed, self.passed),
                 _ => self.here,
             };
             self.mistakes.push(missing_and(self.text(place), place));
@@ -239,12 +239,12 @@ impl<'a> Parser<'_, 'a> {
         let (count, value) = longest.unwrap_or((texts.len(), None));
         let last = lexemes[count - 1];
         if count < lexemes.len() {
-            self.lexer.go_to(last.end);
+            self.lexer.go_to(last.end());
             self.here = last;
             self.bump();
         }
-        let span = first.start..last.end;
-        let gaps = lexemes[..count].windows(2).map(|pair| pair[0].end..pair[1].start);
+        let span = first.start()..last.end();
+        let gaps = lexemes[..count].windows(2).map(|pair| pair[0].end()..pair[1].start());
         let text = if gaps.map(|gap| self.lexer.slice(gap)).all(|gap| gap == " ") {
             Cow::Borrowed(self.lexer.slice(span.clone()))
         } else {
@@ -298,9 +298,9 @@ impl<'a> Parser<'_, 'a> {
         let counts: Vec<usize> = clauses.collect();
         let first = counts.partition_point(|&count| self.why_empty(count).is_none());
         let (opened, end) = self.time_clauses[first];
-        let text = self.lexer.slice(opened.start..end);
+        let text = self.lexer.slice(opened.start()..end);
         let is_alone = self.query.temporal.len() == 1;
-        self.mistakes.push(empty_range(text, opened.start, why, is_alone));
+        self.mistakes.push(empty_range(text, opened.start(), why, is_alone));
     }
 
     /// Why the first so many clauses leave no moment, if they leave none.
