@@ -15,13 +15,13 @@ mod why;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
-use axwatch_ats::{Store, StoreError};
+use axwatch_ats::{AliasBook, Store, StoreError};
 use axwatch_engine::WatcherView;
 use axwatch_model::{
     AttestationId, JobId, JobIdPrefix, JobRow, JobState, Owner, PluginName, Seq, WatcherKey,
     WatcherNumber, WatcherRow, WatcherState,
 };
-use axwatch_query::Mistakes;
+use axwatch_query::{Aliases, Mistakes};
 use base64::Engine as _;
 use serde_json::value::RawValue;
 
@@ -75,18 +75,24 @@ impl Held {
 /// Answers about one store.
 pub struct Answers {
     store: Arc<dyn Store>,
+    aliases: AliasBook,
     names: Mutex<HashMap<WatcherNumber, WatcherKey>>,
 }
 
 impl Answers {
     /// Answers about this store.
     pub fn new(store: Arc<dyn Store>) -> Arc<Answers> {
-        Arc::new(Answers { store, names: Mutex::default() })
+        Arc::new(Answers { store, aliases: AliasBook::new(), names: Mutex::default() })
     }
 
     /// The store.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// A head of the log, and the aliases that the claims up to it left.
+    pub async fn aliases_at_head(&self) -> Result<(Seq, Arc<Aliases>), StoreError> {
+        self.aliases.at_head(&*self.store).await
     }
 
     /// The claim with this id, as JSON with `seq`.

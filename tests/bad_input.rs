@@ -80,6 +80,54 @@ fn ax_is_refused_with_place_and_reason() {
 }
 
 /// A claim with this part changed.
+/// As after an upgrade that no longer takes what an earlier axwatch took.
+#[test]
+fn a_watcher_whose_text_no_longer_parses_is_kept_and_disables_no_other() {
+    let home = Home::new("broken");
+    home.configure_zoo(&[Zoo::good("zoo")]);
+    let server = home.serve();
+    server.until_ready(&["zoo"]);
+    for id in ["one", "two"] {
+        home.run(&["watch", "create", id, "--when", "is author", "--run", "work"]).expect(0);
+    }
+    home.run(&["as", "ALICE is author"]).expect(0);
+    server.until_settled();
+    server.stop();
+    home.database()
+        .execute(
+            "UPDATE watchers SET declared = ? WHERE local_id = 'one'",
+            [r#"{"ax":"is author of ** so work"}"#],
+        )
+        .unwrap();
+
+    let server = home.serve();
+    server.until_ready(&["zoo"]);
+    let watchers = home.json(&["watch", "list"]);
+    let of = |id: &str| watchers.iter().find(|watcher| watcher["id"] == id).unwrap();
+    assert_eq!(of("user-one")["state"], "broken", "{watchers:?}");
+    assert!(text(of("user-one"), "error").contains("at 13"), "{watchers:?}");
+    assert_eq!(of("user-two")["state"], "live", "{watchers:?}");
+    let log = home.log();
+    let line = log.lines().find(|line| line.contains("Failed to parse AX query for watcher"));
+    let line = line.expect("the log tells of it");
+    for part in ["user-one", "is author of ** so work", "at 13"] {
+        assert!(line.contains(part), "{line}");
+    }
+    let records = home.json(&["audit", "show", "--type", "watcher_broken", "--all"]);
+    assert_eq!(records.len(), 1, "{records:?}");
+    home.run(&["as", "BOB is author"]).expect(0);
+    server.until_settled();
+    let fires = |id: &str| home.json(&["fires", "--watcher", id]).len();
+    assert_eq!((fires("one"), fires("two")), (1, 2));
+
+    // Declared anew it goes on.
+    home.run(&["watch", "create", "one", "--when", "is author of x", "--run", "work"]).expect(0);
+    home.run(&["as", "BOB is author of x"]).expect(0);
+    server.until_settled();
+    assert_eq!((fires("one"), fires("two")), (2, 3));
+    server.stop();
+}
+
 fn line(part: &str, value: Value) -> String {
     let mut claim = json!({ "subjects": ["X"], "predicates": ["is_line"] });
     claim[part] = value;

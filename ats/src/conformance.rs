@@ -7,16 +7,16 @@ use std::sync::Arc;
 use axwatch_model::{
     AttestationId, Attributes, Counters, Declared, DefaultActor, Defaults, Draft, HandlerRef,
     Incoming, JobId, JobNumber, JobOrigin, JobRow, JobState, LaneKey, LeafNumber, Lineage,
-    LineageKind, Owner, PluginRow, Seq, StoreId, Stored, StructuralFilter, Timestamp, WatcherKey,
-    WatcherNumber, WatcherRow, WatcherState,
+    LineageKind, Owner, PluginRow, RevisionRow, Seq, StoreId, Stored, StructuralFilter, Timestamp,
+    WatcherKey, WatcherNumber, WatcherRow, WatcherState,
 };
-use axwatch_query::Filter;
+use axwatch_query::{AliasChange, AliasChangeKind, Aliases, Filter};
 use proptest::prelude::*;
 
 use crate::sqlite::tests::{crashed_copy, open_small};
 use crate::{
-    Appended, AuditRow, Batch, CancelQueued, JobCounts, JobsQuery, LaneQuery, MemoryStore, Page,
-    Question, SqliteStore, Store, StoreWriter, append,
+    AliasBook, Appended, AuditRow, Batch, CancelQueued, JobCounts, JobsQuery, LaneQuery,
+    MemoryStore, Page, Question, SqliteStore, Store, StoreWriter, aliases_before, append,
 };
 
 /// A store under test.
@@ -112,7 +112,10 @@ fn ax(text: &str) -> Filter {
 }
 
 async fn found(store: &dyn Store, filter: Filter, before: Option<u64>, limit: usize) -> Page {
-    store.query(&Question { filter, before: before.map(Seq), limit }).await.unwrap()
+    store
+        .query(&Question { filter, aliases: Arc::default(), before: before.map(Seq), limit })
+        .await
+        .unwrap()
 }
 
 fn seqs(rows: &[Stored]) -> Vec<u64> {
@@ -146,6 +149,10 @@ conformance! {
     jobs_are_found_by_the_beginning_of_their_id,
     queued_jobs_of_a_watcher_are_withdrawn,
     watchers_handlers_and_plugins_are_kept,
+    revisions_of_a_watcher_are_kept,
+    people_s_changes_of_aliases_are_kept_in_their_place,
+    aliases_lead_a_question_to_what_is_one_with_its_words,
+    the_first_claim_since_a_time_is_found,
     the_audit_is_found_by_its_records,
     readers_see_what_was_committed,
 }
@@ -451,6 +458,103 @@ fn watcher(number: u64, owner: Owner) -> WatcherRow {
     }
 }
 
+async fn revisions_of_a_watcher_are_kept(mut subject: Subject) {
+    let row = |watcher: u64, revision: u64| RevisionRow {
+        watcher: WatcherNumber(watcher),
+        revision,
+        generation: 1,
+        declared: Declared::Ax("ALICE is 'a \"b\"'".into()),
+        handlers: vec!["notify.log".into(), "a/b".into()],
+        max_fires_per_second: Some(5).filter(|_| revision == 2),
+        at: at(3),
+        leaf: Some(LeafNumber(7)).filter(|_| revision == 2),
+        since_seq: Seq(4),
+        from_seq: Seq(4 + revision),
+        retired_seq: None,
+    };
+    subject
+        .commit(Batch { revisions: vec![row(1, 1), row(2, 1), row(1, 2)], ..Batch::default() })
+        .await;
+    subject
+        .commit(Batch {
+            revisions: vec![row(1, 3)],
+            retired: vec![(WatcherNumber(1), 2, Seq(9)), (WatcherNumber(1), 3, Seq(10))],
+            ..Batch::default()
+        })
+        .await;
+    let subject = subject.reopen().await;
+    let found = subject.reader().revisions(WatcherNumber(1)).await.unwrap();
+    let retired = |revision, seq| RevisionRow { retired_seq: Some(Seq(seq)), ..row(1, revision) };
+    assert_eq!(found, [row(1, 1), retired(2, 9), retired(3, 10)]);
+    assert_eq!(subject.reader().revisions(WatcherNumber(2)).await.unwrap(), [row(2, 1)]);
+    assert_eq!(subject.reader().revisions(WatcherNumber(3)).await.unwrap(), []);
+    let between = subject.reader().revisions_between(WatcherNumber(1), WatcherNumber(3)).await;
+    assert_eq!(between.unwrap(), [&found[..], &[row(2, 1)]].concat());
+}
+
+fn link(words: &[&str]) -> AliasChange {
+    let words = words.iter().map(|word| (*word).to_owned()).collect();
+    AliasChange { kind: AliasChangeKind::Link, words }
+}
+
+fn change(id: &str, change: &AliasChange) -> Incoming {
+    let mut claim = claim(id, AliasChange::SUBJECT, change.predicate(), 5);
+    claim.attestation.attributes = Attributes::parse(&change.attributes()).unwrap();
+    claim
+}
+
+async fn people_s_changes_of_aliases_are_kept_in_their_place(mut subject: Subject) {
+    let first = link(&["NY", "New \"York\""]);
+    let unlink = AliasChange { kind: AliasChangeKind::Unlink, words: vec!["NY".into()] };
+    let mut of_plugin = change("p", &link(&["a", "b"]));
+    of_plugin.appended_by = "git".into();
+    subject.append(vec![claim("a", "x", "is", 5), change("b", &first), of_plugin]).await;
+    let book = AliasBook::new();
+    assert_eq!(book.at_head(&*subject.reader()).await.unwrap().1.class_of("ny").len(), 2);
+    subject.append(vec![change("c", &unlink), change("d", &link(&["c", "d"]))]).await;
+    assert_eq!(book.at_head(&*subject.reader()).await.unwrap().1.class_of("ny").len(), 0);
+    let subject = subject.reopen().await;
+    let reader = subject.reader();
+    let expected = [(Seq(2), first), (Seq(4), unlink), (Seq(5), link(&["c", "d"]))];
+    assert_eq!(reader.alias_changes(Seq(0)).await.unwrap(), expected);
+    assert_eq!(reader.alias_changes(Seq(2)).await.unwrap(), expected[1..]);
+    // A change is in force after its own claim.
+    for (seq, words) in [(2, 0), (3, 2), (4, 2), (5, 0)] {
+        let aliases = aliases_before(&*reader, Seq(seq)).await.unwrap();
+        assert_eq!(aliases.class_of("ny").len(), words, "{seq}");
+    }
+}
+
+async fn aliases_lead_a_question_to_what_is_one_with_its_words(mut subject: Subject) {
+    let claims = [("a", "NY", "is"), ("b", "nyc", "is"), ("c", "Boston", "is"), ("d", "x", "ny")];
+    let claims = claims.map(|(id, subject, predicate)| claim(id, subject, predicate, 5));
+    subject.append(claims.into()).await;
+    let mut aliases = Aliases::default();
+    aliases.apply(&link(&["NYC", "New York"]));
+    aliases.apply(&link(&["NY", "New York"]));
+    let aliases = Arc::new(aliases);
+    let cases: [(Filter, &[u64]); 5] = [
+        (ax("'new york'"), &[2, 1]),
+        (ax("NYC boston"), &[3, 2, 1]),
+        (ax("is 'new york'"), &[]),
+        (ax("is ny"), &[4]),
+        (structural(&["NY"], &[]), &[1]),
+    ];
+    for (filter, expected) in cases {
+        let question = Question { filter, aliases: aliases.clone(), before: None, limit: 9 };
+        let page = subject.reader().query(&question).await.unwrap();
+        assert_eq!(seqs(&page.rows), expected, "{question:?}");
+    }
+}
+
+async fn the_first_claim_since_a_time_is_found(mut subject: Subject) {
+    subject.append(vec![claim("a", "x", "is", 5), claim("b", "x", "is", 5)]).await;
+    let reader = subject.reader();
+    for (time, expected) in [(0, Some(1)), (9_000, Some(1)), (9_001, None)] {
+        assert_eq!(reader.first_since(at(time)).await.unwrap(), expected.map(Seq), "{time}");
+    }
+}
+
 async fn watchers_handlers_and_plugins_are_kept(mut subject: Subject) {
     let mut of_git = watcher(2, Owner::Plugin("git".parse().unwrap()));
     of_git.declared = Declared::Structural(StructuralFilter {
@@ -492,7 +596,14 @@ async fn watchers_handlers_and_plugins_are_kept(mut subject: Subject) {
         .await;
     let subject = subject.reopen().await;
     let reader = subject.reader();
-    assert_eq!(reader.watchers().await.unwrap(), [watcher(1, Owner::User), of_git]);
+    let watchers = reader.watchers().await.unwrap();
+    assert_eq!(watchers, [watcher(1, Owner::User), of_git]);
+    for (after, limit, expected) in
+        [(0, 1, &watchers[..1]), (0, 9, &watchers[..]), (1, 9, &watchers[1..]), (2, 9, &[])]
+    {
+        let found = reader.watchers_after(WatcherNumber(after), limit).await.unwrap();
+        assert_eq!(found, expected, "after {after}, up to {limit}");
+    }
     let expected = [(WatcherNumber(1), Counters::default()), (WatcherNumber(2), counters(2))];
     assert_eq!(reader.counters().await.unwrap(), expected);
     let handlers: Vec<_> = reader

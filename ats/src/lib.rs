@@ -11,16 +11,20 @@
 //! Not here: what a filter means (`axwatch_query::eval`; SQL only narrows), what follows from a claim
 //! (`axwatch_core`), when to commit (`axwatch_engine`).
 
+mod aliases;
 mod append;
 #[cfg(test)]
 mod conformance;
+mod matches;
 mod memory;
 mod packed;
 mod sqlite;
 mod store;
 mod tail;
 
+pub use aliases::{AliasBook, AliasesOnTheWay, aliases_before};
 pub use append::{AppendConflict, Appended, Plan, append, plan};
+pub use matches::Matches;
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
 pub use store::{

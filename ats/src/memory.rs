@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use axwatch_model::{
     AttestationId, Counters, HandlerName, HandlerRow, JobId, JobIdPrefix, JobNumber, JobOrigin,
-    JobRow, JobState, LeafNumber, PluginName, PluginRow, Seq, StoreId, Stored, WatcherNumber,
-    WatcherRow,
+    JobRow, JobState, LeafNumber, PluginName, PluginRow, RevisionRow, Seq, StoreId, Stored,
+    Timestamp, WatcherNumber, WatcherRow,
 };
-use axwatch_query::matches;
+use axwatch_query::AliasChange;
 use futures::future::{BoxFuture, FutureExt, ready};
 
 use crate::store::{
@@ -33,6 +33,7 @@ struct Tables {
     ids: BTreeMap<AttestationId, Seq>,
     jobs: BTreeMap<JobNumber, JobRow>,
     watchers: BTreeMap<WatcherNumber, WatcherRow>,
+    revisions: BTreeMap<(WatcherNumber, u64), RevisionRow>,
     counters: BTreeMap<WatcherNumber, Counters>,
     handlers: BTreeSet<(PluginName, HandlerName)>,
     plugins: BTreeMap<PluginName, PluginRow>,
@@ -90,7 +91,7 @@ impl Tables {
                 break;
             }
             page.rows_read += 1;
-            if matches(&question.filter, &stored.attestation) {
+            if question.holds_for(&stored.attestation) {
                 page.rows.push(stored.as_ref().clone());
             }
         }
@@ -115,6 +116,13 @@ impl Tables {
         }
         self.jobs.extend(batch.jobs.iter().map(|job| (job.number, job.clone())));
         self.watchers.extend(batch.watchers.iter().map(|row| (row.number, row.clone())));
+        let revisions = batch.revisions.iter();
+        self.revisions.extend(revisions.map(|row| ((row.watcher, row.revision), row.clone())));
+        for (watcher, revision, seq) in &batch.retired {
+            if let Some(row) = self.revisions.get_mut(&(*watcher, *revision)) {
+                row.retired_seq = Some(*seq);
+            }
+        }
         for (plugin, names) in &batch.handlers {
             self.handlers.retain(|(owner, _)| owner != plugin);
             self.handlers.extend(names.iter().map(|name| (plugin.clone(), name.clone())));
@@ -163,6 +171,20 @@ impl Store for MemoryStore {
         })
     }
 
+    fn alias_changes(&self, after: Seq) -> StoreFuture<'_, Vec<(Seq, AliasChange)>> {
+        self.answer(|tables| {
+            let later = tables.log.iter().filter(|row| row.seq > after);
+            later.filter_map(|row| Some((row.seq, AliasChange::of(row)?))).collect()
+        })
+    }
+
+    fn first_since(&self, at: Timestamp) -> StoreFuture<'_, Option<Seq>> {
+        self.answer(|tables| {
+            let found = tables.log.iter().find(|row| row.attestation.created_at >= at);
+            found.map(|row| row.seq)
+        })
+    }
+
     fn query<'a>(&'a self, question: &'a Question) -> StoreFuture<'a, Page> {
         self.answer(|tables| tables.query(question))
     }
@@ -174,8 +196,25 @@ impl Store for MemoryStore {
         })
     }
 
-    fn watchers(&self) -> StoreFuture<'_, Vec<WatcherRow>> {
-        self.answer(|tables| tables.watchers.values().cloned().collect())
+    fn watchers_after(
+        &self,
+        after: WatcherNumber,
+        limit: usize,
+    ) -> StoreFuture<'_, Vec<WatcherRow>> {
+        self.answer(|tables| {
+            tables.watchers.range(after.next()..).take(limit).map(|(_, row)| row.clone()).collect()
+        })
+    }
+
+    fn revisions_between(
+        &self,
+        first: WatcherNumber,
+        last: WatcherNumber,
+    ) -> StoreFuture<'_, Vec<RevisionRow>> {
+        self.answer(|tables| {
+            let rows = tables.revisions.range((first, 0)..=(last, u64::MAX));
+            rows.map(|(_, row)| row.clone()).collect()
+        })
     }
 
     fn counters(&self) -> StoreFuture<'_, Vec<(WatcherNumber, Counters)>> {

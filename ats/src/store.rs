@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use axwatch_model::{
-    AttestationId, Counters, HandlerName, HandlerRow, JobId, JobIdPrefix, JobNumber, JobRow,
-    JobState, LaneKey, LeafNumber, PluginName, PluginRow, Seq, StoreId, Stored, Timestamp,
-    WatcherNumber, WatcherRow,
+    Attestation, AttestationId, Counters, HandlerName, HandlerRow, JobId, JobIdPrefix, JobNumber,
+    JobRow, JobState, LaneKey, LeafNumber, PluginName, PluginRow, RevisionRow, Seq, StoreId,
+    Stored, Timestamp, WatcherNumber, WatcherRow,
 };
-use axwatch_query::Filter;
+use axwatch_query::{AliasChange, Aliases, Dimension, Filter, matches};
 use futures::future::BoxFuture;
 
 /// The answer of a backend, some time later.
@@ -128,7 +128,8 @@ pub struct CancelQueued {
 /// Everything that one commit writes. Empty parts write nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
-    /// New claims: numbered from the head on, without a gap.
+    /// New claims: numbered from the head on, without a gap. What they change of the aliases is written
+    /// with them.
     pub attestations: Vec<Arc<Stored>>,
     /// Withdrawn before `jobs` are written.
     pub cancelled: Vec<CancelQueued>,
@@ -136,6 +137,10 @@ pub struct Batch {
     pub jobs: Vec<JobRow>,
     /// New watchers, and the present row of changed ones; at most one row a number.
     pub watchers: Vec<WatcherRow>,
+    /// New revisions of watchers; at most one row each.
+    pub revisions: Vec<RevisionRow>,
+    /// Revisions of watchers that ended, with the last claim that they were asked about.
+    pub retired: Vec<(WatcherNumber, u64, Seq)>,
     /// For each plugin named, all the handlers that it now has.
     pub handlers: Vec<(PluginName, Vec<HandlerName>)>,
     /// The present row of plugins that came up.
@@ -155,10 +160,20 @@ pub struct Batch {
 pub struct Question {
     /// What must hold.
     pub filter: Filter,
+    /// The words that are one to it.
+    pub aliases: Arc<Aliases>,
     /// Only those before this number; `None` begins at the head.
     pub before: Option<Seq>,
     /// How many at most in one answer.
     pub limit: usize,
+}
+
+impl Question {
+    /// Whether a claim belongs to the answer.
+    pub(crate) fn holds_for(&self, attestation: &Attestation) -> bool {
+        // A question's times are fixed already, so any now will do.
+        matches(&self.filter, attestation, &self.aliases)
+    }
 }
 
 /// An answer to a [`Question`].
@@ -166,14 +181,19 @@ pub struct Question {
 pub struct Page {
     /// The attestations, newest first.
     pub rows: Vec<Stored>,
-    /// Where the next page begins (its `before`); `None` at the end.
+    /// Where the next page begins (its `before`); `None` at the end. A page that has read its share may
+    /// have room left and a next page all the same.
     pub next: Option<Seq>,
     /// Rows that were read and asked, those that did not match counted.
     pub rows_read: u64,
+    /// The dimensions whose terms led to them, that with the rarest terms first; empty where the log
+    /// itself was read.
+    pub walked: Vec<Dimension>,
 }
 
 impl Page {
-    /// Where the next page begins: a page with room left has seen the end of the log.
+    /// Where the next page begins: a page with room left has seen the end of the log, unless it stopped
+    /// before.
     pub(crate) fn next_after(&self, limit: usize) -> Option<Seq> {
         let last = self.rows.last().filter(|_| self.rows.len() >= limit)?.seq;
         (last > Seq(1)).then_some(last)
@@ -256,6 +276,14 @@ pub trait Store: Send + Sync {
     /// The log after `after`, oldest first, up to `limit` rows; empty means the end.
     fn read_after(&self, after: Seq, limit: usize) -> StoreFuture<'_, Vec<Stored>>;
 
+    /// What people changed of the aliases after `after`, with the numbers of the claims that say so,
+    /// oldest first.
+    fn alias_changes(&self, after: Seq) -> StoreFuture<'_, Vec<(Seq, AliasChange)>>;
+
+    /// The number of the first claim whose `created_at` is not before `at`; `None` when all are. The
+    /// clock may have been set back, so that later ones may be before it. Reads the log up to there.
+    fn first_since(&self, at: Timestamp) -> StoreFuture<'_, Option<Seq>>;
+
     /// One page of a search, newest first by number. A filter that names terms does not scan the log.
     fn query<'a>(&'a self, question: &'a Question) -> StoreFuture<'a, Page>;
 
@@ -263,7 +291,28 @@ pub trait Store: Send + Sync {
     fn made_by(&self, job: JobId) -> StoreFuture<'_, Vec<Stored>>;
 
     /// All watchers, retired ones included, by number.
-    fn watchers(&self) -> StoreFuture<'_, Vec<WatcherRow>>;
+    fn watchers(&self) -> StoreFuture<'_, Vec<WatcherRow>> {
+        self.watchers_after(WatcherNumber(0), usize::MAX)
+    }
+
+    /// The watchers after this number, retired ones included, by number, up to `limit`.
+    fn watchers_after(
+        &self,
+        after: WatcherNumber,
+        limit: usize,
+    ) -> StoreFuture<'_, Vec<WatcherRow>>;
+
+    /// The revisions of a watcher, by number.
+    fn revisions(&self, watcher: WatcherNumber) -> StoreFuture<'_, Vec<RevisionRow>> {
+        self.revisions_between(watcher, watcher)
+    }
+
+    /// The revisions of all watchers from `first` to `last`, by watcher and number.
+    fn revisions_between(
+        &self,
+        first: WatcherNumber,
+        last: WatcherNumber,
+    ) -> StoreFuture<'_, Vec<RevisionRow>>;
 
     /// The stored counters of watchers.
     fn counters(&self) -> StoreFuture<'_, Vec<(WatcherNumber, Counters)>>;

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axwatch_ats::{AppendConflict, Store};
+use axwatch_ats::{AliasBook, AppendConflict, Store, StoreError};
 use axwatch_core::{Declaration, Event, Overview, Refusal, Registration, Waiting, WatcherCommand};
 use axwatch_model::{
     Clock, Counters, Defaults, Draft, Incoming, InvalidDraft, JobId, JobNumber, JobRow, LeafNumber,
-    PluginName, Seq, WatcherKey, WatcherRow,
+    Owner, PluginName, Seq, WatcherKey, WatcherNumber, WatcherRow,
 };
+use axwatch_query::{AliasChange, Aliases};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::dispatch::{InFlight, Plugin, Transports};
@@ -98,7 +99,7 @@ pub enum RequestError {
     Gone(#[from] EngineGone),
     /// The store did not answer.
     #[error(transparent)]
-    Store(#[from] axwatch_ats::StoreError),
+    Store(#[from] StoreError),
 }
 
 /// A watcher with what it has done so far.
@@ -152,6 +153,13 @@ pub(crate) enum Message {
     Watchers {
         retired: bool,
         reply: oneshot::Sender<Vec<WatcherView>>,
+    },
+    Watcher {
+        text: String,
+        reply: oneshot::Sender<Option<WatcherView>>,
+    },
+    Paused {
+        reply: oneshot::Sender<Vec<WatcherNumber>>,
     },
     Overview {
         reply: oneshot::Sender<Overview>,
@@ -210,6 +218,7 @@ pub struct Engine {
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) incarnations: Arc<Mutex<BTreeMap<PluginName, u64>>>,
     pub(crate) intake: Arc<Semaphore>,
+    pub(crate) aliases: Arc<AliasBook>,
 }
 
 impl Engine {
@@ -217,6 +226,14 @@ impl Engine {
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// A head of the log, and the aliases that the claims up to it left.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store does not answer.
+    pub async fn aliases_at_head(&self) -> Result<(Seq, Arc<Aliases>), StoreError> {
+        self.aliases.at_head(&*self.store).await
     }
 
     /// Who tells the time.
@@ -247,7 +264,13 @@ impl Engine {
         defaults: &Defaults,
         appended_by: &str,
     ) -> Result<Incoming, InvalidDraft> {
-        draft.complete(defaults, appended_by, self.clock.now().wall, rand::random())
+        let now = self.clock.now().wall;
+        let incoming = draft.complete(defaults, appended_by, now, rand::random())?;
+        if appended_by == Owner::User.as_str() {
+            AliasChange::check(incoming)
+        } else {
+            Ok(incoming)
+        }
     }
 
     /// Appends claims in their order, in one transaction. Answers when they are on the disk; one
@@ -368,7 +391,7 @@ impl Engine {
     /// # Errors
     /// As [`RequestError`] says.
     pub async fn declare(&self, declaration: Declaration) -> Result<WatcherRow, RequestError> {
-        self.watcher(Request::Declare(declaration)).await
+        self.changed(Request::Declare(declaration)).await
     }
 
     /// Pauses, resumes or removes a watcher.
@@ -380,7 +403,7 @@ impl Engine {
         watcher: WatcherKey,
         command: WatcherCommand,
     ) -> Result<WatcherRow, RequestError> {
-        self.watcher(Request::Command(watcher, command)).await
+        self.changed(Request::Command(watcher, command)).await
     }
 
     /// Makes a job without a watcher.
@@ -410,6 +433,26 @@ impl Engine {
     pub async fn watchers(&self, retired: bool) -> Result<Vec<WatcherView>, EngineGone> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Watchers { retired, reply }).await?;
+        answer.await.map_err(|_| EngineGone)
+    }
+
+    /// One watcher that is not retired: by the id that people see, or the local id of one of theirs.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn watcher(&self, text: &str) -> Result<Option<WatcherView>, EngineGone> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Watcher { text: text.to_owned(), reply }).await?;
+        answer.await.map_err(|_| EngineGone)
+    }
+
+    /// The watchers whose fires wait because they are paused.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn paused(&self) -> Result<Vec<WatcherNumber>, EngineGone> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Paused { reply }).await?;
         answer.await.map_err(|_| EngineGone)
     }
 
@@ -452,7 +495,7 @@ impl Engine {
         }
     }
 
-    async fn watcher(&self, request: Request) -> Result<WatcherRow, RequestError> {
+    async fn changed(&self, request: Request) -> Result<WatcherRow, RequestError> {
         match self.request(request).await? {
             axwatch_core::Answer::Watcher(answer) => Ok(*answer?),
             other => unreachable!("the core answers a watcher's request with it, not {other:?}"),

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use axwatch_ats::{
     AppendConflict, Appended, AuditRow, Batch, CancelQueued, LaneQuery, Plan, Store, StoreError,
-    StoreWriter, plan,
+    StoreWriter, aliases_before, plan,
 };
 use axwatch_core::audit::{Hash, Tree, frontier_nodes, node_in_row, node_place};
 use axwatch_core::{
@@ -124,6 +124,7 @@ pub async fn start(
         in_flight,
         incarnations: Arc::new(Mutex::new(incarnations)),
         intake: intake(),
+        aliases: Arc::default(),
     };
     let writer = Writer {
         state,
@@ -161,6 +162,8 @@ async fn restore(
         open_jobs_from: opened.open_jobs_from,
         watchers: store.watchers().await?,
         counters: store.counters().await?,
+        // Those of later claims come with their claims, when these are matched.
+        aliases: aliases_before(store, opened.matched_seq.next()).await?,
         handlers: store.handlers().await?,
         tree: restore_tree(store, opened.audit_size).await?,
     };
@@ -240,6 +243,8 @@ fn batch_of(attestations: Vec<Arc<Stored>>, writes: Writes, now: Now) -> Batch {
             .collect(),
         jobs: writes.jobs,
         watchers: writes.watchers,
+        revisions: writes.revisions,
+        retired: writes.retired,
         handlers: writes.handlers,
         plugins: writes.plugins,
         audit: writes.audit.map(|audit| AuditRow {
@@ -372,6 +377,12 @@ impl Writer {
                 Message::Stop => gathered.stop = true,
                 Message::Watchers { retired, reply } => self.tell_watchers(retired, reply),
                 // Whoever asked these may have gone away.
+                Message::Watcher { text, reply } => {
+                    let found = self.state.watcher(&text);
+                    let view = |(row, counters)| WatcherView { row, counters };
+                    drop(reply.send(found.map(view)));
+                }
+                Message::Paused { reply } => drop(reply.send(self.state.paused())),
                 Message::Overview { reply } => drop(reply.send(self.state.overview())),
                 Message::Waiting { row, reply } => {
                     drop(reply.send(self.state.waiting(&row, self.clock.now())));
@@ -626,6 +637,9 @@ impl Writer {
                     due_by: axwatch_model::Timestamp::from_ms_clamped(i64::MAX),
                     limit,
                 }),
+                Effect::Unparsed { watcher, text, reason } => {
+                    tracing::error!(%watcher, ?text, %reason, "Failed to parse AX query for watcher");
+                }
                 Effect::GaveUp { id, watcher, handler, attempts, permanent: true, reason } => {
                     tracing::warn!(job = %id, %watcher, %handler, attempts, %reason, "Permanent failure, giving up");
                 }

@@ -142,6 +142,9 @@ pub enum InvalidDraft {
     /// JSON that is no attestation.
     #[error("{0}")]
     Json(String),
+    /// A claim that means something to axwatch itself, and does not say it as it must.
+    #[error("{0}")]
+    Meaning(&'static str),
 }
 
 impl Draft {

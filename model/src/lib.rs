@@ -26,4 +26,6 @@ pub use ids::{
 pub use job::{InvalidState, JobOrigin, JobRow, JobState};
 pub use registry::{HandlerRow, PluginRow};
 pub use time::{Clock, InvalidTimestamp, ManualClock, Mono, Now, SystemClock, Timestamp};
-pub use watcher::{Counters, Declared, HandlerRef, StructuralFilter, WatcherRow, WatcherState};
+pub use watcher::{
+    Counters, Declared, HandlerRef, RevisionRow, StructuralFilter, WatcherRow, WatcherState,
+};

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{HandlerName, InvalidId, PluginName, Seq, Timestamp, WatcherKey, WatcherNumber};
+use crate::{
+    HandlerName, InvalidId, LeafNumber, PluginName, Seq, Timestamp, WatcherKey, WatcherNumber,
+};
 
 /// What a watcher waits for, as its owner wrote it. What it means is for `axwatch-query` to say.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -181,6 +183,35 @@ impl WatcherRow {
         }
         self.state
     }
+}
+
+/// One revision of a watcher, and for which claims it was in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RevisionRow {
+    /// Whose.
+    pub watcher: WatcherNumber,
+    /// Which, from 1.
+    pub revision: u64,
+    /// The watcher's generation.
+    pub generation: u32,
+    /// What it waited for.
+    pub declared: Declared,
+    /// Who acted, as declared.
+    pub handlers: Vec<Arc<str>>,
+    /// Fires a second; `None` is no limit.
+    pub max_fires_per_second: Option<u32>,
+    /// When it was declared; of one that is older than these rows, when the watcher last changed.
+    pub at: Timestamp,
+    /// Its record in the audit; `None` of one that is older than these rows, whose predecessors are not
+    /// known.
+    pub leaf: Option<LeafNumber>,
+    /// The generation sees the claims after this one.
+    pub since_seq: Seq,
+    /// The revision is in force for the claims after this one, up to the next revision. Never before
+    /// `since_seq`.
+    pub from_seq: Seq,
+    /// It was retired: claims after this one were not matched any more.
+    pub retired_seq: Option<Seq>,
 }
 
 /// What a watcher has done so far.

@@ -44,6 +44,12 @@ impl Dimension {
         }
     }
 
+    /// Whether aliases widen it: all but predicates.
+    #[must_use]
+    pub fn has_aliases(self) -> bool {
+        self != Dimension::Predicate
+    }
+
     /// Its place in [`Dimension::ALL`].
     #[must_use]
     pub fn index(self) -> usize {

@@ -8,6 +8,9 @@
 //! `created_at`, so that a match is the same whether it is found live, while catching up or in a replay:
 //! [`matches`] and [`explain`] do that. A question's filter has its times fixed when it is asked
 //! ([`Filter::asked`]), and then every now gives the same answer.
+//!
+//! Aliases are an argument for the same reason. To a folded filter a claim's subjects, contexts and
+//! actors count as all words that are one with them; to an exact one, and in predicates, as themselves.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -18,38 +21,50 @@ use serde_json::Value;
 use smallvec::SmallVec;
 
 use crate::filter::Test;
-use crate::{Dimension, Filter, Mode, Moment, Op, attribute, fold};
+use crate::{Aliases, Dimension, Filter, Mode, Moment, Op, attribute, fold};
 
-/// Whether the filter holds for the attestation at this now. This is the meaning of a filter.
+/// Whether the filter holds for the attestation at this now, under these aliases. This is the meaning
+/// of a filter.
 ///
 /// A time that cannot be reckoned at this now holds for nothing.
 #[must_use]
-pub fn matches_at(filter: &Filter, attestation: &Attestation, now: Timestamp) -> bool {
-    Claim::at(attestation, now).satisfies(filter)
+pub fn matches_at(
+    filter: &Filter,
+    attestation: &Attestation,
+    now: Timestamp,
+    aliases: &Aliases,
+) -> bool {
+    Claim::at(attestation, now, aliases).satisfies(filter)
 }
 
-/// Whether a watcher's filter holds for the attestation: at the moment when it was appended.
+/// Whether a watcher's filter holds for the attestation: at the moment when it was appended, and under
+/// the aliases that were in force at its number.
 #[must_use]
-pub fn matches(filter: &Filter, attestation: &Attestation) -> bool {
-    matches_at(filter, attestation, attestation.created_at)
+pub fn matches(filter: &Filter, attestation: &Attestation, aliases: &Aliases) -> bool {
+    matches_at(filter, attestation, attestation.created_at, aliases)
 }
 
-/// Every condition of the filter, whether it holds for the attestation at this now, and what decided
-/// it.
+/// Every condition of the filter, whether it holds for the attestation at this now and under these
+/// aliases, and what decided it.
 ///
 /// Shape: in the order of the grammar; the filter matches if all of them hold. A filter that asks
 /// about nothing has none.
 #[must_use]
-pub fn explain_at(filter: &Filter, attestation: &Attestation, now: Timestamp) -> Vec<Condition> {
-    let claim = Claim::at(attestation, now);
+pub fn explain_at(
+    filter: &Filter,
+    attestation: &Attestation,
+    now: Timestamp,
+    aliases: &Aliases,
+) -> Vec<Condition> {
+    let claim = Claim::at(attestation, now, aliases);
     filter.tests().iter().map(|test| claim.condition(filter.mode(), test)).collect()
 }
 
 /// Every condition of a watcher's filter, as [`explain_at`], at the moment when the attestation was
 /// appended.
 #[must_use]
-pub fn explain(filter: &Filter, attestation: &Attestation) -> Vec<Condition> {
-    explain_at(filter, attestation, attestation.created_at)
+pub fn explain(filter: &Filter, attestation: &Attestation, aliases: &Aliases) -> Vec<Condition> {
+    explain_at(filter, attestation, attestation.created_at, aliases)
 }
 
 /// One condition of a filter, as it went for one attestation.
@@ -68,6 +83,10 @@ pub struct Condition {
     /// or all of the dimension if none is. Of a time, the attestation's. Of an attribute, the value that
     /// stands there as JSON, none if nothing does.
     pub decided_by: Vec<String>,
+    /// Of the terms that decided, those that are among the asked ones only by an alias: the term as
+    /// written, and the first asked one that is one with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub by_alias: Vec<(String, String)>,
 }
 
 /// What a condition asks about.
@@ -116,17 +135,24 @@ pub enum Rule {
 pub(crate) struct Claim<'a> {
     attestation: &'a Attestation,
     now_ms: i64,
+    aliases: &'a Aliases,
     folded: [OnceCell<Folded<'a>>; 4],
     attributes: OnceCell<Value>,
 }
 
+/// The terms of a dimension folded, in their order; behind them the words that are one with them.
 type Folded<'a> = SmallVec<[Cow<'a, str>; 2]>;
 
 impl<'a> Claim<'a> {
-    pub(crate) fn at(attestation: &'a Attestation, now: Timestamp) -> Claim<'a> {
+    pub(crate) fn at(
+        attestation: &'a Attestation,
+        now: Timestamp,
+        aliases: &'a Aliases,
+    ) -> Claim<'a> {
         Claim {
             attestation,
             now_ms: now.ms(),
+            aliases,
             folded: Default::default(),
             attributes: OnceCell::new(),
         }
@@ -137,21 +163,46 @@ impl<'a> Claim<'a> {
         filter.tests().iter().all(|test| self.holds(filter.mode(), test))
     }
 
-    /// How many terms there are in a dimension, repeats counted.
-    pub(crate) fn count(&self, dimension: Dimension) -> usize {
-        dimension.terms(self.attestation).len()
+    /// How many terms there are in a dimension to `mode`, repeats counted.
+    pub(crate) fn count(&self, dimension: Dimension, mode: Mode) -> usize {
+        match mode {
+            Mode::Exact => dimension.terms(self.attestation).len(),
+            Mode::Folded => self.folded(dimension).len(),
+        }
     }
 
     /// A term in the form in which `mode` compares.
     pub(crate) fn term(&self, dimension: Dimension, mode: Mode, i: usize) -> &str {
-        let terms = dimension.terms(self.attestation);
         match mode {
-            Mode::Exact => &terms[i],
-            Mode::Folded => {
-                let fold_all = || terms.iter().map(|term| fold(term)).collect();
-                &self.folded[dimension.index()].get_or_init(fold_all)[i]
-            }
+            Mode::Exact => &dimension.terms(self.attestation)[i],
+            Mode::Folded => &self.folded(dimension)[i],
         }
+    }
+
+    fn folded(&self, dimension: Dimension) -> &Folded<'a> {
+        self.folded[dimension.index()].get_or_init(|| {
+            let own = dimension.terms(self.attestation).iter().map(|term| fold(term));
+            let mut folded: Folded<'a> = own.collect();
+            if self.aliases.is_empty() || !dimension.has_aliases() {
+                return folded;
+            }
+            // Each class once, and of its words those that are not here themselves.
+            let count = folded.len();
+            for i in 0..count {
+                let class = self.aliases.class_of(&folded[i]);
+                let is_here = |word: &str| folded[..count].iter().any(|own| own == word);
+                if folded[..i].iter().any(|own| class.iter().any(|word| **word == **own)) {
+                    continue;
+                }
+                let others: Folded<'a> = class
+                    .iter()
+                    .filter(|word| !is_here(word))
+                    .map(|word| Cow::Borrowed(&**word))
+                    .collect();
+                folded.extend(others);
+            }
+            folded
+        })
     }
 
     fn holds(&self, mode: Mode, test: &Test) -> bool {
@@ -178,21 +229,20 @@ impl<'a> Claim<'a> {
         dimension: Dimension,
         asked: &'t [Box<str>],
     ) -> impl Iterator<Item = usize> + 't {
-        (0..self.count(dimension)).filter(move |&i| {
+        (0..self.count(dimension, mode)).filter(move |&i| {
             let term = self.term(dimension, mode, i);
             asked.binary_search_by(|other| (**other).cmp(term)).is_ok()
         })
     }
 
     fn condition(&self, mode: Mode, test: &Test) -> Condition {
+        let mut by_alias = Vec::new();
         let (field, rule, asked, decided_by) = match test {
-            Test::Any(dimension, asked) => {
-                let decided_by = self.deciding(mode, *dimension, asked);
-                (Field::Terms(*dimension), Rule::Any, texts(asked), decided_by)
-            }
-            Test::None(dimension, asked) => {
-                let decided_by = self.deciding(mode, *dimension, asked);
-                (Field::Terms(*dimension), Rule::None, texts(asked), decided_by)
+            Test::Any(dimension, asked) | Test::None(dimension, asked) => {
+                let rule = if matches!(test, Test::Any(..)) { Rule::Any } else { Rule::None };
+                let (decided_by, aliased) = self.deciding(mode, *dimension, asked);
+                by_alias = aliased;
+                (Field::Terms(*dimension), rule, texts(asked), decided_by)
             }
             Test::NotBefore(start) => {
                 (Field::Timestamp, Rule::NotBefore, self.moment(*start), self.time())
@@ -207,15 +257,45 @@ impl<'a> Claim<'a> {
                 (Field::Attribute(test.path()), rule, json(asked), json(found))
             }
         };
-        Condition { field, rule, asked, held: self.holds(mode, test), decided_by }
+        Condition { field, rule, asked, held: self.holds(mode, test), decided_by, by_alias }
     }
 
-    /// The terms as written that are among `asked`, or all if none is.
-    fn deciding(&self, mode: Mode, dimension: Dimension, asked: &[Box<str>]) -> Vec<String> {
+    /// The terms as written that are among `asked`, or all if none is; and those that are only by an
+    /// alias, with an asked one.
+    fn deciding(
+        &self,
+        mode: Mode,
+        dimension: Dimension,
+        asked: &[Box<str>],
+    ) -> (Vec<String>, Vec<(String, String)>) {
+        let is_asked = |word: &str| asked.binary_search_by(|other| (**other).cmp(word)).is_ok();
+        let (mut hits, mut by_alias) = (Vec::new(), Vec::new());
         let terms = dimension.terms(self.attestation);
-        let hits: Vec<String> =
-            self.hits(mode, dimension, asked).map(|i| terms[i].clone()).collect();
-        if hits.is_empty() { terms.to_vec() } else { hits }
+        for (i, term) in terms.iter().enumerate() {
+            let own = self.term(dimension, mode, i);
+            if is_asked(own) {
+                hits.push(term.clone());
+            } else if let Some(one) = self.others(dimension, mode, own).find(|word| is_asked(word))
+            {
+                hits.push(term.clone());
+                by_alias.push((term.clone(), one.to_owned()));
+            }
+        }
+        if hits.is_empty() { (terms.to_vec(), by_alias) } else { (hits, by_alias) }
+    }
+
+    /// The words that are one with this one to `mode`.
+    fn others(
+        &self,
+        dimension: Dimension,
+        mode: Mode,
+        word: &str,
+    ) -> impl Iterator<Item = &'a str> {
+        let class = match mode {
+            Mode::Folded if dimension.has_aliases() => self.aliases.class_of(word),
+            _ => &[],
+        };
+        class.iter().map(|word| &**word)
     }
 
     fn time(&self) -> Vec<String> {
@@ -243,7 +323,7 @@ fn json(value: Option<&Value>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parse;
+    use crate::{AliasChange, AliasChangeKind, parse};
     use axwatch_model::StructuralFilter;
 
     /// `subjects predicates contexts actors`, the terms of each separated by commas, at 1,000 ms.
@@ -289,8 +369,9 @@ mod tests {
             ("is 'author,editor'", false),
         ];
         for (query, expected) in cases {
-            assert_eq!(matches(&ax(query), &attestation), expected, "{query}");
-            let all_held = explain(&ax(query), &attestation).iter().all(|one| one.held);
+            assert_eq!(matches(&ax(query), &attestation, Aliases::none()), expected, "{query}");
+            let all_held =
+                explain(&ax(query), &attestation, Aliases::none()).iter().all(|one| one.held);
             assert_eq!(all_held, expected, "{query}");
         }
     }
@@ -307,7 +388,11 @@ mod tests {
                 predicates: list(predicate),
                 ..StructuralFilter::default()
             });
-            assert_eq!(matches(&filter, &attestation), expected, "{subject} {predicate}");
+            assert_eq!(
+                matches(&filter, &attestation, Aliases::none()),
+                expected,
+                "{subject} {predicate}"
+            );
         }
     }
 
@@ -322,7 +407,8 @@ mod tests {
         ];
         for (start, end, expected) in cases {
             let filter = Filter::structural(&StructuralFilter::default()).within(start, end);
-            assert_eq!(matches(&filter, &claim("a b c d")), expected, "{start:?} {end:?}");
+            let claim = claim("a b c d");
+            assert_eq!(matches(&filter, &claim, Aliases::none()), expected, "{start:?} {end:?}");
         }
     }
 
@@ -366,8 +452,9 @@ mod tests {
         ];
         let attestation = dated(r#"{"stars": 3}"#);
         for (query, expected) in cases {
-            assert_eq!(matches(&ax(query), &attestation), expected, "{query}");
-            let all_held = explain(&ax(query), &attestation).iter().all(|one| one.held);
+            assert_eq!(matches(&ax(query), &attestation, Aliases::none()), expected, "{query}");
+            let all_held =
+                explain(&ax(query), &attestation, Aliases::none()).iter().all(|one| one.held);
             assert_eq!(all_held, expected, "{query}");
         }
     }
@@ -380,13 +467,14 @@ mod tests {
         let attestation = dated("{}");
         let (friday, monday) = (at("2024-06-14T23:00:00Z"), at("2024-06-17T09:00:00Z"));
         let (watcher, question) = (ax("on yesterday"), |now| Filter::asked("on yesterday", now));
-        assert!(matches(&watcher, &attestation));
-        assert!(!matches_at(&watcher, &attestation, friday));
+        assert!(matches(&watcher, &attestation, Aliases::none()));
+        assert!(!matches_at(&watcher, &attestation, friday, Aliases::none()));
         for (asked_at, expected) in
             [(friday, false), (attestation.created_at, true), (monday, false)]
         {
             let (filter, over) = question(asked_at).unwrap();
-            assert_eq!((matches(&filter, &attestation), over), (expected, None), "{asked_at}");
+            let held = matches(&filter, &attestation, Aliases::none());
+            assert_eq!((held, over), (expected, None), "{asked_at}");
         }
     }
 
@@ -394,7 +482,8 @@ mod tests {
     fn an_explanation_shows_times_and_attributes() {
         let filter =
             ax("since yesterday until in 9000 years where lang = 'rust' and x.y exists and n > 1");
-        let conditions = explain(&filter, &dated(r#"{"lang": "Rust", "n": 2.5}"#));
+        let claim = dated(r#"{"lang": "Rust", "n": 2.5}"#);
+        let conditions = explain(&filter, &claim, Aliases::none());
         let found = serde_json::to_value(conditions).unwrap();
         let expected = serde_json::json!([
             {
@@ -424,7 +513,8 @@ mod tests {
     #[test]
     fn an_explanation_names_what_decided() {
         let filter = ax("ALICE Bob is not Draft of x").within(Some(2_000), None);
-        let conditions = explain(&filter, &claim("BOB,carol draft,final y hr"));
+        let claim = claim("BOB,carol draft,final y hr");
+        let conditions = explain(&filter, &claim, Aliases::none());
         let found = serde_json::to_value(conditions).unwrap();
         let expected = serde_json::json!([
             {
@@ -441,6 +531,56 @@ mod tests {
                 "held": false, "decided_by": ["1970-01-01T00:00:01Z"],
             },
         ]);
+        assert_eq!(found, expected);
+    }
+
+    fn aliases(words: &[&[&str]]) -> Aliases {
+        let mut aliases = Aliases::default();
+        for words in words {
+            let words = words.iter().map(|word| (*word).to_owned()).collect();
+            aliases.apply(&AliasChange { kind: AliasChangeKind::Link, words });
+        }
+        aliases
+    }
+
+    #[test]
+    fn an_alias_is_the_same_word_to_ax_and_to_nobody_else() {
+        let aliases = aliases(&[&["NY", "New York"], &["nyc", "NEW YORK"], &["author", "writer"]]);
+        let attestation = claim("NY,bob author New&York hr");
+        let cases = [
+            ("NYC", true),
+            ("'new york'", true),
+            ("boston", false),
+            ("of 'New&York'", true),
+            ("is author", true),
+            ("is writer", false),
+            ("is not writer", true),
+            ("bob by not nyc", true),
+        ];
+        for (query, expected) in cases {
+            assert_eq!(matches(&ax(query), &attestation, &aliases), expected, "{query}");
+            let all_held = explain(&ax(query), &attestation, &aliases).iter().all(|one| one.held);
+            assert_eq!(all_held, expected, "{query}");
+        }
+        let attestation = claim("a b nyc ny");
+        for (query, expected) in
+            [("of ny", true), ("of not 'new york'", false), ("by not nyc", false), ("by nyc", true)]
+        {
+            assert_eq!(matches(&ax(query), &attestation, &aliases), expected, "{query}");
+        }
+        let lists = StructuralFilter { contexts: vec!["ny".into()], ..Default::default() };
+        assert!(!matches(&Filter::structural(&lists), &attestation, &aliases));
+    }
+
+    #[test]
+    fn an_explanation_tells_of_aliases() {
+        let aliases = aliases(&[&["NY", "New York"], &["nyc", "NEW YORK"]]);
+        let conditions = explain(&ax("nyc bob 'new york'"), &claim("NY,BOB,carol b c d"), &aliases);
+        let found = serde_json::to_value(conditions).unwrap();
+        let expected = serde_json::json!([{
+            "field": "subject", "rule": "any", "asked": ["bob", "new york", "nyc"],
+            "held": true, "decided_by": ["NY", "BOB"], "by_alias": [["NY", "new york"]],
+        }]);
         assert_eq!(found, expected);
     }
 }

@@ -4,7 +4,7 @@
 //! [`Filter`] is what a query or a structural registration means, [`matches_at`] decides whether it
 //! holds for an attestation at some now, [`explain_at`] says why, and a [`WatcherIndex`] finds those of a
 //! million filters that hold, without asking each. A [`Tally`] adds up what `over` asks of many claims
-//! together. Everything here is pure: now is an argument, and the same input gives the same answer, on
+//! together. [`Aliases`] are words that are one. Everything here is pure: now is an argument, and the same input gives the same answer, on
 //! any machine and at any time.
 //!
 //! A watcher's now is each attestation's `created_at` ([`Filter::declared`], [`matches()`]); a question's
@@ -21,6 +21,7 @@
 //! Not here: who owns a watcher and what a match leads to (`axwatch-core`), how a store narrows a
 //! search (`axwatch-ats`), how answers are printed (the program).
 
+mod aliases;
 mod ast;
 mod attribute;
 mod columns;
@@ -35,6 +36,7 @@ mod over;
 mod parse;
 mod time;
 
+pub use aliases::{ALIAS_CLASS_MAX, ALIAS_WORDS_MAX, AliasChange, AliasChangeKind, Aliases};
 pub use ast::{Clause, Query, Temporal, Terms, Time};
 pub use attribute::{Comparison, Literal, Op, Path};
 pub use dimension::Dimension;

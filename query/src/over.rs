@@ -6,13 +6,14 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use axwatch_model::Attestation;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use serde::Serialize;
 
-use crate::{Dimension, Filter, fold};
+use crate::{Aliases, Dimension, Filter, fold};
 
 /// A unit of a length of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -104,9 +105,7 @@ struct Lasted {
 impl Lasted {
     fn of(attestation: &Attestation) -> Option<Lasted> {
         let attributes = attestation.attributes.as_ref()?.to_value();
-        let amount = |key: &str| {
-            attributes.get(key).and_then(serde_json::Value::as_f64).filter(|amount| *amount > 0.0)
-        };
+        let amount = |key: &str| attributes.get(key).and_then(serde_json::Value::as_f64);
         let [days, months, years] =
             ["duration_days", "duration_months", "duration_years"].map(amount);
         days.or(months).or(years)?;
@@ -136,17 +135,24 @@ impl Lasted {
 #[derive(Debug)]
 pub struct Tally {
     over: Over,
-    /// The subjects that the question names, folded; empty for any.
+    /// The subjects that the question names, folded, and by the first word of their class; empty for
+    /// any.
     asked: Box<[Box<str>]>,
+    aliases: Arc<Aliases>,
     lasted: HashMap<Box<str>, Lasted, RandomState>,
 }
 
 impl Tally {
-    /// A tally of no claims, for the subjects that the filter asks about.
+    /// A tally of no claims, for the subjects that the filter asks about. Subjects that are one by an
+    /// alias are added up together.
     #[must_use]
-    pub fn new(over: Over, filter: &Filter) -> Tally {
-        let asked = filter.any(Dimension::Subject).into();
-        Tally { over, asked, lasted: HashMap::default() }
+    pub fn new(over: Over, filter: &Filter, aliases: Arc<Aliases>) -> Tally {
+        let asked = filter.any(Dimension::Subject).iter();
+        let mut asked: Vec<Box<str>> =
+            asked.map(|subject| Box::from(aliases.name_of(subject))).collect();
+        asked.sort_unstable();
+        asked.dedup();
+        Tally { over, asked: asked.into(), aliases, lasted: HashMap::default() }
     }
 
     /// Counts a claim that matches, for each of its subjects that is asked about.
@@ -167,7 +173,7 @@ impl Tally {
         self.asked_of(attestation).any(|subject| self.reaches(&subject))
     }
 
-    /// The subjects that have lasted long enough, folded, in byte order, with how long in the unit of
+    /// The subjects that have lasted long enough, each by the first word of its class, folded, in byte order, with how long in the unit of
     /// the question.
     #[must_use]
     pub fn kept(&self) -> Vec<(&str, f64)> {
@@ -183,7 +189,11 @@ impl Tally {
             self.asked.is_empty()
                 || self.asked.binary_search_by(|other| (**other).cmp(subject)).is_ok()
         };
-        attestation.subjects.iter().map(|subject| fold(subject)).filter(is_asked)
+        let name = |subject: &'s String| match fold(subject) {
+            Cow::Borrowed(folded) => Cow::Borrowed(self.aliases.name_of(folded)),
+            Cow::Owned(folded) => Cow::Owned(self.aliases.name_of(&folded).to_owned()),
+        };
+        attestation.subjects.iter().map(name).filter(is_asked)
     }
 
     /// Ten tenths are one, whatever binary fractions make of them.
@@ -221,7 +231,7 @@ mod tests {
     fn kept(query: &str, claims: &[Attestation]) -> String {
         let query = parse(query).unwrap();
         let filter = Filter::from_ax(&query);
-        let mut tally = Tally::new(query.over().unwrap(), &filter);
+        let mut tally = Tally::new(query.over().unwrap(), &filter, Arc::default());
         claims.iter().for_each(|claim| tally.add(claim));
         for claim in claims {
             let has_kept = tally
@@ -239,7 +249,8 @@ mod tests {
             claim(&["ALICE", "alice", "BOB"], r#"{"duration_years": 2}"#),
             claim(&["Alice"], r#"{"duration_months": 12}"#),
             claim(&["BOB"], r#"{"duration_days": 73}"#),
-            claim(&["CAROL"], r#"{"duration_years": "9", "duration_days": -5, "x": 9}"#),
+            claim(&["CAROL"], r#"{"duration_years": "9", "duration_days": 5, "x": 9}"#),
+            claim(&["Carol"], r#"{"duration_days": -5}"#),
             claim(&["DAVE"], "{}"),
         ];
         let cases = [

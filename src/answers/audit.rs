@@ -12,7 +12,7 @@ use super::{AnswerError, Answers};
 use crate::views;
 
 /// The types that records have.
-pub const RECORD_TYPES: [&str; 16] = [
+pub const RECORD_TYPES: [&str; 18] = [
     "attempt_ended",
     "attempt_started",
     "dead_lettered",
@@ -23,7 +23,9 @@ pub const RECORD_TYPES: [&str; 16] = [
     "matched",
     "plugin_down",
     "plugin_up",
+    "watcher_broken",
     "watcher_changed",
+    "watcher_mended",
     "watcher_paused",
     "watcher_refused",
     "watcher_registered",

@@ -83,7 +83,13 @@ impl Answers {
                 if let Some(over) = over {
                     return Err(AnswerError::Invalid(format!("{over} is not answered yet")));
                 }
-                Cursor::Attestations(Question { filter, before: *before, limit: PAGE_ROWS })
+                let (_, aliases) = self.aliases_at_head().await?;
+                Cursor::Attestations(Question {
+                    filter,
+                    aliases,
+                    before: *before,
+                    limit: PAGE_ROWS,
+                })
             }
             List::Fires { watcher, state } => self.jobs_cursor(watcher, *state, true).await?,
             List::Jobs { watcher, state } => self.jobs_cursor(watcher, *state, false).await?,

@@ -20,9 +20,14 @@ use crate::tail::Mark;
 const APPLICATION_ID: i64 = 0x6178_5774;
 
 /// The migrations, one step each, unedited once released.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "log", include_str!("../../../migrations/sqlite/0001_log.sql")),
     (2, "ended badly", include_str!("../../../migrations/sqlite/0002_ended_badly.sql")),
+    (
+        3,
+        "aliases and revisions",
+        include_str!("../../../migrations/sqlite/0003_aliases_and_revisions.sql"),
+    ),
 ];
 
 const SCHEMA: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;

@@ -11,8 +11,9 @@ use std::path::Path;
 
 use axwatch_model::{
     AttestationId, Counters, HandlerRow, JobId, JobIdPrefix, JobNumber, JobRow, JobState,
-    LeafNumber, PluginRow, Seq, Stored, WatcherNumber, WatcherRow,
+    LeafNumber, PluginRow, RevisionRow, Seq, Stored, Timestamp, WatcherNumber, WatcherRow,
 };
+use axwatch_query::AliasChange;
 use futures::future::FutureExt;
 use sqlx::Sqlite;
 use sqlx::pool::PoolConnection;
@@ -80,6 +81,12 @@ impl SqliteReader {
             fill(&mut connection, &self.tail, head).await?;
         }
         Ok(connection)
+    }
+
+    /// Whether the store had these tables when it was opened: a reader brings no store up to date. One
+    /// that is kept while a writer does so goes on without them.
+    fn keeps_aliases_and_revisions(&self) -> bool {
+        self.opened.schema >= 3
     }
 
     fn head_mark(&self) -> Mark {
@@ -326,6 +333,30 @@ impl Store for SqliteReader {
         self.read_after_now(after, limit).boxed()
     }
 
+    fn alias_changes(&self, after: Seq) -> StoreFuture<'_, Vec<(Seq, AliasChange)>> {
+        if !self.keeps_aliases_and_revisions() {
+            return std::future::ready(Ok(Vec::new())).boxed();
+        }
+        let bind = move |values: &mut Values| values.add(signed(after.0));
+        self.fetch("read aliases", rows::SELECT_ALIASES, bind, rows::read_alias).boxed()
+    }
+
+    fn first_since(&self, at: Timestamp) -> StoreFuture<'_, Option<Seq>> {
+        async move {
+            let mut connection = self.connection().await?;
+            let found: Option<i64> = sqlx::query_scalar(
+                "SELECT seq FROM attestations WHERE created_at >= ? AND seq <= ? ORDER BY seq LIMIT 1",
+            )
+            .bind(at.ms())
+            .bind(signed(self.head_mark().seq.0))
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(failed("read attestations"))?;
+            Ok(found.map(|seq| Seq(seq.cast_unsigned())))
+        }
+        .boxed()
+    }
+
     fn query<'a>(&'a self, question: &'a Question) -> StoreFuture<'a, Page> {
         async move {
             let mut connection = self.connection().await?;
@@ -338,8 +369,33 @@ impl Store for SqliteReader {
         self.made_by_now(job).boxed()
     }
 
-    fn watchers(&self) -> StoreFuture<'_, Vec<WatcherRow>> {
-        self.fetch("read watchers", rows::SELECT_WATCHERS, |_| {}, rows::read_watcher).boxed()
+    fn watchers_after(
+        &self,
+        after: WatcherNumber,
+        limit: usize,
+    ) -> StoreFuture<'_, Vec<WatcherRow>> {
+        let bind = move |values: &mut Values| {
+            values.number(after.0);
+            values.add(bounded(limit));
+        };
+        self.fetch("read watchers", rows::SELECT_WATCHERS, bind, rows::read_watcher).boxed()
+    }
+
+    fn revisions_between(
+        &self,
+        first: WatcherNumber,
+        last: WatcherNumber,
+    ) -> StoreFuture<'_, Vec<RevisionRow>> {
+        let bind = move |values: &mut Values| {
+            values.number(first.0);
+            values.number(last.0);
+        };
+        let statement = match self.keeps_aliases_and_revisions() {
+            true => rows::SELECT_REVISIONS,
+            false => rows::SELECT_PRESENT_REVISION,
+        };
+        let step = "read the revisions of watchers";
+        self.fetch(step, statement, bind, rows::read_revision).boxed()
     }
 
     fn counters(&self) -> StoreFuture<'_, Vec<(WatcherNumber, Counters)>> {

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use axwatch_model::{
     Attestation, AttestationId, Attributes, Counters, Filled, HandlerRef, JobId, JobNumber,
-    JobOrigin, JobRow, JobState, LeafNumber, Lineage, LineageKind, PluginRow, Seq, Stored,
-    Timestamp, WatcherKey, WatcherNumber, WatcherRow,
+    JobOrigin, JobRow, JobState, LeafNumber, Lineage, LineageKind, PluginRow, RevisionRow, Seq,
+    Stored, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
 };
+use axwatch_query::{AliasChange, AliasChangeKind};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use sqlx::Row;
@@ -38,6 +39,15 @@ pub(super) static REPLACE_WATCHERS: Insert = Insert::new(
      params,max_fires_per_second,max_chain,state,error,since_seq,created_at,updated_at) VALUES ",
     15,
 );
+
+pub(super) static REPLACE_REVISIONS: Insert = Insert::new(
+    "INSERT OR REPLACE INTO watcher_revisions (watcher,revision,generation,declared,handlers,\
+     max_fires_per_second,at,leaf,since_seq,from_seq,retired_seq) VALUES ",
+    11,
+);
+
+pub(super) static INSERT_ALIASES: Insert =
+    Insert::new("INSERT INTO aliases (seq,kind,words) VALUES ", 3);
 
 pub(super) static REPLACE_COUNTERS: Insert = Insert::new(
     "INSERT OR REPLACE INTO watcher_counters (watcher,matches,fires,errors,last_fired_at) VALUES ",
@@ -153,6 +163,29 @@ pub(super) fn bind_watcher(values: &mut Values, watcher: &WatcherRow) {
     values.number(watcher.since_seq.0);
     values.add(watcher.created_at.ms());
     values.add(watcher.updated_at.ms());
+}
+
+pub(super) fn bind_revision(values: &mut Values, row: &RevisionRow) {
+    values.number(row.watcher.0);
+    values.number(row.revision);
+    values.add(i64::from(row.generation));
+    values.add(to_json(&row.declared));
+    values.add(to_json(&row.handlers));
+    values.add(row.max_fires_per_second.map(i64::from));
+    values.add(row.at.ms());
+    values.add(row.leaf.map(|leaf| leaf.0.cast_signed()));
+    values.number(row.since_seq.0);
+    values.number(row.from_seq.0);
+    values.add(row.retired_seq.map(|seq| seq.0.cast_signed()));
+}
+
+pub(super) fn bind_alias(values: &mut Values, (seq, change): &(Seq, AliasChange)) {
+    values.number(seq.0);
+    values.add(match change.kind {
+        AliasChangeKind::Link => 0,
+        AliasChangeKind::Unlink => 1,
+    });
+    values.add(to_json(&change.words));
 }
 
 pub(super) fn bind_counters(values: &mut Values, (watcher, counters): &(WatcherNumber, Counters)) {
@@ -336,7 +369,7 @@ pub(super) fn read_job(row: &SqliteRow) -> Result<JobRow, StoreError> {
 /// Watchers are few: their columns are read one by one.
 pub(super) const SELECT_WATCHERS: &str = "SELECT number, owner, local_id, revision, generation, \
      declared, handlers, params, max_fires_per_second, max_chain, state, error, since_seq, \
-     created_at, updated_at FROM watchers ORDER BY number";
+     created_at, updated_at FROM watchers WHERE number > ? ORDER BY number LIMIT ?";
 
 pub(super) fn read_watcher(row: &SqliteRow) -> Result<WatcherRow, StoreError> {
     let columns = Columns { table: "watchers", row };
@@ -362,6 +395,49 @@ pub(super) fn read_watcher(row: &SqliteRow) -> Result<WatcherRow, StoreError> {
         created_at: columns.time(13)?,
         updated_at: columns.time(14)?,
     })
+}
+
+pub(super) const SELECT_REVISIONS: &str = "SELECT revision, watcher, generation, declared, handlers, \
+     max_fires_per_second, at, leaf, since_seq, from_seq, retired_seq FROM watcher_revisions \
+     WHERE watcher BETWEEN ? AND ? ORDER BY watcher, revision";
+
+/// The same of a store that does not keep revisions yet: what it will have when it does.
+pub(super) const SELECT_PRESENT_REVISION: &str = "SELECT revision, number, generation, declared, \
+     (SELECT json_group_array(json_extract(value, '$.declared')) FROM json_each(handlers)), \
+     max_fires_per_second, updated_at, NULL, since_seq, since_seq, \
+     CASE state WHEN 'retired' THEN (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'matched_seq') END \
+     FROM watchers WHERE number BETWEEN ? AND ? AND revision > 0 ORDER BY number";
+
+pub(super) fn read_revision(row: &SqliteRow) -> Result<RevisionRow, StoreError> {
+    let columns = Columns { table: "watcher_revisions", row };
+    let (declared, handlers): (&str, &str) = (columns.get(3)?, columns.get(4)?);
+    Ok(RevisionRow {
+        watcher: WatcherNumber(columns.number(1)?),
+        revision: columns.number(0)?,
+        generation: columns.get(2)?,
+        declared: columns.check(serde_json::from_str(declared))?,
+        handlers: columns.check(serde_json::from_str(handlers))?,
+        max_fires_per_second: columns.get(5)?,
+        at: columns.time(6)?,
+        leaf: columns.get::<Option<i64>>(7)?.map(|leaf| LeafNumber(leaf.cast_unsigned())),
+        since_seq: Seq(columns.number(8)?),
+        from_seq: Seq(columns.number(9)?),
+        retired_seq: columns.get::<Option<i64>>(10)?.map(|seq| Seq(seq.cast_unsigned())),
+    })
+}
+
+pub(super) const SELECT_ALIASES: &str =
+    "SELECT seq, kind, words FROM aliases WHERE seq > ? ORDER BY seq";
+
+pub(super) fn read_alias(row: &SqliteRow) -> Result<(Seq, AliasChange), StoreError> {
+    let columns = Columns { table: "aliases", row };
+    let kind = match columns.get::<i64>(1)? {
+        0 => AliasChangeKind::Link,
+        1 => AliasChangeKind::Unlink,
+        other => return Err(columns.wrong(format!("there is no kind {other}"))),
+    };
+    let words = columns.check(serde_json::from_str(columns.get(2)?))?;
+    Ok((Seq(columns.number(0)?), AliasChange { kind, words }))
 }
 
 pub(super) const SELECT_COUNTERS: &str =

@@ -4,7 +4,7 @@
 //! postings at a time; the dimensions leapfrog to the numbers that all of them have. What is found so
 //! may match: the rows are fetched and asked. A search that names no terms reads the log itself.
 
-use axwatch_query::{Filter, Mode, fold, matches};
+use axwatch_query::{Mode, fold};
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
@@ -26,6 +26,9 @@ const RARE_NUMBERS_PER_ROW: u64 = 64;
 /// A dimension so much denser than the rarest is not walked: to look whether it has a candidate then
 /// costs more than to fetch the candidate and ask it.
 const TOO_DENSE: f64 = 512.0;
+/// Rows that are read for one page; then it is given with what was found, so that what is rare is not kept
+/// back until there is more of it. Numbers that are passed over without reading their rows do not count.
+const PAGE_READS_MAX: u64 = 2_048;
 /// Candidates that are fetched at least, once some have turned out not to match.
 const DOUBTFUL_ROWS: usize = 64;
 
@@ -39,7 +42,7 @@ pub(super) async fn answer(
     if question.limit == 0 {
         return Ok(page);
     }
-    let terms = folded_terms(&question.filter);
+    let terms = folded_terms(question);
     let mut source = if terms.is_empty() {
         let head = tail.read().head().seq.0;
         Source::Log(question.before.map_or(head, |before| before.0.saturating_sub(1).min(head)))
@@ -52,23 +55,33 @@ pub(super) async fn answer(
         let doubtful = page.rows_read > page.rows.len() as u64;
         let count = missing.max(if doubtful { DOUBTFUL_ROWS } else { 1 }).min(FETCH_ROWS);
         let rows = source.fetch(connection, count).await?;
-        if rows.is_empty() {
+        let Some(last) = rows.last() else { break };
+        let last_read = last.seq;
+        page.rows_read += rows.len() as u64;
+        let matching = rows.into_iter().filter(|row| question.holds_for(&row.attestation));
+        page.rows.extend(matching.take(missing));
+        if page.rows_read >= PAGE_READS_MAX && page.rows.len() < question.limit {
+            page.next = (last_read > Seq(1)).then_some(last_read);
             break;
         }
-        page.rows_read += rows.len() as u64;
-        let matching = rows.into_iter().filter(|row| matches(&question.filter, &row.attestation));
-        page.rows.extend(matching.take(missing));
     }
-    page.next = page.next_after(question.limit);
+    page.next = page.next.or_else(|| page.next_after(question.limit));
+    page.walked = source.walked();
     Ok(page)
 }
 
-/// The filter's terms as postings have them: always folded, since that narrows both kinds of filter.
-fn folded_terms(filter: &Filter) -> Vec<(usize, Vec<Box<str>>)> {
+/// The filter's terms as postings have them: always folded, since that narrows both kinds of filter,
+/// and for AX with those that are one with them.
+fn folded_terms(question: &Question) -> Vec<(usize, Vec<Box<str>>)> {
+    let Question { filter, aliases, .. } = question;
     let folded = filter.dimensions().map(|(dimension, terms)| {
         let mut terms: Vec<Box<str>> = match filter.mode() {
-            Mode::Folded => terms.to_vec(),
             Mode::Exact => terms.iter().map(|term| fold(term).into()).collect(),
+            Mode::Folded if dimension.has_aliases() => {
+                let others = terms.iter().flat_map(|term| aliases.class_of(term));
+                others.chain(terms).cloned().collect()
+            }
+            Mode::Folded => terms.to_vec(),
         };
         terms.sort_unstable();
         terms.dedup();
@@ -85,6 +98,13 @@ enum Source {
 }
 
 impl Source {
+    /// The dimensions that lead to candidates, the rarest first.
+    fn walked(&self) -> Vec<axwatch_query::Dimension> {
+        let Source::Postings(search) = self else { return Vec::new() };
+        let walked = search.dimensions.iter().filter_map(|dimension| dimension.of_claim());
+        walked.collect()
+    }
+
     /// The next candidates, newest first; empty at the end.
     async fn fetch(
         &mut self,
@@ -164,6 +184,7 @@ impl Search {
             for dimension in &mut self.dimensions {
                 let Some(seq) = dimension.highest(connection, agreed).await? else {
                     self.at_most = 0;
+                    self.order();
                     return Ok(None);
                 };
                 first.get_or_insert(seq);
@@ -203,6 +224,12 @@ struct Dimension {
 }
 
 impl Dimension {
+    /// Which of a claim's dimensions it is.
+    fn of_claim(&self) -> Option<axwatch_query::Dimension> {
+        let place = self.terms.first()?.dimension;
+        axwatch_query::Dimension::ALL.get(place).copied()
+    }
+
     async fn highest(
         &mut self,
         connection: &mut SqliteConnection,

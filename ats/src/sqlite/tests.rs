@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axwatch_model::{
     Declared, DefaultActor, Defaults, Draft, Incoming, JobNumber, LeafNumber, Seq, Timestamp,
+    WatcherNumber,
 };
 use axwatch_query::Filter;
 use sqlx::{ConnectOptions, Connection, Row};
@@ -67,7 +68,7 @@ async fn fill(writer: &mut dyn StoreWriter, range: std::ops::Range<usize>) {
 
 fn asks(ax: &str, limit: usize) -> Question {
     let (filter, _) = Filter::declared(&Declared::Ax(ax.to_owned())).unwrap();
-    Question { filter, before: None, limit }
+    Question { filter, aliases: Arc::default(), before: None, limit }
 }
 
 async fn found(store: &dyn Store, question: &Question) -> Vec<u64> {
@@ -252,14 +253,24 @@ async fn an_older_program_leaves_no_trace_beside_a_newer_store() {
 async fn a_store_of_an_older_schema_is_read_as_it_is_and_brought_up_to_be_written() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("axwatch.db");
-    let older = "DROP INDEX jobs_ended_badly; DELETE FROM _sqlx_migrations WHERE version = 2";
+    let older = "DROP INDEX jobs_ended_badly; DROP TABLE aliases; DROP TABLE watcher_revisions; \
+         UPDATE meta SET value = 7 WHERE key = 'matched_seq'; \
+         INSERT INTO watchers VALUES (1,'user','a',3,1,'{\"ax\":\"X\"}','[{\"declared\":\"h\",\"plugin\":null}]', \
+             NULL,NULL,NULL,'retired',NULL,4,1,2); \
+         DELETE FROM _sqlx_migrations WHERE version > 1";
     doctored(&path, older).await;
     let reader = SqliteStore::open_reader(&path).await.unwrap();
     assert_eq!(reader.opened().schema, 1);
     assert_eq!(reader.job_counts().await.unwrap(), crate::JobCounts::default());
+    assert_eq!(reader.alias_changes(Seq(0)).await.unwrap(), []);
+    let revisions = reader.revisions(WatcherNumber(1)).await.unwrap();
     drop(reader);
     let writer = SqliteStore::open_writer(&path).await.unwrap();
-    assert_eq!(writer.reader().opened().schema, 2);
+    assert_eq!(writer.reader().opened().schema, 3);
+    let [revision] = &revisions[..] else { panic!("{revisions:?}") };
+    assert_eq!((revision.revision, revision.since_seq, revision.from_seq), (3, Seq(4), Seq(4)));
+    assert_eq!((&revision.handlers[..], revision.retired_seq), (&["h".into()][..], Some(Seq(7))));
+    assert_eq!(writer.reader().revisions(WatcherNumber(1)).await.unwrap(), revisions);
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLockWriteGuard};
 
-use axwatch_model::{AttestationId, JobState, Stored};
+use axwatch_model::{AttestationId, JobState, Seq, Stored};
+use axwatch_query::AliasChange;
 use futures::future::{BoxFuture, FutureExt, join};
 use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
@@ -176,9 +177,17 @@ fn is_small(batch: &Batch) -> bool {
         && batch.jobs.len() <= 2
         && batch.cancelled.is_empty()
         && batch.watchers.is_empty()
+        && batch.revisions.is_empty()
+        && batch.retired.is_empty()
+        && alias_changes(batch).next().is_none()
         && batch.handlers.is_empty()
         && batch.plugins.is_empty()
         && batch.counters.is_none()
+}
+
+/// What the new claims of a batch do to the aliases.
+fn alias_changes(batch: &Batch) -> impl Iterator<Item = (Seq, AliasChange)> {
+    batch.attestations.iter().filter_map(|row| Some((row.seq, AliasChange::of(row)?)))
 }
 
 async fn put_batch(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(), sqlx::Error> {
@@ -209,7 +218,22 @@ async fn put_batch(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(
     transaction
         .insert(&rows::REPLACE_JOBS, &jobs, |values, job| rows::bind_job(values, job))
         .await?;
+    let aliases: Vec<_> = alias_changes(batch).collect();
+    transaction.insert(&rows::INSERT_ALIASES, &aliases, rows::bind_alias).await?;
     transaction.insert(&rows::REPLACE_WATCHERS, &batch.watchers, rows::bind_watcher).await?;
+    transaction.insert(&rows::REPLACE_REVISIONS, &batch.revisions, rows::bind_revision).await?;
+    for (watcher, revision, seq) in &batch.retired {
+        transaction
+            .execute(
+                "UPDATE watcher_revisions SET retired_seq = ? WHERE watcher = ? AND revision = ?;",
+                |values| {
+                    values.number(seq.0);
+                    values.number(watcher.0);
+                    values.number(*revision);
+                },
+            )
+            .await?;
+    }
     put_registry(transaction, batch).await?;
     if let Some((_, counters)) = &batch.counters {
         transaction.insert(&rows::REPLACE_COUNTERS, counters, rows::bind_counters).await?;

@@ -210,6 +210,15 @@ pub enum Effect {
         /// The watchers that it lacks, as shown; they stay.
         watchers: Vec<String>,
     },
+    /// A watcher's AX text is none: one that stands, after an upgrade, or one that a plugin declares.
+    Unparsed {
+        /// The watcher as shown.
+        watcher: Arc<str>,
+        /// Its text, or the beginning of a long one.
+        text: String,
+        /// The mistakes in it.
+        reason: String,
+    },
     /// A job was given up: a dead letter.
     GaveUp {
         /// The job.

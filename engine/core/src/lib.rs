@@ -17,6 +17,7 @@ mod outcome;
 mod policy;
 mod record;
 mod registry;
+mod rehearsal;
 mod settle;
 mod state;
 pub mod supervise;
@@ -28,5 +29,7 @@ pub use event::{
 };
 pub use outcome::{Ended, Outcome};
 pub use policy::{Bounds, Policy, RetryPolicy};
+pub use registry::{check_declared, check_fires_per_second};
+pub use rehearsal::{Rehearsal, Rehearsed};
 pub use state::{AuditWrites, Snapshot, State, Writes};
 pub use waits::{Overview, WaitReason, Waiting};

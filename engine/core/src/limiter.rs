@@ -55,6 +55,11 @@ impl Limiter {
         Ok(())
     }
 
+    /// From one start to the next while fires wait.
+    pub fn period(&self) -> Duration {
+        self.quota.replenish_interval()
+    }
+
     /// Charges one attempt with the time at which it left. One that a former limiter of the same
     /// watcher decided keeps this one closed for as long as it fills the window.
     pub fn charge(&mut self, left: Mono) {

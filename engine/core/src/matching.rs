@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axwatch_model::{JobId, JobOrigin, JobRow, Now, Stored, WatcherNumber, WatcherState};
+use axwatch_query::AliasChange;
 use sha2::{Digest, Sha256};
 
 use crate::event::Effect;
@@ -16,7 +17,8 @@ struct Payload {
 }
 
 impl State {
-    /// Matches the next claim of the log against all watchers and makes a job of each fire.
+    /// Matches the next claim of the log against all watchers and makes a job of each fire. What it says
+    /// of aliases is in force for the claims after it.
     pub(crate) fn match_claim(
         &mut self,
         stored: &Arc<Stored>,
@@ -27,7 +29,7 @@ impl State {
         self.matched_seq = stored.seq;
         self.unwritten.matched = true;
         let mut found = Vec::new();
-        self.index.matching(&stored.attestation, &mut found);
+        self.index.matching(&stored.attestation, &self.aliases, &mut found);
         let mut payload = None;
         let mut fires = 0;
         for number in found {
@@ -36,6 +38,9 @@ impl State {
         }
         if let Some(Payload { bytes, .. }) = payload {
             effects.push(Effect::Payload { seq: stored.seq, bytes });
+        }
+        if let Some(change) = AliasChange::of(stored) {
+            self.aliases.apply(&change);
         }
         effects.push(Effect::Fired { seq: stored.seq, fires });
     }

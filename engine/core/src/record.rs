@@ -12,7 +12,8 @@ use serde::Serialize;
 pub enum Record<'a> {
     /// The engine began to write to the store.
     EngineStarted(EngineStarted),
-    /// A watcher was registered, changed, paused, resumed, retired or refused.
+    /// A watcher was registered, changed, paused, resumed, retired or refused, or its text was found to
+    /// be no AX any more.
     Watcher(WatcherRecord<'a>),
     /// A watcher's filter held for a claim.
     Matched(Matched<'a>),
@@ -40,7 +41,7 @@ pub struct EngineStarted {
 }
 
 /// `watcher_registered`, `watcher_changed`, `watcher_paused`, `watcher_resumed`, `watcher_retired`,
-/// `watcher_refused`.
+/// `watcher_refused`, `watcher_broken`, `watcher_mended`.
 #[derive(Debug, Clone, Serialize)]
 pub struct WatcherRecord<'a> {
     /// When.

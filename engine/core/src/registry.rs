@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_model::{
-    Attributes, Counters, Declared, HandlerName, HandlerRef, LaneKey, LocalId, Now, Owner,
-    PluginName, PluginRow, Timestamp, WatcherKey, WatcherNumber, WatcherRow, WatcherState, bounds,
+    Attributes, Counters, Declared, HandlerName, HandlerRef, LaneKey, LeafNumber, LocalId, Now,
+    Owner, PluginName, PluginRow, RevisionRow, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
+    WatcherState, bounds,
 };
 use axwatch_query::{Filter, Mistakes};
 
@@ -22,6 +23,8 @@ use crate::state::{State, Timer, Watcher};
 const DOUBTED: Duration = Duration::from_secs(10 * 60);
 /// Why a plugin's watcher is retired.
 const NO_LONGER_DECLARED: &str = "its plugin no longer declares it";
+/// How the error of a watcher begins whose text is no AX any more.
+const BROKEN: &str = "its text is not understood any more: ";
 /// No local id sorts before it, because control characters are none.
 const FIRST_LOCAL: &str = " ";
 
@@ -253,13 +256,7 @@ impl State {
             declaration.local.parse().map_err(|error| Refusal::invalid(format!("{error}")))?;
         let key = WatcherKey { owner: owner.clone(), local };
         self.check_shown(&key)?;
-        let (filter, actions) = Filter::declared(&declaration.declared).map_err(not_understood)?;
-        if filter.is_empty() {
-            return Err(Refusal::invalid(
-                "the watcher filters on nothing; name at least one subject, predicate, context or actor",
-            ));
-        }
-        check_terms(&declaration.declared)?;
+        let (filter, actions) = check_declared(&declaration.declared)?;
         let mut handlers = Vec::new();
         for text in actions.iter().chain(&declaration.handlers) {
             let handler = self.check_handler(owner, text)?;
@@ -272,14 +269,7 @@ impl State {
                 "the watcher has no handler; name one with `so HANDLER` in its text or with --run HANDLER",
             ));
         }
-        if handlers.len() > bounds::HANDLERS_MAX {
-            let reason = format!(
-                "handlers: {} are named; at most {} are allowed",
-                handlers.len(),
-                bounds::HANDLERS_MAX
-            );
-            return Err(Refusal::invalid(reason));
-        }
+        check_handler_count(handlers.len())?;
         Ok(Checked {
             key,
             declared: declaration.declared.clone(),
@@ -444,16 +434,31 @@ impl State {
         self.by_shown.insert(shown, number);
         self.reindex(number, &checked.filter);
         self.unwritten.watchers.insert(number);
-        self.record_watcher(
-            number,
-            if standing { "watcher_changed" } else { "watcher_registered" },
-            None,
-            None,
-            now,
-        );
+        let kind = if standing { "watcher_changed" } else { "watcher_registered" };
+        let leaf = self.record_watcher(number, kind, None, None, now);
+        self.keep_revision(number, leaf);
         self.rebind_lanes(number);
         self.schedule_watcher(number);
         number
+    }
+
+    /// Keeps for which claims the present revision is in force: those that are matched from now on.
+    fn keep_revision(&mut self, number: WatcherNumber, leaf: LeafNumber) {
+        let row = &self.watchers[&number].row;
+        let revision = RevisionRow {
+            watcher: number,
+            revision: row.revision,
+            generation: row.generation,
+            declared: row.declared.clone(),
+            handlers: row.handlers.iter().map(|handler| handler.declared.clone()).collect(),
+            max_fires_per_second: row.max_fires_per_second,
+            at: row.updated_at,
+            leaf: Some(leaf),
+            since_seq: row.since_seq,
+            from_seq: row.since_seq.max(self.matched_seq),
+            retired_seq: None,
+        };
+        self.unwritten.revisions.push(revision);
     }
 
     /// Lets the lanes of a watcher follow its handlers, which may have moved to another plugin.
@@ -513,18 +518,42 @@ impl State {
             matches!(row.state, WatcherState::Paused | WatcherState::Muted).then_some(now.mono);
         match Filter::declared(&row.declared) {
             Ok((filter, _)) => {
-                if row.state == WatcherState::Broken {
-                    row.state = state_of(row);
+                let was_broken = row.error.as_ref().is_some_and(|error| error.starts_with(BROKEN));
+                if was_broken {
                     row.error = None;
+                    if row.state == WatcherState::Broken {
+                        row.state = state_of(row);
+                    }
                     self.unwritten.watchers.insert(number);
                 }
                 self.reindex(number, &filter);
+                if was_broken {
+                    self.record_watcher(number, "watcher_mended", None, None, now);
+                }
             }
-            Err(mistakes) => {
-                row.state = WatcherState::Broken;
-                row.error = Some(mistakes.to_string());
-                self.unwritten.watchers.insert(number);
-            }
+            Err(mistakes) => self.break_watcher(number, &mistakes.to_string(), now),
+        }
+    }
+
+    /// Keeps a watcher whose text is not understood any more: it matches nothing until it is declared
+    /// anew, or its text is AX again.
+    fn break_watcher(&mut self, number: WatcherNumber, mistakes: &str, now: Now) {
+        let mistakes = bounds::cut(mistakes, bounds::ERROR_BYTES_MAX);
+        let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
+        let row = &mut watcher.row;
+        let (watcher, declared) = (watcher.shown.clone(), row.declared.clone());
+        let error = Some(format!("{BROKEN}{mistakes}"));
+        let is_news = row.error != error;
+        row.error = error;
+        // One that a person paused stays so, that it does not go on when its text is AX again.
+        if row.state != WatcherState::Paused {
+            row.state = WatcherState::Broken;
+        }
+        self.index.remove(index_id(number));
+        self.unparsed.push(unparsed(watcher, &declared, mistakes));
+        if is_news {
+            self.unwritten.watchers.insert(number);
+            self.record_watcher(number, "watcher_broken", Some(mistakes), None, now);
         }
     }
 
@@ -636,8 +665,10 @@ impl State {
                 watcher.held += now.mono.since(since);
             }
             self.unwritten.watchers.insert(number);
-            if let Ok((filter, _)) = Filter::declared(&self.watchers[&number].row.declared) {
-                self.reindex(number, &filter);
+            let declared = self.watchers[&number].row.declared.clone();
+            match Filter::declared(&declared) {
+                Ok((filter, _)) => self.reindex(number, &filter),
+                Err(mistakes) => self.break_watcher(number, &mistakes.to_string(), now),
             }
             self.record_watcher(number, "watcher_resumed", None, None, now);
             self.schedule_watcher(number);
@@ -652,6 +683,7 @@ impl State {
         }
         watcher.row.state = WatcherState::Retired;
         watcher.row.updated_at = now.wall;
+        self.unwritten.retired.push((number, watcher.row.revision, self.matched_seq));
         // Its limiter stays: what is under way may not be started beyond it again.
         watcher.held_since = None;
         let shown = watcher.shown.clone();
@@ -670,7 +702,7 @@ impl State {
         reason: Option<&str>,
         cancelled: Option<u64>,
         now: Now,
-    ) {
+    ) -> LeafNumber {
         let watcher = &self.watchers[&number];
         let (row, shown) = (watcher.row.clone(), watcher.shown.clone());
         let told = matches!(kind, "watcher_registered" | "watcher_changed");
@@ -691,7 +723,7 @@ impl State {
             r#type: kind,
             watcher: &shown,
             when: when.as_deref(),
-        }));
+        }))
     }
 
     fn note_refused(
@@ -714,6 +746,10 @@ impl State {
             watcher: &shown,
             when: None,
         }));
+        if let (Owner::Plugin(_), Some(mistakes)) = (owner, &refusal.mistakes) {
+            let watcher = shown.as_str().into();
+            self.unparsed.push(unparsed(watcher, &declaration.declared, &mistakes.to_string()));
+        }
         let Ok(local) = declaration.local.parse::<LocalId>() else { return };
         let key = WatcherKey { owner: owner.clone(), local };
         let error = format!(
@@ -776,6 +812,49 @@ fn state_of(row: &WatcherRow) -> WatcherState {
     }
 }
 
+/// What a declaration waits for, and the handlers that its text names, each once: checked as far as that
+/// can be without knowing who answers for a handler.
+///
+/// # Errors
+/// [`Refusal`] of a text that is no AX, filters that ask for nothing or too much, and handlers that
+/// cannot be any.
+pub fn check_declared(declared: &Declared) -> Result<(Filter, Vec<String>), Refusal> {
+    let (filter, actions) = Filter::declared(declared).map_err(not_understood)?;
+    if filter.is_empty() {
+        return Err(Refusal::invalid(
+            "the watcher filters on nothing; name at least one subject, predicate, context or actor",
+        ));
+    }
+    check_terms(declared)?;
+    let mut handlers: Vec<String> = Vec::new();
+    for text in actions {
+        HandlerName::parse_qualified(&text).map_err(|error| Refusal::invalid(error.to_string()))?;
+        if !handlers.contains(&text) {
+            handlers.push(text);
+        }
+    }
+    check_handler_count(handlers.len())?;
+    Ok((filter, handlers))
+}
+
+fn check_handler_count(count: usize) -> Result<(), Refusal> {
+    if count > bounds::HANDLERS_MAX {
+        let reason =
+            format!("handlers: {count} are named; at most {} are allowed", bounds::HANDLERS_MAX);
+        return Err(Refusal::invalid(reason));
+    }
+    Ok(())
+}
+
+/// That a watcher's text is no AX, for the log: so much of it as is worth a line.
+fn unparsed(watcher: Arc<str>, declared: &Declared, mistakes: &str) -> Effect {
+    Effect::Unparsed {
+        watcher,
+        text: bounds::cut(&declared.shown(), bounds::ERROR_BYTES_MAX).to_owned(),
+        reason: bounds::cut(mistakes, bounds::ERROR_BYTES_MAX).to_owned(),
+    }
+}
+
 fn not_understood(mistakes: Mistakes) -> Refusal {
     Refusal {
         kind: RefusalKind::Invalid,
@@ -832,8 +911,17 @@ fn check_params(params: Option<&str>) -> Result<Option<Arc<str>>, Refusal> {
 fn check_rate(declaration: &Declaration) -> Result<Option<u32>, Refusal> {
     match declaration.max_fires_per_second {
         0 if declaration.zero_is_never => Ok(Some(0)),
-        0 => Ok(None),
-        rate @ 1..=bounds::FIRES_PER_SECOND_MAX => Ok(u32::try_from(rate).ok()),
+        rate => Ok(check_fires_per_second(rate)?.map(NonZeroU32::get)),
+    }
+}
+
+/// The limit that a declaration asks for; `None` is no limit, which is written as 0.
+///
+/// # Errors
+/// [`Refusal`] of one that is no limit.
+pub fn check_fires_per_second(rate: i64) -> Result<Option<NonZeroU32>, Refusal> {
+    match rate {
+        0..=bounds::FIRES_PER_SECOND_MAX => Ok(u32::try_from(rate).ok().and_then(NonZeroU32::new)),
         rate => Err(Refusal::invalid(format!(
             "max_fires_per_second: {rate} is not between 0 (no limit) and {}",
             bounds::FIRES_PER_SECOND_MAX

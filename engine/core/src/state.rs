@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_model::{
-    Counters, HandlerName, HandlerRow, JobNumber, JobRow, LaneKey, LeafNumber, Mono, Now,
-    PluginName, PluginRow, Seq, Timestamp, WatcherKey, WatcherNumber, WatcherRow, WatcherState,
+    Counters, HandlerName, HandlerRow, JobNumber, JobRow, LaneKey, LeafNumber, Mono, Now, Owner,
+    PluginName, PluginRow, RevisionRow, Seq, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
+    WatcherState,
 };
-use axwatch_query::WatcherIndex;
+use axwatch_query::{Aliases, WatcherIndex};
 use hashbrown::HashMap;
 
 use crate::audit::{Hash, Tree};
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub watchers: Vec<WatcherRow>,
     /// What they have done.
     pub counters: Vec<(WatcherNumber, Counters)>,
+    /// The aliases that the claims up to `matched_seq` left.
+    pub aliases: Aliases,
     /// All announced handlers.
     pub handlers: Vec<HandlerRow>,
     /// The audit's tree.
@@ -51,6 +54,10 @@ pub struct Writes {
     pub jobs: Vec<JobRow>,
     /// The present row of each new or changed watcher.
     pub watchers: Vec<WatcherRow>,
+    /// New revisions of watchers.
+    pub revisions: Vec<RevisionRow>,
+    /// Watchers whose present revision ended, with the last claim that it was asked about.
+    pub retired: Vec<(WatcherNumber, u64, Seq)>,
     /// For each plugin named, all its handlers.
     pub handlers: Vec<(PluginName, Vec<HandlerName>)>,
     /// The present row of each plugin that came up.
@@ -89,6 +96,8 @@ pub struct State {
     pub(crate) by_shown: HashMap<Arc<str>, WatcherNumber>,
     pub(crate) last_watcher: WatcherNumber,
     pub(crate) index: WatcherIndex,
+    /// The words that are one, for the next claim to be matched.
+    pub(crate) aliases: Aliases,
     pub(crate) plugins: BTreeMap<PluginName, PluginState>,
     pub(crate) lanes: HashMap<LaneId, Lane>,
     pub(crate) lane_ids: BTreeMap<LaneKey, LaneId>,
@@ -116,6 +125,8 @@ pub struct State {
     pub(crate) draining: bool,
     /// Nothing starts for now: the disk is nearly full, and what runs needs the rest of it.
     pub(crate) disk_low: bool,
+    /// Texts that were found to be no AX since the last step.
+    pub(crate) unparsed: Vec<Effect>,
     pub(crate) tree: Tree,
     pub(crate) unwritten: Unwritten,
     recovering: bool,
@@ -131,6 +142,8 @@ pub(crate) struct Unwritten {
     /// Rows of jobs that left memory.
     pub released: BTreeMap<JobNumber, JobRow>,
     pub watchers: BTreeSet<WatcherNumber>,
+    pub revisions: Vec<RevisionRow>,
+    pub retired: Vec<(WatcherNumber, u64, Seq)>,
     pub handlers: BTreeSet<PluginName>,
     pub plugins: BTreeMap<PluginName, PluginRow>,
     pub matched: bool,
@@ -285,6 +298,7 @@ impl State {
             by_shown: HashMap::new(),
             last_watcher: WatcherNumber(0),
             index: WatcherIndex::default(),
+            aliases: snapshot.aliases,
             plugins: BTreeMap::new(),
             lanes: HashMap::new(),
             lane_ids: BTreeMap::new(),
@@ -303,6 +317,7 @@ impl State {
             to_pump: BTreeSet::new(),
             draining: false,
             disk_low: false,
+            unparsed: Vec::new(),
             tree: snapshot.tree,
             unwritten: Unwritten { first_leaf, ..Unwritten::default() },
             recovering: true,
@@ -314,15 +329,15 @@ impl State {
         for plugin in state.plugins.values_mut() {
             plugin.away_since = Some(now.mono);
         }
+        let epoch = state.policy.epoch;
+        let store = state.policy.store_id;
+        let started = EngineStarted { at: now.wall, epoch, store, r#type: "engine_started" };
+        state.record(&Record::EngineStarted(started));
         let counters: BTreeMap<_, _> = snapshot.counters.into_iter().collect();
         for row in snapshot.watchers {
             let counters = counters.get(&row.number).copied().unwrap_or_default();
             state.restore_watcher(row, counters, now);
         }
-        let epoch = state.policy.epoch;
-        let store = state.policy.store_id;
-        let started = EngineStarted { at: now.wall, epoch, store, r#type: "engine_started" };
-        state.record(&Record::EngineStarted(started));
         state
     }
 
@@ -386,6 +401,7 @@ impl State {
         self.run_timers(now);
         self.pump(now, &mut effects);
         self.load_starved(&mut effects);
+        effects.append(&mut self.unparsed);
         effects
     }
 
@@ -442,6 +458,33 @@ impl State {
         views
     }
 
+    /// A watcher that is not retired, with what it has done: by the id that people see, or the local id of
+    /// one of theirs.
+    #[must_use]
+    pub fn watcher(&self, text: &str) -> Option<(WatcherRow, Counters)> {
+        let of_user = || {
+            let key = WatcherKey { owner: Owner::User, local: text.parse().ok()? };
+            self.by_key.get(&key)
+        };
+        let watcher = &self.watchers[self.by_shown.get(text).or_else(of_user)?];
+        if watcher.row.state == WatcherState::Retired {
+            return None;
+        }
+        let mut row = watcher.row.clone();
+        row.state = row.shown_state(self.matched_seq, self.head);
+        Some((row, watcher.counters))
+    }
+
+    /// The watchers whose fires wait because they are paused.
+    #[must_use]
+    pub fn paused(&self) -> Vec<WatcherNumber> {
+        let watchers = self.watchers.values().map(|watcher| &watcher.row);
+        let paused = watchers.filter(|row| row.state == WatcherState::Paused);
+        let mut paused: Vec<_> = paused.map(|row| row.number).collect();
+        paused.sort_unstable();
+        paused
+    }
+
     /// Takes what the batch at hand writes. `finally` writes counters and marks whatever their age.
     pub fn take_writes(&mut self, finally: bool) -> Writes {
         let counters = self.take_counters(finally);
@@ -464,6 +507,8 @@ impl State {
                 .filter_map(|number| self.watchers.get(number))
                 .map(|watcher| watcher.row.clone())
                 .collect(),
+            revisions: std::mem::take(&mut unwritten.revisions),
+            retired: std::mem::take(&mut unwritten.retired),
             handlers: handlers
                 .into_iter()
                 .map(|plugin| {

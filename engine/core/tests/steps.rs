@@ -12,10 +12,11 @@ use axwatch_core::{
     RequestId, Start, WatcherCommand,
 };
 use axwatch_model::{
-    Declared, JobId, JobNumber, JobRow, JobState, Mono, Owner, PluginName, Seq, StoreId,
-    StructuralFilter, WatcherKey, WatcherRow, WatcherState,
+    Attributes, Declared, JobId, JobNumber, JobRow, JobState, Mono, Owner, PluginName, RevisionRow,
+    Seq, StoreId, StructuralFilter, WatcherKey, WatcherRow, WatcherState,
 };
 
+use axwatch_query::{AliasChange, AliasChangeKind};
 use world::{World, busy, done, lost, on_predicate, policy, registration, starts, stored};
 
 impl World {
@@ -97,6 +98,16 @@ impl World {
     fn claim(&mut self, subject: &str, predicate: &str) -> Vec<Effect> {
         self.seq += 1;
         let stored = stored(self.seq, subject, predicate, self.now);
+        self.tell(Event::Match { stored: Arc::new(stored) })
+    }
+
+    /// A claim that changes the aliases, of a person or a plugin.
+    fn alias(&mut self, change: &AliasChange, appended_by: &str) -> Vec<Effect> {
+        self.seq += 1;
+        let mut stored = stored(self.seq, AliasChange::SUBJECT, change.predicate(), self.now);
+        stored.attestation.attributes = Attributes::parse(&change.attributes()).unwrap();
+        stored.appended_by = appended_by.into();
+        self.aliases.extend(AliasChange::of(&stored).map(|change| (stored.seq, change)));
         self.tell(Event::Match { stored: Arc::new(stored) })
     }
 
@@ -898,4 +909,58 @@ fn a_limited_job_knows_when_it_may_go() {
     assert_eq!(waits(&world), ["Limit 0 1000 ms", "Limit 1 1000 ms"]);
     world.pass(second());
     assert_eq!(waits(&world)[0], "running");
+}
+
+#[test]
+fn aliases_are_in_force_after_the_claim_that_says_so() {
+    let mut world = World::new();
+    world.up("demo", &["act"], Vec::new());
+    world.declare(in_ax("w", "'new york' is p", "act")).unwrap();
+    let change = |kind, words: &[&str]| {
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        AliasChange { kind, words }
+    };
+    let link = |words: &[&str]| change(AliasChangeKind::Link, words);
+    world.alias(&link(&["boston", "New York"]), "git");
+    assert_eq!(fired(&world.claim("Boston", "p")), 0, "plugins change no aliases");
+    assert_eq!(fired(&world.claim("NYC", "p")), 0);
+    assert_eq!(fired(&world.alias(&link(&["NY", "New York"]), "user")), 0);
+    world.alias(&link(&["nyc", "ny"]), "user");
+    assert_eq!(fired(&world.claim("NYC", "p")), 1);
+    world.restart();
+    assert_eq!(fired(&world.claim("nyc", "p")), 1, "they survive a restart");
+    world.alias(&change(AliasChangeKind::Unlink, &["NY"]), "user");
+    assert_eq!(fired(&world.claim("nyc", "p")), 0);
+    assert_eq!(fired(&world.claim("new york", "p")), 1);
+}
+
+/// The revision that was in force at a claim can be told for every claim.
+#[test]
+fn every_revision_says_which_claims_it_was_asked_about() {
+    let mut world = World::new();
+    world.up("demo", &["act"], Vec::new());
+    world.claim("x", "p");
+    world.declare(in_ax("w", "is p", "act")).unwrap();
+    world.claim("x", "p");
+    world.declare(in_ax("w", "is p", "act")).unwrap();
+    world.declare(in_ax("w", "is q", "act")).unwrap();
+    world.claim("x", "q");
+    world.restart();
+    world.command("w", WatcherCommand::Remove).0.unwrap();
+    world.claim("x", "q");
+    world.declare(in_ax("w", "is q", "act")).unwrap();
+    let number = world.watchers["user-w"].number;
+    let found: Vec<_> = world.revisions.range((number, 0)..).map(|(_, row)| row).collect();
+    let spans = found.iter().map(|row| {
+        (row.revision, row.generation, row.since_seq.0, row.from_seq.0, row.retired_seq)
+    });
+    let expected = [(1, 0, 1, 1, None), (2, 0, 1, 2, Some(Seq(3))), (3, 1, 4, 4, None)];
+    assert_eq!(spans.collect::<Vec<_>>(), expected);
+    let said = |row: &&&RevisionRow| {
+        let record = world.records("watcher_registered").into_iter();
+        let record = record.chain(world.records("watcher_changed"));
+        record.filter(|record| record["revision"] == row.revision).count() == 1
+            && row.leaf.is_some()
+    };
+    assert_eq!(found.iter().filter(said).count(), 3);
 }

@@ -16,13 +16,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axwatch_ats::{Question, StoreError};
+use axwatch_ats::{Matches, StoreError};
 use axwatch_model::AttestationId;
 use axwatch_proto::axwatch::v1;
 use axwatch_proto::axwatch::v1::plugin_host_server::{PluginHost, PluginHostServer};
 use axwatch_proto::protocol;
 use axwatch_proto::protocol::ats_store_service_server::{AtsStoreService, AtsStoreServiceServer};
-use axwatch_query::Filter;
 use futures::{Stream, StreamExt as _, future, stream};
 use tokio::net::TcpListener;
 use tokio::sync::OwnedSemaphorePermit;
@@ -43,8 +42,6 @@ const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Commands in one batch. A command of a few bytes becomes a draft of a kilobyte and more, all of them
 /// at once, so that the bound on a request's bytes alone would leave room for hundreds of megabytes.
 const BATCH_COMMANDS_MAX: usize = 10_000;
-/// Claims read from the store at a time.
-const PAGE: usize = 500;
 /// How long Announce waits until what Initialize said is registered.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -245,8 +242,8 @@ impl Services {
         request: protocol::GetAttestationsRequest,
     ) -> Result<Vec<protocol::Attestation>, CallError> {
         let mut admitted = self.admit(&request.auth_token)?;
-        let (filter, limit) = wire::search(request, self.engine.clock().now().wall)?;
-        let mut search = Search::new(&self.engine, filter, limit);
+        let asked = wire::search(request, self.engine.clock().now().wall)?;
+        let mut search = Search::begin(&self.engine, asked).await?;
         // `success` takes two; what a reply that was done leaves out takes none.
         let (mut found, mut bytes) = (Vec::new(), 2);
         while let Some(page) = search.next_page().await? {
@@ -284,30 +281,26 @@ impl Services {
 
 /// A search that is under way, page by page, newest first.
 struct Search {
-    engine: Engine,
-    question: Question,
+    matches: Matches,
     /// How many are still wanted.
     wanted: usize,
-    is_over: bool,
 }
 
 impl Search {
-    fn new(engine: &Engine, filter: Filter, limit: Option<usize>) -> Search {
-        let question = Question { filter, before: None, limit: PAGE };
-        let wanted = limit.unwrap_or(usize::MAX);
-        Search { engine: engine.clone(), question, wanted, is_over: false }
+    /// A search up to the head and under the aliases of this moment.
+    async fn begin(engine: &Engine, asked: wire::Asked) -> Result<Search, StoreError> {
+        let wire::Asked { filter, over, limit } = asked;
+        let (head, aliases) = engine.aliases_at_head().await?;
+        let matches = Matches::new(engine.store(), filter, over, aliases, head.next(), None);
+        Ok(Search { matches, wanted: limit.unwrap_or(usize::MAX) })
     }
 
     /// The next claims, perhaps none although more will come; `None` at the end.
     async fn next_page(&mut self) -> Result<Option<Vec<protocol::Attestation>>, StoreError> {
-        if self.is_over || self.wanted == 0 {
+        if self.wanted == 0 {
             return Ok(None);
         }
-        self.question.limit = self.wanted.min(PAGE);
-        let page = self.engine.store().query(&self.question).await?;
-        self.is_over = page.next.is_none();
-        self.question.before = page.next;
-        let rows = &page.rows[..page.rows.len().min(self.wanted)];
+        let Some(rows) = self.matches.next(self.wanted).await? else { return Ok(None) };
         self.wanted -= rows.len();
         Ok(Some(rows.iter().map(wire::attestation).collect()))
     }
@@ -422,8 +415,9 @@ impl AtsStoreService for Services {
         let mut admitted = self.admit(&request.auth_token)?;
         let invalid = |error| Status::invalid_argument(text(&CallError::Search(error)));
         let now = self.engine.clock().now().wall;
-        let (filter, limit) = wire::search(request, now).map_err(invalid)?;
-        let search = Search::new(&self.engine, filter, limit);
+        let asked = wire::search(request, now).map_err(invalid)?;
+        let failed = |error: StoreError| Status::unavailable(text(&error.into()));
+        let search = Search::begin(&self.engine, asked).await.map_err(failed)?;
         admitted.done();
         Ok(Response::new(Box::pin(found(admitted, search))))
     }

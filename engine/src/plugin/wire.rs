@@ -385,44 +385,44 @@ pub(crate) fn attestation(stored: &Stored) -> protocol::Attestation {
 
 // ---- searches ----
 
-/// Why a search cannot be made.
+/// Why a search cannot be made: the mistakes of its AX text.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum InvalidSearch {
-    /// The AX text.
-    #[error("ax: {0}")]
-    Ax(#[from] Mistakes),
-    /// A sum over many claims, which this reply cannot tell.
-    #[error(
-        "ax: {0}: a search answers with claims one by one; leave it out and add up what they say"
-    )]
-    Over(Over),
+#[error("ax: {0}")]
+pub(crate) struct InvalidSearch(#[from] Mistakes);
+
+/// What a search asks for.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub filter: Filter,
+    /// How long its subjects have to have lasted.
+    pub over: Option<Over>,
+    /// How many claims it wants at most.
+    pub limit: Option<usize>,
 }
 
-/// What a search asks for, and how many it wants at most.
+/// Reads a search.
 ///
 /// With AX text, whose times are reckoned at this now, of the lists of the filter nothing counts; its
 /// limit and its times still do.
 pub(crate) fn search(
     request: protocol::GetAttestationsRequest,
     now: Timestamp,
-) -> Result<(Filter, Option<usize>), InvalidSearch> {
+) -> Result<Asked, InvalidSearch> {
     let filter = request.filter.unwrap_or_default();
     let limit = filter.limit.and_then(|limit| usize::try_from(limit).ok()).filter(|&n| n > 0);
     let (start, end) = (filter.time_start, filter.time_end);
-    let meaning = if request.ax.is_empty() {
-        Filter::structural(&StructuralFilter {
+    let (meaning, over) = if request.ax.is_empty() {
+        let lists = StructuralFilter {
             subjects: filter.subjects,
             predicates: filter.predicates,
             contexts: filter.contexts,
             actors: filter.actors,
-        })
+        };
+        (Filter::structural(&lists), None)
     } else {
-        match Filter::asked(&request.ax, now)? {
-            (meaning, None) => meaning,
-            (_, Some(over)) => return Err(InvalidSearch::Over(over)),
-        }
+        Filter::asked(&request.ax, now)?
     };
-    Ok((meaning.within(start, end), limit))
+    Ok(Asked { filter: meaning.within(start, end), over, limit })
 }
 
 /// Bytes that a claim takes in a reply's list: its own, the list's key, and its length.
@@ -728,20 +728,21 @@ mod tests {
         };
         let now = Timestamp::from_ms(1_718_461_800_000).unwrap();
         let search = |request| search(request, now);
-        let (filter, limit) = search(request("", Some(2))).unwrap();
+        let Asked { filter, limit, .. } = search(request("", Some(2))).unwrap();
         assert_eq!(limit, Some(2));
         assert_eq!((filter.mode(), filter.time_start()), (axwatch_query::Mode::Exact, Some(5)));
         for unlimited in [None, Some(0), Some(-3)] {
-            assert_eq!(search(request("", unlimited)).unwrap().1, None);
+            assert_eq!(search(request("", unlimited)).unwrap().limit, None);
         }
-        let (filter, limit) = search(request("ALICE is author", Some(1))).unwrap();
+        let Asked { filter, limit, over } = search(request("ALICE is author", Some(1))).unwrap();
+        assert_eq!(over, None);
         assert_eq!((filter.mode(), limit), (axwatch_query::Mode::Folded, Some(1)));
         assert_eq!(filter.any(axwatch_query::Dimension::Predicate), [Box::from("author")]);
         assert_eq!(filter.time_start(), Some(5), "its own times count beside those of the text");
-        let (filter, _) = search(request("since yesterday", None)).unwrap();
+        let Asked { filter, .. } = search(request("since yesterday", None)).unwrap();
         assert_eq!(filter.time_start(), Some(1_718_375_400_000));
-        let error = search(request("over 5 years", None)).unwrap_err().to_string();
-        assert!(error.starts_with("ax: over 5 years: "), "{error}");
+        let over = search(request("over 5 years", None)).unwrap().over;
+        assert_eq!(over.map(|over| over.to_string()).as_deref(), Some("over 5 years"));
         let error = search(request("ALICE is", None)).unwrap_err().to_string();
         assert!(error.starts_with("ax: at 6:") || error.starts_with("ax: at 8:"), "{error}");
     }

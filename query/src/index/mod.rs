@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use axwatch_model::Attestation;
 
 use crate::eval::Claim;
-use crate::{Filter, Mode};
+use crate::{Aliases, Filter, Mode};
 use record::Records;
 use side::{Known, Side};
 
@@ -98,14 +98,14 @@ impl WatcherIndex {
         }
     }
 
-    /// Finds every watcher whose filter holds for the attestation.
+    /// Finds every watcher whose filter holds for the attestation, under these aliases.
     ///
     /// Shape: `found` is emptied first, then holds ids in rising order, each once. Hand in the same
     /// vector each time, and nothing is allocated for it.
-    pub fn matching(&self, attestation: &Attestation, found: &mut Vec<u32>) {
+    pub fn matching(&self, attestation: &Attestation, aliases: &Aliases, found: &mut Vec<u32>) {
         found.clear();
         // A watcher's now is when the claim was appended, however late it is matched.
-        let claim = Claim::at(attestation, attestation.created_at);
+        let claim = Claim::at(attestation, attestation.created_at, aliases);
         let mut candidates = Vec::new();
         for side in [&self.folded, &self.exact] {
             let known = side.look_up(&claim, found);
@@ -139,7 +139,10 @@ impl WatcherIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Clause, Query, Terms, matches, matches_at, parse_watcher};
+    use crate::{
+        AliasChange, AliasChangeKind, Clause, Query, Terms, fold, matches, matches_at,
+        parse_watcher,
+    };
     use axwatch_model::{Attributes, StructuralFilter, Timestamp};
     use proptest::collection::vec;
     use proptest::prelude::*;
@@ -315,24 +318,61 @@ mod tests {
         watchers
     }
 
+    /// Some of the watchers' words are one.
+    fn any_aliases() -> impl Strategy<Value = Aliases> {
+        let some = vec(words(2..4), 0..4).prop_map(|changes| {
+            let mut aliases = Aliases::default();
+            for words in changes {
+                aliases.apply(&AliasChange { kind: AliasChangeKind::Link, words });
+            }
+            aliases
+        });
+        prop_oneof![1 => Just(Aliases::default()), 2 => some]
+    }
+
+    /// The claim as it would be if it named every word that is one with its own.
+    fn spelt_out(attestation: &Attestation, aliases: &Aliases) -> Attestation {
+        let spell_out = |terms: &[String]| {
+            let others = terms.iter().flat_map(|term| aliases.class_of(&fold(term)).to_vec());
+            let others: Vec<String> = others.map(String::from).collect();
+            [terms, &others].concat()
+        };
+        Attestation {
+            subjects: spell_out(&attestation.subjects),
+            contexts: spell_out(&attestation.contexts),
+            actors: spell_out(&attestation.actors),
+            ..attestation.clone()
+        }
+    }
+
     fn check(
         index: &WatcherIndex,
         watchers: &BTreeMap<u32, Filter>,
         attestation: &Attestation,
+        aliases: &Aliases,
     ) -> Result<(), TestCaseError> {
-        let holds = |(_, filter): &(&u32, &Filter)| matches(filter, attestation);
+        let holds = |(_, filter): &(&u32, &Filter)| matches(filter, attestation, aliases);
         let asked: Vec<u32> = watchers.iter().filter(holds).map(|(id, _)| *id).collect();
         let mut found = vec![7];
-        index.matching(attestation, &mut found);
+        index.matching(attestation, aliases, &mut found);
         prop_assert_eq!(found, asked);
+        let spelt_out = spelt_out(attestation, aliases);
+        for filter in watchers.values() {
+            let same = match filter.mode() {
+                Mode::Folded => &spelt_out,
+                Mode::Exact => attestation,
+            };
+            let expected = matches(filter, same, Aliases::none());
+            prop_assert_eq!(matches(filter, attestation, aliases), expected);
+        }
         // A filter whose times are fixed at a now gives, at any other, the answer of that now.
         let (now, other) = (attestation.created_at, Timestamp::from_ms(0).unwrap());
         for filter in watchers.values() {
             let pinned = filter.clone().pinned(now);
-            let once = matches_at(filter, attestation, now);
+            let once = matches_at(filter, attestation, now, aliases);
             // What cannot be reckoned stays relative.
             if pinned.pinned(other) == filter.clone().pinned(now) {
-                let again = matches_at(&filter.clone().pinned(now), attestation, other);
+                let again = matches_at(&filter.clone().pinned(now), attestation, other, aliases);
                 prop_assert_eq!(once, again);
             }
         }
@@ -344,12 +384,13 @@ mod tests {
         #[test]
         fn index_finds_what_asking_every_watcher_finds(
             changes in any_changes(), attestations in vec(any_attestation(), 1..8),
+            aliases in any_aliases(),
         ) {
             let mut index = WatcherIndex::new();
             let watchers = apply(&mut index, &changes);
             prop_assert_eq!(index.len(), watchers.len());
             for attestation in attestations {
-                check(&index, &watchers, &attestation)?;
+                check(&index, &watchers, &attestation, &aliases)?;
             }
         }
 
@@ -357,11 +398,12 @@ mod tests {
         #[test]
         fn a_crowded_attestation_finds_the_same(
             filters in vec(any_plain_filter(), 50..150), attestation in any_crowded_attestation(),
+            aliases in any_aliases(),
         ) {
             let changes: Vec<_> = (0..).zip(filters.into_iter().map(Some)).collect();
             let mut index = WatcherIndex::new();
             let watchers = apply(&mut index, &changes);
-            check(&index, &watchers, &attestation)?;
+            check(&index, &watchers, &attestation, &aliases)?;
         }
 
         /// Whatever was put in can be taken out, down to the last term.

@@ -181,7 +181,7 @@ impl Side {
                 continue;
             }
             let terms = &mut known.terms[dimension.index()];
-            for i in 0..claim.count(dimension) {
+            for i in 0..claim.count(dimension, self.mode) {
                 let Some(term) = interner.find(claim.term(dimension, self.mode, i)) else {
                     continue;
                 };

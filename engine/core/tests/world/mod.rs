@@ -15,8 +15,9 @@ use axwatch_core::{
 };
 use axwatch_model::{
     Attestation, Declared, Filled, HandlerRow, JobNumber, JobRow, JobState, LaneKey, Lineage, Mono,
-    Now, Seq, StoreId, Stored, StructuralFilter, Timestamp, WatcherRow,
+    Now, RevisionRow, Seq, StoreId, Stored, StructuralFilter, Timestamp, WatcherNumber, WatcherRow,
 };
+use axwatch_query::{AliasChange, Aliases};
 
 pub struct World {
     pub policy: Policy,
@@ -27,6 +28,9 @@ pub struct World {
     pub jobs: BTreeMap<JobNumber, JobRow>,
     /// By the id that people see.
     pub watchers: BTreeMap<String, WatcherRow>,
+    pub revisions: BTreeMap<(WatcherNumber, u64), RevisionRow>,
+    /// What claims of the log change of the aliases.
+    pub aliases: Vec<(Seq, AliasChange)>,
     pub handlers: Vec<HandlerRow>,
     pub audit: Vec<AuditWrites>,
     pub open_jobs_from: JobNumber,
@@ -45,6 +49,8 @@ impl World {
             seq: 0,
             jobs: BTreeMap::new(),
             watchers: BTreeMap::new(),
+            revisions: BTreeMap::new(),
+            aliases: Vec::new(),
             handlers: Vec::new(),
             audit: Vec::new(),
             open_jobs_from: JobNumber(1),
@@ -82,6 +88,14 @@ impl World {
         }
         self.jobs.extend(writes.jobs.into_iter().map(|row| (row.number, row)));
         self.watchers.extend(writes.watchers.into_iter().map(|row| (row.key.to_string(), row)));
+        for row in writes.revisions {
+            let before = self.revisions.insert((row.watcher, row.revision), row);
+            assert!(before.is_none(), "a revision is written once");
+        }
+        for (watcher, revision, seq) in writes.retired {
+            let row = self.revisions.get_mut(&(watcher, revision));
+            row.expect("only what stands is retired").retired_seq = Some(seq);
+        }
         for (plugin, names) in writes.handlers {
             self.handlers.retain(|row| row.plugin != plugin);
             let row = |name| HandlerRow { plugin: plugin.clone(), name };
@@ -108,12 +122,17 @@ impl World {
         }
         let _ = tree.take_nodes();
         self.policy.epoch += 1;
+        let mut aliases = Aliases::default();
+        for (_, change) in self.aliases.iter().filter(|(seq, _)| *seq <= self.matched_seq) {
+            aliases.apply(change);
+        }
         let snapshot = Snapshot {
             matched_seq: self.matched_seq,
             head: Seq(self.seq),
             last_job: self.jobs.last_key_value().map_or(JobNumber(0), |(number, _)| *number),
             open_jobs_from: self.open_jobs_from,
             watchers: self.watchers.values().cloned().collect(),
+            aliases,
             handlers: self.handlers.clone(),
             tree,
             ..Snapshot::default()

@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use axwatch_core::Declaration;
-use axwatch_model::{AttestationId, Declared, LineageKind, StructuralFilter};
+use axwatch_model::{
+    AttestationId, Attributes, Declared, DefaultActor, Defaults, Draft, LineageKind,
+    StructuralFilter,
+};
 use axwatch_proto::axwatch::v1::AnnounceRequest;
 use axwatch_proto::axwatch::v1::plugin_host_client::PluginHostClient;
 use axwatch_proto::protocol::ats_store_service_client::AtsStoreServiceClient;
@@ -13,6 +16,7 @@ use axwatch_proto::protocol::{
     GetAttestationsRequest, InitializeResponse, WatcherRegistration,
 };
 use axwatch_proto::structs;
+use axwatch_query::{AliasChange, AliasChangeKind};
 use prost::Message;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
@@ -274,6 +278,40 @@ async fn claims_are_found_newest_first() {
         streamed.push(claim);
     }
     assert_eq!(streamed, all);
+}
+
+#[tokio::test]
+async fn a_search_in_ax_adds_up_and_knows_aliases() {
+    let mut desk = desk().await;
+    let lasted = |subject: &str, years: u32| AttestationCommand {
+        attributes: Some(
+            structs::from_value(&serde_json::json!({ "duration_years": years })).unwrap(),
+        ),
+        ..about(subject)
+    };
+    let claims = vec![lasted("NY", 2), lasted("Boston", 4), lasted("New York", 2)];
+    assert_eq!(desk.batch(claims).await.2, 3);
+    let mut request = desk.search(AttestationFilter::default());
+    let mut found = async |desk: &mut Desk, ax: &str| {
+        request.ax = ax.into();
+        let reply = desk.store.get_attestations(request.clone()).await.unwrap().into_inner();
+        assert!(reply.success, "{}", reply.error);
+        reply.attestations.iter().map(|claim| claim.seq).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&mut desk, "over 4y").await, [2]);
+    let change =
+        AliasChange { kind: AliasChangeKind::Link, words: vec!["NY".into(), "New York".into()] };
+    let claim = Draft {
+        subjects: vec![AliasChange::SUBJECT.into()],
+        predicates: vec![change.predicate().into()],
+        attributes: Attributes::parse(&change.attributes()).unwrap(),
+        ..Draft::default()
+    };
+    let defaults = Defaults { actor: DefaultActor::OwnId, source: "test".into() };
+    let claim = desk.engine.complete(claim, &defaults, "user").unwrap();
+    desk.engine.append(vec![claim]).await.unwrap().remove(0).unwrap();
+    assert_eq!(found(&mut desk, "ny").await, [3, 1]);
+    assert_eq!(found(&mut desk, "over 4y").await, [3, 2, 1]);
 }
 
 #[tokio::test]
