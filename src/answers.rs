@@ -6,11 +6,16 @@
 //!
 //! Not here: HTTP (`crate::api`), the choice between server and store (`crate::source`).
 
+mod aliases;
+mod arrivals;
 mod audit;
 mod follow;
 mod pages;
+mod question;
+mod rehearsal;
 mod status;
 mod why;
+mod why_not;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -19,14 +24,17 @@ use axwatch_ats::{AliasBook, Store, StoreError};
 use axwatch_engine::WatcherView;
 use axwatch_model::{
     AttestationId, JobId, JobIdPrefix, JobRow, JobState, Owner, PluginName, Seq, WatcherKey,
-    WatcherNumber, WatcherRow, WatcherState,
+    WatcherNumber, WatcherRow, WatcherState, bounds,
 };
 use axwatch_query::{Aliases, Mistakes};
 use base64::Engine as _;
 use serde_json::value::RawValue;
 
+pub use aliases::Known;
 pub use audit::RECORD_TYPES;
 pub use pages::{List, Pages};
+pub use question::OVER_NOT_FOLLOWED;
+pub use rehearsal::{ON_MAX, Since, TrialRun};
 pub use status::{Live, waits};
 
 use crate::views::{self, Named, names_watcher};
@@ -168,6 +176,23 @@ impl Answers {
 
     /// The watcher that a text names: by its shown id, or the local id of a user's.
     pub async fn watcher_named(&self, text: &str) -> Result<WatcherNumber, AnswerError> {
+        if let Some(number) = self.find_watcher(text).await? {
+            return Ok(number);
+        }
+        // Compared without holding up who else needs a name.
+        let keys: Vec<_> = self.lock_names().values().take(COMPARED_MAX).cloned().collect();
+        Err(no_watcher(text, keys.iter()))
+    }
+
+    /// The row of the watcher that a text names.
+    async fn watcher_row(&self, text: &str) -> Result<WatcherRow, AnswerError> {
+        let number = self.watcher_named(text).await?;
+        let before = WatcherNumber(number.0 - 1);
+        let found = self.store.watchers_after(before, 1).await?.pop();
+        Ok(found.expect("the row of a watcher is never removed"))
+    }
+
+    async fn find_watcher(&self, text: &str) -> Result<Option<WatcherNumber>, StoreError> {
         for fresh in [false, true] {
             if fresh || self.lock_names().is_empty() {
                 self.refresh_names().await?;
@@ -175,10 +200,10 @@ impl Answers {
             let names = self.lock_names();
             let named = names.iter().map(|(number, key)| (names_watcher(text, key), *number));
             if let Some((_, number)) = named.filter(|(named, _)| *named != Named::No).max() {
-                return Ok(number);
+                return Ok(Some(number));
             }
         }
-        Err(no_watcher(text, self.lock_names().values()))
+        Ok(None)
     }
 
     /// The key of a watcher by its row's number.
@@ -191,8 +216,16 @@ impl Answers {
     }
 
     async fn refresh_names(&self) -> Result<(), StoreError> {
-        let rows = self.store.watchers().await?;
-        *self.lock_names() = rows.into_iter().map(|row| (row.number, row.key)).collect();
+        const ROWS_AT_ONCE: usize = 1_000;
+        let mut names = HashMap::new();
+        let mut last = WatcherNumber(0);
+        loop {
+            let rows = self.store.watchers_after(last, ROWS_AT_ONCE).await?;
+            let Some(row) = rows.last() else { break };
+            last = row.number;
+            names.extend(rows.into_iter().map(|row| (row.number, row.key)));
+        }
+        *self.lock_names() = names;
         Ok(())
     }
 
@@ -266,8 +299,12 @@ fn no_watcher<'a>(text: &str, keys: impl Iterator<Item = &'a WatcherKey>) -> Ans
         let by_local = (key.owner == Owner::User).then(|| distance(key.local.as_str()));
         (by_local.unwrap_or(usize::MAX).min(distance(&shown)), shown)
     });
-    // One letter in three may be wrong.
-    let near = scored.min().filter(|(distance, _)| *distance <= 1 + text.chars().count() / 3);
+    // One letter in three may be wrong; what is longer than any id is like none.
+    let is_id = text.len() <= 2 * bounds::ID_BYTES_MAX;
+    let near = is_id
+        .then(|| scored.min())
+        .flatten()
+        .filter(|(distance, _)| *distance <= 1 + text.chars().count() / 3);
     let hint = near.map(|(_, shown)| format!(" (did you mean {shown}?)")).unwrap_or_default();
     AnswerError::NotFound(format!(
         "there is no watcher {text:?}{hint}; `axwatch watch list` shows those that there are"

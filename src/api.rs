@@ -7,6 +7,7 @@
 //! Not here: sockets and connections (`listen`), who may ask (`guard`), starting and stopping
 //! (`crate::serve`).
 
+mod aliases;
 mod attestations;
 mod audit;
 mod ax;
@@ -19,6 +20,7 @@ mod ndjson;
 mod plugins;
 mod request;
 mod watchers;
+mod why_not;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -29,7 +31,7 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use axwatch_engine::plugin::{PluginHost, Status as PluginStatus};
 use axwatch_engine::{Engine, EngineGone};
-use axwatch_model::{Timestamp, WatcherState};
+use axwatch_model::{PluginName, Timestamp};
 use tokio::sync::{Semaphore, watch};
 
 pub use listen::Listener;
@@ -97,7 +99,10 @@ pub fn router(parts: Parts) -> Router {
         .route("/attestations/{id}", get(attestations::one))
         .route("/ax", get(ax::get).post(ax::post))
         .route("/watchers", get(watchers::list).post(watchers::declare))
-        .route("/watchers/{id}", get(watchers::one).merge(delete(watchers::remove)))
+        .route(
+            "/watchers/{id}",
+            get(watchers::one).merge(delete(watchers::remove)).merge(post(watchers::test)),
+        )
         .route("/watchers/{id}/pause", post(watchers::pause))
         .route("/watchers/{id}/resume", post(watchers::resume))
         .route("/fires", get(jobs::fires))
@@ -105,6 +110,8 @@ pub fn router(parts: Parts) -> Router {
         .route("/jobs/{id}", get(jobs::one))
         .route("/jobs/{id}/retry", post(jobs::retry))
         .route("/why/{id}", get(jobs::why))
+        .route("/why-not/{attestation}", get(why_not::why_not))
+        .route("/aliases", get(aliases::list))
         .route("/plugins", get(plugins::list))
         .route("/plugins/{name}", get(plugins::one))
         .route("/plugins/{name}/restart", post(plugins::restart))
@@ -124,17 +131,16 @@ pub fn router(parts: Parts) -> Router {
 impl Api {
     /// What holds jobs back at this moment.
     async fn held(&self) -> Result<Held, EngineGone> {
+        let paused = self.engine.paused().await?.into_iter().collect();
+        Ok(Held { ready: Some(self.ready()), paused })
+    }
+
+    /// The plugins that take jobs.
+    fn ready(&self) -> HashSet<PluginName> {
         let takes_jobs =
             |state: PluginStatus| matches!(state, PluginStatus::Ready | PluginStatus::Degraded);
         let plugins = self.plugins.list().into_iter();
-        let ready: HashSet<_> =
-            plugins.filter(|plugin| takes_jobs(plugin.state)).map(|plugin| plugin.name).collect();
-        let watchers = self.engine.watchers(false).await?.into_iter();
-        let paused = watchers
-            .filter(|watcher| watcher.row.state == WatcherState::Paused)
-            .map(|watcher| watcher.row.number)
-            .collect();
-        Ok(Held { ready: Some(ready), paused })
+        plugins.filter(|plugin| takes_jobs(plugin.state)).map(|plugin| plugin.name).collect()
     }
 }
 

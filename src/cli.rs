@@ -1,5 +1,6 @@
 //! The command line: one file a command, and here what they share.
 
+mod alias;
 mod attest;
 mod audit;
 mod ax;
@@ -13,6 +14,7 @@ mod serve;
 mod status;
 mod watch;
 mod why;
+mod why_not;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -35,6 +37,7 @@ Examples:
   axwatch fires --follow                               see what it causes
   axwatch status                                       see how everything is
   axwatch why 3ea27c14d1c994b3bc463569ba5fdcae         see why a job ran
+  axwatch why-not prs AS-ALICE-AUTHOR-GJJE7E959J8S     see why a watcher did not fire
 
 Exit codes: 0 done; 1 refused, failed, or audit not ok; 2 usage or configuration;
 3 store in use, newer or corrupt; 74 storage failure.";
@@ -70,12 +73,14 @@ enum Command {
     Status(status::Status),
     As(attest::As),
     Ax(ax::Ax),
+    Alias(alias::Alias),
     Watch(watch::Watch),
     Fires(fires::Fires),
     Jobs(jobs::Jobs),
     Plugin(plugin::Plugin),
     Audit(audit::Audit),
     Why(why::Why),
+    WhyNot(why_not::WhyNotCommand),
     Completions(completions::Completions),
     Man(man::Man),
 }
@@ -156,7 +161,10 @@ pub fn run() -> ExitCode {
     if let Some((program, args)) = launched(std::env::args_os().skip(1)) {
         return axwatch_engine::plugin::launcher::run(&program, &args).into();
     }
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return not_parsed(&error),
+    };
     if let Command::Plugin(command) = &cli.command
         && let Some((name, address)) = command.served()
     {
@@ -170,6 +178,18 @@ pub fn run() -> ExitCode {
             fault::exit_code(&error).into()
         }
     }
+}
+
+/// A command line that is none, or asks for help. With `--json` in it a mistake is told as JSON too.
+fn not_parsed(error: &clap::Error) -> ExitCode {
+    let wants_json = std::env::args_os().skip(1).any(|arg| arg == "--json");
+    if wants_json && error.use_stderr() {
+        let told = error.render().to_string();
+        let told = told.strip_prefix("error: ").unwrap_or(&told).trim_end().to_owned();
+        fault::report(&Fault::Usage(told).into(), true);
+        return ExitCode::from(fault::USAGE);
+    }
+    error.exit()
 }
 
 /// The program and its arguments behind `plugin-launcher --`: what stands between the engine and one
@@ -207,12 +227,14 @@ async fn dispatch(command: Command, context: &mut Context) -> Result<()> {
         Command::Status(command) => command.run(context).await,
         Command::As(command) => command.run(context).await,
         Command::Ax(command) => command.run(context).await,
+        Command::Alias(command) => command.run(context).await,
         Command::Watch(command) => command.run(context).await,
         Command::Fires(command) => command.run(context).await,
         Command::Jobs(command) => command.run(context).await,
         Command::Plugin(command) => command.run(context).await,
         Command::Audit(command) => command.run(context).await,
         Command::Why(command) => command.run(context).await,
+        Command::WhyNot(command) => command.run(context).await,
         Command::Completions(command) => command.run(context),
         Command::Man(command) => command.run(context),
     }

@@ -41,6 +41,14 @@ pub enum ClientError {
         /// What was seen.
         source: Option<hyper::Error>,
     },
+    /// It went away in the middle of an answer that only reads.
+    #[error("the server at {address} was lost before its answer ended")]
+    CutOff {
+        /// Where.
+        address: SocketAddr,
+        /// What was seen.
+        source: Option<hyper::Error>,
+    },
     /// It refused.
     #[error(transparent)]
     Server(#[from] Refusal),
@@ -226,7 +234,7 @@ impl Lines {
     /// # Errors
     /// [`ClientError`]: the server was lost, or said in a last line what went wrong.
     pub async fn next(&mut self) -> Result<Option<Vec<String>>, ClientError> {
-        let lost = |source| ClientError::Lost { address: self.address, source };
+        let lost = |source| ClientError::CutOff { address: self.address, source };
         loop {
             let Some(frame) = self.body.frame().await else {
                 return if self.rest.is_empty() { Ok(None) } else { Err(lost(None)) };

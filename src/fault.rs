@@ -74,7 +74,8 @@ fn indented(text: &str) -> String {
 /// Ended as asked.
 pub const DONE: u8 = 0;
 const FAILED: u8 = 1;
-const USAGE: u8 = 2;
+/// The command line or the configuration asks for what cannot be.
+pub const USAGE: u8 = 2;
 const STORE_UNUSABLE: u8 = 3;
 const STORAGE_FAILED: u8 = 74;
 

@@ -4,6 +4,7 @@
 //! pauses. A reader that went away ends the command quietly ([`Fault::OutputClosed`]).
 
 use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write};
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
@@ -11,6 +12,8 @@ use anyhow::Result;
 use axwatch_model::{JobState, WatcherState};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
+use tokio::io::Interest;
+use tokio::net::unix::pipe;
 
 use crate::fault::Fault;
 
@@ -94,6 +97,23 @@ impl Output {
     }
 }
 
+/// Waits until nobody can read our output any more, for a command that has nothing to write for long:
+/// only a write would tell it. Where the system does not tell (a file, a terminal) it waits forever.
+///
+/// # Errors
+/// [`Fault::OutputClosed`] when it is so.
+pub async fn reader_gone() -> Result<()> {
+    // Unchecked, because the check would make the descriptor non-blocking, for our writes and for
+    // whoever shares it. Nothing is written through this one.
+    let stdout = io::stdout().as_fd().try_clone_to_owned();
+    if let Ok(pipe) = stdout.and_then(pipe::Sender::from_owned_fd_unchecked)
+        && pipe.ready(Interest::ERROR).await.is_ok()
+    {
+        return Err(Fault::OutputClosed.into());
+    }
+    std::future::pending().await
+}
+
 fn closed(error: io::Error) -> anyhow::Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Fault::OutputClosed.into();
@@ -121,6 +141,11 @@ impl TablePage {
     /// Adds a row.
     pub fn row(&mut self, style: Style, cells: Vec<String>) {
         self.rows.push((style, cells));
+    }
+
+    /// How many rows have not been shown yet.
+    pub fn waiting(&self) -> usize {
+        self.rows.len()
     }
 
     /// Whether it has never had a row.

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use hyper::Method;
 use serde_json::json;
 
-use crate::answers::{Answers, Held, List, Pages, json_line, named_watcher};
+use crate::answers::{Answers, Held, List, Pages, TrialRun, json_line, named_watcher};
 use crate::client::{self, Client, ClientError, JSON};
 use crate::fault::Fault;
 use crate::runtime;
@@ -100,6 +100,34 @@ impl Source {
         }
     }
 
+    /// How many claims a question finds.
+    pub async fn count(&self, query: &str) -> Result<views::Count> {
+        match self {
+            Source::Server(client) => {
+                let body = json!({ "query": query, "count": true });
+                Ok(client.send(Method::POST, "/api/v1/ax", &body).await?)
+            }
+            Source::Store(answers) => Ok(views::Count { count: answers.count(query, None).await? }),
+        }
+    }
+
+    /// How a question is answered: with at most `limit` claims, or all.
+    pub async fn explain_question(
+        &self,
+        query: &str,
+        limit: Option<usize>,
+    ) -> Result<views::Explained> {
+        match self {
+            Source::Server(client) => {
+                let body = json!({
+                    "query": query, "limit": limit, "all": limit.is_none(), "explain": true,
+                });
+                Ok(client.send(Method::POST, "/api/v1/ax", &body).await?)
+            }
+            Source::Store(answers) => Ok(answers.explain_question(query, None, limit).await?),
+        }
+    }
+
     /// The watchers, newest first: at most so many, or all with the retired ones.
     pub async fn watchers(&self, limit: Option<usize>) -> Result<Lines> {
         match self {
@@ -117,6 +145,21 @@ impl Source {
                 watchers.truncate(limit.unwrap_or(usize::MAX));
                 let line = |watcher| json_line(&views::Watcher::of(watcher));
                 Ok(Lines::Ready(Some(watchers.iter().map(line).collect())))
+            }
+        }
+    }
+
+    /// A watcher's text tried on history, line by line.
+    pub async fn try_on_history(&self, trial: &views::Trial) -> Result<Lines> {
+        match self {
+            Source::Server(client) => {
+                let body = Bytes::from(json_line(trial));
+                let path = "/api/v1/watchers/test";
+                Ok(Lines::Server(client.lines(Method::POST, path, JSON, body).await?))
+            }
+            Source::Store(answers) => {
+                let now = SystemClock::new().now().wall;
+                Ok(Lines::Trial(answers.try_on_history(trial, now).await?))
             }
         }
     }
@@ -156,6 +199,52 @@ impl Source {
                 Ok(answers.why(id, &Held::default()).await?)
             }
         }
+    }
+
+    /// Why a watcher did not fire for a claim, or that it did.
+    pub async fn why_not(&self, watcher: &str, claim: &str) -> Result<views::WhyNot> {
+        match self {
+            Source::Server(client) => {
+                let path = client::path("/api/v1/why-not", &[claim]);
+                let query = [("watcher", Some(watcher.to_owned()))];
+                Ok(client.get(&client::with_query(&path, &query)).await?)
+            }
+            Source::Store(answers) => {
+                let matched = answers.store().opened().matched_seq;
+                Ok(answers.why_not(watcher, claim, matched, &Held::default()).await?)
+            }
+        }
+    }
+
+    /// Which watchers fired for a claim, and which came nearest to it; at most `limit` of each.
+    pub async fn nearest(&self, claim: &str, limit: usize) -> Result<views::Nearest> {
+        match self {
+            Source::Server(client) => {
+                let path = client::path("/api/v1/why-not", &[claim]);
+                let query = [("limit", Some(limit.to_string()))];
+                Ok(client.get(&client::with_query(&path, &query)).await?)
+            }
+            Source::Store(answers) => {
+                let matched = answers.store().opened().matched_seq;
+                Ok(answers.nearest(claim, matched, limit, false).await?)
+            }
+        }
+    }
+
+    /// The words that are one, the newest class first.
+    pub async fn aliases(&self) -> Result<Vec<views::AliasClass>> {
+        let client = match self {
+            Source::Store(answers) => return Ok(answers.aliases().await?),
+            Source::Server(client) => client,
+        };
+        let mut lines = client.lines(Method::GET, "/api/v1/aliases", JSON, Bytes::new()).await?;
+        let mut classes = Vec::new();
+        while let Some(page) = lines.next().await? {
+            for line in page {
+                classes.push(parse(&line)?);
+            }
+        }
+        Ok(classes)
     }
 
     /// How everything is. `store` is the store's file.
@@ -249,6 +338,8 @@ pub enum Lines {
     Server(client::Lines),
     /// From the store.
     Store(Box<Pages>),
+    /// From a trial on the store.
+    Trial(TrialRun),
     /// All at once; `None` when they have been given.
     Ready(Option<Vec<String>>),
 }
@@ -259,6 +350,7 @@ impl Lines {
         match self {
             Lines::Server(lines) => Ok(lines.next().await?),
             Lines::Store(pages) => Ok(pages.next().await?),
+            Lines::Trial(trial) => Ok(trial.next().await?),
             Lines::Ready(lines) => Ok(lines.take()),
         }
     }

@@ -3,6 +3,10 @@
 //! Keys are stable, in snake case, and always all there; what is not known is null. `docs/cli.md`
 //! lists them. A view is made from rows by `crate::answers`, or read from a server's answer.
 
+mod aliases;
+mod trial;
+mod why_not;
+
 use axwatch_engine::{Acked, Fires, WatcherView as WatcherRows};
 use axwatch_model::{
     AttestationId, JobId, JobOrigin, JobState, Owner, Seq, Timestamp, WatcherKey, WatcherRow,
@@ -10,6 +14,16 @@ use axwatch_model::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+
+pub use aliases::{AliasChanged, AliasClass};
+pub use trial::{
+    Beside, BusiestSecond, Change, Reached, Trial, TrialCompare, TrialEnd, TrialLimit, TrialMatch,
+    TrialProgress, TrialStart, TrialSummary, TrialVerdict,
+};
+pub use why_not::{
+    FiredJob, HeldBack, NEAREST_DEFAULT, NEAREST_MAX, Near, Nearest, Present, Reason, Verdict,
+    WhyNot,
+};
 
 /// A fire: a job that a watcher made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -244,6 +258,69 @@ pub enum LineAnswer {
     },
 }
 
+/// How many claims a question finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// So many.
+    pub count: u64,
+}
+
+/// How a question was understood and answered.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Explained {
+    /// The question as AX prints it.
+    pub query: String,
+    /// The now of its times.
+    pub asked_at: Timestamp,
+    /// All that has to hold for a claim.
+    pub conditions: Vec<Asked>,
+    /// How long the subjects of what matches must have lasted in all.
+    pub over: Option<String>,
+    /// The dimensions whose terms the store looked up, the rarest first; empty: it read the log itself.
+    pub postings: Vec<Walked>,
+    /// Claims that were read to answer it.
+    pub rows_read: u64,
+    /// Those of them for which all conditions held.
+    pub rows_matched: u64,
+    /// Those of these that are the answer: fewer under `over`.
+    pub rows_found: u64,
+    /// Whether the log was looked at to its beginning; else the limit was reached before.
+    pub is_whole: bool,
+    /// How long it took.
+    pub took_ms: f64,
+}
+
+/// One condition of a question.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Asked {
+    /// `subject`, `predicate`, `context`, `actor`, `timestamp`, or `attributes.` and a path.
+    pub field: String,
+    /// `any`, `none`, `not_before`, `not_after`, or how a value compares.
+    pub rule: String,
+    /// The words, folded; the time; the value as JSON, none under `exists`.
+    pub asked: Vec<String>,
+    /// The words that have aliases.
+    pub widened: Vec<Widened>,
+}
+
+/// A word that is asked for under other names too.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Widened {
+    /// The word.
+    pub term: String,
+    /// The others that are one with it.
+    pub to: Vec<String>,
+}
+
+/// A dimension whose terms the store looked up.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Walked {
+    /// `subject`, `predicate`, `context` or `actor`.
+    pub dimension: String,
+    /// How many terms, aliases counted.
+    pub terms: u64,
+}
+
 /// The size of the audit and the hash over all of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AuditHead {
@@ -310,7 +387,7 @@ pub struct Revision {
     pub max_fires_per_second: Option<u32>,
     /// When the revision was declared.
     pub declared_at: Option<Timestamp>,
-    /// The number of the record that says so; null when the audit's row was not found.
+    /// The number of the record that says so; null of one that is older than the rows of revisions.
     pub leaf: Option<u64>,
 }
 
@@ -337,6 +414,43 @@ pub struct Attempt {
     pub next_at: Option<Timestamp>,
     /// The number of the record of its end.
     pub leaf: Option<u64>,
+}
+
+/// One condition of a filter, as it went for one claim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// What it asks about: a dimension, `timestamp`, or `attributes.` and a path.
+    pub field: String,
+    /// What it asks: `any`, `none`, `not_before`, `not_after`, or an operator.
+    pub rule: String,
+    /// The terms, the time or the value that it asks for.
+    pub asked: Vec<String>,
+    /// Whether it held.
+    pub held: bool,
+    /// What of the claim decided it.
+    pub decided_by: Vec<String>,
+    /// The claim's terms that are among the asked ones only by an alias, each with the asked one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_alias: Vec<(String, String)>,
+}
+
+impl From<axwatch_query::Condition> for Condition {
+    fn from(condition: axwatch_query::Condition) -> Condition {
+        Condition {
+            field: name_of(&condition.field),
+            rule: name_of(&condition.rule),
+            asked: condition.asked,
+            held: condition.held,
+            decided_by: condition.decided_by,
+            by_alias: condition.by_alias,
+        }
+    }
+}
+
+/// What stands in JSON for something that is a text there.
+fn name_of(thing: &impl Serialize) -> String {
+    let json = serde_json::to_value(thing).expect("names are always JSON");
+    json.as_str().expect("names are texts in JSON").to_owned()
 }
 
 /// Which server this is: what a command asks before anything else.

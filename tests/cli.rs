@@ -207,7 +207,7 @@ fn every_command_has_help_with_examples() {
     let mut commands: Vec<Vec<&str>> = single.iter().map(|&name| vec![name]).collect();
     commands.extend(["watch", "jobs", "plugin", "audit"].map(|group| vec![group]));
     let nested: BTreeMap<&str, &[&str]> = BTreeMap::from([
-        ("watch", &["create", "list", "show", "rm", "pause", "resume"][..]),
+        ("watch", &["create", "test", "list", "show", "rm", "pause", "resume"][..]),
         ("jobs", &["list", "show", "run", "retry"]),
         ("plugin", &["list", "show"]),
         ("audit", &["show", "head", "verify", "prove", "check"]),

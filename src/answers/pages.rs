@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use axwatch_ats::{JobsQuery, Question};
-use axwatch_model::{Clock as _, JobNumber, JobState, LeafNumber, Seq, SystemClock};
-use axwatch_query::Filter;
+use axwatch_ats::{JobsQuery, Matches};
+use axwatch_model::{JobNumber, JobState, LeafNumber, Seq, Stored};
 
 use super::audit::RECORD_TYPES;
 use super::{AnswerError, Answers, Held, json_line};
@@ -58,7 +57,7 @@ pub struct Pages {
 }
 
 enum Cursor {
-    Attestations(Question),
+    Attestations(Box<Matches>),
     Jobs { query: JobsQuery, state: Option<JobState> },
     Records { kind: Option<String>, before: LeafNumber },
     End,
@@ -78,18 +77,7 @@ impl Answers {
     ) -> Result<Pages, AnswerError> {
         let cursor = match list {
             List::Attestations { query, before } => {
-                let (filter, over) = Filter::asked(query, SystemClock::new().now().wall)
-                    .map_err(|mistakes| AnswerError::Query(Box::new(mistakes)))?;
-                if let Some(over) = over {
-                    return Err(AnswerError::Invalid(format!("{over} is not answered yet")));
-                }
-                let (_, aliases) = self.aliases_at_head().await?;
-                Cursor::Attestations(Question {
-                    filter,
-                    aliases,
-                    before: *before,
-                    limit: PAGE_ROWS,
-                })
+                Cursor::Attestations(Box::new(self.ask(query, *before).await?))
             }
             List::Fires { watcher, state } => self.jobs_cursor(watcher, *state, true).await?,
             List::Jobs { watcher, state } => self.jobs_cursor(watcher, *state, false).await?,
@@ -145,17 +133,13 @@ impl Pages {
         if self.left == Some(0) {
             return Ok(None);
         }
-        let page = PAGE_ROWS.min(self.left.unwrap_or(PAGE_ROWS));
         let mut lines = match &mut self.cursor {
             Cursor::End => return Ok(None),
-            Cursor::Attestations(question) => {
-                question.limit = page;
-                let found = self.answers.store().query(question).await?;
-                match found.next {
-                    Some(next) => question.before = Some(next),
-                    None => self.cursor = Cursor::End,
-                }
-                found.rows.iter().map(axwatch_model::Stored::to_json).collect()
+            Cursor::Attestations(matches) => {
+                let Some(rows) = matches.next(self.left.unwrap_or(usize::MAX)).await? else {
+                    return Ok(None);
+                };
+                rows.iter().map(Stored::to_json).collect()
             }
             Cursor::Jobs { query, state } => {
                 let rows = self.answers.store().jobs(query).await?;

@@ -1,14 +1,13 @@
 //! Why a job ran: from its row back to the claim and the watcher, and forward to what came of it.
 //!
 //! What happened is told by the audit's records, whose numbers the job's row keeps; so a look back
-//! reads a few rows, however long the log is.
+//! reads a few rows, however long the log is. The declaration in force is a row of its own.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use axwatch_ats::{AuditRow, StoreError};
-use axwatch_model::{JobId, JobRow, LeafNumber, Stored, Timestamp, WatcherRow};
+use axwatch_ats::StoreError;
+use axwatch_model::{JobId, JobRow, RevisionRow, Stored, Timestamp};
 use serde::Deserialize;
 
 use super::audit::with_leaf;
@@ -27,20 +26,6 @@ struct Said<'a> {
     outcome: Option<String>,
     reason: Option<String>,
     next_at: Option<Timestamp>,
-}
-
-/// What the record of a declaration says.
-#[derive(Deserialize)]
-struct Declared<'a> {
-    at: Timestamp,
-    r#type: Cow<'a, str>,
-    watcher: Cow<'a, str>,
-    revision: Option<u64>,
-    generation: Option<u32>,
-    #[serde(default)]
-    handlers: Vec<String>,
-    max_fires_per_second: Option<u32>,
-    when: Option<String>,
 }
 
 impl Answers {
@@ -102,114 +87,28 @@ impl Answers {
         Ok((attempts.into_values().collect(), others))
     }
 
-    /// The declaration that was in force when this job was made.
+    /// The declaration that was in force when this job was made; without what it said where the
+    /// revision is older than the store's rows of them.
     async fn revision_in_force(&self, row: &JobRow) -> Result<Option<Revision>, StoreError> {
         let Some(number) = row.watcher else { return Ok(None) };
-        let watchers = self.store().watchers().await?;
-        let Some(watcher) = watchers.into_iter().find(|watcher| watcher.number == number) else {
-            return Ok(None);
-        };
-        // The record was written before the job's first one, and hardly before the watcher's row.
-        let upto = match row.leaves.first() {
-            Some(leaf) => *leaf,
-            None => LeafNumber(self.audit_size().await?),
-        };
-        let hint = self.leaf_at(watcher.created_at, upto).await?;
-        for (from, upto) in [(hint, upto), (LeafNumber(0), hint)] {
-            if let Some(found) = self.find_declaration(row, &watcher, from, upto).await? {
-                return Ok(Some(found));
-            }
-        }
-        Ok(Some(from_row(row, &watcher)))
-    }
-
-    /// Looks through the records from `from` to `upto` for the declaration of the job's revision.
-    async fn find_declaration(
-        &self,
-        row: &JobRow,
-        watcher: &WatcherRow,
-        mut from: LeafNumber,
-        upto: LeafNumber,
-    ) -> Result<Option<Revision>, StoreError> {
-        const ROWS_AT_ONCE: usize = 256;
-        let shown = watcher.key.to_string();
-        while from <= upto {
-            let rows = self.store().audit_after(from, ROWS_AT_ONCE).await?;
-            for audit in &rows {
-                if let Some(found) = declaration_in(audit, &shown, row) {
-                    return Ok(Some(found));
-                }
-            }
-            match rows.last() {
-                Some(last) if last.first_leaf.0 + last.count > from.0 => {
-                    from = LeafNumber(last.first_leaf.0 + last.count);
-                }
-                _ => break,
-            }
-        }
-        Ok(None)
-    }
-
-    /// About the first record, of those before `upto`, that was written at `time` or later. A hint:
-    /// the clock may have been set back meanwhile.
-    async fn leaf_at(&self, time: Timestamp, upto: LeafNumber) -> Result<LeafNumber, StoreError> {
-        let (mut low, mut high) = (0, upto.0);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match self.store().audit_row(LeafNumber(middle)).await? {
-                Some(row) if row.at < time => low = row.first_leaf.0 + row.count,
-                Some(row) => high = row.first_leaf.0.min(middle),
-                None => break,
-            }
-        }
-        Ok(LeafNumber(low.min(upto.0)))
-    }
-}
-
-fn declaration_in(audit: &AuditRow, shown: &str, row: &JobRow) -> Option<Revision> {
-    let mut records = (audit.first_leaf.0..).zip(audit.records.split('\n'));
-    records.find_map(|(leaf, record)| {
-        // Most records are of attempts, and need no closer look.
-        if !record.contains(r#""type":"watcher_"#) {
-            return None;
-        }
-        let said: Declared<'_> = serde_json::from_str(record).ok()?;
-        let declares = matches!(&*said.r#type, "watcher_registered" | "watcher_changed");
-        let is_it = declares
-            && said.watcher == shown
-            && said.revision == Some(row.revision)
-            && said.generation.is_none_or(|generation| generation == row.generation);
-        is_it.then(|| Revision {
-            id: shown.to_owned(),
+        let Some(key) = self.watcher_key(number).await? else { return Ok(None) };
+        let revisions = self.store().revisions(number).await?;
+        let found = revisions.iter().find(|revision| revision.revision == row.revision);
+        Ok(Some(Revision {
+            id: key.to_string(),
             revision: row.revision,
             generation: row.generation,
-            when: said.when,
-            handlers: said.handlers,
-            max_fires_per_second: said.max_fires_per_second,
-            declared_at: Some(said.at),
-            leaf: Some(leaf),
-        })
-    })
+            when: found.map(|found| found.declared.shown()),
+            handlers: found.map(handlers_of).unwrap_or_default(),
+            max_fires_per_second: found.and_then(|found| found.max_fires_per_second),
+            declared_at: found.map(|found| found.at),
+            leaf: found.and_then(|found| found.leaf).map(|leaf| leaf.0),
+        }))
+    }
 }
 
-/// What the watcher's present row says, when its record was not found: right only if the revision is
-/// still the same.
-fn from_row(row: &JobRow, watcher: &WatcherRow) -> Revision {
-    let same = watcher.revision == row.revision;
-    Revision {
-        id: watcher.key.to_string(),
-        revision: row.revision,
-        generation: row.generation,
-        when: same.then(|| watcher.declared.shown()),
-        handlers: if same {
-            watcher.handlers.iter().map(|h| Arc::clone(&h.declared).to_string()).collect()
-        } else {
-            Vec::new()
-        },
-        max_fires_per_second: watcher.max_fires_per_second.filter(|_| same),
-        declared_at: None,
-        leaf: None,
-    }
+fn handlers_of(revision: &RevisionRow) -> Vec<String> {
+    revision.handlers.iter().map(ToString::to_string).collect()
 }
 
 fn nothing_known(attempt: u32) -> Attempt {

@@ -10,7 +10,7 @@ use axum::http::Uri;
 use axum::http::header::HeaderMap;
 use axum::response::Response;
 use axwatch_engine::EngineGone;
-use axwatch_model::{JobId, JobState};
+use axwatch_model::{JobId, JobRow, JobState};
 use base64::Engine as _;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -23,8 +23,6 @@ use crate::views;
 
 /// The most that a request for one job waits for its end.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-/// How long a stream of fires rests once it has told all, so that a busy engine makes larger pages.
-const FOLLOW_PAUSE: Duration = Duration::from_millis(50);
 /// Fires that a stream may begin with.
 const FOLLOW_LIMIT_MAX: usize = 10_000;
 
@@ -162,10 +160,7 @@ pub async fn why(State(api): Shared, Path(id): Path<String>) -> Result<Json<view
     let mut why = api.answers.why(id, &api.held().await?).await?;
     if why.job.state.is_open() {
         let row = api.answers.job_row(id).await?;
-        if let Some(waiting) = api.engine.waiting(row).await? {
-            let (watcher, now) = (why.job.watcher.as_deref(), api.engine.clock().now().wall);
-            why.waits = Some(waits(&waiting, watcher, &why.job.handler, now));
-        }
+        why.waits = api.waits(row, why.job.watcher.as_deref()).await?;
     }
     Ok(Json(why))
 }
@@ -174,6 +169,17 @@ impl Api {
     /// The job that a text names: by its id, or as much of it as no other begins with.
     pub(super) async fn job_id(&self, text: &str) -> Result<JobId, ApiError> {
         Ok(self.answers.job_id(&text.parse()?).await?)
+    }
+
+    /// What a job waits for at this moment, if it does. `watcher` is its watcher as shown.
+    pub(super) async fn waits(
+        &self,
+        row: JobRow,
+        watcher: Option<&str>,
+    ) -> Result<Option<views::Waits>, EngineGone> {
+        let (handler, now) = (row.handler.clone(), self.engine.clock().now().wall);
+        let waiting = self.engine.waiting(row).await?;
+        Ok(waiting.map(|waiting| waits(&waiting, watcher, &handler, now)))
     }
 
     /// The last fires, oldest first, and then those that come or change.
@@ -197,15 +203,11 @@ impl Api {
             drop(last);
             loop {
                 let held = async || self.held().await.unwrap_or_default();
-                let next = tokio::select! {
-                    next = follow.next(held) => next?,
+                let lines = tokio::select! {
+                    lines = follow.next(held) => lines?,
                     () = stopped(&mut stopping) => None,
                 };
-                let Some(lines) = next else { return Err(EngineGone.into()) };
-                sink.lines(&lines).await?;
-                if !follow.is_behind() {
-                    tokio::time::sleep(FOLLOW_PAUSE).await;
-                }
+                sink.arrived(lines, follow.is_behind()).await?;
             }
         }))
     }

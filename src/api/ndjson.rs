@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::HeaderValue;
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
-use futures::stream;
+use futures::{Stream, stream};
 use tokio::sync::mpsc;
 
 use super::error::ApiError;
@@ -17,9 +18,18 @@ use crate::answers::Pages;
 const PIECES_MAX: usize = 2;
 /// How long a reader may leave its socket unread before the answer is given up.
 const READ_WITHIN: Duration = Duration::from_secs(300);
+/// How long an answer that goes on rests once it has told all, so that a busy engine makes larger pages.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where the lines of an answer go.
-pub struct Sink(mpsc::Sender<Bytes>);
+pub struct Sink(mpsc::Sender<Piece>);
+
+enum Piece {
+    Lines(Bytes),
+    /// Nothing is missing: without it the connection is cut, so that no reader takes what was given up
+    /// for the whole.
+    End,
+}
 
 /// Why an answer ended before its end.
 pub enum Ended {
@@ -46,36 +56,77 @@ impl Sink {
             piece.push_str(line);
             piece.push('\n');
         }
-        match tokio::time::timeout(READ_WITHIN, self.0.send(piece.into())).await {
+        self.send(Piece::Lines(piece.into())).await
+    }
+
+    /// Sends what came, of an answer that goes on until the engine stops (`None`), and rests when all
+    /// has been told.
+    pub async fn arrived(&self, lines: Option<Vec<String>>, is_behind: bool) -> Result<(), Ended> {
+        let Some(lines) = lines else {
+            let message = "the engine has stopped, so nothing more comes; ask again once it runs";
+            return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", message).into());
+        };
+        self.lines(&lines).await?;
+        if !is_behind {
+            tokio::time::sleep(FOLLOW_PAUSE).await;
+        }
+        Ok(())
+    }
+
+    async fn send(&self, piece: Piece) -> Result<(), Ended> {
+        match tokio::time::timeout(READ_WITHIN, self.0.send(piece)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(Ended::ReaderGone),
         }
     }
 }
 
-/// An answer whose lines `produce` makes. A failure on the way becomes the last line.
+/// An answer whose lines `produce` makes, until its reader goes away. A failure on the way becomes the
+/// last line.
 pub fn answer<F, P>(produce: F) -> Response
 where
     F: FnOnce(Sink) -> P,
     P: Future<Output = Result<(), Ended>> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(PIECES_MAX);
-    let last = sender.clone();
+    let last = Sink(sender.clone());
     let producing = produce(Sink(sender));
     tokio::spawn(async move {
-        if let Err(Ended::Failed(error)) = producing.await {
-            let _ = last.send(format!("{}\n", error.last_line()).into()).await;
+        // What is produced may be long in coming: a search that finds nothing, a claim that nobody makes.
+        let produced = tokio::select! {
+            produced = producing => produced,
+            () = last.0.closed() => return,
+        };
+        if let Err(Ended::Failed(error)) = &produced
+            && last.lines(&[error.last_line()]).await.is_err()
+        {
+            return;
+        }
+        if !matches!(produced, Err(Ended::ReaderGone)) {
+            let _ = last.send(Piece::End).await;
         }
     });
-    let pieces = stream::unfold(receiver, |mut receiver| async move {
-        let piece = receiver.recv().await?;
-        Some((Ok::<Bytes, std::convert::Infallible>(piece), receiver))
-    });
-    let mut response = Response::new(Body::from_stream(pieces));
+    let mut response = Response::new(Body::from_stream(pieces_of(receiver)));
     let kind = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
 }
+
+/// The pieces up to the end; an error when there is none.
+fn pieces_of(receiver: mpsc::Receiver<Piece>) -> impl Stream<Item = Result<Bytes, GivenUp>> {
+    stream::try_unfold(receiver, |mut receiver| async move {
+        match receiver.recv().await {
+            Some(Piece::Lines(piece)) => Ok(Some((piece, receiver))),
+            Some(Piece::End) => Ok(None),
+            None => Err(GivenUp),
+        }
+    })
+}
+
+/// Why a connection is cut.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer was given up before its end")]
+struct GivenUp;
 
 /// An answer of all pages of a list.
 pub fn pages(mut pages: Pages) -> Response {
@@ -85,4 +136,46 @@ pub fn pages(mut pages: Pages) -> Response {
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::to_bytes;
+    use futures::StreamExt as _;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn only_a_whole_answer_ends_well() {
+        let failed = || ApiError::invalid("no").into();
+        // (how it ends, what was sent, or nothing for a cut connection)
+        let cases: [(Result<(), Ended>, Option<&str>); 3] = [
+            (Ok(()), Some("1\n")),
+            (Err(failed()), Some("1\n{\"error\":{\"kind\":\"invalid\",\"message\":\"no\"}}\n")),
+            (Err(Ended::ReaderGone), None),
+        ];
+        for (ending, expected) in cases {
+            let response = answer(|sink| async move {
+                sink.lines(&["1".to_owned()]).await?;
+                ending
+            });
+            let body = to_bytes(response.into_body(), usize::MAX).await.ok();
+            assert_eq!(body.as_deref(), expected.map(str::as_bytes));
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_produced_for_nobody() {
+        let (held, dropped) = oneshot::channel::<()>();
+        let response = answer(|sink| async move {
+            let _held = held;
+            sink.lines(&["1".to_owned()]).await?;
+            std::future::pending().await
+        });
+        let mut body = response.into_body().into_data_stream();
+        assert_eq!(body.next().await.unwrap().unwrap(), "1\n");
+        drop(body);
+        let within = tokio::time::timeout(Duration::from_secs(60), dropped).await;
+        assert!(within.expect("it ends with its reader").is_err());
+    }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::Uri;
 use axum::http::header::HeaderMap;
+use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use axwatch_core::{Declaration, WatcherCommand};
 use axwatch_engine::WatcherView;
@@ -90,6 +90,30 @@ pub async fn declare(
     api.shown(&row.key).await
 }
 
+/// `POST /watchers/test`: a text tried on history. The place is that of a watcher, because somebody's
+/// may be called `test`, and is still there to be asked for and removed.
+pub async fn test(
+    State(api): Shared,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    if id != "test" {
+        let message =
+            "a watcher takes no POST; it is declared at /watchers, and tried at /watchers/test";
+        return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message));
+    }
+    let (trial, _room): (views::Trial, _) = json(&api.bodies, &headers, body).await?;
+    let now = api.engine.clock().now().wall;
+    let mut trial = api.answers.try_on_history(&trial, now).await?;
+    Ok(ndjson::answer(|sink| async move {
+        while let Some(lines) = trial.next().await? {
+            sink.lines(&lines).await?;
+        }
+        Ok(())
+    }))
+}
+
 /// `DELETE /watchers/{id}`.
 pub async fn remove(api: Shared, id: Path<String>) -> Result<Json<views::Watcher>, ApiError> {
     command(api, id, WatcherCommand::Remove).await
@@ -118,6 +142,10 @@ async fn command(
 impl Api {
     /// The watcher that a text names.
     async fn watcher(&self, text: &str) -> Result<WatcherView, ApiError> {
+        if let Some(standing) = self.engine.watcher(text).await? {
+            return Ok(standing);
+        }
+        // A retired one, or one that is like it.
         Ok(named_watcher(self.engine.watchers(true).await?, text)?)
     }
 

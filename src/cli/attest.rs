@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use axwatch_ats::{SqliteStore, StoreError, StoreWriter, append};
 use axwatch_model::{Clock, DefaultActor, Defaults, Draft, SystemClock};
+use axwatch_query::AliasChange;
 use clap::Args;
 use hyper::Method;
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -59,22 +60,16 @@ pub struct As {
 
 impl As {
     pub async fn run(self, context: &mut Context) -> Result<()> {
-        let defaults = Defaults {
-            actor: DefaultActor::Named(user_at_host()),
-            source: "axwatch-cli".to_owned(),
-        };
         if self.words == ["-"] {
-            return self.many(context, defaults).await;
+            return self.many(context).await;
         }
         if self.words.iter().any(|word| word == "-") {
             let problem = "- stands alone: it reads claims from standard input; quote it ('\"-\"') to claim something about a dash";
             return Err(Fault::Usage(problem.to_owned()).into());
         }
         let claim = self.claim()?;
-        let mut appender = Appender::open(&context.config()?.store, defaults).await?;
-        let appended = appender.append_one(claim).await;
-        appender.close().await?;
-        show(&mut context.out, &appended?)
+        let appended = append_one(&context.config()?.store, claim).await?;
+        show(&mut context.out, &appended)
     }
 
     /// The claim as JSON.
@@ -104,7 +99,7 @@ impl As {
         Ok(line)
     }
 
-    async fn many(self, context: &mut Context, mut defaults: Defaults) -> Result<()> {
+    async fn many(self, context: &mut Context) -> Result<()> {
         let one_only = [
             ("--attr", !self.attr.is_empty()),
             ("--attrs", self.attrs.is_some()),
@@ -114,6 +109,7 @@ impl As {
             let problem = format!("{flag} belongs to one claim; with - each line says its own");
             return Err(Fault::Usage(problem).into());
         }
+        let mut defaults = defaults();
         if let Some(source) = self.source {
             defaults.source = source;
         }
@@ -213,7 +209,8 @@ fn whole_rate(state: &ProgressState, text: &mut dyn std::fmt::Write) {
     let _ = write!(text, "{} a second", HumanCount(state.per_sec() as u64));
 }
 
-fn show(out: &mut Output, appended: &Appended) -> Result<()> {
+/// Prints what became of one claim.
+pub fn show(out: &mut Output, appended: &Appended) -> Result<()> {
     if out.json {
         return out.object(appended);
     }
@@ -224,6 +221,19 @@ fn show(out: &mut Output, appended: &Appended) -> Result<()> {
         }
     };
     out.line(&format!("{} seq {}, {fires}", appended.id, appended.seq))
+}
+
+/// What fills the gaps of a claim that is made here.
+fn defaults() -> Defaults {
+    Defaults { actor: DefaultActor::Named(user_at_host()), source: "axwatch-cli".to_owned() }
+}
+
+/// Appends one claim, given as JSON.
+pub async fn append_one(store: &Path, claim: String) -> Result<Appended> {
+    let mut appender = Appender::open(store, defaults()).await?;
+    let appended = appender.append_one(claim).await;
+    appender.close().await?;
+    appended
 }
 
 /// Where claims go: the server that runs on the store, or else the store.
@@ -274,7 +284,8 @@ impl Appender {
         };
         let now = clock.now().wall;
         let draft = Draft::from_json(&claim)?;
-        let incoming = draft.complete(defaults, "user", now, rand::random())?;
+        let incoming =
+            AliasChange::check(draft.complete(defaults, "user", now, rand::random())?)?;
         let id = incoming.attestation.id.clone();
         let outcome = append(&mut **writer, vec![incoming], now).await?.pop();
         let appended = outcome.context("there was no answer")??;
@@ -289,7 +300,7 @@ impl Appender {
             Appender::Store { writer, clock, defaults } => {
                 let now = clock.now().wall;
                 let mut read = bulk::read(&chunk, |draft| {
-                    draft.complete(defaults, "user", now, rand::random())
+                    AliasChange::check(draft.complete(defaults, "user", now, rand::random())?)
                 });
                 let claims = std::mem::take(&mut read.incoming);
                 let outcomes = append(&mut **writer, claims, now).await?;

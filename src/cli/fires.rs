@@ -2,6 +2,8 @@
 
 mod told;
 
+use std::pin::pin;
+
 use anyhow::Result;
 use axwatch_model::JobState;
 use bytes::Bytes;
@@ -11,7 +13,7 @@ use hyper::Method;
 use super::{Context, Limit};
 use crate::answers::List;
 use crate::client::{self, JSON};
-use crate::output::{Output, TablePage, job_style, or_dash};
+use crate::output::{Output, TablePage, job_style, or_dash, reader_gone};
 use crate::source::{Lines, Source, need_server, parse};
 use crate::views;
 use told::Teller;
@@ -58,7 +60,11 @@ impl Fires {
         let is_empty = tabulate(&mut context.out, lines).await?;
         if is_empty {
             let follow = context.typed("axwatch fires --follow");
-            context.out.note(&format!("no such fires; `{follow}` shows them as they come"))?;
+            let why_not = context.typed("axwatch why-not ATTESTATION");
+            let told = format!(
+                "no such fires; `{follow}` shows them as they come, `{why_not}` why there is none"
+            );
+            context.out.note(&told)?;
         }
         Ok(())
     }
@@ -71,7 +77,13 @@ async fn follow(out: &mut Output, mut lines: Lines) -> Result<()> {
         out.line(&teller.title())?;
         out.flush()?;
     }
-    while let Some(page) = lines.next().await? {
+    let mut gone = pin!(reader_gone());
+    loop {
+        let page = tokio::select! {
+            page = lines.next() => page?,
+            gone = &mut gone => return gone,
+        };
+        let Some(page) = page else { return Ok(()) };
         for line in &page {
             if out.json {
                 out.line(line)?;
@@ -81,7 +93,6 @@ async fn follow(out: &mut Output, mut lines: Lines) -> Result<()> {
         }
         out.flush()?;
     }
-    Ok(())
 }
 
 /// Prints fires as a table, and says whether there were none.

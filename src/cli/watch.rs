@@ -2,6 +2,7 @@
 
 mod ask;
 mod create;
+mod test;
 
 use anyhow::Result;
 use axwatch_model::WatcherState;
@@ -20,6 +21,7 @@ use crate::views::Watcher;
 #[command(after_help = "\
 Examples:
   axwatch watch create prs --when 'is author of GitHub' --run notify.log
+  axwatch watch test 'is author of GitHub' --since yesterday
   axwatch watch list
   axwatch watch pause prs && axwatch watch resume prs
   axwatch watch rm prs")]
@@ -32,6 +34,7 @@ pub struct Watch {
 enum Command {
     /// Declare a watcher: again is harmless, a change is a new revision; asks for what is missing
     Create(create::Create),
+    Test(test::Test),
     /// List watchers, newest first
     #[command(after_help = "Examples:\n  axwatch watch list\n  axwatch watch list --all --json")]
     List {
@@ -65,6 +68,7 @@ impl Watch {
         let store = context.config()?.store;
         let (method, path) = match self.command {
             Command::Create(create) => return create.run(context).await,
+            Command::Test(test) => return test.run(context).await,
             Command::List { limit } => {
                 let source = Source::find(&store).await?;
                 let mut lines = source.watchers(limit.lines()).await?;

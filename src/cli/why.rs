@@ -17,7 +17,9 @@ const EXAMPLES: &str = "\
 Examples:
   axwatch why 3ea27c14d1c994b3bc463569ba5fdcae
   axwatch why 3ea27c
-  axwatch why $(axwatch fires --limit 1 --json | jq -r .job_id) --json";
+  axwatch why $(axwatch fires --limit 1 --json | jq -r .job_id) --json
+
+Of a fire that there is not, `axwatch why-not WATCHER ATTESTATION` tells why.";
 
 /// Show why a job ran: the claim, the watcher as it then was, each attempt, the claims it made
 #[derive(Debug, Args)]

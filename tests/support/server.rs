@@ -249,7 +249,7 @@ pub fn http(
     Some((status, body.to_owned()))
 }
 
-/// `axwatch fires --follow`, line by line.
+/// A command that goes on, line by line: `fires --follow`, `ax … --follow`.
 pub struct Follow {
     child: Child,
     lines: Receiver<String>,
@@ -258,9 +258,14 @@ pub struct Follow {
 impl Follow {
     /// Follows the fires from now on.
     pub fn start(home: &Home) -> Follow {
-        let mut command = home.command(["fires", "--follow", "--limit", "1", "--json"]);
-        command.arg("--store").arg(home.store());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        Follow::of(home, &["fires", "--follow", "--limit", "1"])
+    }
+
+    /// Starts a command on this store, with `--json`.
+    pub fn of(home: &Home, args: &[&str]) -> Follow {
+        let mut command = home.command(args);
+        command.arg("--json").arg("--store").arg(home.store());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program can be started");
         let (sender, lines) = mpsc::channel();
         let out = child.stdout.take().expect("it is piped");
@@ -268,18 +273,37 @@ impl Follow {
         Follow { child, lines }
     }
 
-    /// Waits for the next fire for which `is_meant` holds.
+    /// Waits for what is told next.
+    #[track_caller]
+    pub fn next(&self) -> Value {
+        self.until(|_| true)
+    }
+
+    /// Waits for the next that is told and for which `is_meant` holds.
     #[track_caller]
     pub fn until(&self, is_meant: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let line = self.lines.recv_timeout(left).expect("a fire is told");
-            let fire: Value = serde_json::from_str(&line).expect("a fire is JSON");
-            if is_meant(&fire) {
-                return fire;
+            let line = self.lines.recv_timeout(left).expect("something is told");
+            let told: Value = serde_json::from_str(&line).expect("what is told is JSON");
+            if is_meant(&told) {
+                return told;
             }
         }
+    }
+
+    /// Waits for its end, and answers what it told since and how it ended.
+    #[track_caller]
+    pub fn end(mut self) -> Ran {
+        let status = within(PATIENCE, "a command that goes on ends", || {
+            self.child.try_wait().expect("a child can be waited for")
+        });
+        let mut err = String::new();
+        let mut stderr = self.child.stderr.take().expect("it is piped");
+        stderr.read_to_string(&mut err).expect("an error is text");
+        let out = self.lines.iter().map(|line| line + "\n").collect();
+        Ran { code: status.code().unwrap_or(-1), out, err }
     }
 }
 

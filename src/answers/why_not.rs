@@ -1,0 +1,834 @@
+//! Why a watcher did not fire for a claim, or that it did; and which watchers came nearest to a claim.
+//!
+//! In: a claim, a watcher or none, and how far the log has been matched. Out: a verdict with all that
+//! decided it. Whether a watcher fired is told by its job, whose id follows from watcher, generation,
+//! claim and handler, so that nothing is searched. If there is none, the declaration that was in force
+//! at the claim is asked again, under the aliases of that place in the log, by the code that matches.
+//! Where all of it holds, the reason lies beyond the filter: [`Case::beyond`] knows those that there are.
+//!
+//! Not here: what a job waits for at this moment, which only a server knows (`super::waits`).
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use axwatch_ats::{Question, StoreError, aliases_before};
+use axwatch_model::{
+    AttestationId, Declared, JobId, JobRow, RevisionRow, Seq, Stored, StructuralFilter, WatcherKey,
+    WatcherNumber, WatcherRow, WatcherState,
+};
+use axwatch_query::{Aliases, Condition, Filter, explain};
+
+use super::{AnswerError, Answers, Held};
+use crate::output::{counted, cut, quoted};
+use crate::views::{self, FiredJob, HeldBack, Near, Nearest, Present, Reason, Verdict, WhyNot};
+
+/// Watchers that are read and asked before others get their turn.
+const ASKED_AT_ONCE: usize = 500;
+/// Claims, the newest, whose ids are compared with one that is not there.
+const COMPARED_MAX: usize = 10_000;
+/// Claims that are read for that at once; each may be long.
+const COMPARED_AT_ONCE: usize = 200;
+
+impl Answers {
+    /// Why a watcher did not fire for a claim, or that it did. `matched` is how far the log has been
+    /// matched, read before the call.
+    ///
+    /// # Errors
+    /// [`AnswerError`] when one of the two is not there.
+    pub async fn why_not(
+        &self,
+        watcher: &str,
+        id: &str,
+        matched: Seq,
+        held: &Held,
+    ) -> Result<WhyNot, AnswerError> {
+        let watcher = self.asked_watcher(watcher, id).await?;
+        let claim = self.claim(id).await?;
+        let aliases = aliases_before(&**self.store(), claim.seq).await?;
+        let revisions = self.store().revisions(watcher.number).await?;
+        let jobs = self.fired_jobs(&watcher.key, &revisions, &claim.attestation.id).await?;
+        let jobs = jobs.iter().map(|row| fired_job(row, held)).collect();
+        let is_served = held.ready.is_some();
+        let case = Case { claim: &claim, aliases: &aliases, matched, is_served };
+        Ok(case.why_not(&watcher, &revisions, jobs))
+    }
+
+    /// Which watchers fired for a claim, and which came nearest to it: at most `limit` of each.
+    /// `matched` is how far the log has been matched, read before the call.
+    ///
+    /// Cost: every watcher is asked once, and the jobs of those that match are looked up. Memory holds a
+    /// page of watchers and the answer.
+    ///
+    /// # Errors
+    /// [`AnswerError`] when the claim is not there.
+    pub async fn nearest(
+        &self,
+        id: &str,
+        matched: Seq,
+        limit: usize,
+        is_served: bool,
+    ) -> Result<Nearest, AnswerError> {
+        let claim = self.claim(id).await?;
+        let aliases = aliases_before(&**self.store(), claim.seq).await?;
+        let case = Case { claim: &claim, aliases: &aliases, matched, is_served };
+        let mut found = Found::new(limit);
+        let mut last = WatcherNumber(0);
+        loop {
+            let watchers = self.store().watchers_after(last, ASKED_AT_ONCE).await?;
+            let Some(page_end) = watchers.last() else { break };
+            let revisions = self.store().revisions_between(last.next(), page_end.number).await?;
+            last = page_end.number;
+            for watcher in &watchers {
+                let of_it = |revision: &RevisionRow| revision.watcher.cmp(&watcher.number);
+                let first = revisions.partition_point(|revision| of_it(revision).is_lt());
+                let after = revisions.partition_point(|revision| of_it(revision).is_le());
+                self.look(&case, watcher, &revisions[first..after], &mut found).await?;
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(found.told(&claim))
+    }
+
+    /// Puts a watcher where it belongs.
+    async fn look(
+        &self,
+        case: &Case<'_>,
+        watcher: &WatcherRow,
+        revisions: &[RevisionRow],
+        found: &mut Found,
+    ) -> Result<(), StoreError> {
+        let standing = standing(revisions, case.claim.seq);
+        found.asked += u64::from(matches!(standing, Standing::InForce(_)));
+        let said = match standing {
+            Standing::InForce(revision) => Some((revision, case.ask(&revision.declared))),
+            _ => None,
+        };
+        // Only where the conditions tell that it did not fire, need nobody look for its jobs.
+        let is_told = matches!(&said, Some((_, Ok(conditions))) if !all_held(conditions));
+        if !(is_told || said.is_none()) || is_older_than_rows(revisions) {
+            let id = &case.claim.attestation.id;
+            if !self.fired_jobs(&watcher.key, revisions, id).await?.is_empty() {
+                found.fired(&watcher.key);
+                return Ok(());
+            }
+        }
+        match (said, standing) {
+            (Some((revision, Ok(conditions))), _) if all_held(&conditions) => {
+                found.held_back(&watcher.key, case.beyond(watcher, revision));
+            }
+            (Some((revision, Ok(conditions))), _) => {
+                found.failed(&watcher.key, revision, conditions);
+            }
+            (Some((_, Err(mistakes))), _) => {
+                found.held_back(&watcher.key, not_understood(&mistakes));
+            }
+            // Worth a word only if it would have fired.
+            (None, elsewhere) => {
+                if case.all_hold(&watcher.declared) {
+                    found.held_back(&watcher.key, elsewhere.beyond(watcher, revisions));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The jobs that a watcher made for a claim, by number: in any generation, for any handler that it
+    /// ever had.
+    async fn fired_jobs(
+        &self,
+        watcher: &WatcherKey,
+        revisions: &[RevisionRow],
+        id: &AttestationId,
+    ) -> Result<Vec<JobRow>, StoreError> {
+        let store_id = self.store().opened().store_id;
+        let first_generation = |revision: &RevisionRow| match revision.leaf {
+            Some(_) => revision.generation,
+            // Of its predecessors no rows were kept, and they may have had the same handlers.
+            None => 0,
+        };
+        let of_revision = |revision: &RevisionRow| {
+            let generations = first_generation(revision)..=revision.generation;
+            let handlers = revision.handlers.iter();
+            let of_handler = |handler: &Arc<str>| {
+                let handler = handler.clone();
+                generations.clone().map(move |generation| (generation, handler.clone()))
+            };
+            handlers.flat_map(of_handler).collect::<Vec<_>>()
+        };
+        let parts: BTreeSet<(u32, Arc<str>)> = revisions.iter().flat_map(of_revision).collect();
+        let mut jobs = Vec::new();
+        for (generation, handler) in parts {
+            let job = JobId::of_fire(store_id, watcher, generation, id, &handler);
+            jobs.extend(self.store().job(job).await?);
+        }
+        jobs.sort_unstable_by_key(|job| job.number);
+        Ok(jobs)
+    }
+
+    /// The watcher that a text names, of which the claim is asked about.
+    async fn asked_watcher(&self, text: &str, claim: &str) -> Result<WatcherRow, AnswerError> {
+        match self.watcher_row(text).await {
+            Err(AnswerError::NotFound(_)) if self.is_claim(text).await? => {
+                Err(AnswerError::NotFound(format!(
+                    "{text} is an attestation, and the watcher comes first: `axwatch why-not {} {}`",
+                    quoted(claim),
+                    quoted(text)
+                )))
+            }
+            found => found,
+        }
+    }
+
+    async fn is_claim(&self, text: &str) -> Result<bool, StoreError> {
+        match text.parse() {
+            Ok(id) => self.store().exists(&id).await,
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// The claim that a text names.
+    async fn claim(&self, text: &str) -> Result<Stored, AnswerError> {
+        let id: AttestationId = text
+            .parse()
+            .map_err(|error: axwatch_model::InvalidId| AnswerError::Invalid(error.to_string()))?;
+        match self.store().get(&id).await? {
+            Some(stored) => Ok(stored),
+            None => Err(self.no_claim(text).await?),
+        }
+    }
+
+    /// That there is no such claim, with what may be meant.
+    async fn no_claim(&self, text: &str) -> Result<AnswerError, StoreError> {
+        let hint = match self.what_else(text).await? {
+            Some(hint) => hint,
+            None => {
+                let near = self.nearest_claim(text).await?;
+                let near = near.map(|id| format!(" (did you mean {id}?)")).unwrap_or_default();
+                format!("{near}; `axwatch ax QUERY` shows those that there are")
+            }
+        };
+        Ok(AnswerError::NotFound(format!("there is no attestation {text} in this store{hint}")))
+    }
+
+    /// What a text names that is no claim's id.
+    async fn what_else(&self, text: &str) -> Result<Option<String>, StoreError> {
+        if let Ok(job) = text.parse::<JobId>()
+            && self.store().job(job).await?.is_some()
+        {
+            return Ok(Some(format!("; it is a job: `axwatch why {job}` tells of it")));
+        }
+        if self.find_watcher(text).await?.is_some() {
+            let watcher = quoted(text);
+            return Ok(Some(format!(
+                "; it is a watcher, and the claim comes after it: `axwatch why-not {watcher} ATTESTATION`"
+            )));
+        }
+        let Ok(number) = text.parse().map(Seq) else { return Ok(None) };
+        let found = self.store().by_seqs(&[number]).await?.pop();
+        Ok(found.map(|stored| format!("; seq {number} is {}", stored.attestation.id)))
+    }
+
+    /// The id among the newest claims that is most like this text.
+    async fn nearest_claim(&self, text: &str) -> Result<Option<AttestationId>, StoreError> {
+        let mut question = Question {
+            filter: Filter::structural(&StructuralFilter::default()),
+            aliases: Arc::default(),
+            before: None,
+            limit: COMPARED_AT_ONCE,
+        };
+        let mut best: Option<(usize, AttestationId)> = None;
+        for _ in 0..COMPARED_MAX / COMPARED_AT_ONCE {
+            let page = self.store().query(&question).await?;
+            for stored in page.rows {
+                let id = stored.attestation.id;
+                let scored = likeness(text, id.as_str()).map(|distance| (distance, id));
+                best = best.into_iter().chain(scored).min_by_key(|(distance, _)| *distance);
+            }
+            match page.next {
+                Some(next) => question.before = Some(next),
+                None => break,
+            }
+        }
+        Ok(best.map(|(_, id)| id))
+    }
+}
+
+/// How far a text is from an id, if it may have been meant: it begins so, or one letter in six is wrong.
+fn likeness(text: &str, id: &str) -> Option<usize> {
+    const BEGINNING_MIN: usize = 4;
+    if text.len() >= BEGINNING_MIN && id.starts_with(text) {
+        return Some(0);
+    }
+    let wrong_max = 1 + text.chars().count() / 6;
+    // The cheap look first: most ids are of another length.
+    if text.len().abs_diff(id.len()) > 4 * wrong_max {
+        return None;
+    }
+    let (text, id) = (text.to_lowercase(), id.to_lowercase());
+    Some(strsim::damerau_levenshtein(&text, &id)).filter(|distance| *distance <= wrong_max)
+}
+
+/// Whether a watcher had revisions before those that are known, because the store did not keep them then.
+fn is_older_than_rows(revisions: &[RevisionRow]) -> bool {
+    revisions.first().is_some_and(|first| first.leaf.is_none() && first.revision > 1)
+}
+
+fn all_held(conditions: &[Condition]) -> bool {
+    conditions.iter().all(|condition| condition.held)
+}
+
+/// What a watcher was doing at a claim.
+#[derive(Debug, PartialEq)]
+enum Standing<'a> {
+    /// This revision decided.
+    InForce(&'a RevisionRow),
+    /// It sees only claims after this one.
+    Later(Seq),
+    /// It was retired, and no claims after this one were matched for it.
+    Retired(Seq),
+    /// No declaration of it was ever taken.
+    Never,
+}
+
+/// What a watcher with these revisions, in their order, was doing at the claim with this number.
+fn standing(revisions: &[RevisionRow], seq: Seq) -> Standing<'_> {
+    let Some(first) = revisions.first() else { return Standing::Never };
+    let Some(last) = revisions.iter().rfind(|revision| revision.from_seq < seq) else {
+        return Standing::Later(first.from_seq);
+    };
+    match last.retired_seq {
+        Some(retired) if seq > retired => Standing::Retired(retired),
+        _ => Standing::InForce(last),
+    }
+}
+
+/// A verdict, and what there is to say of it.
+type Beyond = (Verdict, String);
+
+impl Standing<'_> {
+    /// Why a watcher was not asked about a claim.
+    fn beyond(&self, watcher: &WatcherRow, revisions: &[RevisionRow]) -> Beyond {
+        match self {
+            Standing::InForce(_) => unreachable!("a watcher that was asked has conditions"),
+            Standing::Later(since) => {
+                let told =
+                    format!("it was registered later, and sees only claims after seq {since}");
+                (Verdict::RegisteredLater, told)
+            }
+            Standing::Retired(retired) => {
+                let again = revisions.iter().find(|revision| revision.from_seq > *retired);
+                let again = again.map(|again| {
+                    format!("; it was declared again for claims after seq {}", again.from_seq)
+                });
+                let told = format!(
+                    "it was retired before, and matched no claim after seq {retired}{}",
+                    again.unwrap_or_default()
+                );
+                (Verdict::Retired, told)
+            }
+            Standing::Never => {
+                let told = watcher.error.clone();
+                let told = told.unwrap_or_else(|| "no declaration of it was ever taken".to_owned());
+                (Verdict::Refused, told)
+            }
+        }
+    }
+}
+
+fn not_understood(mistakes: &str) -> Beyond {
+    (Verdict::Broken, format!("its text is no AX to this axwatch: {mistakes}"))
+}
+
+/// A claim, and all that decides about it beside the watcher.
+struct Case<'a> {
+    claim: &'a Stored,
+    /// In force at the claim.
+    aliases: &'a Aliases,
+    /// How far the log has been matched.
+    matched: Seq,
+    /// A server runs on the store.
+    is_served: bool,
+}
+
+impl Case<'_> {
+    /// What a declaration says of the claim: its conditions, or the mistakes in its text.
+    fn ask(&self, declared: &Declared) -> Result<Vec<Condition>, String> {
+        let (filter, _) = Filter::declared(declared).map_err(|mistakes| mistakes.to_string())?;
+        Ok(explain(&filter, &self.claim.attestation, self.aliases))
+    }
+
+    /// Whether a declaration asks for something, and all of it holds.
+    fn all_hold(&self, declared: &Declared) -> bool {
+        self.ask(declared).is_ok_and(|conditions| !conditions.is_empty() && all_held(&conditions))
+    }
+
+    /// Why a watcher whose conditions all hold did not fire.
+    fn beyond(&self, watcher: &WatcherRow, revision: &RevisionRow) -> Beyond {
+        let Case { claim, matched, .. } = self;
+        if revision.max_fires_per_second == Some(0) {
+            let told = "it was declared with the rate 0, which means never to its plugin";
+            return (Verdict::Muted, told.to_owned());
+        }
+        if claim.seq > *matched {
+            let serve = if self.is_served { "" } else { "; `axwatch serve` goes on with them" };
+            let told = format!("claims have been matched up to seq {matched} so far{serve}");
+            return (Verdict::NotYetMatched, told);
+        }
+        let state = watcher.state;
+        let because = if revision.leaf.is_none() && revision.revision > 1 {
+            "how it was declared then is not known, because the store did not keep that yet"
+        } else {
+            "its text may not have been understood then: `axwatch audit show --type watcher_broken` would tell"
+        };
+        let told = format!(
+            "all of its conditions hold, and the store has no job of it; it is {state} now; {because}"
+        );
+        (Verdict::Unexplained, told)
+    }
+
+    fn why_not(
+        &self,
+        watcher: &WatcherRow,
+        revisions: &[RevisionRow],
+        jobs: Vec<FiredJob>,
+    ) -> WhyNot {
+        let standing = standing(revisions, self.claim.seq);
+        let revision = match (jobs.first(), &standing) {
+            (Some(job), _) => revisions.iter().find(|revision| revision.revision == job.revision),
+            (None, Standing::InForce(revision)) => Some(*revision),
+            (None, _) => None,
+        };
+        let said = revision.map(|revision| (revision, self.ask(&revision.declared)));
+        let beyond = match &said {
+            _ if !jobs.is_empty() => None,
+            None => Some(standing.beyond(watcher, revisions)),
+            Some((_, Err(mistakes))) => Some(not_understood(mistakes)),
+            Some((revision, Ok(conditions))) => {
+                let all_hold = conditions.iter().all(|condition| condition.held);
+                all_hold.then(|| self.beyond(watcher, revision))
+            }
+        };
+        let verdict = match &beyond {
+            Some((verdict, _)) => *verdict,
+            None if jobs.is_empty() => Verdict::DoesNotMatch,
+            None => Verdict::Fired,
+        };
+        let conditions = said.and_then(|(_, said)| said.ok()).unwrap_or_default();
+        let conditions: Vec<_> = conditions.into_iter().map(views::Condition::from).collect();
+        let told = match &beyond {
+            Some((_, told)) => told.clone(),
+            None if jobs.is_empty() => first_failure(&conditions),
+            None => states(&jobs),
+        };
+        let did = if verdict == Verdict::Fired { "fired" } else { "did not fire" };
+        let (id, seq) = (&self.claim.attestation.id, self.claim.seq);
+        WhyNot {
+            watcher: watcher.key.to_string(),
+            attestation_id: id.clone(),
+            seq,
+            verdict,
+            summary: format!("{} {did} for {id} (seq {seq}): {told}", watcher.key),
+            revision: revision.map(|revision| revision.revision),
+            when: revision.map(|revision| revision.declared.shown()),
+            conditions,
+            reasons: self.reasons(watcher, &jobs, beyond),
+            jobs,
+            present: self.present(watcher, revision),
+        }
+    }
+
+    fn reasons(
+        &self,
+        watcher: &WatcherRow,
+        jobs: &[FiredJob],
+        beyond: Option<Beyond>,
+    ) -> Vec<Reason> {
+        let is_told = matches!(beyond, Some((Verdict::Broken | Verdict::Refused, _)));
+        let mut reasons: Vec<_> = beyond.into_iter().map(reason).collect();
+        if jobs.iter().any(|job| job.state.is_open()) && !self.is_served {
+            let message = "no server runs on the store; `axwatch serve` carries its jobs out";
+            reasons.push(Reason { kind: "no_server".to_owned(), message: message.to_owned() });
+        }
+        // What was declared last may be what is asked about, and is not what stands.
+        if let Some(error) = watcher.error.as_ref().filter(|_| !is_told) {
+            let verdict = match watcher.state {
+                WatcherState::Broken => Verdict::Broken,
+                _ => Verdict::Refused,
+            };
+            reasons.push(reason((verdict, error.clone())));
+        }
+        reasons
+    }
+
+    /// What the present declaration would say, when another was in force or none.
+    fn present(&self, watcher: &WatcherRow, then: Option<&RevisionRow>) -> Option<Present> {
+        let stands = !matches!(watcher.state, WatcherState::Retired | WatcherState::Refused);
+        let is_same = then.is_some_and(|then| then.declared == watcher.declared);
+        if !stands || is_same {
+            return None;
+        }
+        let said = self.ask(&watcher.declared).ok();
+        let matches = said.as_ref().map(|conditions| conditions.iter().all(|one| one.held));
+        let conditions = said.unwrap_or_default().into_iter().map(views::Condition::from);
+        Some(Present {
+            revision: watcher.revision,
+            when: watcher.declared.shown(),
+            matches,
+            conditions: conditions.collect(),
+        })
+    }
+}
+
+/// A job without what it waits for.
+fn fired_job(row: &JobRow, held: &Held) -> FiredJob {
+    FiredJob {
+        job_id: row.id,
+        handler: row.handler.to_string(),
+        revision: row.revision,
+        generation: row.generation,
+        state: held.shown(row),
+        attempts: row.attempts,
+        created_at: row.created_at,
+        completed_at: row.completed_at,
+        error: row.error.clone(),
+        waits: None,
+    }
+}
+
+/// `1 job, completed`; `2 jobs: completed, failed`.
+fn states(jobs: &[FiredJob]) -> String {
+    let states: Vec<_> = jobs.iter().map(|job| job.state.to_string()).collect();
+    let mark = if jobs.len() == 1 { "," } else { ":" };
+    format!("{}{mark} {}", counted(jobs.len() as u64, "job"), states.join(", "))
+}
+
+fn reason((verdict, message): Beyond) -> Reason {
+    let kind = serde_json::to_value(verdict).expect("a verdict is always JSON");
+    Reason { kind: kind.as_str().unwrap_or_default().to_owned(), message }
+}
+
+/// The first condition that did not hold, in words, and how many others did not.
+fn first_failure(conditions: &[views::Condition]) -> String {
+    let failed: Vec<_> = conditions.iter().filter(|condition| !condition.held).collect();
+    let first = failed.first().map(|condition| told(condition)).unwrap_or_default();
+    match failed.len().saturating_sub(1) {
+        0 => first,
+        others => format!(
+            "{first} ({} more of its {} did not hold)",
+            others,
+            counted(conditions.len() as u64, "condition")
+        ),
+    }
+}
+
+/// A condition that did not hold, in words.
+fn told(condition: &views::Condition) -> String {
+    let views::Condition { field, asked, decided_by, by_alias, .. } = condition;
+    let found = listed(decided_by);
+    match condition.rule.as_str() {
+        "any" => {
+            let one_of = if asked.len() > 1 { "one of " } else { "" };
+            format!("its {field} was to be {one_of}{}, and is {found}", listed(asked))
+        }
+        "none" => {
+            let aliases = by_alias.iter().take(LISTED_MAX);
+            let aliases: Vec<_> =
+                aliases.map(|(own, other)| format!("{own} is one with {other}")).collect();
+            let aliases = match aliases.is_empty() {
+                true => String::new(),
+                false => format!(" ({})", aliases.join(", ")),
+            };
+            format!("its {field} was to be none of {}, and is {found}{aliases}", listed(asked))
+        }
+        "not_before" | "not_after" if asked.is_empty() => {
+            "the time that it asks for cannot be reckoned at the moment of the claim".to_owned()
+        }
+        "not_before" => format!("it was to be of {} or later, and is of {found}", listed(asked)),
+        "not_after" => format!("it was to be of {} or earlier, and is of {found}", listed(asked)),
+        "exists" => format!("it was to have {field}, and has none"),
+        rule => {
+            let asks = if rule == "contains" { "contain" } else { &format!("be {rule}") };
+            let is = if decided_by.is_empty() { "is not there" } else { &format!("is {found}") };
+            format!("its {field} was to {asks} {}, and {is}", listed(asked))
+        }
+    }
+}
+
+/// Texts of a list that are told; there may be hundreds.
+const LISTED_MAX: usize = 5;
+
+/// The first of these texts, none of them too long.
+fn listed(texts: &[String]) -> String {
+    const CHARS_MAX: usize = 80;
+    let mut told: Vec<_> = texts.iter().take(LISTED_MAX).map(|text| cut(text, CHARS_MAX)).collect();
+    if texts.len() > LISTED_MAX {
+        told.push("…".to_owned());
+    }
+    told.join(", ")
+}
+
+/// What a look at all watchers found: of each kind how many, and the first or best of them.
+struct Found {
+    limit: usize,
+    asked: u64,
+    fired: u64,
+    fired_watchers: BTreeSet<String>,
+    held_back: u64,
+    held_back_watchers: BTreeMap<String, HeldBack>,
+    /// By how near they came: fewer failed, more held, then the id.
+    nearest: BTreeMap<(usize, Reverse<usize>, String), Near>,
+}
+
+impl Found {
+    fn new(limit: usize) -> Found {
+        Found {
+            limit,
+            asked: 0,
+            fired: 0,
+            fired_watchers: BTreeSet::new(),
+            held_back: 0,
+            held_back_watchers: BTreeMap::new(),
+            nearest: BTreeMap::new(),
+        }
+    }
+
+    fn fired(&mut self, key: &WatcherKey) {
+        self.fired += 1;
+        self.fired_watchers.insert(key.to_string());
+        if self.fired_watchers.len() > self.limit {
+            self.fired_watchers.pop_last();
+        }
+    }
+
+    fn held_back(&mut self, key: &WatcherKey, (verdict, message): Beyond) {
+        self.held_back += 1;
+        let watcher = key.to_string();
+        let held_back = HeldBack { watcher: watcher.clone(), verdict, message };
+        self.held_back_watchers.insert(watcher, held_back);
+        if self.held_back_watchers.len() > self.limit {
+            self.held_back_watchers.pop_last();
+        }
+    }
+
+    fn failed(&mut self, key: &WatcherKey, revision: &RevisionRow, conditions: Vec<Condition>) {
+        let failed = conditions.iter().filter(|condition| !condition.held).count();
+        let held = conditions.len() - failed;
+        let place = (failed, Reverse(held));
+        let is_full = self.nearest.len() >= self.limit;
+        let last = self.nearest.last_key_value().map(|((failed, held, _), _)| (*failed, *held));
+        if is_full && last.is_some_and(|last| last < place) {
+            return;
+        }
+        let first = conditions.into_iter().find(|condition| !condition.held);
+        let condition = views::Condition::from(first.expect("the caller saw one that failed"));
+        let watcher = key.to_string();
+        let near = Near {
+            watcher: watcher.clone(),
+            revision: revision.revision,
+            when: revision.declared.shown(),
+            failed,
+            held,
+            message: told(&condition),
+            condition,
+        };
+        self.nearest.insert((failed, Reverse(held), watcher), near);
+        if self.nearest.len() > self.limit {
+            self.nearest.pop_last();
+        }
+    }
+
+    fn told(self, claim: &Stored) -> Nearest {
+        let (id, seq) = (&claim.attestation.id, claim.seq);
+        let summary = match (self.asked, self.fired) {
+            (0, 0) => format!("no watcher was asked about {id} (seq {seq})"),
+            (asked, 0) => {
+                format!("none of {} fired for {id} (seq {seq})", counted(asked, "watcher"))
+            }
+            (asked, fired) => format!(
+                "{fired} of {} fired for {id} (seq {seq}): {}",
+                counted(asked, "watcher"),
+                named(&self.fired_watchers, fired)
+            ),
+        };
+        Nearest {
+            attestation_id: id.clone(),
+            seq,
+            summary,
+            watchers: self.asked,
+            fired: self.fired,
+            fired_watchers: self.fired_watchers.into_iter().collect(),
+            held_back: self.held_back,
+            held_back_watchers: self.held_back_watchers.into_values().collect(),
+            nearest: self.nearest.into_values().collect(),
+        }
+    }
+}
+
+/// Some names, and how many more there are.
+fn named(names: &BTreeSet<String>, count: u64) -> String {
+    let told: Vec<&str> = names.iter().map(String::as_str).collect();
+    let more = count - told.len() as u64;
+    let more = if more > 0 { format!(" and {}", counted(more, "other")) } else { String::new() };
+    format!("{}{more}", told.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axwatch_model::Timestamp;
+
+    fn revision(revision: u64, since: u64, from: u64, retired: Option<u64>) -> RevisionRow {
+        RevisionRow {
+            watcher: WatcherNumber(1),
+            revision,
+            generation: 0,
+            declared: Declared::Ax("is a".into()),
+            handlers: vec!["h".into()],
+            max_fires_per_second: None,
+            at: Timestamp::from_ms(0).unwrap(),
+            leaf: None,
+            since_seq: Seq(since),
+            from_seq: Seq(from),
+            retired_seq: retired.map(Seq),
+        }
+    }
+
+    #[test]
+    fn one_revision_is_in_force_at_a_claim_or_none() {
+        // Declared at 3, changed at 5, retired at 8, declared again at 10.
+        let revisions =
+            [revision(1, 3, 3, None), revision(2, 3, 5, Some(8)), revision(3, 10, 10, None)];
+        let cases = [
+            (1, Standing::Later(Seq(3))),
+            (3, Standing::Later(Seq(3))),
+            (4, Standing::InForce(&revisions[0])),
+            (5, Standing::InForce(&revisions[0])),
+            (6, Standing::InForce(&revisions[1])),
+            (8, Standing::InForce(&revisions[1])),
+            (9, Standing::Retired(Seq(8))),
+            (10, Standing::Retired(Seq(8))),
+            (11, Standing::InForce(&revisions[2])),
+        ];
+        for (seq, expected) in cases {
+            assert_eq!(standing(&revisions, Seq(seq)), expected, "seq {seq}");
+        }
+        assert_eq!(standing(&[], Seq(1)), Standing::Never);
+        // Changed before matching came to its first claim: the change alone was ever asked.
+        let revisions = [revision(1, 3, 3, None), revision(2, 3, 3, None)];
+        assert_eq!(standing(&revisions, Seq(4)), Standing::InForce(&revisions[1]));
+    }
+
+    #[test]
+    fn a_condition_that_did_not_hold_is_told_in_words() {
+        let condition = |field: &str, rule: &str, asked: &[&str], found: &[&str]| {
+            let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+            views::Condition {
+                field: field.to_owned(),
+                rule: rule.to_owned(),
+                asked: texts(asked),
+                held: false,
+                decided_by: texts(found),
+                by_alias: Vec::new(),
+            }
+        };
+        let many = ["a", "b", "c", "d", "e", "f"];
+        let cases = [
+            (condition("context", "any", &["x"], &["y"]), "its context was to be x, and is y"),
+            (
+                condition("subject", "any", &many, &["y", "z"]),
+                "its subject was to be one of a, b, c, d, e, …, and is y, z",
+            ),
+            (
+                condition("actor", "none", &["hr", "ny"], &["HR"]),
+                "its actor was to be none of hr, ny, and is HR",
+            ),
+            (
+                condition("timestamp", "not_before", &["T1"], &["T0"]),
+                "it was to be of T1 or later, and is of T0",
+            ),
+            (
+                condition("timestamp", "not_after", &["T0"], &["T1"]),
+                "it was to be of T0 or earlier, and is of T1",
+            ),
+            (
+                condition("timestamp", "not_after", &[], &["T1"]),
+                "the time that it asks for cannot be reckoned at the moment of the claim",
+            ),
+            (
+                condition("attributes.a", "exists", &[], &[]),
+                "it was to have attributes.a, and has none",
+            ),
+            (
+                condition("attributes.a", ">=", &["3"], &["2.5"]),
+                "its attributes.a was to be >= 3, and is 2.5",
+            ),
+            (
+                condition("attributes.a", "contains", &["\"x\""], &[]),
+                "its attributes.a was to contain \"x\", and is not there",
+            ),
+        ];
+        for (condition, expected) in cases {
+            assert_eq!(told(&condition), expected);
+        }
+        let mut aliased = condition("context", "none", &["ny"], &["NYC"]);
+        aliased.by_alias = vec![("NYC".to_owned(), "ny".to_owned())];
+        let expected = "its context was to be none of ny, and is NYC (NYC is one with ny)";
+        assert_eq!(told(&aliased), expected);
+        assert_eq!(
+            first_failure(&[aliased.clone(), aliased]),
+            format!("{expected} (1 more of its 2 conditions did not hold)")
+        );
+    }
+
+    #[test]
+    fn of_all_that_failed_the_nearest_are_kept() {
+        // (id, conditions that failed, that held)
+        let watchers = [
+            ("d", 1, 0),
+            ("b", 2, 9),
+            ("e", 1, 2),
+            ("a", 3, 0),
+            ("c", 1, 2),
+            ("f", 1, 3),
+            ("g", 2, 1),
+        ];
+        let condition = |held| Condition {
+            field: axwatch_query::Field::Timestamp,
+            rule: axwatch_query::Rule::NotBefore,
+            asked: Vec::new(),
+            held,
+            decided_by: Vec::new(),
+            by_alias: Vec::new(),
+        };
+        for (limit, expected) in [(1, "f"), (3, "f c e"), (5, "f c e d b"), (9, "f c e d b g a")] {
+            let mut found = Found::new(limit);
+            for (id, failed, held) in watchers {
+                let key =
+                    WatcherKey { owner: axwatch_model::Owner::User, local: id.parse().unwrap() };
+                let held = std::iter::repeat_n(condition(true), held);
+                let conditions = held.chain(std::iter::repeat_n(condition(false), failed));
+                found.failed(&key, &revision(1, 0, 0, None), conditions.collect());
+            }
+            let kept = found.nearest.values().map(|near| &near.watcher["user-".len()..]);
+            assert_eq!(kept.collect::<Vec<_>>().join(" "), expected, "limit {limit}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_like_what_was_meant() {
+        let id = "AS-ALICE-AUTHOR-GJJE7E959J8S";
+        let cases = [
+            ("AS-ALICE-AUTHOR-GJJE7E959J8S", Some(0)),
+            ("AS-ALICE-AUTHOR-GJJE", Some(0)),
+            ("as-alice-author-gjje7e959j8s", Some(0)),
+            ("AS-ALICE-AUTHOR-GJJE7E959J85", Some(1)),
+            ("AS-ALICE-AUTHOR-KXXZ9A333BBB", None),
+            ("AS", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(likeness(text, id), expected, "{text}");
+        }
+        assert_eq!((likeness("c22", "c2"), likeness("c22", "d7")), (Some(1), None));
+    }
+}
