@@ -3,6 +3,8 @@
 
 use axwatch_model::{Attributes, DefaultActor, Defaults, Draft, Incoming, Timestamp};
 
+use crate::random::Random;
+
 /// Predicates in use, each watched by a watcher of its own.
 pub const PREDICATES: u64 = 8;
 const CONTEXTS: u64 = 100;
@@ -21,7 +23,7 @@ pub enum Actors {
 /// Makes claims, no two of them alike. Two makers with the same number make the same claims.
 #[derive(Debug)]
 pub struct Maker {
-    state: u64,
+    random: Random,
     actors: Actors,
     defaults: Defaults,
 }
@@ -31,12 +33,12 @@ impl Maker {
     #[must_use]
     pub fn new(number: u64, actors: Actors) -> Maker {
         let defaults = Defaults { actor: DefaultActor::OwnId, source: "axwatch-bench".into() };
-        Maker { state: number << 40, actors, defaults }
+        Maker { random: Random::new(number), actors, defaults }
     }
 
     /// The next claim.
     pub fn claim(&mut self) -> Incoming {
-        let (about, entropy) = (self.random(), self.random());
+        let (about, entropy) = (self.random.number(), self.random.number());
         let actors = match self.actors {
             Actors::People => vec![format!("person-{}@example.com", entropy % PEOPLE)],
             Actors::OwnId => Vec::new(),
@@ -56,15 +58,6 @@ impl Maker {
     /// The next claims.
     pub fn claims(&mut self, count: usize) -> Vec<Incoming> {
         (0..count).map(|_| self.claim()).collect()
-    }
-
-    /// SplitMix64: never the same number twice.
-    fn random(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(1);
-        let mut z = self.state.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 }
 

@@ -7,16 +7,23 @@
 //! - [`road`] is the main job: append, fire, plugin, settle.
 //! - [`plugin`] is the process at the other end: it answers every job at once.
 //! - [`parse`] is a query's way from text to meaning, held to a fixed number of nanoseconds.
+//! - [`ax`] is questions over a large log, which [`dataset`] makes.
 //! - [`bare`] is what SQLite does without us: the yardsticks.
 //! - [`rig`] is the engine with that plugin under it, [`claims`] what is fed to it.
-//! - [`figure`] is a line of the output, [`spread`] medians and percentiles, [`disk`] bytes written.
+//! - [`figure`] is a line of the output, [`spread`] medians and percentiles, [`disk`] bytes written,
+//!   [`memory`] bytes in use, [`random`] chance.
 
+pub mod ax;
 pub mod bare;
 pub mod claims;
+pub mod dataset;
 pub mod disk;
 pub mod figure;
+pub mod memory;
 pub mod parse;
 pub mod plugin;
+pub mod random;
 pub mod rig;
 pub mod road;
 pub mod spread;
+mod typical;

@@ -1,5 +1,5 @@
 //! `axwatch-bench road`: measures the main job and prints each figure against its limit.
-//! `axwatch-bench parse`: the same for queries.
+//! `axwatch-bench parse`: the same for queries. `axwatch-bench ax`: the same for their answers.
 //!
 //! The same program is, in hidden modes, the plugin that it measures and the launcher over it.
 
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use axwatch_bench::figure::{Figure, Setting};
 use axwatch_bench::road::{self, Part};
-use axwatch_bench::{parse, plugin};
+use axwatch_bench::{ax, parse, plugin};
 use clap::{Parser, Subcommand, ValueEnum as _};
 
 /// Benchmarks of axwatch.
@@ -27,6 +27,8 @@ enum Mode {
     Road(RoadArguments),
     /// How long a query takes to parse.
     Parse(ParseArguments),
+    /// Questions over a large log.
+    Ax(AxArguments),
     /// The plugin at the end of the road.
     #[command(hide = true)]
     Plugin {
@@ -73,6 +75,22 @@ struct ParseArguments {
     quick: bool,
 }
 
+#[derive(clap::Args)]
+struct AxArguments {
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+    /// A small log and a few questions: shows that it works, and no figure that means anything.
+    #[arg(long)]
+    quick: bool,
+    /// How many claims the log has; a million by default, and 20,000 with --quick.
+    #[arg(long)]
+    claims: Option<u64>,
+    /// The folder to work in; by default that of this program.
+    #[arg(long)]
+    folder: Option<PathBuf>,
+}
+
 fn main() -> Result<ExitCode> {
     match Arguments::parse().mode {
         Mode::Road(arguments) => runtime()?.block_on(road(arguments)),
@@ -80,6 +98,7 @@ fn main() -> Result<ExitCode> {
             parse(&arguments);
             Ok(ExitCode::SUCCESS)
         }
+        Mode::Ax(arguments) => runtime()?.block_on(ax(arguments)),
         Mode::Plugin { port, port_file } => {
             runtime()?.block_on(plugin::serve(port, port_file))?;
             Ok(ExitCode::SUCCESS)
@@ -101,16 +120,31 @@ async fn road(arguments: RoadArguments) -> Result<ExitCode> {
         .with_writer(std::io::stderr)
         .init();
     let setting = Setting::look(arguments.quick);
-    let folder = match arguments.folder {
-        Some(folder) => folder,
-        None => std::env::current_exe()?.with_file_name(""),
-    };
+    let folder = folder(arguments.folder)?;
     let parts =
         if arguments.only.is_empty() { Part::value_variants().to_vec() } else { arguments.only };
     head(&setting, arguments.json);
     let tell = |figure: &Figure| tell(figure, arguments.json);
     road::run(&folder, &setting, &parts, tell).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+async fn ax(arguments: AxArguments) -> Result<ExitCode> {
+    let setting = Setting::look(arguments.quick);
+    let folder = folder(arguments.folder)?;
+    let claims = arguments.claims.unwrap_or(if arguments.quick { 20_000 } else { 1_000_000 });
+    head(&setting, arguments.json);
+    let tell = |figure: &Figure| tell(figure, arguments.json);
+    ax::run(&folder, &setting, claims, tell).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The one that was named, or that of this program.
+fn folder(named: Option<PathBuf>) -> Result<PathBuf> {
+    Ok(match named {
+        Some(folder) => folder,
+        None => std::env::current_exe()?.with_file_name(""),
+    })
 }
 
 fn parse(arguments: &ParseArguments) {

@@ -1,4 +1,5 @@
-//! How long a query takes to parse, against the limit of the design.
+//! How long a query takes to parse, against the limit of the design, in the profile of this program. The
+//! crate in `bench/criterion` measures the same in the release profile.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -7,20 +8,10 @@ use axwatch_query::parse;
 
 use crate::figure::{Figure, Limit, Measured, Setting, Yardstick};
 use crate::spread::{median, percentile};
+use crate::typical::{LIMIT_NS, TYPICAL};
 
-/// Nanoseconds that a typical query of 45 bytes may take.
-const LIMIT_NS: f64 = 260.0;
-
-/// Queries of about 45 bytes, one of each kind: actions, `not`, three forms of a time, `where`, quotes.
-const TYPICAL: [(&str, &str); 7] = [
-    ("ax parse: terms and an action", "ALICE is author of GitHub by HR so notify it"),
-    ("ax parse: terms and not", "ALICE BOB is author of GitHub is not draft ok"),
-    ("ax parse: a named time", "ALICE is author of GitHub by HR since yesterday"),
-    ("ax parse: a date", "ALICE is author_of of GitHub since 2024-01-01"),
-    ("ax parse: an amount of time", "is deployed of prod by ci since 3 days ago"),
-    ("ax parse: conditions", "is released where lang = 'rust' and stars > 5"),
-    ("ax parse: quotes", "'John Doe' is 'senior developer' of 'ACME Corp'"),
-];
+/// The profile that this was built with: only that of tests checks what is asserted for debugging.
+const PROFILE: &str = if cfg!(debug_assertions) { "dev" } else { "release" };
 
 /// A figure for each query, and their mean, which is held to the limit. A value is the median of the
 /// rounds; the quickest round, which other work on the machine touches least, stands beside it.
@@ -35,9 +26,11 @@ pub fn run(setting: &Setting) -> Vec<Figure> {
         figure(setting, name, median(rounds), rounds.len(), Limit::None)
             .with("fastest_ns", fastest(rounds))
             .with("bytes", query.len())
+            .with("profile", PROFILE)
     });
     let all = figure(setting, "ax parse: mean", mean(median), rounds, Limit::AtMost(1.0))
-        .with("fastest_ns", mean(fastest));
+        .with("fastest_ns", mean(fastest))
+        .with("profile", PROFILE);
     figures.chain([all]).collect()
 }
 

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 
 use crate::steps::{self, cargo, program};
 
-/// Measures one part (`road`, `parse`), with the arguments of `axwatch-bench` for it.
+/// Measures one part (`road`, `parse`, `ax`), with the arguments of `axwatch-bench` for it.
 ///
 /// # Errors
 /// When it does not build or does not run.
@@ -16,4 +16,14 @@ pub fn run(part: &str, arguments: &[&str]) -> Result<()> {
     let bench = ours.with_file_name("axwatch-bench");
     let bench = bench.to_str().context("the path of this program is no text")?;
     steps::run(program(bench).arg(part).args(arguments))
+}
+
+/// Measures parsing by criterion, in the release profile. It is a workspace of its own, so that nothing
+/// else is built for it, and it for nothing else.
+///
+/// # Errors
+/// When it does not build or does not run.
+pub fn parse_in_release() -> Result<()> {
+    let bench = ["bench", "--quiet", "--locked", "--manifest-path", "bench/criterion/Cargo.toml"];
+    steps::run(cargo().args(bench))
 }

@@ -7,6 +7,7 @@
 mod bench;
 mod check;
 mod deps;
+mod fuzz;
 mod picture;
 mod steps;
 
@@ -27,7 +28,16 @@ usage: cargo xtask <command>
                         --quick   a small scale, to see that it works
                         --only P  one part: append, idle, sustained, half-load, flood, disk
                         --folder F  where to work; its disk is what is measured
-  bench parse [...]   measures how long a query takes to parse; --json, --quick";
+  bench parse [...]   measures how long a query takes to parse; --json, --quick
+                        --release  by criterion, in the release profile, which builds the parser anew
+  bench ax [...]      measures questions over a log of a million claims
+                        --json, --quick
+                        --claims N  so many claims instead
+                        --folder F  where to work
+  fuzz ax [...]       tries random texts as queries, and shows one that breaks a promise of the parser
+                      in its shortest form
+                        --inputs N  how many; ten million by default
+                        --seed S    which; others each time by default";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -51,7 +61,9 @@ fn run(words: &[&str]) -> Option<Result<()>> {
         ["check"] => Some(check::run()),
         ["deps"] => Some(deps::run()),
         ["picture"] => Some(picture::run_all()),
-        ["bench", part @ ("road" | "parse"), rest @ ..] => Some(bench::run(part, rest)),
+        ["bench", "parse", "--release"] => Some(bench::parse_in_release()),
+        ["bench", part @ ("road" | "parse" | "ax"), rest @ ..] => Some(bench::run(part, rest)),
+        ["fuzz", "ax", rest @ ..] => Some(fuzz::ax(rest)),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Some(Ok(()))
