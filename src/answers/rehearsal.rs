@@ -420,7 +420,6 @@ impl Chosen {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axwatch_query::AliasChangeKind;
 
     #[test]
     fn what_makes_no_sense_together_is_refused() {
