@@ -7,7 +7,7 @@ use axwatch_model::{JobId, JobNumber, Seq};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::failed;
-use super::rows::{read_attestation, select_attestations};
+use super::rows::{attestation_text, read_attestation, select_attestations};
 use super::trip::{Insert, Transaction, Values};
 use crate::store::StoreError;
 use crate::tail::{Cursor, Entries, Generation, Mark, Slice, Tail, TailBounds};
@@ -42,7 +42,7 @@ impl SharedTail {
     }
 }
 
-/// Reads the log from the tail's head up to `upto` into the tail.
+/// Reads the log from the tail's head up to `upto` into the tail. Where nothing is new it asks nothing.
 pub(super) async fn fill(
     connection: &mut SqliteConnection,
     tail: &SharedTail,
@@ -51,6 +51,9 @@ pub(super) async fn fill(
     let failed = failed("read the newest rows of the log");
     loop {
         let head = tail.read().head().seq;
+        if head >= upto.seq {
+            break;
+        }
         let rows = sqlx::query(select_attestations!(
             "'null'",
             "WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
@@ -69,6 +72,9 @@ pub(super) async fn fill(
     }
     loop {
         let head = tail.read().head().job;
+        if head >= upto.job {
+            return Ok(());
+        }
         let rows: Vec<SqliteRow> = sqlx::query(
             "SELECT number, id FROM jobs WHERE number > ? AND number <= ? ORDER BY number LIMIT ?",
         )

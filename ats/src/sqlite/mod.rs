@@ -3,8 +3,8 @@
 //! `lock` lets one writer in; `open` looks at the file before touching it, and brings it to the present
 //! schema.
 //! `writer` is the one connection that writes; `derive` keeps the tail and the derived tables;
-//! `reader` answers questions, `search` those about terms; `checkpoint` moves the write-ahead log into
-//! the main file beside the writer. `rows` is how our types become columns, `connect` how every
+//! `reader` answers questions, `search` those about terms, with `times` about blocks of the log;
+//! `checkpoint` moves the write-ahead log into the main file beside the writer. `rows` is how our types become columns, `connect` how every
 //! connection is set.
 //!
 //! What survives a crash is what SQLite has committed: the log, the jobs, the audit, meta. The tail is
@@ -20,6 +20,7 @@ mod rows;
 mod search;
 #[cfg(test)]
 pub(crate) mod tests;
+mod times;
 mod trip;
 mod writer;
 

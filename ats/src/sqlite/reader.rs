@@ -24,8 +24,10 @@ use super::connect::read_options;
 use super::derive::{SharedTail, fill, read_marks};
 use super::open::open_for_reading;
 use super::rows::{
-    self, read_attestation, read_job, select_attestations, select_audit, select_jobs,
+    self, Select, Together, attestation_text, read_attestation, read_job, read_together,
+    select_attestations, select_audit, select_both, select_jobs,
 };
+use super::times::{BlockTimes, Times};
 use super::trip::Values;
 use super::{failed, search};
 use crate::store::{
@@ -43,6 +45,7 @@ pub(super) struct SqliteReader {
     pool: SqlitePool,
     tail: SharedTail,
     opened: Opened,
+    times: BlockTimes,
     /// Of a reader whose tail nobody else keeps up to date: held by whoever does it now.
     following: Option<Mutex<()>>,
 }
@@ -53,14 +56,16 @@ impl SqliteReader {
         let (path, opened, derivation) = open_for_reading(path).await?;
         let tail = SharedTail::new(Tail::new(derivation.derived));
         let following = Some(Mutex::new(()));
-        let reader = SqliteReader { pool: pool(&path), tail, opened, following };
+        let times = BlockTimes::default();
+        let reader = SqliteReader { pool: pool(&path), tail, opened, times, following };
         reader.connection().await?;
         Ok(reader)
     }
 
     /// Reads beside the writer of this process, whose tail it shares.
     pub fn beside_writer(path: &Path, tail: SharedTail, opened: Opened) -> SqliteReader {
-        SqliteReader { pool: pool(path), tail, opened, following: None }
+        let times = BlockTimes::default();
+        SqliteReader { pool: pool(path), tail, opened, times, following: None }
     }
 
     /// Lets go of all connections, once the questions under way are answered.
@@ -103,17 +108,19 @@ impl SqliteReader {
     async fn read_after_now(&self, after: Seq, limit: usize) -> Result<Vec<Stored>, StoreError> {
         let mut connection = self.connection().await?;
         let head = self.head_mark().seq;
-        let rows = sqlx::query(select_attestations!(
-            "ifnull(attributes,'null')",
-            "WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
-        ))
-        .bind(signed(after.0))
-        .bind(signed(head.0))
-        .bind(bounded(limit))
-        .fetch_all(&mut *connection)
-        .await
-        .map_err(failed("read attestations"))?;
-        rows.iter().map(read_attestation).collect()
+        let (mut after, mut found) = (after, Vec::new());
+        while found.len() < limit && after < head {
+            let rows = fetch_attestations(&mut connection, &READ_AFTER, |values| {
+                values.add(signed(after.0));
+                values.add(signed(head.0));
+                values.add(bounded(FETCH_ROWS.min(limit - found.len())));
+            });
+            let rows = rows.await?;
+            let Some(last) = rows.last() else { break };
+            after = last.seq;
+            found.extend(rows);
+        }
+        Ok(found)
     }
 
     async fn made_by_now(&self, job: JobId) -> Result<Vec<Stored>, StoreError> {
@@ -275,26 +282,76 @@ pub(super) async fn fetch_by_seqs(
     connection: &mut SqliteConnection,
     seqs: &[Seq],
 ) -> Result<Vec<Stored>, StoreError> {
+    fetch_by_seqs_within(connection, seqs, Times::ANY).await
+}
+
+/// The attestations with these numbers and one of these times, rising.
+pub(super) async fn fetch_by_seqs_within(
+    connection: &mut SqliteConnection,
+    seqs: &[Seq],
+    times: Times,
+) -> Result<Vec<Stored>, StoreError> {
     let sorted: Vec<Seq> = seqs.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
     let mut found = Vec::with_capacity(sorted.len());
     for seqs in sorted.chunks(FETCH_ROWS) {
         let seqs = serde_json::to_string(seqs).expect("numbers are always JSON");
-        let rows = sqlx::query(FETCH_BY_SEQS)
-            .bind(seqs)
-            .fetch_all(&mut *connection)
-            .await
-            .map_err(failed("read attestations"))?;
-        for row in &rows {
-            found.push(read_attestation(row)?);
-        }
+        let rows = fetch_attestations(connection, &FETCH_BY_SEQS, |values| {
+            values.add(seqs.clone());
+            values.add(times.lowest);
+            values.add(times.highest);
+        });
+        found.extend(rows.await?);
     }
     Ok(found)
 }
 
-pub(super) const FETCH_BY_SEQS: &str = select_attestations!(
-    "ifnull(attributes,'null')",
-    "WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq"
-);
+pub(super) const FETCH_BY_SEQS: Select =
+    select_both!("WHERE seq IN (SELECT value FROM json_each(?)) AND timestamp BETWEEN ? AND ?");
+
+const READ_AFTER: Select = select_both!("WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?");
+
+/// What a statement finds, rising by number.
+pub(super) async fn fetch_attestations(
+    connection: &mut SqliteConnection,
+    select: &Select,
+    bind: impl Fn(&mut Values),
+) -> Result<Vec<Stored>, StoreError> {
+    let values = || {
+        let mut values = Values::default();
+        bind(&mut values);
+        values
+    };
+    let row = sqlx::query_with(select.together, values().into_arguments())
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed("read attestations"))?;
+    let mut rows = match read_together(&row) {
+        Some(Together { rows, large }) if large.is_empty() => rows,
+        Some(Together { mut rows, large }) => {
+            let mut values = Values::default();
+            values.add(serde_json::to_string(&large).expect("numbers are always JSON"));
+            values.add(Times::ANY.lowest);
+            values.add(Times::ANY.highest);
+            rows.extend(fetch_by_row(connection, FETCH_BY_SEQS.by_row, values).await?);
+            rows
+        }
+        None => fetch_by_row(connection, select.by_row, values()).await?,
+    };
+    rows.sort_unstable_by_key(|row| row.seq);
+    Ok(rows)
+}
+
+async fn fetch_by_row(
+    connection: &mut SqliteConnection,
+    statement: &'static str,
+    values: Values,
+) -> Result<Vec<Stored>, StoreError> {
+    let rows = sqlx::query_with(statement, values.into_arguments())
+        .fetch_all(connection)
+        .await
+        .map_err(failed("read attestations"))?;
+    rows.iter().map(read_attestation).collect()
+}
 
 impl Store for SqliteReader {
     fn opened(&self) -> &Opened {
@@ -360,7 +417,7 @@ impl Store for SqliteReader {
     fn query<'a>(&'a self, question: &'a Question) -> StoreFuture<'a, Page> {
         async move {
             let mut connection = self.connection().await?;
-            search::answer(&mut connection, &self.tail, question).await
+            search::answer(&mut connection, &self.tail, &self.times, question).await
         }
         .boxed()
     }

@@ -1,7 +1,7 @@
 //! How our types become columns, and columns our types.
 //!
 //! A row is read as one JSON text made by SQLite, because every column that the driver hands over costs
-//! as much as a small row. A row that does not decode is [`StoreError::Row`], never a panic.
+//! as much as a small row; many rows of the log even as one text for all. A row that does not decode is [`StoreError::Row`], never a panic.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use axwatch_model::{
     Stored, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
 };
 use axwatch_query::{AliasChange, AliasChangeKind};
-use serde::Deserialize;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -62,20 +63,52 @@ pub(super) const INSERT_AUDIT: &str = "INSERT INTO audit \
 pub(super) const REPLACE_PLUGIN: &str =
     "INSERT OR REPLACE INTO plugins (name,version,incarnation,up_at) VALUES (?,?,?,?);";
 
-/// Reads attestations: the number, and the rest as one JSON array. Without attributes where nobody
-/// asks for them: they may be large.
-macro_rules! select_attestations {
-    ($attributes:literal, $rest:literal) => {
+/// A row of attestations as one JSON array. Without attributes where nobody asks for them: they may be
+/// large.
+macro_rules! attestation_text {
+    ($attributes:literal) => {
         concat!(
-            "SELECT seq, concat('[',json_quote(id),',',subjects,',',predicates,',',contexts,',',",
+            "concat('[',seq,',',json_quote(id),',',subjects,',',predicates,',',contexts,',',",
             "actors,',',timestamp,',',created_at,',',json_quote(source),',',",
             "json_quote(appended_by),',',filled,',',",
             $attributes,
             ",',',json_quote(hex(signature)),',',signature IS NULL,',',json_quote(signer_did),',',",
-            "lineage,',',json_quote(root),',',json_quote(hex(parent_job)),',',depth,']') ",
-            "FROM attestations ",
-            $rest
+            "lineage,',',json_quote(root),',',json_quote(hex(parent_job)),',',depth,']')",
         )
+    };
+}
+
+/// Reads attestations row by row: the number, and the row's text.
+macro_rules! select_attestations {
+    ($attributes:literal, $rest:literal) => {
+        concat!("SELECT seq, ", attestation_text!($attributes), " FROM attestations ", $rest)
+    };
+}
+
+/// Reads attestations, whole, in two ways.
+pub(super) struct Select {
+    /// One text for all rows, an array of their texts; because each row that the driver hands over costs
+    /// more than SQLite needs for it. Of a row that is large there is only the number, so that the text
+    /// stays small. In any order.
+    pub together: &'static str,
+    /// One row each.
+    pub by_row: &'static str,
+}
+
+macro_rules! select_both {
+    ($rest:literal) => {
+        Select {
+            together: concat!(
+                "SELECT concat('[',group_concat(found),']') FROM (SELECT iif(octet_length(subjects)",
+                "+octet_length(predicates)+octet_length(contexts)+octet_length(actors)",
+                "+ifnull(octet_length(attributes),0)<=4096,",
+                attestation_text!("ifnull(attributes,'null')"),
+                ",seq) AS found FROM attestations ",
+                $rest,
+                ")"
+            ),
+            by_row: select_attestations!("ifnull(attributes,'null')", $rest),
+        }
     };
 }
 
@@ -94,7 +127,7 @@ macro_rules! select_jobs {
         )
     };
 }
-pub(super) use {select_attestations, select_jobs};
+pub(super) use {attestation_text, select_attestations, select_both, select_jobs};
 
 pub(super) fn bind_attestation(values: &mut Values, stored: &Stored) {
     let Stored { seq, attestation, appended_by, filled, lineage } = stored;
@@ -240,9 +273,10 @@ fn to_json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("lists and declarations are always JSON")
 }
 
-/// The array of [`select_attestations`].
-#[derive(Deserialize)]
+/// The array of [`attestation_text`].
+#[derive(serde::Deserialize)]
 struct AttestationText<'a> {
+    seq: Seq,
     id: AttestationId,
     subjects: Vec<String>,
     predicates: Vec<String>,
@@ -264,44 +298,100 @@ struct AttestationText<'a> {
     depth: u32,
 }
 
-pub(super) fn read_attestation(row: &SqliteRow) -> Result<Stored, StoreError> {
-    decode("attestations", row, |seq, text| {
-        let text: AttestationText<'_> = serde_json::from_str(text).map_err(shown)?;
+impl AttestationText<'_> {
+    fn decode(self) -> Result<Stored, String> {
         let attestation = Attestation {
-            id: text.id,
-            subjects: text.subjects,
-            predicates: text.predicates,
-            contexts: text.contexts,
-            actors: text.actors,
-            timestamp: Timestamp::from_ms(text.timestamp).map_err(shown)?,
-            created_at: Timestamp::from_ms(text.created_at).map_err(shown)?,
-            source: text.source,
-            attributes: text.attributes.map(|raw| Attributes::trusted(raw.get().into())),
-            signature: (text.unsigned == 0).then(|| from_hex(text.signature)).transpose()?,
-            signer_did: text.signer_did,
+            id: self.id,
+            subjects: self.subjects,
+            predicates: self.predicates,
+            contexts: self.contexts,
+            actors: self.actors,
+            timestamp: Timestamp::from_ms(self.timestamp).map_err(shown)?,
+            created_at: Timestamp::from_ms(self.created_at).map_err(shown)?,
+            source: self.source,
+            attributes: self.attributes.map(|raw| Attributes::trusted(raw.get().into())),
+            signature: (self.unsigned == 0).then(|| from_hex(self.signature)).transpose()?,
+            signer_did: self.signer_did,
         };
         let lineage = Lineage {
-            kind: LineageKind::from_code(text.lineage)
-                .ok_or_else(|| format!("{} is no kind of lineage", text.lineage))?,
-            root: text.root,
-            parent_job: match text.parent_job {
+            kind: LineageKind::from_code(self.lineage)
+                .ok_or_else(|| format!("{} is no kind of lineage", self.lineage))?,
+            root: self.root,
+            parent_job: match self.parent_job {
                 "" => None,
                 job => Some(job.parse::<JobId>().map_err(shown)?),
             },
-            depth: text.depth,
+            depth: self.depth,
         };
         Ok(Stored {
-            seq: Seq(seq),
+            seq: self.seq,
             attestation,
-            appended_by: text.appended_by,
-            filled: Filled::from_code(text.filled),
+            appended_by: self.appended_by,
+            filled: Filled::from_code(self.filled),
             lineage,
         })
+    }
+}
+
+pub(super) fn read_attestation(row: &SqliteRow) -> Result<Stored, StoreError> {
+    decode("attestations", row, |_, text| {
+        serde_json::from_str::<AttestationText<'_>>(text).map_err(shown)?.decode()
     })
 }
 
+/// The rows of [`Select::together`].
+pub(super) struct Together {
+    pub rows: Vec<Stored>,
+    /// The numbers of those that are large.
+    pub large: Vec<Seq>,
+}
+
+/// `None` where a row does not decode; which one it is tells reading them row by row.
+pub(super) fn read_together(row: &SqliteRow) -> Option<Together> {
+    let found: Vec<Found<'_>> = serde_json::from_str(row.try_get(0).ok()?).ok()?;
+    let mut together = Together { rows: Vec::with_capacity(found.len()), large: Vec::new() };
+    for found in found {
+        match found {
+            Found::Text(text) => together.rows.push(text.decode().ok()?),
+            Found::Large(seq) => together.large.push(seq),
+        }
+    }
+    Some(together)
+}
+
+enum Found<'a> {
+    Text(Box<AttestationText<'a>>),
+    Large(Seq),
+}
+
+impl<'de> Deserialize<'de> for Found<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(FoundVisitor)
+    }
+}
+
+/// Tells an array from a number without reading twice.
+struct FoundVisitor;
+
+impl<'de> Visitor<'de> for FoundVisitor {
+    type Value = Found<'de>;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("a row or its number")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, fields: A) -> Result<Found<'de>, A::Error> {
+        let text = AttestationText::deserialize(SeqAccessDeserializer::new(fields))?;
+        Ok(Found::Text(Box::new(text)))
+    }
+
+    fn visit_u64<E>(self, seq: u64) -> Result<Found<'de>, E> {
+        Ok(Found::Large(Seq(seq)))
+    }
+}
+
 /// The array of [`select_jobs`].
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 struct JobText {
     id: JobId,
     origin: u8,

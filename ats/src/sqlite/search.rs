@@ -2,7 +2,11 @@
 //!
 //! For each dimension that names terms, the union of their postings is walked downwards, a few rows of
 //! postings at a time; the dimensions leapfrog to the numbers that all of them have. What is found so
-//! may match: the rows are fetched and asked. A search that names no terms reads the log itself.
+//! may match: the rows are fetched and asked. A search that names no terms reads the log itself. Of a
+//! search that is bound in time SQLite passes over the rows that lie outside, and when these are many,
+//! whole blocks of the log are.
+
+use std::ops::RangeInclusive;
 
 use axwatch_query::{Mode, fold};
 use sqlx::Row;
@@ -10,8 +14,9 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::derive::SharedTail;
 use super::failed;
-use super::reader::{FETCH_ROWS, fetch_by_seqs};
-use super::rows::{read_attestation, select_attestations};
+use super::reader::{FETCH_ROWS, fetch_attestations, fetch_by_seqs_within};
+use super::rows::{Select, attestation_text, select_attestations, select_both};
+use super::times::{BlockTimes, Times};
 use crate::packed::unpack;
 use crate::store::{Page, Question, StoreError};
 use crate::tail::Tail;
@@ -29,41 +34,53 @@ const TOO_DENSE: f64 = 512.0;
 /// Rows that are read for one page; then it is given with what was found, so that what is rare is not kept
 /// back until there is more of it. Numbers that are passed over without reading their rows do not count.
 const PAGE_READS_MAX: u64 = 2_048;
+/// Rows that are passed over by their time for one page: some tens of milliseconds.
+const PAGE_PASSED_MAX: u64 = 65_536;
+/// To read a row for the times of its block costs this part of passing over it by its number.
+const LEARNING_PART: u64 = 8;
 /// Candidates that are fetched at least, once some have turned out not to match.
 const DOUBTFUL_ROWS: usize = 64;
+/// Rows that are passed over by their time before it pays to know the times of blocks.
+const PASSED_BY_ROW_MAX: u64 = 512;
 
 /// Answers a question.
 pub(super) async fn answer(
     connection: &mut SqliteConnection,
     tail: &SharedTail,
+    blocks: &BlockTimes,
     question: &Question,
 ) -> Result<Page, StoreError> {
     let mut page = Page::default();
     if question.limit == 0 {
         return Ok(page);
     }
-    let terms = folded_terms(question);
-    let mut source = if terms.is_empty() {
-        let head = tail.read().head().seq.0;
-        Source::Log(question.before.map_or(head, |before| before.0.saturating_sub(1).min(head)))
-    } else {
-        let dimensions = terms.iter().map(|(dimension, terms)| (*dimension, terms.as_slice()));
-        Source::Postings(Search::new(tail, dimensions, question.before))
-    };
-    while page.rows.len() < question.limit {
-        let missing = question.limit - page.rows.len();
-        let doubtful = page.rows_read > page.rows.len() as u64;
-        let count = missing.max(if doubtful { DOUBTFUL_ROWS } else { 1 }).min(FETCH_ROWS);
-        let rows = source.fetch(connection, count).await?;
-        let Some(last) = rows.last() else { break };
-        let last_read = last.seq;
-        page.rows_read += rows.len() as u64;
-        let matching = rows.into_iter().filter(|row| question.holds_for(&row.attestation));
-        page.rows.extend(matching.take(missing));
-        if page.rows_read >= PAGE_READS_MAX && page.rows.len() < question.limit {
-            page.next = (last_read > Seq(1)).then_some(last_read);
+    let times = Times::asked(&question.filter);
+    let head = tail.read().head().seq.0;
+    let mut source = Source::of(tail, question);
+    // What the page has cost beside its rows, and rows that were passed over one by one.
+    let (mut looked_at, mut passed) = (0, 0);
+    // Candidates of the last fetch that were none.
+    let mut wrong = 0;
+    while page.rows.len() < question.limit && source.at_most() > 0 {
+        if page.rows_read >= PAGE_READS_MAX || looked_at >= PAGE_PASSED_MAX {
+            page.next = Some(Seq(source.at_most() + 1));
             break;
         }
+        if passed >= PASSED_BY_ROW_MAX {
+            let learned = blocks.learn(connection, source.at_most(), head).await?;
+            looked_at += learned / LEARNING_PART;
+        }
+        let missing = question.limit - page.rows.len();
+        let doubtful = page.rows_read > page.rows.len() as u64;
+        let least = if doubtful { DOUBTFUL_ROWS } else { 1 };
+        let count = missing.max(least).max(2 * wrong).min(FETCH_ROWS);
+        let fetched = source.fetch(connection, blocks, times, count).await?;
+        looked_at += fetched.passed;
+        passed += fetched.passed;
+        wrong = fetched.wrong;
+        page.rows_read += fetched.rows.len() as u64;
+        let matching = fetched.rows.into_iter().filter(|row| question.holds_for(&row.attestation));
+        page.rows.extend(matching.take(missing));
     }
     page.next = page.next.or_else(|| page.next_after(question.limit));
     page.walked = source.walked();
@@ -97,7 +114,35 @@ enum Source {
     Log(u64),
 }
 
+/// Candidates, newest first.
+struct Fetched {
+    rows: Vec<Stored>,
+    /// How many others there were, with another time than what was asked for.
+    passed: u64,
+    /// How many of those were fetched by their numbers.
+    wrong: usize,
+}
+
 impl Source {
+    fn of(tail: &SharedTail, question: &Question) -> Source {
+        let terms = folded_terms(question);
+        if terms.is_empty() {
+            let head = tail.read().head().seq.0;
+            let before = question.before.map_or(head, |before| before.0.saturating_sub(1));
+            return Source::Log(before.min(head));
+        }
+        let dimensions = terms.iter().map(|(dimension, terms)| (*dimension, terms.as_slice()));
+        Source::Postings(Search::new(tail, dimensions, question.before))
+    }
+
+    /// No candidate is left above this number; at 0 there is none.
+    fn at_most(&self) -> u64 {
+        match self {
+            Source::Postings(search) => search.at_most,
+            Source::Log(at_most) => *at_most,
+        }
+    }
+
     /// The dimensions that lead to candidates, the rarest first.
     fn walked(&self) -> Vec<axwatch_query::Dimension> {
         let Source::Postings(search) = self else { return Vec::new() };
@@ -105,28 +150,42 @@ impl Source {
         walked.collect()
     }
 
-    /// The next candidates, newest first; empty at the end.
+    /// The next candidates. May find none before the end, where there are others before them.
     async fn fetch(
         &mut self,
         connection: &mut SqliteConnection,
+        blocks: &BlockTimes,
+        times: Times,
         count: usize,
-    ) -> Result<Vec<Stored>, StoreError> {
+    ) -> Result<Fetched, StoreError> {
         match self {
             Source::Postings(search) => {
                 let mut seqs = Vec::with_capacity(count);
-                while seqs.len() < count
-                    && let Some(seq) = search.next(connection).await?
-                {
-                    seqs.push(Seq(seq));
+                while seqs.len() < count {
+                    search.at_most = blocks.highest(search.at_most, times);
+                    let Some(seq) = search.next(connection).await? else { break };
+                    if blocks.highest(seq, times) == seq {
+                        seqs.push(Seq(seq));
+                    }
                 }
-                let mut rows = fetch_by_seqs(connection, &seqs).await?;
+                let mut rows = fetch_by_seqs_within(connection, &seqs, times).await?;
                 rows.reverse();
-                Ok(rows)
+                let wrong = seqs.len() - rows.len();
+                Ok(Fetched { rows, passed: wrong as u64, wrong })
             }
             Source::Log(at_most) => {
-                let rows = fetch_downwards(connection, *at_most, count).await?;
-                *at_most = rows.last().map_or(0, |row| row.seq.0.saturating_sub(1));
-                Ok(rows)
+                let Some(run) = blocks.run(*at_most, times) else {
+                    *at_most = 0;
+                    return Ok(Fetched { rows: Vec::new(), passed: 0, wrong: 0 });
+                };
+                let rows = fetch_downwards(connection, &run, times, count).await?;
+                let last = rows.last().filter(|_| rows.len() == count);
+                *at_most = last.map_or(*run.start(), |row| row.seq.0).saturating_sub(1);
+                let passed = match times {
+                    Times::ANY => 0,
+                    _ => (run.end() - *at_most).saturating_sub(rows.len() as u64),
+                };
+                Ok(Fetched { rows, passed, wrong: 0 })
             }
         }
     }
@@ -134,20 +193,25 @@ impl Source {
 
 async fn fetch_downwards(
     connection: &mut SqliteConnection,
-    at_most: u64,
+    run: &RangeInclusive<u64>,
+    times: Times,
     count: usize,
 ) -> Result<Vec<Stored>, StoreError> {
-    let rows = sqlx::query(select_attestations!(
-        "ifnull(attributes,'null')",
-        "WHERE seq <= ? ORDER BY seq DESC LIMIT ?"
-    ))
-    .bind(at_most.cast_signed())
-    .bind(count as i64)
-    .fetch_all(connection)
-    .await
-    .map_err(failed("read attestations"))?;
-    rows.iter().map(read_attestation).collect()
+    let rows = fetch_attestations(connection, &READ_DOWNWARDS, |values| {
+        values.number(*run.start());
+        values.number(*run.end());
+        values.add(times.lowest);
+        values.add(times.highest);
+        values.add(count as i64);
+    });
+    let mut rows = rows.await?;
+    rows.reverse();
+    Ok(rows)
 }
+
+const READ_DOWNWARDS: Select = select_both!(
+    "WHERE seq BETWEEN ? AND ? AND timestamp BETWEEN ? AND ? ORDER BY seq DESC LIMIT ?"
+);
 
 /// The numbers that may have a term of each dimension, falling: all that have, and some others.
 pub(super) struct Search {

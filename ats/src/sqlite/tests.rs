@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axwatch_model::{
-    Declared, DefaultActor, Defaults, Draft, Incoming, JobNumber, LeafNumber, Seq, Timestamp,
-    WatcherNumber,
+    Attributes, Declared, DefaultActor, Defaults, Draft, Incoming, JobNumber, LeafNumber, Seq,
+    Timestamp, WatcherNumber,
 };
 use axwatch_query::Filter;
 use sqlx::{ConnectOptions, Connection, Row};
@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use super::connect::{check_settings, read_options, write_options};
 use super::reader::FETCH_BY_SEQS;
 use super::search::READ_POSTINGS;
+use super::times::{BlockTimes, READ_TIMES, Times};
 use super::writer::SqliteWriter;
 use crate::store::{Batch, Question, Store, StoreError, StoreWriter};
 use crate::tail::TailBounds;
@@ -46,17 +47,19 @@ fn at(ms: i64) -> Timestamp {
 }
 
 fn claims(range: std::ops::Range<usize>) -> Vec<Incoming> {
+    range.map(|n| claim(n, None)).collect()
+}
+
+fn claim(n: usize, timestamp: Option<Timestamp>) -> Incoming {
     let defaults = Defaults { actor: DefaultActor::OwnId, source: "test".into() };
-    let claim = |n: usize| {
-        let draft = Draft {
-            id: Some(format!("claim {n}")),
-            subjects: vec![format!("subject {}", n % 1_000)],
-            predicates: vec!["is_common".to_owned()],
-            ..Draft::default()
-        };
-        draft.complete(&defaults, "user", at(1), 0).unwrap()
+    let draft = Draft {
+        id: Some(format!("claim {n}")),
+        subjects: vec![format!("subject {}", n % 1_000)],
+        predicates: vec!["is_common".to_owned()],
+        timestamp,
+        ..Draft::default()
     };
-    range.map(claim).collect()
+    draft.complete(&defaults, "user", at(1), 0).unwrap()
 }
 
 async fn fill(writer: &mut dyn StoreWriter, range: std::ops::Range<usize>) {
@@ -325,6 +328,48 @@ async fn a_row_that_does_not_decode_is_named() {
         assert!(is_row, "{column} = {value}: {error}");
         sqlx::raw_sql("ROLLBACK").execute(&mut connection).await.unwrap();
     }
+    // However it is asked for.
+    let spoil = "UPDATE attestations SET attributes = '{' WHERE seq = 2";
+    sqlx::raw_sql(spoil).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    let reader = SqliteStore::open_reader(&path).await.unwrap();
+    let errors = [
+        reader.query(&asks("so notify", 9)).await.map(drop),
+        reader.query(&asks("'subject 1'", 9)).await.map(drop),
+        reader.read_after(Seq(0), 9).await.map(drop),
+    ];
+    for error in errors.map(Result::unwrap_err) {
+        assert!(matches!(error, StoreError::Row { table: "attestations", row: 2, .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn large_rows_come_in_their_place_among_small_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    let mut writer = SqliteStore::open_writer(&path).await.unwrap();
+    let sizes = [10, 300_000, 20, 4_000, 4_200, 30, 900_000, 40];
+    let sized = sizes.into_iter().cycle().take(600).enumerate().map(|(n, size)| {
+        let size = if n < 16 { size } else { size.min(5_000) };
+        let mut claim = claim(n, Some(at(n as i64)));
+        let text = format!("{{\"text\":\"{}\"}}", "x".repeat(size));
+        claim.attestation.attributes = Some(Attributes::trusted(text.into()));
+        claim
+    });
+    let claims: Vec<Incoming> = sized.collect();
+    append(writer.as_mut(), claims.clone(), at(2)).await.unwrap();
+    let reader = writer.reader();
+    let all: Vec<Seq> = (1..=600).map(Seq).collect();
+    let rising = reader.by_seqs(&all).await.unwrap();
+    assert_eq!(reader.read_after(Seq(0), 600).await.unwrap(), rising);
+    let asked = rising.iter().map(|row| &row.attestation.attributes);
+    assert!(asked.eq(claims.iter().map(|claim| &claim.attestation.attributes)));
+    for text in ["is is_common", "so notify"] {
+        let mut falling = reader.query(&asks(text, 600)).await.unwrap().rows;
+        falling.reverse();
+        assert!(falling == rising, "{text}");
+    }
+    writer.close().await.unwrap();
 }
 
 #[tokio::test]
@@ -429,7 +474,7 @@ async fn selective_questions_do_not_scan() {
     assert_eq!((total, pages), (20_000, 40));
 
     let mut connection = read_options(&path).connect().await.unwrap();
-    for statement in [READ_POSTINGS, FETCH_BY_SEQS] {
+    for statement in [READ_POSTINGS, FETCH_BY_SEQS.together, FETCH_BY_SEQS.by_row] {
         let plan = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}")))
             .fetch_all(&mut connection)
             .await
@@ -441,6 +486,85 @@ async fn selective_questions_do_not_scan() {
         });
         assert!(!scans && steps[0].starts_with("SEARCH"), "{steps:?}");
     }
+}
+
+/// The time of a claim of [`fill_in_time`]: rising with its number, but for a few that came late.
+fn time_of(n: u64) -> i64 {
+    let rising = n as i64 * 10;
+    if n.is_multiple_of(97) { rising - 30_000 } else { rising }
+}
+
+async fn fill_in_time(writer: &mut dyn StoreWriter, range: std::ops::RangeInclusive<u64>) {
+    let claim = |n: u64| claim(n as usize, Some(at(time_of(n))));
+    append(writer, range.map(claim).collect(), at(2)).await.unwrap();
+}
+
+/// All pages of a question, and how many rows were read for them.
+async fn all_pages(store: &dyn Store, question: &Question) -> (Vec<u64>, u64) {
+    let (mut question, mut rows, mut rows_read) = (question.clone(), Vec::new(), 0);
+    loop {
+        let page = store.query(&question).await.unwrap();
+        assert!(page.rows.len() <= question.limit);
+        rows.extend(page.rows.iter().map(|row| row.seq.0));
+        rows_read += page.rows_read;
+        let Some(next) = page.next else { return (rows, rows_read) };
+        assert!(question.before.is_none_or(|before| next < before), "pages go down");
+        question.before = Some(next);
+    }
+}
+
+#[tokio::test]
+async fn what_lies_outside_of_the_times_that_are_asked_for_is_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    let mut writer = SqliteStore::open_writer(&path).await.unwrap();
+    let readers = [writer.reader(), SqliteStore::open_reader(&path).await.unwrap()];
+    // Full blocks and a beginning, one more claim, and then so many that the next block is full.
+    for (first, head) in [(1, 5_500), (5_501, 5_501), (5_502, 6_200)] {
+        fill_in_time(writer.as_mut(), first..=head).await;
+        while writer.tidy().await.unwrap() {}
+        let ends =
+            [(60_000, 70_000), (0, 9_000), (20_000, 25_000), (i64::MIN, 500), (90_000, 91_000)];
+        let texts = ["is is_common", "'subject 7'", ""];
+        for ((start, end), text) in ends.into_iter().flat_map(|ends| texts.map(|text| (ends, text)))
+        {
+            let mut question = asks(if text.is_empty() { "so notify" } else { text }, 100);
+            question.filter = question.filter.within(Some(start), Some(end));
+            let in_time = |n: &u64| (start..=end).contains(&time_of(*n));
+            let has_word = |n: &u64| text != "'subject 7'" || n % 1_000 == 7;
+            let expected: Vec<u64> = (1..=head).rev().filter(in_time).filter(has_word).collect();
+            for (reader, again) in readers.iter().flat_map(|reader| [(reader, 1), (reader, 2)]) {
+                let (rows, rows_read) = all_pages(reader.as_ref(), &question).await;
+                let which = format!("{text:?} {start} to {end} of {head}, time {again}");
+                assert!(rows == expected, "{which}");
+                assert!(rows_read <= 2 * expected.len() as u64 + 256, "{which} reads {rows_read}");
+            }
+        }
+    }
+    writer.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_times_of_blocks_are_read_by_their_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    let mut writer = SqliteStore::open_writer(&path).await.unwrap();
+    fill_in_time(writer.as_mut(), 1..=5_000).await;
+    let mut connection = read_options(&path).connect().await.unwrap();
+    let blocks = BlockTimes::default();
+    assert_eq!(blocks.learn(&mut connection, 5_000, 5_000).await.unwrap(), 4 * 1_024);
+    assert_eq!(blocks.learn(&mut connection, 5_000, 5_000).await.unwrap(), 0);
+    let asked = Times { lowest: 20_481, highest: i64::MAX };
+    // The first two blocks end at 2,048 with time 20,480.
+    assert_eq!(blocks.run(3_000, asked), Some(2_049..=3_000));
+    assert_eq!(blocks.run(2_048, asked), None);
+    let plan = format!("EXPLAIN QUERY PLAN {READ_TIMES}");
+    let plan = sqlx::query(sqlx::AssertSqlSafe(plan)).fetch_all(&mut connection).await.unwrap();
+    let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+    let searches =
+        |step: &String| step.starts_with("SEARCH attestations USING INTEGER PRIMARY KEY");
+    assert!(steps.iter().any(searches), "{steps:?}");
+    assert!(!steps.iter().any(|step| step.contains("SCAN attestations")), "{steps:?}");
 }
 
 #[tokio::test]
