@@ -11,6 +11,10 @@
 //! - `ms`: how long, where a mode says so, by default 200
 //! - `gate`: a file; mode `gate` answers no job before it is there
 //! - `on`: modes that fail jobs fail only those whose payload holds this text
+//! - `makes`: what mode `relays` makes in a job, as tables: `handler` (only in its jobs), `predicate`,
+//!   `copies` (1), `names` (on whose behalf: `job`, the default; `nothing`; `job_of`, the job whose id
+//!   stands in the file `job_of`; `first_attempt`, after it has failed; `late`, the job, once it has been
+//!   answered and the file `late` is there)
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -20,7 +24,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio, exit};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axwatch_proto::protocol::ats_store_service_client::AtsStoreServiceClient;
@@ -96,6 +100,8 @@ enum Mode {
     HangInShutdown,
     /// Answers no job before the file `gate` is there.
     Gate,
+    /// Makes claims about whatever the job is about, as `makes` says. With a file `gate`: once it is there.
+    Relays,
 }
 
 impl Mode {
@@ -127,6 +133,7 @@ impl Mode {
             "ignores-sigterm" => Mode::IgnoresSigterm,
             "hang-in-shutdown" => Mode::HangInShutdown,
             "gate" => Mode::Gate,
+            "relays" => Mode::Relays,
             _ => return None,
         })
     }
@@ -280,6 +287,14 @@ impl Host {
             .map_err(|error| Status::unavailable(format!("the host is not there: {error}")))
     }
 
+    /// Waits for the file under this key, if one is configured.
+    async fn wait_for(&self, key: &str) {
+        let Some(file) = self.config.get(key).map(PathBuf::from) else { return };
+        while !file.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Makes a claim and answers with its id.
     async fn attest(&self, token: &str, command: AttestationCommand) -> Result<String, Status> {
         let request =
@@ -344,7 +359,7 @@ struct Zoo {
     mode: Mode,
     name: String,
     began: Instant,
-    host: OnceLock<Host>,
+    host: Arc<OnceLock<Host>>,
     jobs: AtomicU32,
     /// How often each job came.
     seen: Mutex<HashMap<String, u32>>,
@@ -356,7 +371,7 @@ impl Zoo {
             mode,
             name,
             began: Instant::now(),
-            host: OnceLock::new(),
+            host: Arc::default(),
             jobs: AtomicU32::new(0),
             seen: Mutex::default(),
         }
@@ -406,12 +421,8 @@ impl Zoo {
         }
         match self.mode {
             Mode::HangInExecute => std::future::pending().await,
-            Mode::Gate => {
-                let gate = PathBuf::from(host.config.get("gate").expect("mode gate has a gate"));
-                while !gate.exists() {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-            }
+            Mode::Gate => host.wait_for("gate").await,
+            Mode::Relays => return self.relay(job, times).await,
             Mode::SlowFirstN if self.jobs.fetch_add(1, Ordering::Relaxed) < host.n() => {
                 tokio::time::sleep(Duration::from_millis(host.ms())).await;
             }
@@ -469,6 +480,35 @@ impl Zoo {
         Ok(done(&ids.join(" ")))
     }
 
+    /// Makes what is to be made in a job; its result is what became of each, in a word or as an id.
+    async fn relay(
+        &self,
+        job: &ExecuteJobRequest,
+        times: u32,
+    ) -> Result<ExecuteJobResponse, Status> {
+        let host = self.host()?;
+        host.wait_for("gate").await;
+        let mut told = Vec::new();
+        for rule in host.list("makes").iter().map(Relayed::of) {
+            if rule.handler.as_ref().is_some_and(|handler| *handler != job.handler_name) {
+                continue;
+            }
+            if rule.names == "first_attempt" && times == 1 {
+                return Ok(failed("the next attempt makes it", times));
+            }
+            for copy in 0..rule.copies {
+                let command = rule.command(host, job, copy);
+                if rule.names == "late" {
+                    tokio::spawn(make_late(Arc::clone(&self.host), command));
+                } else {
+                    let made = host.attest(&host.token, command).await;
+                    told.push(made.unwrap_or_else(|error| error.message().to_owned()));
+                }
+            }
+        }
+        Ok(done(&told.join("\n")))
+    }
+
     fn handlers(host: &Host) -> Vec<String> {
         let given = host.list("handlers");
         if given.is_empty() {
@@ -504,6 +544,56 @@ impl Zoo {
         println!("\x1b[32mtoken\x1b[0m={first}\x1b[0m{rest}");
         eprintln!("{}{token}", "x".repeat(70_000 - 20));
         eprintln!("token {token} token {token}");
+    }
+}
+
+/// What is made in jobs, as the configuration has it.
+struct Relayed {
+    handler: Option<String>,
+    predicate: String,
+    copies: u64,
+    names: String,
+}
+
+impl Relayed {
+    fn of(table: &Value) -> Relayed {
+        Relayed {
+            handler: table["handler"].as_str().map(str::to_owned),
+            predicate: table["predicate"].as_str().expect("makes needs a predicate").to_owned(),
+            copies: table["copies"].as_u64().unwrap_or(1),
+            names: table["names"].as_str().unwrap_or("job").to_owned(),
+        }
+    }
+
+    /// A claim about what the job is about. Several of one job differ.
+    fn command(&self, host: &Host, job: &ExecuteJobRequest, copy: u64) -> AttestationCommand {
+        let payload: Value = serde_json::from_slice(&job.payload).unwrap_or_default();
+        let subject = payload["subjects"][0].as_str().unwrap_or("nobody");
+        let named = match self.names.as_str() {
+            "nothing" => (String::new(), 0),
+            "job_of" => {
+                let file = host.config.get("job_of").expect("job_of is a file");
+                let id = std::fs::read_to_string(file).expect("the file job_of is there");
+                (id.trim().to_owned(), 0)
+            }
+            "first_attempt" => (job.job_id.clone(), 1),
+            _ => (job.job_id.clone(), job.attempt),
+        };
+        AttestationCommand {
+            contexts: vec![format!("copy-{copy}")],
+            job_id: named.0,
+            attempt: named.1,
+            ..claim(subject, &self.predicate)
+        }
+    }
+}
+
+/// Makes a claim on behalf of a job that has been answered.
+async fn make_late(host: Arc<OnceLock<Host>>, command: AttestationCommand) {
+    let host = host.get().expect("whoever has a job is initialised");
+    host.wait_for("late").await;
+    if let Err(error) = host.attest(&host.token, command).await {
+        eprintln!("a late claim was not made: {error}");
     }
 }
 
@@ -543,6 +633,8 @@ fn registration(table: &Value) -> WatcherRegistration {
         contexts: list("contexts"),
         actors: list("actors"),
         max_fires_per_second: i32::try_from(rate).expect("a rate fits into its field"),
+        max_chain: i32::try_from(table["max_chain"].as_i64().unwrap_or(0)).expect("a small number"),
+        since: text("since"),
         ax: text("ax"),
         ..WatcherRegistration::default()
     }

@@ -9,11 +9,15 @@
 mod aliases;
 mod arrivals;
 mod audit;
+mod dead;
 mod follow;
 mod pages;
 mod question;
+mod reasons;
 mod rehearsal;
 mod status;
+mod trace;
+mod watchers;
 mod why;
 mod why_not;
 
@@ -32,11 +36,14 @@ use serde_json::value::RawValue;
 
 pub use aliases::Known;
 pub use audit::RECORD_TYPES;
+pub use dead::{DeadList, NAMED_MAX, Selected, Tally};
 pub use pages::{List, Pages};
 pub use question::OVER_NOT_FOLLOWED;
-pub use rehearsal::{ON_MAX, Since, TrialRun};
+pub use rehearsal::{ON_MAX, TrialRun};
 pub use status::{Live, waits};
+pub use trace::Extent;
 
+use crate::fingerprint::fingerprint;
 use crate::views::{self, Named, names_watcher};
 
 /// Why there is no answer.
@@ -166,10 +173,15 @@ impl Answers {
         let counters: HashMap<_, _> = self.store.counters().await?.into_iter().collect();
         let rows = self.store.watchers().await?.into_iter();
         let rows = rows.filter(|row| retired || row.state != WatcherState::Retired);
+        let mut places = self.places().await?;
         let view = |mut row: WatcherRow| {
-            row.state = row.shown_state(matched, head);
+            let (position, replay, hold) = places.remove(&row.number).unwrap_or_default();
+            row.state = match row.state {
+                WatcherState::Live if position.is_some() => WatcherState::CatchingUp,
+                _ => row.shown_state(matched, head),
+            };
             let counters = counters.get(&row.number).copied().unwrap_or_default();
-            WatcherView { row, counters }
+            WatcherView { row, counters, position, replay, hold, open_jobs: 0 }
         };
         Ok(rows.map(view).collect())
     }
@@ -256,6 +268,7 @@ impl Answers {
                 origin: row.origin,
                 watcher,
                 revision: row.watcher.map(|_| row.revision),
+                generation: row.watcher.map(|_| row.generation),
                 attestation_id: row.seq.and_then(|seq| ids.get(&seq).cloned()),
                 seq: row.seq,
                 handler: row.handler.to_string(),
@@ -268,6 +281,7 @@ impl Answers {
                 completed_at: row.completed_at,
                 progress: row.progress.map(|(current, total)| views::Progress { current, total }),
                 cost: row.cost,
+                fingerprint: row.error.as_deref().map(fingerprint),
                 error: row.error,
                 result: None,
             });

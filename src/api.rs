@@ -11,6 +11,7 @@ mod aliases;
 mod attestations;
 mod audit;
 mod ax;
+mod backup;
 mod bodies;
 mod error;
 mod guard;
@@ -19,6 +20,8 @@ mod listen;
 mod ndjson;
 mod plugins;
 mod request;
+mod retain;
+mod trace;
 mod watchers;
 mod why_not;
 
@@ -105,16 +108,26 @@ pub fn router(parts: Parts) -> Router {
         )
         .route("/watchers/{id}/pause", post(watchers::pause))
         .route("/watchers/{id}/resume", post(watchers::resume))
+        .route("/watchers/{id}/mute", post(watchers::mute))
+        .route("/watchers/{id}/unmute", post(watchers::unmute))
+        .route("/watchers/{id}/replay", post(watchers::replay))
         .route("/fires", get(jobs::fires))
         .route("/jobs", get(jobs::list).post(jobs::run))
+        .route("/jobs/dead", get(jobs::dead))
+        .route("/jobs/retry", post(jobs::retry_many))
+        .route("/jobs/discard", post(jobs::discard_many))
         .route("/jobs/{id}", get(jobs::one))
         .route("/jobs/{id}/retry", post(jobs::retry))
+        .route("/jobs/{id}/discard", post(jobs::discard))
+        .route("/trace/{id}", get(trace::trace))
         .route("/why/{id}", get(jobs::why))
         .route("/why-not/{attestation}", get(why_not::why_not))
         .route("/aliases", get(aliases::list))
         .route("/plugins", get(plugins::list))
         .route("/plugins/{name}", get(plugins::one))
         .route("/plugins/{name}/restart", post(plugins::restart))
+        .route("/backup", post(backup::make))
+        .route("/retain", post(retain::retain))
         .route("/audit", get(audit::records))
         .route("/audit/head", get(audit::head))
         .route("/audit/rows", get(audit::rows))

@@ -4,14 +4,21 @@ mod alias;
 mod attest;
 mod audit;
 mod ax;
+mod backup;
 mod completions;
+mod confirm;
 mod demo;
+mod doctor;
 mod fires;
 mod jobs;
 mod man;
 mod plugin;
+mod restore;
+mod retain;
 mod serve;
 mod status;
+mod torture;
+mod trace;
 mod watch;
 mod why;
 mod why_not;
@@ -37,6 +44,7 @@ Examples:
   axwatch fires --follow                               see what it causes
   axwatch status                                       see how everything is
   axwatch why 3ea27c14d1c994b3bc463569ba5fdcae         see why a job ran
+  axwatch trace 3ea27c                                 see what led to it, and what came of it
   axwatch why-not prs AS-ALICE-AUTHOR-GJJE7E959J8S     see why a watcher did not fire
 
 Exit codes: 0 done; 1 refused, failed, or audit not ok; 2 usage or configuration;
@@ -79,8 +87,14 @@ enum Command {
     Jobs(jobs::Jobs),
     Plugin(plugin::Plugin),
     Audit(audit::Audit),
+    Backup(backup::Backup),
+    Restore(restore::Restore),
+    Retain(retain::Retain),
+    Doctor(doctor::Doctor),
+    Torture(torture::Torture),
     Why(why::Why),
     WhyNot(why_not::WhyNotCommand),
+    Trace(trace::TraceCommand),
     Completions(completions::Completions),
     Man(man::Man),
 }
@@ -170,8 +184,13 @@ pub fn run() -> ExitCode {
     {
         return crate::shipped::serve(name, address);
     }
+    if let Command::Torture(command) = &cli.command
+        && let Some(code) = command.served()
+    {
+        return code;
+    }
     let as_json = cli.globals.json;
-    match run_command(cli) {
+    match arm_failpoints().and_then(|()| run_command(cli)) {
         Ok(()) => ExitCode::from(fault::DONE),
         Err(error) => {
             fault::report(&error, as_json);
@@ -198,6 +217,12 @@ fn launched(mut args: impl Iterator<Item = OsString>) -> Option<(OsString, Vec<O
     let is_launcher = args.next()? == "plugin-launcher" && args.next()? == "--";
     let program = args.next().filter(|_| is_launcher)?;
     Some((program, args.collect()))
+}
+
+/// Arms what a developer wants to fail. Nothing does otherwise.
+fn arm_failpoints() -> Result<()> {
+    let Some(plan) = variable(axwatch_failpoints::VARIABLE) else { return Ok(()) };
+    axwatch_failpoints::arm(&plan).map_err(|error| Fault::Usage(error.to_string()).into())
 }
 
 fn run_command(cli: Cli) -> Result<()> {
@@ -233,8 +258,14 @@ async fn dispatch(command: Command, context: &mut Context) -> Result<()> {
         Command::Jobs(command) => command.run(context).await,
         Command::Plugin(command) => command.run(context).await,
         Command::Audit(command) => command.run(context).await,
+        Command::Backup(command) => command.run(context).await,
+        Command::Restore(command) => command.run(context).await,
+        Command::Retain(command) => command.run(context).await,
+        Command::Doctor(command) => command.run(context).await,
+        Command::Torture(command) => command.run(context).await,
         Command::Why(command) => command.run(context).await,
         Command::WhyNot(command) => command.run(context).await,
+        Command::Trace(command) => command.run(context).await,
         Command::Completions(command) => command.run(context),
         Command::Man(command) => command.run(context),
     }

@@ -302,7 +302,10 @@ fn escape_into(text: &str, path: &mut String) {
 
 /// Where a job is, in the API.
 pub fn job_path(id: impl ToString) -> String {
-    path("/api/v1/jobs", &[&id.to_string()])
+    let id = id.to_string();
+    // The list of dead letters has this name; digits may be capital, and it may not.
+    let id = if id == "dead" { "DEAD" } else { &id };
+    path("/api/v1/jobs", &[id])
 }
 
 #[cfg(test)]
@@ -312,6 +315,7 @@ mod tests {
     #[test]
     fn what_may_not_stand_in_a_path_is_escaped() {
         assert_eq!(path("/w", &["a/b c", "é"]), "/w/a%2Fb%20c/%C3%A9");
+        assert_eq!(job_path("dead"), "/api/v1/jobs/DEAD");
         let query = [("a", Some("x&y".to_owned())), ("b", None), ("c", Some("1".to_owned()))];
         assert_eq!(with_query("/f", &query), "/f?a=x%26y&c=1");
     }

@@ -12,15 +12,21 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use axwatch_core::RetryLimits;
+use axwatch_engine::EngineConfig;
 use axwatch_engine::plugin::{HostSettings, MAX_IN_FLIGHT_MAX, PluginSettings};
-use axwatch_model::PluginName;
+use axwatch_model::{HandlerName, PluginName, bounds};
 use serde::Deserialize;
 use toml::de::DeTable;
 
 use crate::shipped;
+use crate::times;
 
 /// Where `serve` listens when nobody says otherwise.
 const HTTP_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8770);
+
+/// Bytes of one mebibyte.
+const MIB: u64 = 1024 * 1024;
 
 /// What is meant, after file, environment and flags.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +35,8 @@ pub struct Config {
     pub store: PathBuf,
     /// Mebibytes that have to stay free on the store's disk; `None` is the engine's own choice.
     pub reserve_mb: Option<u64>,
+    /// How old claims and ended jobs become at least before `serve` takes them away; `None` keeps all.
+    pub retain_older_than: Option<Duration>,
     /// Where `serve` listens.
     pub http: SocketAddr,
     /// Which log lines are written, as `tracing` filters are: `info,axwatch_engine=debug`.
@@ -80,6 +88,7 @@ impl ConfigError {
 #[serde(default)]
 struct RawConfig {
     store: RawStore,
+    retention: RawRetention,
     http: RawHttp,
     log: RawLog,
     plugin: RawPlugin,
@@ -91,6 +100,12 @@ struct RawConfig {
 struct RawStore {
     path: Option<PathBuf>,
     reserve_mb: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawRetention {
+    older_than: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -129,6 +144,19 @@ struct RawHost {
     sha256: Option<String>,
     memory_mb: Option<u64>,
     handlers: bool,
+    // As in `RawRetry`, which flattened would lose the lines of mistakes.
+    max_attempts: Option<u32>,
+    max_age_secs: Option<u64>,
+    /// `[plugins.NAME.handler.HANDLER]`.
+    handler: BTreeMap<String, RawRetry>,
+}
+
+/// When a job is given up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct RawRetry {
+    max_attempts: Option<u32>,
+    max_age_secs: Option<u64>,
 }
 
 /// What a plugin means by 0 fires a second.
@@ -139,8 +167,9 @@ enum ZeroRate {
     Never,
 }
 
-const SECTIONS: [&str; 5] = ["store", "http", "log", "plugin", "plugins"];
-const HOST_KEYS: [&str; 12] = [
+const SECTIONS: [&str; 6] = ["store", "retention", "http", "log", "plugin", "plugins"];
+const RETRY_KEYS: [&str; 2] = ["max_attempts", "max_age_secs"];
+const HOST_KEYS: [&str; 15] = [
     "binary",
     "args",
     "env",
@@ -148,6 +177,9 @@ const HOST_KEYS: [&str; 12] = [
     "initialize_timeout_secs",
     "ready_timeout_secs",
     "max_in_flight",
+    "max_attempts",
+    "max_age_secs",
+    "handler",
     "allow_remote",
     "zero_rate",
     "sha256",
@@ -158,6 +190,7 @@ const HOST_KEYS: [&str; 12] = [
 fn section_keys(section: &str) -> &'static [&'static str] {
     match section {
         "store" => &["path", "reserve_mb"],
+        "retention" => &["older_than"],
         "http" => &["addr"],
         "log" => &["filter"],
         "plugin" => &["enabled", "paths", "protocol_version"],
@@ -188,6 +221,7 @@ impl Config {
         Config {
             store,
             reserve_mb: None,
+            retain_older_than: None,
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             log: variable("AXWATCH_LOG").or_else(|| variable("RUST_LOG")),
             plugins: PluginsConfig::default(),
@@ -229,6 +263,14 @@ impl Config {
         }
         self.log = variable("AXWATCH_LOG").or_else(|| variable("RUST_LOG")).or(self.log);
         Ok(self)
+    }
+
+    /// What the engine is told, but for plugins.
+    pub fn engine_config(&self) -> EngineConfig {
+        EngineConfig {
+            reserve_bytes: self.reserve_mb.map(|mb| mb.saturating_mul(MIB)),
+            ..EngineConfig::default()
+        }
     }
 
     /// What the plugin host needs, with `env:NAME` values put in their places.
@@ -323,6 +365,9 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
         }
         None => HTTP_DEFAULT,
     };
+    let retain_older_than = raw.retention.older_than.as_deref().map(times::span).transpose();
+    let retain_older_than = retain_older_than
+        .map_err(|problem| ConfigError::new(place("retention.older_than"), problem))?;
     let enabled = raw.plugin.enabled.as_deref().map(enabled).transpose();
     let enabled = enabled.map_err(|problem| ConfigError::new(place("plugin.enabled"), problem))?;
     let protocol_version = match &raw.plugin.protocol_version {
@@ -350,6 +395,7 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
     Ok(Config {
         store: raw.store.path.map(&beside).unwrap_or_default(),
         reserve_mb: raw.store.reserve_mb,
+        retain_older_than,
         http,
         log: raw.log.filter,
         plugins: PluginsConfig {
@@ -451,6 +497,7 @@ fn check_keys(source: &Source<'_>, keys: &DeTable<'_>, raw: &RawConfig) -> Resul
                     if let Some(host) = host.get_ref().as_table() {
                         let prefix = format!("plugins.{plugin_name}");
                         known_keys(source, host, &prefix, &HOST_KEYS)?;
+                        known_handler_keys(source, host, &prefix)?;
                     }
                 }
             }
@@ -475,6 +522,25 @@ fn check_keys(source: &Source<'_>, keys: &DeTable<'_>, raw: &RawConfig) -> Resul
                 return Err(ConfigError::new(place(), problem));
             }
             (false, None) => return Err(unknown_key(place(), name, &SECTIONS)),
+        }
+    }
+    Ok(())
+}
+
+/// The keys of each `[plugins.NAME.handler.HANDLER]`.
+fn known_handler_keys(
+    source: &Source<'_>,
+    host: &DeTable<'_>,
+    prefix: &str,
+) -> Result<(), ConfigError> {
+    let handlers = host.iter().find(|(key, _)| key.get_ref().as_ref() == "handler");
+    let handlers = handlers.and_then(|(_, value)| value.get_ref().as_table());
+    for (key, value) in handlers.into_iter().flatten() {
+        let name: &str = key.get_ref().as_ref();
+        name.parse::<HandlerName>()
+            .map_err(|error| ConfigError::new(source.place(key.span()), error.to_string()))?;
+        if let Some(table) = value.get_ref().as_table() {
+            known_keys(source, table, &format!("{prefix}.handler.{name}"), &RETRY_KEYS)?;
         }
     }
     Ok(())
@@ -533,6 +599,21 @@ fn check_host(
     if host.max_in_flight.is_some_and(|max| !(1..=MAX_IN_FLIGHT_MAX).contains(&max)) {
         let problem = format!("plugins.{name}.max_in_flight must be 1 to {MAX_IN_FLIGHT_MAX}");
         return Err(ConfigError::new(place("max_in_flight"), problem));
+    }
+    let retries =
+        host.handler.iter().map(|(handler, retry)| (format!("handler.{handler}."), retry));
+    for (prefix, retry) in std::iter::once((String::new(), &host.retry())).chain(retries) {
+        if retry.max_attempts.is_some_and(|max| !(1..=bounds::ATTEMPTS_MAX).contains(&max)) {
+            let max = bounds::ATTEMPTS_MAX;
+            let problem = format!("plugins.{name}.{prefix}max_attempts must be 1 to {max}");
+            return Err(ConfigError::new(place("max_attempts"), problem));
+        }
+        let longest = bounds::JOB_AGE_MAX.as_secs();
+        if retry.max_age_secs.is_some_and(|secs| !(1..=longest).contains(&secs)) {
+            let problem =
+                format!("plugins.{name}.{prefix}max_age_secs must be 1 to {longest} seconds");
+            return Err(ConfigError::new(place("max_age_secs"), problem));
+        }
     }
     let is_digest = |text: &String| {
         text.trim().len() == 64 && text.trim().bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -625,6 +706,24 @@ impl RawHost {
         settings.zero_rate_never = self.zero_rate == Some(ZeroRate::Never);
         settings.sha256.clone_from(&self.sha256);
         settings.handlers = self.handlers;
+        let handlers = self.handler.iter();
+        let handlers = handlers.filter_map(|(name, retry)| Some((Some(name.parse().ok()?), retry)));
+        let of_all = self.retry();
+        let all = std::iter::once((None, &of_all)).chain(handlers);
+        settings.retry = all.map(|(handler, retry)| (handler, retry.limits())).collect();
+    }
+
+    fn retry(&self) -> RawRetry {
+        RawRetry { max_attempts: self.max_attempts, max_age_secs: self.max_age_secs }
+    }
+}
+
+impl RawRetry {
+    fn limits(&self) -> RetryLimits {
+        RetryLimits {
+            max_attempts: self.max_attempts,
+            max_age: self.max_age_secs.map(Duration::from_secs),
+        }
     }
 }
 
@@ -741,6 +840,14 @@ mod tests {
             ("[plugins.git]\nmax_in_flight = 'x'", "am.toml:2: plugins.git.max_in_flight: invalid"),
             ("[plugin]\nenabled = 'git'", "am.toml:2: plugin.enabled: invalid type"),
             ("[http]\naddr = 'here'", "am.toml:2: \"here\" is no address"),
+            (
+                "[plugins.git.handler.'ixgest.git']\nmax_attempt = 3",
+                "am.toml:2: unknown key plugins.git.handler.ixgest.git.max_attempt; did you mean",
+            ),
+            (
+                "[plugins.git]\nmax_age_secs = 0",
+                "am.toml:2: plugins.git.max_age_secs must be 1 to 31622400 seconds",
+            ),
             (
                 "[plugins.git]\nmax_in_flight = 0",
                 "am.toml:2: plugins.git.max_in_flight must be 1 to",

@@ -178,6 +178,9 @@ impl Demo {
             max_fires_per_second: 0,
             zero_is_never: false,
             max_chain: 0,
+            since: None,
+            max_attempts: 0,
+            max_age: None,
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::io::Write as _;
 
-use axwatch_ats::{AppendConflict, StoreError};
+use axwatch_ats::{AppendConflict, CopyError, StoreError};
 use axwatch_engine::StartError;
 use axwatch_model::InvalidDraft;
 use axwatch_model::Timestamp;
@@ -32,6 +32,9 @@ pub enum Fault {
     /// The engine stopped because its disk failed.
     #[error("the store failed, so the engine has stopped; start it again once the disk is well")]
     Storage,
+    /// The engine stopped because a part of it broke a promise of its own.
+    #[error("a part of the engine panicked, so it has stopped; its log says where; start it again")]
+    Panicked,
     /// Nobody reads our output any more.
     #[error("standard output is closed")]
     OutputClosed,
@@ -81,17 +84,24 @@ const STORAGE_FAILED: u8 = 74;
 
 /// With which code the process ends.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
-    error.chain().find_map(code_of).unwrap_or(FAILED)
+    // A fault that was put around an error is not among the links of its chain.
+    let around = || error.downcast_ref::<Fault>().map(code_of_fault);
+    error.chain().find_map(code_of).or_else(around).unwrap_or(FAILED)
+}
+
+fn code_of_fault(fault: &Fault) -> u8 {
+    match fault {
+        Fault::Usage(_) => USAGE,
+        Fault::Refused(_) | Fault::NotOk => FAILED,
+        // Memory may be ahead of the disk after either.
+        Fault::Storage | Fault::Panicked => STORAGE_FAILED,
+        Fault::OutputClosed => DONE,
+    }
 }
 
 fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(fault) = error.downcast_ref::<Fault>() {
-        return Some(match fault {
-            Fault::Usage(_) => USAGE,
-            Fault::Refused(_) | Fault::NotOk => FAILED,
-            Fault::Storage => STORAGE_FAILED,
-            Fault::OutputClosed => DONE,
-        });
+        return Some(code_of_fault(fault));
     }
     if error.is::<ConfigError>() {
         return Some(USAGE);
@@ -99,18 +109,34 @@ fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(StartError::Audit(_)) = error.downcast_ref() {
         return Some(STORE_UNUSABLE);
     }
-    let store =
-        error.downcast_ref::<StoreError>().or_else(|| match error.downcast_ref::<AnswerError>() {
-            Some(AnswerError::Store(error)) => Some(error),
-            _ => None,
-        });
-    store.map(|error| match error {
+    match error.downcast_ref::<CopyError>() {
+        Some(CopyError::Exists { .. } | CopyError::Name { .. } | CopyError::NoRoom { .. }) => {
+            return Some(FAILED);
+        }
+        Some(CopyError::NotClosed { .. }) => return Some(STORE_UNUSABLE),
+        Some(CopyError::File { .. }) => return Some(STORAGE_FAILED),
+        Some(CopyError::Unfit { .. } | CopyError::Store(_)) | None => {}
+    }
+    store_error(error).map(|error| match error {
         StoreError::InUse { .. } | StoreError::Newer { .. } | StoreError::Corrupt { .. } => {
             STORE_UNUSABLE
         }
         StoreError::Row { .. } => STORE_UNUSABLE,
-        StoreError::Open { .. } | StoreError::Database { .. } => STORAGE_FAILED,
+        StoreError::Open { .. } | StoreError::Database { .. } | StoreError::NotKept { .. } => {
+            STORAGE_FAILED
+        }
     })
+}
+
+/// The store's own error, whatever it is told through.
+fn store_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a StoreError> {
+    if let Some(AnswerError::Store(error)) = error.downcast_ref() {
+        return Some(error);
+    }
+    if let Some(CopyError::Store(error)) = error.downcast_ref() {
+        return Some(error);
+    }
+    error.downcast_ref()
 }
 
 /// Says on standard error what went wrong: for people with its causes beneath, for programs as one
@@ -154,11 +180,17 @@ fn told(error: &anyhow::Error) -> String {
 
 /// What to do about it, where the error itself is told by a part that knows nothing of commands.
 fn next_step(error: &anyhow::Error) -> Option<&'static str> {
-    let store = error.chain().find_map(|cause| match cause.downcast_ref::<AnswerError>() {
-        Some(AnswerError::Store(error)) => Some(error),
-        _ => cause.downcast_ref::<StoreError>(),
-    })?;
-    match store {
+    let copying = error.chain().find_map(|cause| cause.downcast_ref::<CopyError>());
+    match copying {
+        Some(CopyError::Exists { .. }) => {
+            return Some(
+                "name another place; or say --force, which keeps a store that is there under another name",
+            );
+        }
+        Some(CopyError::Unfit { .. }) => return Some("take another backup"),
+        _ => {}
+    }
+    match error.chain().find_map(store_error)? {
         StoreError::InUse { .. } => {
             Some("stop that process first, or name another store with --store PATH")
         }
@@ -171,6 +203,9 @@ fn next_step(error: &anyhow::Error) -> Option<&'static str> {
         StoreError::Open { .. } => Some(
             "see that its folder is there and that you may write to it, or name another store with --store PATH",
         ),
+        StoreError::NotKept { .. } => {
+            Some("make room beside the store, or move it to a larger disk, then run it again")
+        }
         StoreError::Database { .. } => {
             Some("look at the disk and its free space (df -h), then run it again")
         }
@@ -187,6 +222,12 @@ fn kind_of(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
             AnswerError::Query(_) => Some("ax"),
             AnswerError::Store(_) => None,
         };
+    }
+    match cause.downcast_ref::<CopyError>() {
+        Some(CopyError::Exists { .. }) => return Some("conflict"),
+        Some(CopyError::Name { .. }) => return Some("invalid"),
+        Some(CopyError::NoRoom { .. }) => return Some("resource_exhausted"),
+        _ => {}
     }
     if cause.is::<AppendConflict>() {
         return Some("conflict");
@@ -238,6 +279,7 @@ mod tests {
             (disk.into(), 74),
             (Fault::Usage("no".into()).into(), 2),
             (Fault::Storage.into(), 74),
+            (anyhow::anyhow!("a panic").context(Fault::Panicked), 74),
             (Fault::OutputClosed.into(), 0),
             (StartError::Audit("cut".into()).into(), 3),
             (StartError::Store(in_use()).into(), 3),

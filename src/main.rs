@@ -12,11 +12,14 @@ mod client;
 mod config;
 mod demo;
 mod fault;
+mod fingerprint;
 mod output;
 mod runtime;
 mod serve;
 mod shipped;
 mod source;
+mod times;
+mod torture;
 mod views;
 
 fn main() -> std::process::ExitCode {

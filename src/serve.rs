@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use axwatch_ats::{SqliteStore, Store, StoreError};
 use axwatch_engine::plugin::{LauncherCommand, PluginHost};
-use axwatch_engine::{Engine, EngineConfig, EngineStopped};
+use axwatch_engine::{Engine, EngineConfig, EngineStopped, Retained};
 use axwatch_model::SystemClock;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,6 +33,7 @@ use crate::fault::Fault;
 use crate::output::Output;
 use crate::runtime::{self, Runtime, RuntimeFiles};
 use crate::shipped;
+use crate::times;
 
 /// What is logged when nobody says otherwise.
 const LOG_DEFAULT: &str = "info,sqlx=warn,hyper=warn,h2=warn,tower=warn";
@@ -40,8 +41,8 @@ const LOG_DEFAULT: &str = "info,sqlx=warn,hyper=warn,h2=warn,tower=warn";
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 /// The longest that taking down may last, whatever hangs.
 const DOWN_WITHIN: Duration = Duration::from_secs(20);
-/// Bytes of one mebibyte.
-const MIB: u64 = 1024 * 1024;
+/// From one time that retention takes away what has become old to the next.
+const RETAIN_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// What is printed once the API answers.
 #[derive(Serialize)]
@@ -95,10 +96,8 @@ impl Server {
                 return Err(error);
             }
         };
-        let engine_config = EngineConfig {
-            reserve_bytes: config.reserve_mb.map(|mb| mb.saturating_mul(MIB)),
-            ..EngineConfig::default()
-        };
+        let engine_config =
+            EngineConfig { handlers: settings.retry_limits(), ..config.engine_config() };
         let clock = Arc::new(SystemClock::new());
         let (engine, engine_task) = axwatch_engine::start(writer, clock, engine_config).await?;
         let plugins = PluginHost::start(engine.clone(), settings, launcher()).await?;
@@ -120,6 +119,9 @@ impl Server {
         let files = RuntimeFiles::write(&store, &runtime, &token).with_context(|| {
             format!("cannot write the runtime files beside {}", store.display())
         })?;
+        if let Some(older_than) = config.retain_older_than {
+            tokio::spawn(retain(engine.clone(), older_than, stop.subscribe()));
+        }
         let damage = tokio::spawn(find_damage(engine.store().clone(), store.clone()));
         Ok(Server { engine, engine_task, plugins, serving, stop, files, damage, runtime, store })
     }
@@ -217,14 +219,35 @@ async fn find_damage(store: Arc<dyn Store>, path: PathBuf) -> StoreError {
     }
 }
 
+/// Takes away what has become old, now and from then on every hour, until the server stops.
+async fn retain(engine: Engine, older_than: Duration, mut stopping: watch::Receiver<bool>) {
+    loop {
+        let before = times::before(engine.clock().now().wall, older_than);
+        match engine.retain(before, false).await {
+            Ok(Retained { claims: 0, jobs: 0 }) => {}
+            Ok(Retained { claims, jobs }) => {
+                tracing::info!(%before, claims, jobs, "retention took away what was old");
+            }
+            Err(error) => {
+                tracing::warn!(%before, %error, "retention did not come to its end; trying again later");
+            }
+        }
+        let stopped = stopping.wait_for(|stopping| *stopping);
+        if tokio::time::timeout(RETAIN_EVERY, stopped).await.is_ok() {
+            return;
+        }
+    }
+}
+
 /// The engine ended by itself: its store failed, or it broke a promise of its own.
 fn storage_failure(
     ended: Result<Result<(), EngineStopped>, tokio::task::JoinError>,
 ) -> anyhow::Error {
     let error = match ended {
         Ok(Err(stopped)) => anyhow::Error::from(stopped).context(Fault::Storage),
-        Ok(Ok(())) => anyhow::Error::from(Fault::Storage),
-        Err(panicked) => anyhow::Error::from(panicked).context(Fault::Storage),
+        // It was told to by a part that cannot go on, and that has said why.
+        Ok(Ok(())) => anyhow::Error::from(Fault::Panicked),
+        Err(panicked) => anyhow::Error::from(panicked).context(Fault::Panicked),
     };
     tracing::error!(error = format!("{error:#}"), "the engine has ended");
     error
@@ -234,6 +257,8 @@ fn storage_failure(
 pub struct Signals {
     term: tokio::signal::unix::Signal,
     int: tokio::signal::unix::Signal,
+    /// Taken and not heeded: a file that may not grow is an error of its write, told as any other.
+    _too_large: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -246,6 +271,7 @@ impl Signals {
         Ok(Signals {
             term: listen(SignalKind::terminate())?,
             int: listen(SignalKind::interrupt())?,
+            _too_large: listen(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
     }
 

@@ -18,7 +18,9 @@ use bytes::Bytes;
 use hyper::Method;
 use serde_json::json;
 
-use crate::answers::{Answers, Held, List, Pages, TrialRun, json_line, named_watcher};
+use crate::answers::{
+    Answers, DeadList, Extent, Held, List, Pages, TrialRun, json_line, named_watcher,
+};
 use crate::client::{self, Client, ClientError, JSON};
 use crate::fault::Fault;
 use crate::runtime;
@@ -143,7 +145,8 @@ impl Source {
                 let mut watchers = answers.watchers(limit.is_none()).await?;
                 watchers.reverse();
                 watchers.truncate(limit.unwrap_or(usize::MAX));
-                let line = |watcher| json_line(&views::Watcher::of(watcher));
+                let head = answers.store().head().await?;
+                let line = |watcher| json_line(&views::Watcher::offline(watcher, head));
                 Ok(Lines::Ready(Some(watchers.iter().map(line).collect())))
             }
         }
@@ -164,15 +167,42 @@ impl Source {
         }
     }
 
-    /// The watcher that a text names.
-    pub async fn watcher(&self, text: &str) -> Result<views::Watcher> {
+    /// The watcher that a text names, and what lies behind it.
+    pub async fn watcher(&self, text: &str) -> Result<views::ShownWatcher> {
         match self {
             Source::Server(client) => {
                 Ok(client.get(&client::path("/api/v1/watchers", &[text])).await?)
             }
             Source::Store(answers) => {
-                let watchers = answers.watchers(true).await?;
-                Ok(views::Watcher::of(&named_watcher(watchers, text)?))
+                let found = named_watcher(answers.watchers(true).await?, text)?;
+                let head = answers.store().head().await?;
+                let shown = answers.shown_watcher(&found, head).await?;
+                Ok(views::ShownWatcher { watcher: views::Watcher::offline(&found, head), ..shown })
+            }
+        }
+    }
+
+    /// The dead letters that somebody means: at most `limit` lines or all, and last their summary.
+    pub async fn dead(&self, selection: &views::Selection, limit: Option<usize>) -> Result<Lines> {
+        match self {
+            Source::Server(client) => {
+                let query = [
+                    ("limit", limit.map(|limit| limit.to_string())),
+                    ("all", limit.is_none().then(|| "true".to_owned())),
+                    ("watcher", selection.watcher.clone()),
+                    ("handler", selection.handler.clone()),
+                    ("error", selection.error.clone()),
+                    ("like", selection.like.clone()),
+                    ("older_than", selection.older_than.clone()),
+                    ("newer_than", selection.newer_than.clone()),
+                ];
+                let path = client::with_query("/api/v1/jobs/dead", &query);
+                Ok(Lines::Server(client.lines(Method::GET, &path, JSON, Bytes::new()).await?))
+            }
+            Source::Store(answers) => {
+                let now = SystemClock::new().now().wall;
+                let selected = answers.select(selection, now).await?;
+                Ok(Lines::Dead(Box::new(answers.list_selected(selected, limit, now))))
             }
         }
     }
@@ -196,7 +226,26 @@ impl Source {
             }
             Source::Store(answers) => {
                 let id = answers.job_id(id).await?;
-                Ok(answers.why(id, &Held::default()).await?)
+                let matched = answers.store().opened().matched_seq;
+                Ok(answers.why(id, matched, &Held::default()).await?)
+            }
+        }
+    }
+
+    /// What led to a claim or a job, and what came of it.
+    pub async fn trace(&self, id: &str, extent: Extent) -> Result<views::Trace> {
+        match self {
+            Source::Server(client) => {
+                let query = [
+                    ("limit", Some(extent.limit.to_string())),
+                    ("depth", Some(extent.depth.to_string())),
+                ];
+                let path = client::path("/api/v1/trace", &[id]);
+                Ok(client.get(&client::with_query(&path, &query)).await?)
+            }
+            Source::Store(answers) => {
+                let matched = answers.store().opened().matched_seq;
+                Ok(answers.trace(id, extent, matched, &Held::default()).await?)
             }
         }
     }
@@ -211,7 +260,7 @@ impl Source {
             }
             Source::Store(answers) => {
                 let matched = answers.store().opened().matched_seq;
-                Ok(answers.why_not(watcher, claim, matched, &Held::default()).await?)
+                Ok(answers.why_not(watcher, claim, matched, None, &Held::default()).await?)
             }
         }
     }
@@ -340,6 +389,8 @@ pub enum Lines {
     Store(Box<Pages>),
     /// From a trial on the store.
     Trial(TrialRun),
+    /// Dead letters of the store.
+    Dead(Box<DeadList>),
     /// All at once; `None` when they have been given.
     Ready(Option<Vec<String>>),
 }
@@ -351,6 +402,7 @@ impl Lines {
             Lines::Server(lines) => Ok(lines.next().await?),
             Lines::Store(pages) => Ok(pages.next().await?),
             Lines::Trial(trial) => Ok(trial.next().await?),
+            Lines::Dead(list) => Ok(list.next().await?),
             Lines::Ready(lines) => Ok(lines.take()),
         }
     }

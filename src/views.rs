@@ -4,21 +4,38 @@
 //! lists them. A view is made from rows by `crate::answers`, or read from a server's answer.
 
 mod aliases;
+mod backup;
+mod dead;
+mod trace;
 mod trial;
+mod upkeep;
+mod watchers;
 mod why_not;
 
-use axwatch_engine::{Acked, Fires, WatcherView as WatcherRows};
+use axwatch_engine::{Acked, Fires};
 use axwatch_model::{
-    AttestationId, JobId, JobOrigin, JobState, Owner, Seq, Timestamp, WatcherKey, WatcherRow,
-    WatcherState,
+    AttestationId, JobId, JobOrigin, JobState, Owner, Seq, Timestamp, WatcherKey, WatcherState,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 pub use aliases::{AliasChanged, AliasClass};
+pub use backup::{Backup, BackupLine, BackupProgress, Held, Restored};
+pub use dead::{
+    Action, DeadEnd, DeadGroup, DeadSummary, Outcome, OutcomeEnd, PreviewEnd, Selection, Skipped,
+    WorkProgress, Worked,
+};
+pub use trace::{
+    LoopStop, TRACE_DEPTH_DEFAULT, TRACE_DEPTH_MAX, TRACE_LIMIT_DEFAULT, TRACE_LIMIT_MAX, Trace,
+    TraceKind, TraceLineage, TraceNode,
+};
 pub use trial::{
     Beside, BusiestSecond, Change, Reached, Trial, TrialCompare, TrialEnd, TrialLimit, TrialMatch,
     TrialProgress, TrialStart, TrialSummary, TrialVerdict,
+};
+pub use upkeep::{Health, Retained};
+pub use watchers::{
+    DeclaredWatcher, Pass, PassKind, PastHold, Position, ReplayPreview, ShownWatcher, Watcher,
 };
 pub use why_not::{
     FiredJob, HeldBack, NEAREST_DEFAULT, NEAREST_MAX, Near, Nearest, Present, Reason, Verdict,
@@ -61,6 +78,8 @@ pub struct Job {
     pub watcher: Option<String>,
     /// The watcher's revision when it fired.
     pub revision: Option<u64>,
+    /// The watcher's generation when it fired: a replay has one of its own.
+    pub generation: Option<u32>,
     /// The claim that it is about.
     pub attestation_id: Option<AttestationId>,
     /// The claim's number.
@@ -87,6 +106,8 @@ pub struct Job {
     pub cost: Option<f64>,
     /// What the last failed attempt said.
     pub error: Option<String>,
+    /// What errors that mean the same have in common with this one.
+    pub fingerprint: Option<String>,
     /// What the successful attempt gave: JSON as it is, other text as text, other bytes as base64.
     pub result: Option<Box<RawValue>>,
 }
@@ -98,65 +119,6 @@ pub struct Progress {
     pub current: i32,
     /// Of this.
     pub total: i32,
-}
-
-/// A watcher and what it has done.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Watcher {
-    /// As shown: `{owner}-{local id}`.
-    pub id: String,
-    /// `user` or a plugin.
-    pub owner: String,
-    /// What it is doing.
-    pub state: WatcherState,
-    /// 1 for the first declaration, one more for each change.
-    pub revision: u64,
-    /// What it waits for: AX text, or the lists of a registration as JSON.
-    pub when: String,
-    /// Who acts, as declared.
-    pub handlers: Vec<String>,
-    /// Fires a second; null is no limit.
-    pub max_fires_per_second: Option<u32>,
-    /// Claims that its filter held for.
-    pub matches: u64,
-    /// Jobs made.
-    pub fires: u64,
-    /// Attempts that failed.
-    pub errors: u64,
-    /// When it last fired.
-    pub last_fired_at: Option<Timestamp>,
-    /// Why it is broken, refused or waiting.
-    pub error: Option<String>,
-}
-
-impl Watcher {
-    /// The view of a watcher.
-    pub fn of(view: &WatcherRows) -> Watcher {
-        let row = &view.row;
-        Watcher {
-            id: row.key.to_string(),
-            owner: row.key.owner.to_string(),
-            state: row.state,
-            revision: row.revision,
-            when: row.declared.shown(),
-            handlers: row.handlers.iter().map(|handler| handler.declared.to_string()).collect(),
-            max_fires_per_second: row.max_fires_per_second,
-            matches: view.counters.matches,
-            fires: view.counters.fires,
-            errors: view.counters.errors,
-            last_fired_at: view.counters.last_fired_at,
-            error: Watcher::error_of(row),
-        }
-    }
-
-    /// Why it is broken, refused or waiting.
-    pub fn error_of(row: &WatcherRow) -> Option<String> {
-        let nobody = row.handlers.iter().filter(|handler| handler.plugin.is_none());
-        let nobody: Vec<&str> = nobody.map(|handler| &*handler.declared).collect();
-        let waits = row.state == WatcherState::WaitingForHandler && !nobody.is_empty();
-        let told = || format!("no running plugin answers for {}", nobody.join(", "));
-        row.error.clone().or_else(|| waits.then(told))
-    }
 }
 
 /// Whether `given` names this watcher: the shown id, or the local id of a user's.
@@ -364,10 +326,14 @@ pub struct Why {
     pub attempts: Vec<Attempt>,
     /// What else the audit says about the job (limited, redriven, dead-lettered …), as it says it.
     pub records: Vec<Box<RawValue>>,
-    /// The claims made on its behalf, with the keys of an attestation.
+    /// The first claims made on its behalf, at most 100, with the keys of an attestation.
     pub made: Vec<Box<RawValue>>,
+    /// How many there are.
+    pub made_in_all: u64,
     /// What it waits for, when it does; only a server knows.
     pub waits: Option<Waits>,
+    /// Why it is where it is: what it waits for, why it was given up or let go, what made it.
+    pub reasons: Vec<Reason>,
 }
 
 /// A watcher's declaration as the audit has it.
@@ -485,6 +451,11 @@ pub struct Status {
     pub plugins: Vec<Plugin>,
     /// How far behind it is.
     pub lag: Lag,
+    /// Watchers whose fires are held: those for which a loop is suspected, then the last that were; at most
+    /// ten. `watchers` says how many there are.
+    pub held: Vec<HeldWatcher>,
+    /// Handlers that fail, and so are tried one attempt at a time.
+    pub breakers: Vec<Breaker>,
     /// Where the store lies.
     pub disk: Disk,
     /// What somebody should look at, the most urgent first.
@@ -571,6 +542,20 @@ pub struct JobCounts {
     pub cancelled: u64,
 }
 
+impl JobCounts {
+    /// The count of one state.
+    pub fn of_mut(&mut self, state: JobState) -> &mut u64 {
+        match state {
+            JobState::Queued => &mut self.queued,
+            JobState::Running => &mut self.running,
+            JobState::Paused => &mut self.paused,
+            JobState::Completed => &mut self.completed,
+            JobState::Failed => &mut self.failed,
+            JobState::Cancelled => &mut self.cancelled,
+        }
+    }
+}
+
 /// How far behind the engine is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Lag {
@@ -584,6 +569,55 @@ pub struct Lag {
     pub oldest_waiting_at: Option<Timestamp>,
     /// How long ago that was.
     pub oldest_waiting_seconds: Option<u64>,
+    /// The watcher that catches up and is furthest behind.
+    pub slowest: Option<Slowest>,
+    /// Replays under way.
+    pub replays: u64,
+    /// Watchers and replays that rest until fewer of their jobs are open; 0 without a server.
+    pub backpressured: u64,
+}
+
+/// A watcher that catches up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slowest {
+    /// The watcher as shown.
+    pub watcher: String,
+    /// It has been asked about the claims up to this one.
+    pub seq: Seq,
+    /// Claims that it has yet to see.
+    pub behind: u64,
+}
+
+/// A watcher whose fires are held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldWatcher {
+    /// The watcher as shown.
+    pub watcher: String,
+    /// `paused` or `muted`.
+    pub kind: WatcherState,
+    /// Since when.
+    pub at: Timestamp,
+    /// When a mute ends.
+    pub until: Option<Timestamp>,
+    /// What it holds is let go.
+    pub drops: bool,
+    /// Why it was paused, when a loop is suspected.
+    pub error: Option<String>,
+}
+
+/// A handler that fails.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Breaker {
+    /// The plugin.
+    pub plugin: String,
+    /// Its handler.
+    pub handler: String,
+    /// Attempts that failed in a row.
+    pub failures: u32,
+    /// When the next one is tried, where that is known.
+    pub until: Option<Timestamp>,
+    /// What the last one said.
+    pub error: String,
 }
 
 /// Space where the store lies; null where the system does not tell.
@@ -619,6 +653,13 @@ pub struct Waits {
     pub ahead_at_least: bool,
     /// When the reason ends, where that is known.
     pub until: Option<Timestamp>,
+}
+
+impl Waits {
+    /// The same among other reasons.
+    pub fn as_reason(&self) -> Reason {
+        Reason { kind: self.reason.clone(), message: self.message.clone() }
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::Stdio;
 
 use serde_json::{Value, json};
-use support::{Home, Server, Zoo, keys, number, text};
+use support::{Home, Server, Terminal, Zoo, keys, number, text};
 
 const ATTESTATION: &[&str] = &[
     "actors",
@@ -25,12 +25,20 @@ const WATCHER: &[&str] = &[
     "error",
     "errors",
     "fires",
+    "first_seq",
+    "generation",
     "handlers",
+    "hold",
     "id",
     "last_fired_at",
     "matches",
+    "max_age_ms",
+    "max_attempts",
     "max_fires_per_second",
+    "open_jobs",
     "owner",
+    "position",
+    "replay",
     "revision",
     "state",
     "when",
@@ -55,6 +63,8 @@ const JOB: &[&str] = &[
     "created_at",
     "due_at",
     "error",
+    "fingerprint",
+    "generation",
     "handler",
     "job_id",
     "origin",
@@ -68,9 +78,29 @@ const JOB: &[&str] = &[
     "watcher",
 ];
 const PLUGIN: &[&str] = &["error", "handlers", "name", "pid", "state", "version"];
-const WHY: &[&str] = &["attempts", "attestation", "job", "made", "records", "waits", "watcher"];
-const STATUS: &[&str] =
-    &["attention", "disk", "jobs", "lag", "plugins", "server", "store", "watchers"];
+const WHY: &[&str] = &[
+    "attempts",
+    "attestation",
+    "job",
+    "made",
+    "made_in_all",
+    "reasons",
+    "records",
+    "waits",
+    "watcher",
+];
+const STATUS: &[&str] = &[
+    "attention",
+    "breakers",
+    "disk",
+    "held",
+    "jobs",
+    "lag",
+    "plugins",
+    "server",
+    "store",
+    "watchers",
+];
 const ATTEMPT: &[&str] = &[
     "attempt",
     "ended_at",
@@ -102,14 +132,18 @@ fn the_keys_of_json_are_stable() {
     assert_eq!(keys(&server.greeting), ["http", "pid", "store"]);
     assert_eq!(number(&server.greeting, "pid"), u64::from(server.pid()));
     let job = home.json(&["fires"])[0]["job_id"].as_str().unwrap().to_owned();
+    let mut shown = [WATCHER, &["holds", "passes"]].concat();
+    shown.sort_unstable();
+    let mut declared = [WATCHER, &["backlog"]].concat();
+    declared.sort_unstable();
     let cases: [(&[&str], &[&str]); 18] = [
         (&["as", "Y is unseen"], &["fires", "id", "seq"]),
         (&["ax", "is seen"], ATTESTATION),
         (&["watch", "list"], WATCHER),
-        (&["watch", "show", "mine"], WATCHER),
+        (&["watch", "show", "mine"], &shown),
         (&["watch", "pause", "mine"], WATCHER),
         (&["watch", "resume", "user-mine"], WATCHER),
-        (&["watch", "create", "mine", "--when", "is seen", "--run", "work"], WATCHER),
+        (&["watch", "create", "mine", "--when", "is seen", "--run", "work"], &declared),
         (&["fires"], FIRE),
         (&["jobs", "list"], JOB),
         (&["jobs", "show", &job], JOB),
@@ -207,8 +241,14 @@ fn every_command_has_help_with_examples() {
     let mut commands: Vec<Vec<&str>> = single.iter().map(|&name| vec![name]).collect();
     commands.extend(["watch", "jobs", "plugin", "audit"].map(|group| vec![group]));
     let nested: BTreeMap<&str, &[&str]> = BTreeMap::from([
-        ("watch", &["create", "test", "list", "show", "rm", "pause", "resume"][..]),
-        ("jobs", &["list", "show", "run", "retry"]),
+        (
+            "watch",
+            &[
+                "create", "test", "list", "show", "rm", "pause", "resume", "mute", "unmute",
+                "replay",
+            ][..],
+        ),
+        ("jobs", &["list", "show", "run", "dead", "retry", "discard"]),
         ("plugin", &["list", "show"]),
         ("audit", &["show", "head", "verify", "prove", "check"]),
     ]);
@@ -434,7 +474,7 @@ fn the_status_tells_how_everything_is() {
     let counts: Vec<_> = jobs.iter().map(|state| number(&status["jobs"], state)).collect();
     assert_eq!(counts, [0, 0, 1, 1, 1, 0], "{status}");
     assert!(number(&status["store"], "bytes") > 0 && number(&status["disk"], "free_bytes") > 0);
-    assert_eq!((number(&status["store"], "schema"), number(&status["lag"], "head")), (3, 2));
+    assert_eq!((number(&status["store"], "schema"), number(&status["lag"], "head")), (4, 2));
     assert!(text(&status["lag"], "oldest_waiting_at").ends_with('Z'));
     let kinds: Vec<_> =
         status["attention"].as_array().unwrap().iter().map(|one| text(one, "kind")).collect();
@@ -445,7 +485,7 @@ fn the_status_tells_how_everything_is() {
         home.run_bare(&next).expect(0);
     }
     let said = home.run_plain(&["status"]).expect(0);
-    said.says(&["zoo", "1 failed (dead letters)", "needs attention", "try: axwatch jobs list"]);
+    said.says(&["zoo", "1 failed (dead letters)", "needs attention", "try: axwatch jobs dead"]);
     let served = server.get("/api/v1/status").remove(0);
     assert_eq!(keys(&served), STATUS);
     server.stop();
@@ -499,7 +539,7 @@ fn a_job_that_waits_says_for_what() {
     assert_eq!(why["waits"]["reason"], "watcher_paused");
     home.run_plain(&["why", text(&job, "job_id")])
         .expect(0)
-        .says(&["what it waits for", "axwatch watch resume user-mine"]);
+        .says(&["why it is where it is", "axwatch watch resume user-mine"]);
     home.object(&["watch", "resume", "mine"]);
 }
 
@@ -507,10 +547,18 @@ fn a_job_that_waits_says_for_what() {
 fn watchers_are_shown_without_a_server_too() {
     let home = Home::new("watchers");
     let server = serve(&home);
-    let served = home.json(&["watch", "list"]);
+    let mut served = home.json(&["watch", "list"]);
+    let shown = home.object(&["watch", "show", "mine"]);
     server.stop();
+    served.iter_mut().for_each(|watcher| {
+        // Only a server counts them.
+        assert_eq!(watcher["open_jobs"].take(), 0);
+    });
     assert_eq!(home.json(&["watch", "list"]), served);
-    assert_eq!(home.object(&["watch", "show", "mine"]), served[0]);
+    let mut expected = shown;
+    expected["open_jobs"].take();
+    assert_eq!(home.object(&["watch", "show", "mine"]), expected);
+    assert_eq!(expected["id"], served[0]["id"]);
     home.run_plain(&["watch", "list"]).expect(0).says(&["last written"]);
     home.run(&["watch", "show", "mime"]).expect(1).says(&["did you mean user-mine?", "watch list"]);
     home.run(&["watch", "rm", "mine"]).expect(1).says(&["axwatch serve"]);
@@ -581,63 +629,6 @@ fn shells_and_man_are_served() {
     }
     home.configure("");
     home.run_bare(&["man", "am.toml/x"]).expect(2);
-}
-
-/// A command on a terminal of its own, which `script` makes.
-struct Terminal {
-    child: std::process::Child,
-    shown: std::sync::Arc<std::sync::Mutex<String>>,
-}
-
-impl Terminal {
-    fn start(home: &Home, args: &str, env: &[(&str, &str)]) -> Terminal {
-        let line = format!(
-            "exec {} {args} --store {}",
-            support::axwatch_path().display(),
-            home.store().display()
-        );
-        let mut command = std::process::Command::new("script");
-        command.args(["-qec", &line, "/dev/null"]).current_dir(home.path(""));
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.env("HOME", home.path("")).env("TERM", "xterm-256color").env("SHELL", "/bin/sh");
-        command.envs(env.iter().copied()).env("ZOO_TAG", home.tag());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().expect("script, of util-linux, is there");
-        let shown = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
-        let mut out = child.stdout.take().unwrap();
-        let seen = shown.clone();
-        std::thread::spawn(move || {
-            let mut piece = [0; 4096];
-            while let Ok(length @ 1..) = std::io::Read::read(&mut out, &mut piece) {
-                seen.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..length]));
-            }
-        });
-        Terminal { child, shown }
-    }
-
-    fn types(&mut self, text: &str) {
-        self.child.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
-    }
-
-    #[track_caller]
-    fn until_shown(&self, text: &str) -> String {
-        support::until(&format!("{text:?} is on the terminal"), || {
-            let shown = self.shown.lock().unwrap().clone();
-            shown.contains(text).then_some(shown)
-        })
-    }
-
-    #[track_caller]
-    fn end(mut self) -> Option<i32> {
-        support::until("the command ends", || self.child.try_wait().unwrap()).code()
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[test]

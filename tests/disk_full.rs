@@ -40,7 +40,17 @@ fn check_refused(home: &Home, server: &Server) {
     let watch = home.run(&["watch", "create", "v", "--when", "is seen", "--run", "work"]);
     assert_eq!(watch.code, 1, "{watch:?}");
     assert_eq!(home.json(&["ax", "Y"]).len(), 0, "nothing of it is in the log");
+    assert!(status_says_full(home));
     assert!(home.log().contains("disk nearly full"), "it is said in the log");
+}
+
+/// Whether `status` says that claims are refused because the disk is nearly full.
+fn status_says_full(home: &Home) -> bool {
+    let status = home.object(&["status"]);
+    let attention = status["attention"].as_array().expect("a list");
+    attention.iter().any(|one| {
+        text(one, "kind") == "disk_low" && text(one, "message").contains("claims are refused")
+    })
 }
 
 #[test]
@@ -94,6 +104,54 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("--lazy").arg(&self.at).status();
     }
+}
+
+#[test]
+fn a_watcher_that_catches_up_waits_for_room_and_goes_on() {
+    const OLD: u64 = 4_000;
+    let home = Home::new("catch-up");
+    let Some(disk) = SmallDisk::mount(&home.path("disk"), 128) else { return };
+    home.put_store_into("disk");
+    home.configure_zoo(&[Zoo::good("zoo").host("max_in_flight", 256)]);
+    // Each piece of the log is read slowly, so that the disk is full before the last one.
+    home.arm("segment.read=sleep(500)");
+    let server = home.serve();
+    server.until_ready(&["zoo"]);
+    let lines = (0..OLD).map(|n| {
+        let claim = json!({ "id": format!("c{n}"), "subjects": ["X"], "predicates": ["seen"] });
+        format!("{claim}\n")
+    });
+    home.pipe(&lines.collect::<String>()).expect(0);
+    home.object(&["watch", "create", "w", "--when", "is seen", "--run", "work", "--since", "1"]);
+    let place = || {
+        let watcher = home.object(&["watch", "show", "user-w"]);
+        watcher["position"]["seq"].as_u64()
+    };
+    until("it has begun", || place().filter(|seq| *seq > 0));
+    let ballast = disk.at.join("ballast");
+    fs::write(&ballast, vec![1; 120 * 1024 * 1024]).unwrap();
+    until("the disk is found to be full", || {
+        (server.request("POST", "/api/v1/attestations", "{\"subjects\":[\"Y\"]}")?.0 == 507)
+            .then_some(())
+    });
+    server.until_open(|open| open == 0 || place().is_some());
+    let stands = until("it stands", || {
+        let before = place().expect("it is not at the head");
+        std::thread::sleep(std::time::Duration::from_millis(1_500));
+        (place() == Some(before)).then_some(before)
+    });
+    assert!(stands < OLD, "it waits before the end: {stands}");
+    assert!(status_says_full(&home));
+
+    fs::remove_file(&ballast).unwrap();
+    until("it is live", || place().is_none().then_some(()));
+    server.until_settled();
+    let fires = home.json(&["fires", "--watcher", "user-w", "--all"]);
+    assert_eq!(fires.len() as u64, OLD, "each once");
+    assert!(fires.iter().all(|fire| fire["state"] == "completed"));
+    assert!(!status_says_full(&home));
+    server.stop();
+    assert_eq!(home.object(&["audit", "verify"])["ok"], true);
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod support;
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use support::{Dice, Home, Server, Zoo, keys, number, text};
+use support::{Dice, Home, Server, Zoo, keys, number, text, until};
 
 const WHY_NOT: &[&str] = &[
     "attestation_id",
@@ -475,7 +475,8 @@ fn what_a_fire_waits_for_is_told() {
 
     server.kill();
     let alone = answer("paused");
-    assert_eq!((reasons(&alone), &alone["jobs"][0]["waits"]), (vec!["no_server"], &Value::Null));
+    assert_eq!(reasons(&alone), ["no_server", "watcher_paused"]);
+    assert_eq!(alone["jobs"][0]["waits"], Value::Null);
 }
 
 #[test]
@@ -645,4 +646,244 @@ fn who_asks_about_nothing_is_told_what_there_is() {
     }
     server.stop();
     check("without one:");
+}
+
+/// The reasons of a job, as `why` tells them.
+fn why(home: &Home, job: &Value) -> Vec<String> {
+    let why = home.object(&["why", text(job, "job_id")]);
+    let reasons = why["reasons"].as_array().expect("reasons are a list").clone();
+    let plain = home.run_plain(&["why", text(job, "job_id")]).expect(0);
+    for reason in &reasons {
+        assert!(plain.out.contains(text(reason, "message")), "{reason} in {plain:?}");
+    }
+    reasons.iter().map(|reason| text(reason, "kind").to_owned()).collect()
+}
+
+#[test]
+fn what_was_held_and_what_was_let_go_is_told() {
+    let home = Home::new("held");
+    home.configure_zoo(&[Zoo::good("zoo")]);
+    let server = home.serve();
+    server.until_ready(&["zoo"]);
+    let watch = |id: &str| {
+        home.object(&["watch", "create", id, "--when", "is seen", "--run", "work"]);
+    };
+    ["kept", "dropped", "skipped"].into_iter().for_each(watch);
+    home.object(&["watch", "mute", "kept", "--until", "2h"]);
+    home.object(&["watch", "mute", "dropped", "--until", "2h", "--drop"]);
+    home.object(&["watch", "pause", "skipped", "--skip"]);
+    home.object(&["as", "X is seen", "--id", "claim"]);
+    let answer = |watcher: &str| home.object(&["why-not", watcher, "claim"]);
+    let check_let_go = |served: &str| {
+        for (watcher, held) in [("dropped", "muted"), ("skipped", "paused")] {
+            let told = answer(watcher);
+            assert_eq!((verdict(&told), reasons(&told)), ("let_go", vec!["let_go"]), "{served}");
+            let job = &told["jobs"][0];
+            assert_eq!(job["state"], "cancelled", "{served}: {told}");
+            let because = format!("let go: the watcher was {held}");
+            assert!(text(&told, "summary").ends_with(&because), "{served}: {told}");
+            let retry = format!("axwatch jobs retry {}", text(job, "job_id"));
+            assert!(text(&told["reasons"][0], "message").contains(&retry), "{served}: {told}");
+            assert_eq!(why(&home, job), ["let_go"], "{served}");
+        }
+        let nearest = home.object(&["why-not", "claim"]);
+        let held_back = nearest["held_back_watchers"].as_array().unwrap().iter();
+        let held_back: Vec<_> =
+            held_back.map(|one| (text(one, "watcher"), text(one, "verdict"))).collect();
+        let expected = [("user-dropped", "let_go"), ("user-skipped", "let_go")];
+        assert_eq!(held_back, expected, "{served}");
+    };
+    check_let_go("with a server:");
+    let kept = answer("kept");
+    assert_eq!((verdict(&kept), reasons(&kept)), ("fired", vec!["watcher_muted"]), "{kept}");
+    assert!(text(&kept["reasons"][0], "message").contains("muted until 20"), "{kept}");
+    assert_eq!(why(&home, &kept["jobs"][0]), ["watcher_muted"]);
+    let status = home.object(&["status"]);
+    let held: BTreeSet<_> = status["held"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|held| (text(held, "watcher").to_owned(), text(held, "kind").to_owned()))
+        .collect();
+    let expected = [("user-dropped", "muted"), ("user-kept", "muted"), ("user-skipped", "paused")];
+    let owned = |(watcher, kind): (&str, &str)| (watcher.to_owned(), kind.to_owned());
+    assert_eq!(held, expected.map(owned).into());
+    home.run_plain(&["status"]).expect(0).says(&["user-kept is muted until 20", "is let go"]);
+
+    server.stop();
+    check_let_go("without one:");
+    let kept = answer("kept");
+    assert_eq!(reasons(&kept), ["no_server", "watcher_muted"], "{kept}");
+    assert_eq!(why(&home, &kept["jobs"][0]), ["no_server", "watcher_muted"]);
+
+    // What was let go can still run, and what was kept does once nothing holds it.
+    let server = home.serve();
+    server.until_ready(&["zoo"]);
+    let dropped = answer("dropped");
+    home.object(&["watch", "unmute", "dropped"]);
+    home.json(&["jobs", "retry", text(&dropped["jobs"][0], "job_id")]);
+    home.object(&["watch", "unmute", "kept"]);
+    server.until_settled();
+    for watcher in ["dropped", "kept"] {
+        let told = answer(watcher);
+        assert_eq!((verdict(&told), reasons(&told)), ("fired", vec![]), "{told}");
+        assert_eq!(told["jobs"][0]["state"], "completed", "{told}");
+    }
+}
+
+#[test]
+fn what_was_given_up_or_discarded_is_told() {
+    let home = Home::new("given-up");
+    home.configure_zoo(&[Zoo::new("zoo", "permanent")]);
+    let server = home.serve();
+    server.until_ready(&["zoo"]);
+    home.object(&["watch", "create", "w", "--when", "is seen", "--run", "work"]);
+    home.object(&["as", "X is seen", "--id", "claim"]);
+    server.until_settled();
+    let told = home.object(&["why-not", "w", "claim"]);
+    assert_eq!((verdict(&told), reasons(&told)), ("fired", vec!["dead_letter"]), "{told}");
+    let job = told["jobs"][0].clone();
+    let message = text(&told["reasons"][0], "message");
+    assert!(message.contains("given up after 1 attempt: never"), "{told}");
+    assert_eq!(why(&home, &job), ["dead_letter"]);
+    let status = home.object(&["status"]);
+    let dead =
+        status["attention"].as_array().unwrap().iter().find(|one| one["kind"] == "dead_letters");
+    assert!(text(dead.unwrap(), "next").starts_with("axwatch jobs dead"), "{status}");
+
+    home.json(&["jobs", "discard", text(&job, "job_id")]);
+    let told = home.object(&["why-not", "w", "claim"]);
+    assert_eq!((verdict(&told), reasons(&told)), ("fired", vec!["discarded"]), "{told}");
+    assert!(text(&told["reasons"][0], "message").contains("was discarded: never"), "{told}");
+    assert_eq!(why(&home, &job), ["discarded"]);
+    // What waits when its watcher is retired is withdrawn.
+    home.object(&["watch", "pause", "w"]);
+    home.object(&["as", "X is seen", "--id", "late"]);
+    home.object(&["watch", "rm", "w"]);
+    let told = home.object(&["why-not", "w", "late"]);
+    assert_eq!((verdict(&told), reasons(&told)), ("fired", vec!["cancelled"]), "{told}");
+    assert_eq!(why(&home, &told["jobs"][0]), ["cancelled"]);
+}
+
+#[test]
+fn where_a_watcher_begins_and_what_is_replayed_is_told() {
+    let home = Home::new("replayed");
+    home.configure_zoo(&[Zoo::good("zoo")]);
+    let server = home.serve();
+    server.until_ready(&["zoo"]);
+    for id in ["a", "b", "c"] {
+        home.object(&["as", "X is seen", "--id", id]);
+    }
+    let create = ["watch", "create", "w", "--when", "is seen", "--run", "work"];
+    home.object(&[&create[..], &["--since", "2"]].concat());
+    server.until_settled();
+    let told = home.object(&["why-not", "w", "a"]);
+    assert_eq!(verdict(&told), "registered_later", "{told}");
+    assert_eq!(reasons(&told), ["registered_later", "before_since"], "{told}");
+    assert!(text(&told["reasons"][1], "message").contains("its first claim is seq 2"), "{told}");
+    let told = home.object(&["why-not", "w", "b"]);
+    assert_eq!((verdict(&told), reasons(&told)), ("fired", vec![]), "{told}");
+
+    home.json(&["watch", "replay", "w", "--from", "1", "--to", "2", "--yes"]);
+    until("the replay is over", || {
+        let watcher = home.object(&["watch", "show", "w"]);
+        watcher["replay"].is_null().then_some(())
+    });
+    server.until_settled();
+    let check = |served: &str| {
+        let told = home.object(&["why-not", "w", "a"]);
+        assert_eq!(verdict(&told), "fired", "{served}: {told}");
+        assert!(text(&told, "summary").ends_with("1 job of a replay, completed"), "{told}");
+        assert_eq!(reasons(&told), ["registered_later", "replay"], "{served}: {told}");
+        assert_eq!(told["jobs"][0]["generation"], 1, "{served}");
+        assert!(text(&told["reasons"][1], "message").contains("seq 1 to 2 (generation 1)"));
+        assert_eq!(why(&home, &told["jobs"][0]), ["replay"], "{served}");
+        let told = home.object(&["why-not", "w", "b"]);
+        let generations: Vec<_> =
+            told["jobs"].as_array().unwrap().iter().map(|job| number(job, "generation")).collect();
+        assert_eq!((verdict(&told), generations), ("fired", vec![0, 1]), "{served}: {told}");
+        assert_eq!(reasons(&told), ["replay"], "{served}");
+        // A replay does not cover what comes after it.
+        let told = home.object(&["why-not", "w", "c"]);
+        assert_eq!((verdict(&told), reasons(&told)), ("fired", vec![]), "{served}: {told}");
+        assert_eq!(home.object(&["why-not", "a"])["fired_watchers"], json!(["user-w"]));
+    };
+    check("with a server:");
+    server.stop();
+    check("without one:");
+}
+
+#[test]
+fn a_watcher_that_has_not_come_there_yet_is_told() {
+    const BOUND: usize = 10_000;
+    let home = Home::new("behind-itself");
+    let gate = home.path("gate").display().to_string();
+    home.configure_zoo(&[Zoo::new("zoo", "gate").own("gate", gate)]);
+    let server = home.serve();
+    server.until_ready(&["zoo"]);
+    home.object(&["watch", "create", "w", "--when", "is seen", "--run", "work"]);
+    let line =
+        |n: usize| format!("{{\"id\":\"s{n}\",\"subjects\":[\"X\"],\"predicates\":[\"seen\"]}}\n");
+    let lines: String = (0..BOUND + 2).map(line).collect();
+    home.pipe(&lines).expect(0);
+    let last = format!("s{}", BOUND + 1);
+    let told = home.object(&["why-not", "w", &last]);
+    assert_eq!(
+        (verdict(&told), reasons(&told)),
+        ("backpressured", vec!["backpressured"]),
+        "{told}"
+    );
+    let says = format!("{BOUND} jobs of it are open, so it stopped after seq {BOUND}");
+    assert!(text(&told, "summary").contains(&says), "{told}");
+    let nearest = home.object(&["why-not", &last]);
+    assert_eq!(nearest["held_back_watchers"][0]["verdict"], "catching_up", "{nearest}");
+    let status = home.object(&["status"]);
+    let slowest = json!({ "watcher": "user-w", "seq": BOUND, "behind": 2 });
+    assert_eq!(status["lag"]["slowest"], slowest, "{status}");
+    assert_eq!(status["lag"]["backpressured"], 1, "{status}");
+    let kinds = status["attention"].as_array().unwrap().iter().map(|one| text(one, "kind"));
+    assert!(kinds.collect::<Vec<_>>().contains(&"watcher_backpressured"), "{status}");
+    home.run_plain(&["status"]).expect(0).says(&["user-w catches up and has 2 claims to see"]);
+    server.kill();
+    // What it waits for only a server knows; where it is stands in the store.
+    let told = home.object(&["why-not", "w", &last]);
+    assert_eq!((verdict(&told), reasons(&told)), ("catching_up", vec!["catching_up"]), "{told}");
+    assert!(text(&told, "summary").contains("2 claims away; `axwatch serve`"), "{told}");
+    let server = home.serve();
+    server.until_ready(&["zoo"]);
+    std::fs::write(home.path("gate"), "").unwrap();
+    until("it has come there", || {
+        let told = home.object(&["why-not", "w", &last]);
+        (verdict(&told) == "fired").then_some(())
+    });
+    server.until_settled();
+    assert_eq!(number(&home.object(&["watch", "show", "w"]), "fires"), BOUND as u64 + 2);
+}
+
+#[test]
+fn a_handler_that_keeps_failing_is_told() {
+    let home = Home::new("breaker");
+    home.configure_zoo(&[Zoo::new("zoo", "fail-n-times-then-succeed").own("n", 1_000)]);
+    let server = home.serve();
+    server.until_ready(&["zoo"]);
+    home.object(&["watch", "create", "w", "--when", "is seen", "--run", "work"]);
+    let line = |n| format!("{{\"id\":\"s{n}\",\"subjects\":[\"X\"],\"predicates\":[\"seen\"]}}\n");
+    home.pipe(&(0..40).map(line).collect::<String>()).expect(0);
+    let status = until("the breaker is open", || {
+        let status = home.object(&["status"]);
+        (status["breakers"] != json!([])).then_some(status)
+    });
+    let breaker = &status["breakers"][0];
+    assert_eq!(keys(breaker), ["error", "failures", "handler", "plugin", "until"]);
+    assert_eq!((text(breaker, "plugin"), text(breaker, "handler")), ("zoo", "work"));
+    assert!(number(breaker, "failures") >= 10 && text(breaker, "error").starts_with("not yet"));
+    let kinds = status["attention"].as_array().unwrap().iter().map(|one| text(one, "kind"));
+    assert!(kinds.collect::<Vec<_>>().contains(&"breaker_open"), "{status}");
+    let told = until("a job waits for it", || {
+        (0..40)
+            .map(|n| home.object(&["why-not", "w", &format!("s{n}")]))
+            .find(|told| reasons(told).contains(&"breaker"))
+    });
+    let told = told["reasons"].as_array().unwrap().iter().find(|one| one["kind"] == "breaker");
+    assert!(text(told.unwrap(), "message").contains("plugin zoo gets one attempt at a time"));
 }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axwatch_model::{
-    AttestationId, Attributes, Counters, Declared, DefaultActor, Defaults, Draft, HandlerRef,
-    Incoming, JobId, JobNumber, JobOrigin, JobRow, JobState, LaneKey, LeafNumber, Lineage,
-    LineageKind, Owner, PluginRow, RevisionRow, Seq, StoreId, Stored, StructuralFilter, Timestamp,
-    WatcherKey, WatcherNumber, WatcherRow, WatcherState,
+    AttestationId, Attributes, Counters, CursorNumber, CursorRow, Declared, DefaultActor, Defaults,
+    Draft, HandlerRef, HoldRow, Incoming, JobId, JobNumber, JobOrigin, JobRow, JobState, LaneKey,
+    LeafNumber, Lineage, LineageKind, Owner, PassRow, PluginRow, RevisionRow, Seq, StoreId, Stored,
+    StructuralFilter, Timestamp, WatcherKey, WatcherNumber, WatcherRow, WatcherState,
 };
 use axwatch_query::{AliasChange, AliasChangeKind, Aliases, Filter};
 use proptest::prelude::*;
@@ -16,7 +16,8 @@ use proptest::prelude::*;
 use crate::sqlite::tests::{crashed_copy, open_small};
 use crate::{
     AliasBook, Appended, AuditRow, Batch, CancelQueued, JobCounts, JobsQuery, LaneQuery,
-    MemoryStore, Page, Question, SqliteStore, Store, StoreWriter, aliases_before, append,
+    MemoryStore, Page, Question, Retention, RetentionPlace, SqliteStore, Store, StoreWriter,
+    aliases_before, append,
 };
 
 /// A store under test.
@@ -148,11 +149,16 @@ conformance! {
     jobs_are_counted_by_state,
     jobs_are_found_by_the_beginning_of_their_id,
     queued_jobs_of_a_watcher_are_withdrawn,
+    jobs_are_found_by_the_claim_that_caused_them,
+    passes_move_with_their_cursor,
+    holds_of_a_watcher_are_kept,
     watchers_handlers_and_plugins_are_kept,
     revisions_of_a_watcher_are_kept,
     people_s_changes_of_aliases_are_kept_in_their_place,
     aliases_lead_a_question_to_what_is_one_with_its_words,
     the_first_claim_since_a_time_is_found,
+    retention_takes_what_is_old_and_nobody_needs,
+    a_late_repeat_of_a_removed_claim_is_still_a_repeat,
     the_audit_is_found_by_its_records,
     readers_see_what_was_committed,
 }
@@ -185,6 +191,7 @@ async fn every_field_comes_back(mut subject: Subject) {
         root: Some("root \"1\"".parse().unwrap()),
         parent_job: Some(job_id(3)),
         depth: 7,
+        chain: vec![Some(WatcherNumber(3)), None, Some(WatcherNumber(3))],
     };
     let plain = claim("plain", "x", "is", 0);
     subject.append(vec![full.clone(), plain.clone()]).await;
@@ -295,9 +302,9 @@ async fn claims_of_a_job_are_found(mut subject: Subject) {
         made.lineage.parent_job = (n % 3 > 0).then(|| job_id(n as u64 % 3));
         subject.append(vec![made]).await;
     }
-    let rows = subject.reader().made_by(job_id(2)).await.unwrap();
+    let rows = subject.reader().made_by(job_id(2), 100).await.unwrap().first;
     assert_eq!(seqs(&rows), (1..=60).filter(|seq| seq % 3 == 0).collect::<Vec<_>>());
-    assert_eq!(subject.reader().made_by(job_id(9)).await.unwrap(), []);
+    assert_eq!(subject.reader().made_by(job_id(9), 1).await.unwrap().all, 0);
 }
 
 async fn jobs_are_kept_changed_and_found(mut subject: Subject) {
@@ -319,7 +326,11 @@ async fn jobs_are_kept_changed_and_found(mut subject: Subject) {
     let open = reader.open_jobs(JobNumber(1), 6).await.unwrap();
     assert_eq!(numbers(open), [2, 3, 5, 6, 7, 8]);
     let lane = |watcher: Option<u64>, due_by| LaneQuery {
-        lane: LaneKey { watcher: watcher.map(WatcherNumber), handler: "git/ixgest.git".into() },
+        lane: LaneKey {
+            watcher: watcher.map(WatcherNumber),
+            generation: 0,
+            handler: "git/ixgest.git".into(),
+        },
         from: JobNumber(2),
         due_by: at(due_by),
         limit: 2,
@@ -327,16 +338,29 @@ async fn jobs_are_kept_changed_and_found(mut subject: Subject) {
     assert_eq!(numbers(reader.lane_jobs(&lane(Some(2), 99)).await.unwrap()), [2, 9]);
     assert_eq!(numbers(reader.lane_jobs(&lane(Some(2), 100)).await.unwrap()), [2, 6]);
     assert_eq!(numbers(reader.lane_jobs(&lane(None, 0)).await.unwrap()), [3, 5]);
+    let mut of_replay = lane(Some(2), 100);
+    of_replay.lane.generation = 1;
+    assert_eq!(reader.lane_jobs(&of_replay).await.unwrap(), []);
+    subject
+        .writer
+        .commit(&Batch {
+            jobs: vec![JobRow { generation: 1, ..job(10, Some(2)) }],
+            ..Batch::default()
+        })
+        .await
+        .unwrap();
+    assert_eq!(numbers(reader.lane_jobs(&of_replay).await.unwrap()), [10]);
+    assert_eq!(numbers(reader.lane_jobs(&lane(Some(2), 100)).await.unwrap()), [2, 6]);
     let any = JobsQuery { limit: 100, ..JobsQuery::default() };
     let between =
         JobsQuery { before: Some(JobNumber(8)), after: Some(JobNumber(5)), ..any.clone() };
     let cases = [
-        (JobsQuery { limit: 2, ..any.clone() }, vec![9, 8]),
+        (JobsQuery { limit: 2, ..any.clone() }, vec![10, 9]),
         (between, vec![7, 6]),
         (JobsQuery { state: Some(JobState::Completed), ..any.clone() }, vec![4]),
         (JobsQuery { state: Some(JobState::Paused), ..any.clone() }, vec![]),
-        (JobsQuery { watcher: Some(WatcherNumber(2)), ..any.clone() }, vec![9, 6, 2]),
-        (JobsQuery { fires_only: true, ..any }, vec![9, 8, 6, 4, 2]),
+        (JobsQuery { watcher: Some(WatcherNumber(2)), ..any.clone() }, vec![10, 9, 6, 2]),
+        (JobsQuery { fires_only: true, ..any }, vec![10, 9, 8, 6, 4, 2]),
     ];
     for (query, expected) in cases {
         assert_eq!(numbers(reader.jobs(&query).await.unwrap()), expected, "{query:?}");
@@ -410,18 +434,21 @@ async fn jobs_are_found_by_the_beginning_of_their_id(mut subject: Subject) {
 }
 
 async fn queued_jobs_of_a_watcher_are_withdrawn(mut subject: Subject) {
-    let mut jobs: Vec<_> = (1..=5).map(|n| job(n, Some(n % 2))).collect();
+    let mut jobs: Vec<_> = (1..=7).map(|n| job(n, Some(n % 2))).collect();
     jobs[4].state = JobState::Running;
+    jobs[5].generation = 3;
+    jobs[6].generation = 3;
     subject.commit(Batch { jobs, ..Batch::default() }).await;
-    let cancel = CancelQueued {
-        watcher: WatcherNumber(1),
+    let of_generation = |watcher, generation| CancelQueued {
+        watcher: WatcherNumber(watcher),
         from: JobNumber(2),
+        generation,
         at: at(77),
         reason: "its watcher was retired".into(),
     };
     let back = job(4, Some(0));
-    let batch = Batch { cancelled: vec![cancel], jobs: vec![back], ..Batch::default() };
-    subject.commit(batch).await;
+    let cancelled = vec![of_generation(1, None), of_generation(0, Some(3))];
+    subject.commit(Batch { cancelled, jobs: vec![back], ..Batch::default() }).await;
     let jobs = subject.reader().jobs(&JobsQuery { limit: 9, ..JobsQuery::default() }).await;
     let told: Vec<_> = jobs
         .unwrap()
@@ -429,14 +456,111 @@ async fn queued_jobs_of_a_watcher_are_withdrawn(mut subject: Subject) {
         .map(|job| (job.number.0, job.state, job.completed_at.is_some(), job.error.is_some()))
         .collect();
     let queued = |number| (number, JobState::Queued, false, false);
+    let cancelled = |number| (number, JobState::Cancelled, true, true);
     let expected = [
+        cancelled(7),
+        cancelled(6),
         (5, JobState::Running, false, false),
         queued(4),
-        (3, JobState::Cancelled, true, true),
+        cancelled(3),
         queued(2),
         queued(1),
     ];
     assert_eq!(told, expected);
+}
+
+async fn jobs_are_found_by_the_claim_that_caused_them(mut subject: Subject) {
+    let of = |number: u64, seq: u64| JobRow { seq: Some(Seq(seq)), ..job(number, Some(1)) };
+    for number in 1..=60 {
+        subject.commit(Batch { jobs: vec![of(number, number % 7)], ..Batch::default() }).await;
+    }
+    let asked = job(61, None);
+    let changed = JobRow { state: JobState::Failed, ..of(3, 3) };
+    subject.commit(Batch { jobs: vec![asked, changed.clone()], ..Batch::default() }).await;
+    for _ in 0..2 {
+        let jobs = subject.reader().jobs_of(Seq(3), 100).await.unwrap().first;
+        let numbers: Vec<_> = jobs.iter().map(|job| job.number.0).collect();
+        assert_eq!(numbers, [3, 10, 17, 24, 31, 38, 45, 52, 59]);
+        assert_eq!(jobs[0], changed);
+        assert_eq!(subject.reader().jobs_of(Seq(7), 9).await.unwrap().all, 0);
+        while subject.writer.tidy().await.unwrap() {}
+        subject = subject.reopen().await;
+    }
+}
+
+async fn passes_move_with_their_cursor(mut subject: Subject) {
+    let pass = |watcher: u64, generation, cursor: Option<u64>| PassRow {
+        watcher: WatcherNumber(watcher),
+        generation,
+        from_seq: Seq(4),
+        until_seq: Some(Seq(90)).filter(|_| generation > 0),
+        cursor: cursor.map(CursorNumber),
+        started_at: at(5),
+        ended_at: cursor.is_none().then(|| at(8)),
+        stopped: Some("a \"person\"".to_owned()).filter(|_| cursor.is_none()),
+    };
+    let cursor = |number, seq| CursorRow { number: CursorNumber(number), seq: Seq(seq) };
+    let replay = pass(1, 2, Some(6));
+    subject
+        .commit(Batch {
+            passes: vec![replay.clone(), pass(2, 0, Some(5)), pass(1, 0, Some(5))],
+            cursors: vec![cursor(5, 10), cursor(6, 11)],
+            ..Batch::default()
+        })
+        .await;
+    subject.commit(Batch { cursors: vec![cursor(5, 20)], ..Batch::default() }).await;
+    let mut subject = subject.reopen().await;
+    let expected =
+        [(pass(1, 0, Some(5)), Seq(20)), (replay.clone(), Seq(11)), (pass(2, 0, Some(5)), Seq(20))];
+    assert_eq!(subject.reader().passes().await.unwrap(), expected);
+    let ended = pass(1, 2, None);
+    subject
+        .commit(Batch {
+            passes: vec![ended.clone(), pass(3, 0, Some(7))],
+            passes_gone: vec![(WatcherNumber(2), 0), (WatcherNumber(1), 1)],
+            cursors: vec![cursor(7, 0)],
+            cursors_gone: vec![CursorNumber(6)],
+            ..Batch::default()
+        })
+        .await;
+    let reader = subject.reader();
+    let expected = [(pass(1, 0, Some(5)), Seq(20)), (pass(3, 0, Some(7)), Seq(0))];
+    assert_eq!(reader.passes().await.unwrap(), expected);
+    let expected = [(pass(1, 0, Some(5)), Some(Seq(20))), (ended, None)];
+    assert_eq!(reader.passes_of(WatcherNumber(1)).await.unwrap(), expected);
+    assert_eq!(reader.passes_of(WatcherNumber(2)).await.unwrap(), []);
+}
+
+async fn holds_of_a_watcher_are_kept(mut subject: Subject) {
+    let hold = |watcher: u64, number| HoldRow {
+        watcher: WatcherNumber(watcher),
+        number,
+        kind: if number == 1 { WatcherState::Muted } else { WatcherState::Paused },
+        drops: number == 1,
+        at: at(3),
+        until: Some(at(9)).filter(|_| number == 1),
+        from_seq: Seq(4),
+        from_job: JobNumber(5),
+        ended_at: None,
+        to_seq: None,
+        to_job: None,
+    };
+    subject.commit(Batch { holds: vec![hold(2, 1), hold(1, 1)], ..Batch::default() }).await;
+    let ended = HoldRow {
+        ended_at: Some(at(7)),
+        to_seq: Some(Seq(6)),
+        to_job: Some(JobNumber(7)),
+        ..hold(1, 1)
+    };
+    subject.commit(Batch { holds: vec![ended.clone(), hold(1, 2)], ..Batch::default() }).await;
+    let over = |number| HoldRow { ended_at: Some(at(8)), drops: false, ..hold(3, number) };
+    subject.commit(Batch { holds: vec![over(1), over(2)], ..Batch::default() }).await;
+    let subject = subject.reopen().await;
+    let reader = subject.reader();
+    let needed = [ended.clone(), hold(1, 2), hold(2, 1), over(2)];
+    assert_eq!(reader.holds().await.unwrap(), needed);
+    assert_eq!(reader.holds_of(WatcherNumber(1)).await.unwrap(), [ended, hold(1, 2)]);
+    assert_eq!(reader.holds_of(WatcherNumber(4)).await.unwrap(), []);
 }
 
 fn watcher(number: u64, owner: Owner) -> WatcherRow {
@@ -445,11 +569,14 @@ fn watcher(number: u64, owner: Owner) -> WatcherRow {
         key: WatcherKey { owner, local: "new \"docs\"".parse().unwrap() },
         revision: 2,
         generation: 1,
+        last_generation: 4,
         declared: Declared::Ax("ALICE is author".into()),
         handlers: vec![HandlerRef { declared: "notify.log".into(), plugin: None }],
         params: Some(r#"{"a":1}"#.into()),
         max_fires_per_second: Some(100_000),
         max_chain: None,
+        max_attempts: Some(7).filter(|_| number == 1),
+        max_age_ms: Some(86_400_000).filter(|_| number == 1),
         state: WatcherState::WaitingForHandler,
         error: None,
         since_seq: Seq(5),
@@ -553,6 +680,107 @@ async fn the_first_claim_since_a_time_is_found(mut subject: Subject) {
     for (time, expected) in [(0, Some(1)), (9_000, Some(1)), (9_001, None)] {
         assert_eq!(reader.first_since(at(time)).await.unwrap(), expected.map(Seq), "{time}");
     }
+}
+
+/// Takes away all that may go, and answers how many claims and jobs that were.
+async fn retain(subject: &mut Subject, before: Timestamp, below: u64) -> (usize, usize) {
+    let mut retention = Retention { before, below: Seq(below), from: RetentionPlace::default() };
+    let (mut claims, mut jobs) = (0, 0);
+    loop {
+        let removal = subject.writer.removable(&retention).await.unwrap();
+        claims += removal.claims.len();
+        jobs += removal.jobs.len();
+        let next = removal.next;
+        subject.commit(Batch { removal: Some(removal), ..Batch::default() }).await;
+        let Some(next) = next else { return (claims, jobs) };
+        retention.from = next;
+    }
+}
+
+async fn retention_takes_what_is_old_and_nobody_needs(mut subject: Subject) {
+    let of = |number: u64, seq: u64, state: JobState, ended: Option<i64>| JobRow {
+        seq: Some(Seq(seq)),
+        state,
+        completed_at: ended.map(at),
+        ..job(number, Some(1))
+    };
+    let words = ["x", "y", "z"];
+    let claims = (1..=20).map(|n| match n {
+        7 => change("7", &link(&["a", "b"])),
+        n => claim(&n.to_string(), words[n as usize % 3], "is", n),
+    });
+    // Half of them at 9,000 by our clock, and half later.
+    let mut claims: Vec<_> = claims.collect();
+    let later = claims.split_off(10);
+    subject.append(claims).await;
+    append(subject.writer.as_mut(), later, at(10_000)).await.unwrap();
+    let jobs = vec![
+        of(1, 1, JobState::Completed, Some(9_500)),
+        of(2, 2, JobState::Failed, Some(9_500)),
+        of(3, 3, JobState::Queued, None),
+        of(4, 4, JobState::Running, None),
+        of(5, 5, JobState::Cancelled, Some(9_500)),
+        of(6, 6, JobState::Completed, Some(9_700)),
+        of(7, 6, JobState::Completed, Some(9_500)),
+        of(8, 12, JobState::Completed, Some(9_500)),
+        of(9, 8, JobState::Completed, Some(9_500)),
+    ];
+    subject.commit(Batch { jobs, open_jobs_from: Some(JobNumber(3)), ..Batch::default() }).await;
+
+    assert_eq!(retain(&mut subject, at(9_000), 20).await, (0, 0), "nothing is that old");
+    // Numbers 1, 5 and 9 lead to claims that go; 9 is the last job, and stays with its claim.
+    assert_eq!(retain(&mut subject, at(9_600), 9).await, (3, 4));
+    let stays = [2, 3, 4, 6, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20];
+    for _ in 0..2 {
+        let reader = subject.reader();
+        assert_eq!(reader.head().await.unwrap(), Seq(20));
+        assert_eq!(seqs(&reader.read_after(Seq(0), 99).await.unwrap()), stays);
+        assert_eq!(seqs(&reader.read_after(Seq(4), 3).await.unwrap()), [6, 7, 8]);
+        let all: Vec<Seq> = (1..=20).map(Seq).collect();
+        assert_eq!(seqs(&reader.by_seqs(&all).await.unwrap()), stays);
+        let found_x = found(reader.as_ref(), ax("x"), None, 99).await;
+        assert_eq!(seqs(&found_x.rows), [18, 15, 12, 6, 3]);
+        let found_y = found(reader.as_ref(), ax("y"), Some(12), 2).await;
+        assert_eq!(seqs(&found_y.rows), [10, 4]);
+        assert_eq!(reader.first_since(at(0)).await.unwrap(), Some(Seq(2)));
+        assert!(!reader.exists(&"5".parse().unwrap()).await.unwrap());
+        assert_eq!(reader.alias_changes(Seq(0)).await.unwrap().len(), 1);
+        let expected = JobCounts { queued: 1, running: 1, completed: 2, failed: 1, cancelled: 0 };
+        assert_eq!(reader.job_counts().await.unwrap(), expected);
+        assert_eq!(reader.job(job_id(5)).await.unwrap(), None);
+        assert_eq!(reader.jobs_of(Seq(6), 9).await.unwrap().all, 1);
+        assert_eq!(reader.jobs_of(Seq(1), 9).await.unwrap().all, 0);
+        let jobs = reader.jobs(&JobsQuery { limit: 99, ..JobsQuery::default() }).await.unwrap();
+        let numbers: Vec<_> = jobs.iter().map(|job| job.number.0).collect();
+        assert_eq!(numbers, [9, 6, 4, 3, 2]);
+        subject = subject.reopen().await;
+    }
+    assert_eq!(retain(&mut subject, at(20_000), 99).await, (11, 1));
+    assert_eq!(seqs(&subject.reader().read_after(Seq(0), 99).await.unwrap()), [2, 3, 4, 7, 8, 20]);
+    let new = subject.append(vec![claim("new", "x", "is", 1)]).await;
+    assert_eq!(new, [Ok(Appended { seq: Seq(21), repeated: false })]);
+}
+
+async fn a_late_repeat_of_a_removed_claim_is_still_a_repeat(mut subject: Subject) {
+    let claims =
+        || (1..=90).map(|n| claim(&n.to_string(), &(n % 7).to_string(), "is", n)).collect();
+    subject.append(claims()).await;
+    assert_eq!(retain(&mut subject, at(20_000), 80).await, (80, 0));
+    for _ in 0..2 {
+        let repeated: Vec<u64> = subject
+            .append(claims())
+            .await
+            .into_iter()
+            .map(|outcome| outcome.unwrap())
+            .map(|appended| if appended.repeated { appended.seq.0 } else { 0 })
+            .collect();
+        assert_eq!(repeated, (1..=90).collect::<Vec<_>>());
+        let other = subject.append(vec![claim("5", "other", "is", 5)]).await;
+        let conflict = "attestation 5 is already in the log as seq 5 and differs";
+        assert_eq!(other, [Err(conflict.to_owned())]);
+        subject = subject.reopen().await;
+    }
+    assert_eq!(subject.reader().head().await.unwrap(), Seq(90));
 }
 
 async fn watchers_handlers_and_plugins_are_kept(mut subject: Subject) {
@@ -674,7 +902,9 @@ enum Step {
     Append(Vec<Incoming>),
     /// Numbers of jobs, rising: those beyond the last are new, the others change.
     Jobs(Vec<(u64, JobState, Option<u64>, Option<i64>)>),
-    Cancel(u64, u64),
+    Cancel(u64, u64, Option<u32>),
+    /// Up to this claim, with jobs that ended before this time.
+    Retain(u64, i64),
     Ask(Filter, Option<u64>, usize),
     AskJobs(JobsQuery, LaneQuery),
     Tidy,
@@ -751,6 +981,7 @@ fn any_step() -> impl Strategy<Value = Step> {
             let lane = LaneQuery {
                 lane: LaneKey {
                     watcher: watcher.map(WatcherNumber),
+                    generation: limit as u32 % 3,
                     handler: "git/ixgest.git".into(),
                 },
                 from: JobNumber(after.unwrap_or(0)),
@@ -764,7 +995,10 @@ fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => proptest::collection::vec(any_claim(), 1..60).prop_map(Step::Append),
         2 => jobs.prop_map(Step::Jobs),
-        1 => (0..3_u64, 0..50_u64).prop_map(|(watcher, from)| Step::Cancel(watcher, from)),
+        1 => (0..3_u64, 0..50_u64, proptest::option::of(0..2_u32))
+            .prop_map(|(watcher, from, generation)| Step::Cancel(watcher, from, generation)),
+        1 => (0..200_u64, proptest::sample::select(vec![3_i64, 9_001]))
+            .prop_map(|(below, before)| Step::Retain(below, before)),
         6 => ask.prop_map(|(filter, before, limit)| Step::Ask(filter, before, limit)),
         2 => ask_jobs,
         3 => Just(Step::Tidy),
@@ -808,14 +1042,23 @@ impl Pair {
                 let batch = Batch { jobs: self.changed_jobs(changes).await, ..Batch::default() };
                 self.commit(batch).await;
             }
-            Step::Cancel(watcher, from) => {
+            Step::Cancel(watcher, from, generation) => {
                 let cancel = CancelQueued {
                     watcher: WatcherNumber(watcher),
                     from: JobNumber(from),
+                    generation,
                     at: at(5),
                     reason: "withdrawn".into(),
                 };
                 self.commit(Batch { cancelled: vec![cancel], ..Batch::default() }).await;
+            }
+            Step::Retain(below, before) => {
+                let expected = retain(&mut self.memory, at(before), below).await;
+                prop_assert_eq!(retain(&mut self.sqlite, at(before), below).await, expected);
+                prop_assert_eq!(
+                    self.sqlite.reader().job_counts().await.unwrap(),
+                    self.memory.reader().job_counts().await.unwrap()
+                );
             }
             Step::Ask(filter, before, limit) => self.ask(filter, before, limit).await?,
             Step::AskJobs(jobs, lane) => self.ask_jobs(&jobs, &lane).await?,
@@ -837,6 +1080,7 @@ impl Pair {
         changes: Vec<(u64, JobState, Option<u64>, Option<i64>)>,
     ) -> Vec<JobRow> {
         let mut rows = std::collections::BTreeMap::new();
+        let last_before = self.last_job;
         for (number, state, watcher, due_at) in changes {
             let number = if number == 0 || number > self.last_job {
                 self.last_job += 1;
@@ -844,9 +1088,24 @@ impl Pair {
             } else {
                 number
             };
+            // What is gone does not come back.
+            let all = JobsQuery {
+                before: Some(JobNumber(number + 1)),
+                after: Some(JobNumber(number - 1)),
+                limit: 1,
+                ..JobsQuery::default()
+            };
+            let is_there = !self.memory.reader().jobs(&all).await.unwrap().is_empty();
+            let is_new = number > last_before;
+            if !is_there && !is_new {
+                continue;
+            }
             let mut row = job(number, watcher);
             row.state = state;
             row.due_at = due_at.map(at);
+            row.completed_at = due_at.map(at);
+            row.generation = (number % 3) as u32;
+            row.seq = (number % 5 > 0).then_some(Seq(number / 2));
             rows.insert(number, row);
         }
         rows.into_values().collect()
@@ -876,8 +1135,8 @@ impl Pair {
                 memory.read_after(after, limit).await.unwrap()
             );
             prop_assert_eq!(
-                other.made_by(job_id(5)).await.unwrap(),
-                memory.made_by(job_id(5)).await.unwrap()
+                other.made_by(job_id(5), 2).await.unwrap(),
+                memory.made_by(job_id(5), 2).await.unwrap()
             );
         }
         Ok(())
@@ -895,6 +1154,10 @@ impl Pair {
             prop_assert_eq!(
                 other.open_jobs(lane.from, lane.limit).await.unwrap(),
                 memory.open_jobs(lane.from, lane.limit).await.unwrap()
+            );
+            prop_assert_eq!(
+                other.jobs_of(Seq(lane.from.0), 2).await.unwrap(),
+                memory.jobs_of(Seq(lane.from.0), 2).await.unwrap()
             );
             prop_assert_eq!(other.job(some_id).await.unwrap(), memory.job(some_id).await.unwrap());
         }

@@ -18,16 +18,21 @@ mod conformance;
 mod matches;
 mod memory;
 mod packed;
+pub mod since;
 mod sqlite;
 mod store;
 mod tail;
 
 pub use aliases::{AliasBook, AliasesOnTheWay, aliases_before};
-pub use append::{AppendConflict, Appended, Plan, append, plan};
+pub use append::{AppendConflict, Appended, Known, Plan, Removed, append, plan};
 pub use matches::Matches;
 pub use memory::MemoryStore;
-pub use sqlite::SqliteStore;
+pub use sqlite::{
+    Backup, Contents, CopyError, CopyProgress, Examined, Existing, Finding, FindingKind,
+    OnProgress, Repaired, Restored, Restoring, SqliteStore,
+};
 pub use store::{
-    AuditRow, Batch, CancelQueued, JobCounts, JobsQuery, LaneQuery, Opened, Page, Question, Room,
-    Store, StoreError, StoreFuture, StoreWriter,
+    AuditRow, Batch, CancelQueued, Counted, JobCounts, JobsQuery, LaneQuery, Opened, Page,
+    Quarantined, Question, Removal, Retention, RetentionPlace, Room, Store, StoreError,
+    StoreFuture, StoreWriter,
 };

@@ -7,17 +7,21 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axwatch_model::{
-    AttestationId, Counters, HandlerName, HandlerRow, JobId, JobIdPrefix, JobNumber, JobOrigin,
-    JobRow, JobState, LeafNumber, PluginName, PluginRow, RevisionRow, Seq, StoreId, Stored,
-    Timestamp, WatcherNumber, WatcherRow,
+    AttestationId, Counters, CursorNumber, HandlerName, HandlerRow, HoldRow, JobId, JobIdPrefix,
+    JobNumber, JobOrigin, JobRow, JobState, LeafNumber, PassRow, PluginName, PluginRow,
+    RevisionRow, Seq, StoreId, Stored, Timestamp, WatcherNumber, WatcherRow,
 };
 use axwatch_query::AliasChange;
 use futures::future::{BoxFuture, FutureExt, ready};
 
+use crate::append::{Known, Removed};
 use crate::store::{
-    AuditRow, Batch, JobCounts, JobsQuery, LaneQuery, Opened, Page, Question, Room, Store,
-    StoreError, StoreFuture, StoreWriter,
+    AuditRow, Batch, Counted, JobCounts, JobsQuery, LaneQuery, Opened, Page, Quarantined, Question,
+    Removal, Retention, RetentionPlace, Room, Store, StoreError, StoreFuture, StoreWriter,
 };
+
+/// Rows that one slice of retention looks at.
+const RETENTION_ROWS: usize = 100;
 
 /// A store that lives as long as its writer and readers do.
 #[derive(Debug)]
@@ -28,12 +32,15 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct Tables {
-    /// The attestation with seq n is at n - 1.
-    log: Vec<Arc<Stored>>,
+    log: BTreeMap<Seq, Arc<Stored>>,
+    removed: BTreeMap<AttestationId, Removed>,
     ids: BTreeMap<AttestationId, Seq>,
     jobs: BTreeMap<JobNumber, JobRow>,
     watchers: BTreeMap<WatcherNumber, WatcherRow>,
     revisions: BTreeMap<(WatcherNumber, u64), RevisionRow>,
+    passes: BTreeMap<(WatcherNumber, u32), PassRow>,
+    cursors: BTreeMap<CursorNumber, Seq>,
+    holds: BTreeMap<(WatcherNumber, u32), HoldRow>,
     counters: BTreeMap<WatcherNumber, Counters>,
     handlers: BTreeSet<(PluginName, HandlerName)>,
     plugins: BTreeMap<PluginName, PluginRow>,
@@ -53,6 +60,7 @@ impl MemoryStore {
             matched_seq: Seq(0),
             last_job: JobNumber(0),
             open_jobs_from: JobNumber(1),
+            last_watcher: WatcherNumber(0),
             audit_size: 0,
             counters_upto: LeafNumber(0),
         };
@@ -75,18 +83,22 @@ impl Tables {
     }
 
     fn by_seq(&self, seq: Seq) -> Option<&Stored> {
-        let place = usize::try_from(seq.0.checked_sub(1)?).ok()?;
-        self.log.get(place).map(AsRef::as_ref)
+        self.log.get(&seq).map(AsRef::as_ref)
+    }
+
+    fn known(&self, id: &AttestationId) -> Option<Known> {
+        let here = self.get(id).map(|stored| Known::Here(Box::new(stored.clone())));
+        here.or_else(|| self.removed.get(id).cloned().map(Known::Removed))
     }
 
     fn head(&self) -> Seq {
-        Seq(self.log.len() as u64)
+        self.log.keys().next_back().copied().unwrap_or_default()
     }
 
     fn query(&self, question: &Question) -> Page {
         let mut page = Page::default();
-        let before = question.before.map_or(u64::MAX, |before| before.0);
-        for stored in self.log.iter().rev().skip_while(|stored| stored.seq.0 >= before) {
+        let before = question.before.unwrap_or(Seq(u64::MAX));
+        for stored in self.log.range(..before).rev().map(|(_, stored)| stored) {
             if page.rows.len() == question.limit {
                 break;
             }
@@ -103,11 +115,17 @@ impl Tables {
         for stored in &batch.attestations {
             assert_eq!(stored.seq, self.head().next(), "attestations come without a gap");
             self.ids.insert(stored.attestation.id.clone(), stored.seq);
-            self.log.push(stored.clone());
+            self.log.insert(stored.seq, stored.clone());
+        }
+        if let Some(removal) = &batch.removal {
+            self.remove(removal);
         }
         for cancel in &batch.cancelled {
             for job in self.jobs.range_mut(cancel.from..).map(|(_, job)| job) {
-                if job.watcher == Some(cancel.watcher) && job.state == JobState::Queued {
+                if job.watcher == Some(cancel.watcher)
+                    && cancel.generation.is_none_or(|generation| job.generation == generation)
+                    && job.state == JobState::Queued
+                {
                     job.state = JobState::Cancelled;
                     job.completed_at = Some(cancel.at);
                     job.error = Some(cancel.reason.clone());
@@ -123,6 +141,7 @@ impl Tables {
                 row.retired_seq = Some(*seq);
             }
         }
+        self.place(batch);
         for (plugin, names) in &batch.handlers {
             self.handlers.retain(|(owner, _)| owner != plugin);
             self.handlers.extend(names.iter().map(|name| (plugin.clone(), name.clone())));
@@ -132,6 +151,77 @@ impl Tables {
         if let Some((_, counters)) = &batch.counters {
             self.counters.extend(counters.iter().copied());
         }
+    }
+
+    fn remove(&mut self, removal: &Removal) {
+        for claim in &removal.claims {
+            self.log.remove(&claim.seq);
+            self.ids.remove(&claim.attestation.id);
+            self.removed.insert(claim.attestation.id.clone(), Removed::of(claim));
+        }
+        for (number, ..) in &removal.jobs {
+            self.jobs.remove(number);
+        }
+    }
+
+    fn removable(&self, retention: &Retention) -> Removal {
+        let job_goes = |job: &JobRow| {
+            matches!(job.state, JobState::Completed | JobState::Cancelled)
+                && job.completed_at.is_some_and(|at| at < retention.before)
+                && self.jobs.keys().next_back() > Some(&job.number)
+        };
+        let mut removal = Removal::default();
+        match retention.from {
+            RetentionPlace::Jobs(after) => {
+                let jobs = self.jobs.range((Bound::Excluded(after), Bound::Unbounded));
+                let slice: Vec<_> = jobs.take(RETENTION_ROWS).map(|(_, job)| job).collect();
+                let next = slice.last().map(|job| RetentionPlace::Jobs(job.number));
+                removal.next = Some(next.unwrap_or(RetentionPlace::Claims(Seq(0))));
+                let gone = slice.into_iter().filter(|job| job_goes(job));
+                removal.jobs = gone.map(|job| (job.number, job.id, job.seq)).collect();
+            }
+            RetentionPlace::Claims(after) => {
+                let needed: BTreeSet<Seq> = self
+                    .jobs
+                    .values()
+                    .filter(|job| !job_goes(job))
+                    .filter_map(|job| job.seq)
+                    .collect();
+                let claims = self.log.range((Bound::Excluded(after), Bound::Unbounded));
+                let slice: Vec<_> = claims.take(RETENTION_ROWS).map(|(_, claim)| claim).collect();
+                removal.next = slice.last().map(|claim| RetentionPlace::Claims(claim.seq));
+                let goes = |claim: &&Arc<Stored>| {
+                    claim.seq <= retention.below
+                        && claim.seq < self.head()
+                        && claim.attestation.created_at < retention.before
+                        && AliasChange::of(claim).is_none()
+                        && !needed.contains(&claim.seq)
+                };
+                let gone = slice.into_iter().filter(goes);
+                removal.claims = gone.map(|claim| claim.as_ref().clone()).collect();
+            }
+        }
+        removal
+    }
+
+    /// Takes what a batch says of passes, cursors and holds.
+    fn place(&mut self, batch: &Batch) {
+        let passes = batch.passes.iter();
+        self.passes.extend(passes.map(|row| ((row.watcher, row.generation), row.clone())));
+        for gone in &batch.passes_gone {
+            self.passes.remove(gone);
+        }
+        self.cursors.extend(batch.cursors.iter().map(|row| (row.number, row.seq)));
+        for gone in &batch.cursors_gone {
+            self.cursors.remove(gone);
+        }
+        self.holds.extend(batch.holds.iter().map(|row| ((row.watcher, row.number), row.clone())));
+    }
+
+    /// A pass, and how far it is.
+    fn placed(&self, pass: &PassRow) -> (PassRow, Option<Seq>) {
+        let seq = pass.cursor.and_then(|cursor| self.cursors.get(&cursor).copied());
+        (pass.clone(), seq)
     }
 
     fn audit_row(&self, leaf: LeafNumber) -> Option<&AuditRow> {
@@ -165,22 +255,22 @@ impl Store for MemoryStore {
     }
 
     fn read_after(&self, after: Seq, limit: usize) -> StoreFuture<'_, Vec<Stored>> {
-        let start = usize::try_from(after.0).unwrap_or(usize::MAX);
         self.answer(|tables| {
-            tables.log.iter().skip(start).take(limit).map(|row| row.as_ref().clone()).collect()
+            let later = tables.log.range((Bound::Excluded(after), Bound::Unbounded));
+            later.take(limit).map(|(_, row)| row.as_ref().clone()).collect()
         })
     }
 
     fn alias_changes(&self, after: Seq) -> StoreFuture<'_, Vec<(Seq, AliasChange)>> {
         self.answer(|tables| {
-            let later = tables.log.iter().filter(|row| row.seq > after);
+            let later = tables.log.values().filter(|row| row.seq > after);
             later.filter_map(|row| Some((row.seq, AliasChange::of(row)?))).collect()
         })
     }
 
     fn first_since(&self, at: Timestamp) -> StoreFuture<'_, Option<Seq>> {
         self.answer(|tables| {
-            let found = tables.log.iter().find(|row| row.attestation.created_at >= at);
+            let found = tables.log.values().find(|row| row.attestation.created_at >= at);
             found.map(|row| row.seq)
         })
     }
@@ -189,10 +279,11 @@ impl Store for MemoryStore {
         self.answer(|tables| tables.query(question))
     }
 
-    fn made_by(&self, job: JobId) -> StoreFuture<'_, Vec<Stored>> {
+    fn made_by(&self, job: JobId, limit: usize) -> StoreFuture<'_, Counted<Stored>> {
         self.answer(|tables| {
-            let made = tables.log.iter().filter(|row| row.lineage.parent_job == Some(job));
-            made.map(|row| row.as_ref().clone()).collect()
+            let made = || tables.log.values().filter(|row| row.lineage.parent_job == Some(job));
+            let first = made().take(limit).map(|row| row.as_ref().clone()).collect();
+            Counted { first, all: made().count() as u64 }
         })
     }
 
@@ -214,6 +305,37 @@ impl Store for MemoryStore {
         self.answer(|tables| {
             let rows = tables.revisions.range((first, 0)..=(last, u64::MAX));
             rows.map(|(_, row)| row.clone()).collect()
+        })
+    }
+
+    fn passes(&self) -> StoreFuture<'_, Vec<(PassRow, Seq)>> {
+        self.answer(|tables| {
+            let open = tables.passes.values().map(|pass| tables.placed(pass));
+            open.filter_map(|(pass, seq)| Some((pass, seq?))).collect()
+        })
+    }
+
+    fn passes_of(&self, watcher: WatcherNumber) -> StoreFuture<'_, Vec<(PassRow, Option<Seq>)>> {
+        self.answer(|tables| {
+            let passes = tables.passes.range((watcher, 0)..=(watcher, u32::MAX));
+            passes.map(|(_, pass)| tables.placed(pass)).collect()
+        })
+    }
+
+    fn holds(&self) -> StoreFuture<'_, Vec<HoldRow>> {
+        self.answer(|tables| {
+            let is_last =
+                |hold: &HoldRow| !tables.holds.contains_key(&(hold.watcher, hold.number + 1));
+            let is_needed =
+                |hold: &&HoldRow| hold.ended_at.is_none() || hold.drops || is_last(hold);
+            tables.holds.values().filter(is_needed).cloned().collect()
+        })
+    }
+
+    fn holds_of(&self, watcher: WatcherNumber) -> StoreFuture<'_, Vec<HoldRow>> {
+        self.answer(|tables| {
+            let holds = tables.holds.range((watcher, 0)..=(watcher, u32::MAX));
+            holds.map(|(_, hold)| hold.clone()).collect()
         })
     }
 
@@ -247,6 +369,13 @@ impl Store for MemoryStore {
             found.sort_unstable_by_key(|job| job.id);
             found.truncate(limit);
             found
+        })
+    }
+
+    fn jobs_of(&self, seq: Seq, limit: usize) -> StoreFuture<'_, Counted<JobRow>> {
+        self.answer(|tables| {
+            let caused = || tables.jobs.values().filter(|job| job.seq == Some(seq));
+            Counted { first: caused().take(limit).cloned().collect(), all: caused().count() as u64 }
         })
     }
 
@@ -331,8 +460,8 @@ impl StoreWriter for MemoryStore {
         Arc::new(MemoryStore { opened: self.opened.clone(), tables: self.tables.clone() })
     }
 
-    fn known<'a>(&'a mut self, ids: &'a [AttestationId]) -> StoreFuture<'a, Vec<Option<Stored>>> {
-        self.answer(|tables| ids.iter().map(|id| tables.get(id).cloned()).collect())
+    fn known<'a>(&'a mut self, ids: &'a [AttestationId]) -> StoreFuture<'a, Vec<Option<Known>>> {
+        self.answer(|tables| ids.iter().map(|id| tables.known(id)).collect())
     }
 
     fn commit<'a>(&'a mut self, batch: &'a Batch) -> StoreFuture<'a, ()> {
@@ -342,6 +471,14 @@ impl StoreWriter for MemoryStore {
 
     fn tidy(&mut self) -> StoreFuture<'_, bool> {
         ready(Ok(false)).boxed()
+    }
+
+    fn removable<'a>(&'a mut self, retention: &'a Retention) -> StoreFuture<'a, Removal> {
+        self.answer(|tables| tables.removable(retention))
+    }
+
+    fn quarantined(&mut self, _now: Timestamp) -> StoreFuture<'_, Vec<Quarantined>> {
+        ready(Ok(Vec::new())).boxed()
     }
 
     fn room(&self) -> std::io::Result<Room> {

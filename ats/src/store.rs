@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use axwatch_model::{
-    Attestation, AttestationId, Counters, HandlerName, HandlerRow, JobId, JobIdPrefix, JobNumber,
-    JobRow, JobState, LaneKey, LeafNumber, PluginName, PluginRow, RevisionRow, Seq, StoreId,
-    Stored, Timestamp, WatcherNumber, WatcherRow,
+    Attestation, AttestationId, Counters, CursorNumber, CursorRow, HandlerName, HandlerRow,
+    HoldRow, JobId, JobIdPrefix, JobNumber, JobRow, JobState, LaneKey, LeafNumber, PassRow,
+    PluginName, PluginRow, RevisionRow, Seq, StoreId, Stored, Timestamp, WatcherNumber, WatcherRow,
 };
 use axwatch_query::{AliasChange, Aliases, Dimension, Filter, matches};
 use futures::future::BoxFuture;
+
+use crate::append::Known;
 
 /// The answer of a backend, some time later.
 pub type StoreFuture<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
@@ -49,10 +51,22 @@ pub enum StoreError {
     Row {
         /// The table.
         table: &'static str,
-        /// Its number.
-        row: i64,
+        /// Its key: a number or a name, or a JSON array of those that it consists of.
+        row: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// It has an older schema, and is not brought to ours without a copy of it as it is.
+    #[error(
+        "the store {path} is to be brought to schema {wanted}, and a copy of it as it is cannot be kept, so nothing was changed"
+    )]
+    NotKept {
+        /// The file.
+        path: String,
+        /// The schema that it would get.
+        wanted: i64,
+        /// Why there is no copy.
+        source: Box<crate::CopyError>,
     },
     /// The file or its folder cannot be opened, made or locked.
     #[error("cannot open the store {path}")]
@@ -72,6 +86,13 @@ pub enum StoreError {
     },
 }
 
+impl From<axwatch_failpoints::Injected> for StoreError {
+    fn from(injected: axwatch_failpoints::Injected) -> StoreError {
+        let source = std::io::Error::from(injected).into();
+        StoreError::Database { step: "pass a failpoint", source }
+    }
+}
+
 /// What is known of a store when it has been opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
@@ -89,6 +110,8 @@ pub struct Opened {
     pub last_job: JobNumber,
     /// No job below this number is open.
     pub open_jobs_from: JobNumber,
+    /// The highest number that a watcher ever had; 0 without any.
+    pub last_watcher: WatcherNumber,
     /// Records in the audit.
     pub audit_size: u64,
     /// Audit records whose effect the stored counters of watchers already hold.
@@ -119,6 +142,8 @@ pub struct CancelQueued {
     pub watcher: WatcherNumber,
     /// None of them has a lower number.
     pub from: JobNumber,
+    /// Only those of this generation; `None` is all.
+    pub generation: Option<u32>,
     /// When.
     pub at: Timestamp,
     /// What their `error` then says.
@@ -133,7 +158,8 @@ pub struct Batch {
     pub attestations: Vec<Arc<Stored>>,
     /// Withdrawn before `jobs` are written.
     pub cancelled: Vec<CancelQueued>,
-    /// New jobs, and the present row of changed ones; at most one row a number.
+    /// New jobs, and the present row of changed ones; at most one row a number. Neither the id of a job
+    /// nor the claim that caused it ever changes.
     pub jobs: Vec<JobRow>,
     /// New watchers, and the present row of changed ones; at most one row a number.
     pub watchers: Vec<WatcherRow>,
@@ -141,6 +167,16 @@ pub struct Batch {
     pub revisions: Vec<RevisionRow>,
     /// Revisions of watchers that ended, with the last claim that they were asked about.
     pub retired: Vec<(WatcherNumber, u64, Seq)>,
+    /// New passes, and the present row of changed ones; at most one row each.
+    pub passes: Vec<PassRow>,
+    /// Passes that are forgotten, by watcher and generation.
+    pub passes_gone: Vec<(WatcherNumber, u32)>,
+    /// New cursors, and where moved ones are now; at most one row each.
+    pub cursors: Vec<CursorRow>,
+    /// Cursors that nobody is on any more.
+    pub cursors_gone: Vec<CursorNumber>,
+    /// New holds, and the present row of changed ones; at most one row each.
+    pub holds: Vec<HoldRow>,
     /// For each plugin named, all the handlers that it now has.
     pub handlers: Vec<(PluginName, Vec<HandlerName>)>,
     /// The present row of plugins that came up.
@@ -153,6 +189,61 @@ pub struct Batch {
     pub open_jobs_from: Option<JobNumber>,
     /// Counters of watchers, with the number of audit records that they hold the effect of.
     pub counters: Option<(LeafNumber, Vec<(WatcherNumber, Counters)>)>,
+    /// What retention takes away: as [`StoreWriter::removable`] found it, with no commit between.
+    pub removal: Option<Removal>,
+    /// The audit tells of the rows in quarantine up to this number.
+    pub quarantine_told: Option<u64>,
+}
+
+/// What retention may take away. It works through the store slice by slice, each a commit of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Only claims appended and jobs ended before this moment.
+    pub before: Timestamp,
+    /// The lowest position: only claims up to this one, which are behind whoever goes over the log.
+    pub below: Seq,
+    /// Where the next slice begins.
+    pub from: RetentionPlace,
+}
+
+/// How far retention has come: first the jobs, then the claims that no job needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetentionPlace {
+    /// The jobs after this one, and then all claims.
+    Jobs(JobNumber),
+    /// The claims after this one.
+    Claims(Seq),
+}
+
+impl Default for RetentionPlace {
+    fn default() -> RetentionPlace {
+        RetentionPlace::Jobs(JobNumber(0))
+    }
+}
+
+/// A slice of what retention takes away.
+#[derive(Debug, Clone, Default)]
+pub struct Removal {
+    /// The claims, oldest first. Of each, id, number and a hash of its content stay.
+    pub claims: Vec<Stored>,
+    /// The jobs, by number.
+    pub jobs: Vec<(JobNumber, JobId, Option<Seq>)>,
+    /// Where the next slice begins; `None` when this is the last one. A slice may be empty and not the
+    /// last.
+    pub next: Option<RetentionPlace>,
+}
+
+/// A row that did not decode and was put aside as it was, so that the rest goes on without it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Rising, in the order in which they were put aside.
+    pub number: u64,
+    /// The table that it was in.
+    pub table: String,
+    /// Its key there: a number or a name, or a JSON array of those that it consists of.
+    pub row: String,
+    /// Why it did not decode.
+    pub reason: String,
 }
 
 /// A search for attestations, newest first.
@@ -245,6 +336,15 @@ pub struct JobCounts {
     pub cancelled: u64,
 }
 
+/// The first of what was found, and how many there are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Counted<T> {
+    /// As many as were asked for.
+    pub first: Vec<T>,
+    /// All, those counted.
+    pub all: u64,
+}
+
 /// Space where the store lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
@@ -257,6 +357,10 @@ pub struct Room {
 }
 
 /// The reading side. Every answer is one consistent snapshot, taken after the call began.
+///
+/// A row that does not decode is left out of the answer, with a warning, and its writer puts it aside
+/// later ([`StoreWriter::quarantined`]). Only the audit is never answered without one of its rows: that
+/// is [`StoreError::Row`].
 pub trait Store: Send + Sync {
     /// What was known when it was opened.
     fn opened(&self) -> &Opened;
@@ -273,7 +377,8 @@ pub trait Store: Send + Sync {
     /// The number of the last attestation.
     fn head(&self) -> StoreFuture<'_, Seq>;
 
-    /// The log after `after`, oldest first, up to `limit` rows; empty means the end.
+    /// The log after `after`, oldest first, up to `limit` rows, `seq` rising and perhaps with gaps; empty
+    /// means the end.
     fn read_after(&self, after: Seq, limit: usize) -> StoreFuture<'_, Vec<Stored>>;
 
     /// What people changed of the aliases after `after`, with the numbers of the claims that say so,
@@ -287,8 +392,8 @@ pub trait Store: Send + Sync {
     /// One page of a search, newest first by number. A filter that names terms does not scan the log.
     fn query<'a>(&'a self, question: &'a Question) -> StoreFuture<'a, Page>;
 
-    /// The attestations made on behalf of this job, oldest first.
-    fn made_by(&self, job: JobId) -> StoreFuture<'_, Vec<Stored>>;
+    /// The attestations made on behalf of this job, the oldest `limit`, oldest first.
+    fn made_by(&self, job: JobId, limit: usize) -> StoreFuture<'_, Counted<Stored>>;
 
     /// All watchers, retired ones included, by number.
     fn watchers(&self) -> StoreFuture<'_, Vec<WatcherRow>> {
@@ -314,6 +419,20 @@ pub trait Store: Send + Sync {
         last: WatcherNumber,
     ) -> StoreFuture<'_, Vec<RevisionRow>>;
 
+    /// The passes that have not come to their end, and how far each is: the claims up to there are
+    /// behind it. By watcher and generation.
+    fn passes(&self) -> StoreFuture<'_, Vec<(PassRow, Seq)>>;
+
+    /// All passes of a watcher, by generation, and how far those are that have not ended.
+    fn passes_of(&self, watcher: WatcherNumber) -> StoreFuture<'_, Vec<(PassRow, Option<Seq>)>>;
+
+    /// The holds that a start needs, by watcher and number: those that have not ended, those whose jobs
+    /// are let go, and the last of each watcher.
+    fn holds(&self) -> StoreFuture<'_, Vec<HoldRow>>;
+
+    /// All holds of a watcher, by number.
+    fn holds_of(&self, watcher: WatcherNumber) -> StoreFuture<'_, Vec<HoldRow>>;
+
     /// The stored counters of watchers.
     fn counters(&self) -> StoreFuture<'_, Vec<(WatcherNumber, Counters)>>;
 
@@ -332,6 +451,9 @@ pub trait Store: Send + Sync {
         prefix: &'a JobIdPrefix,
         limit: usize,
     ) -> StoreFuture<'a, Vec<JobRow>>;
+
+    /// The jobs that this claim caused, the first `limit`, by number.
+    fn jobs_of(&self, seq: Seq, limit: usize) -> StoreFuture<'_, Counted<JobRow>>;
 
     /// How many jobs are in each state. Reads those that ended badly, in an index, and the rows from
     /// the oldest open job on; those that ended well before it are not touched.
@@ -370,8 +492,8 @@ pub trait StoreWriter: Send {
     /// The reading side of the same store.
     fn reader(&self) -> Arc<dyn Store>;
 
-    /// For each id, what the log holds under it.
-    fn known<'a>(&'a mut self, ids: &'a [AttestationId]) -> StoreFuture<'a, Vec<Option<Stored>>>;
+    /// For each id, what the log holds under it, or held.
+    fn known<'a>(&'a mut self, ids: &'a [AttestationId]) -> StoreFuture<'a, Vec<Option<Known>>>;
 
     /// Writes a batch: when this answers, it is on the disk whole; after an error or a crash, whole or
     /// not at all.
@@ -380,6 +502,15 @@ pub trait StoreWriter: Send {
     /// Does a bounded piece of the work that commits left for later (a slice of derived rows), in a
     /// commit of its own. Answers whether more is left.
     fn tidy(&mut self) -> StoreFuture<'_, bool>;
+
+    /// The next slice of what retention may take away. Claims stay that a job needs which stays, that
+    /// change aliases, and the last of the log; jobs stay that are open or dead letters. It may first do a
+    /// piece of what [`StoreWriter::tidy`] does, and then finds nothing yet.
+    fn removable<'a>(&'a mut self, retention: &'a Retention) -> StoreFuture<'a, Removal>;
+
+    /// Puts aside the rows that readers beside this writer found not to decode, in a commit of its own,
+    /// and answers all that the audit does not tell of yet ([`Batch::quarantine_told`]), by number.
+    fn quarantined(&mut self, now: Timestamp) -> StoreFuture<'_, Vec<Quarantined>>;
 
     /// Space where the store lies.
     fn room(&self) -> std::io::Result<Room>;

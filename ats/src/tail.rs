@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
 
 use axwatch_model::{Attestation, JobId, JobNumber, JobRow, Seq, Stored};
@@ -95,6 +95,22 @@ impl Tail {
         self.live.extend(entries);
     }
 
+    /// Goes on to this place though nothing was taken from there: what was is not in the log any more.
+    pub fn pass_over(&mut self, upto: Mark) {
+        self.live.upto.seq = self.live.upto.seq.max(upto.seq);
+        self.live.upto.job = self.live.upto.job.max(upto.job);
+    }
+
+    /// Claims of a range that caused jobs, as far as these are here; some of them more than once.
+    pub fn seqs_with_jobs(&self, seqs: RangeInclusive<u64>) -> Vec<u64> {
+        let range = (seqs.start().cast_signed(), 0)..=(seqs.end().cast_signed(), u64::MAX);
+        let of = |generation: &Generation| {
+            let pairs = generation.job_seqs.range(range.clone());
+            pairs.map(|(seq, _)| seq.cast_unsigned()).collect::<Vec<_>>()
+        };
+        self.generations().flat_map(of).collect()
+    }
+
     /// Ends the live generation and begins the next. There must be no frozen one.
     pub fn freeze(&mut self) -> Arc<Generation> {
         assert!(self.frozen.is_none(), "one generation is written at a time");
@@ -121,12 +137,18 @@ impl Tail {
 
     /// Attestations whose id has this hash, as far as they are here.
     pub fn seqs_of_id(&self, hash: i64) -> impl Iterator<Item = u64> {
-        self.generations().flat_map(move |generation| of_hash(&generation.ids, hash))
+        self.generations().flat_map(move |generation| beside(&generation.ids, hash))
     }
 
     /// Jobs whose id has this hash, as far as they are here.
     pub fn numbers_of_job(&self, hash: i64) -> impl Iterator<Item = u64> {
-        self.generations().flat_map(move |generation| of_hash(&generation.jobs, hash))
+        self.generations().flat_map(move |generation| beside(&generation.jobs, hash))
+    }
+
+    /// Jobs that an attestation caused, as far as they are here.
+    pub fn jobs_of_seq(&self, seq: Seq) -> impl Iterator<Item = u64> {
+        let seq = seq.0.cast_signed();
+        self.generations().flat_map(move |generation| beside(&generation.job_seqs, seq))
     }
 
     /// Jobs whose id has a hash from `first` to `last`, up to `limit` of each generation, by hash.
@@ -154,8 +176,9 @@ impl Tail {
     }
 }
 
-fn of_hash(index: &BTreeSet<(i64, u64)>, hash: i64) -> impl Iterator<Item = u64> {
-    index.range((hash, 0)..=(hash, u64::MAX)).map(|(_, number)| *number)
+/// The numbers beside a hash or an attestation.
+fn beside(index: &BTreeSet<(i64, u64)>, key: i64) -> impl Iterator<Item = u64> {
+    index.range((key, 0)..=(key, u64::MAX)).map(|(_, number)| *number)
 }
 
 /// A range of the log, turned over: from ids and terms to numbers.
@@ -165,6 +188,8 @@ pub(crate) struct Generation {
     postings: [BTreeMap<Box<str>, Vec<u64>>; DIMENSIONS],
     ids: BTreeSet<(i64, u64)>,
     jobs: BTreeSet<(i64, u64)>,
+    /// Jobs by the attestation that caused them.
+    job_seqs: BTreeSet<(i64, u64)>,
     bytes: usize,
     posting_rows: usize,
 }
@@ -176,6 +201,7 @@ impl Generation {
             postings: Default::default(),
             ids: BTreeSet::new(),
             jobs: BTreeSet::new(),
+            job_seqs: BTreeSet::new(),
             bytes: 0,
             posting_rows: 0,
         }
@@ -193,7 +219,7 @@ impl Generation {
 
     /// Rows of derived tables that it becomes.
     pub fn derived_rows(&self) -> usize {
-        self.posting_rows + self.ids.len() + self.jobs.len()
+        self.posting_rows + self.ids.len() + self.jobs.len() + self.job_seqs.len()
     }
 
     /// What it takes in memory, roughly.
@@ -218,13 +244,17 @@ impl Generation {
                 self.post(dimension, &term, entry.seq.0);
             }
         }
-        for (number, hash) in entries.jobs {
+        for JobEntry { number, hash, seq } in entries.jobs {
             if number <= self.upto.job {
                 continue;
             }
             self.upto.job = number;
             self.jobs.insert((hash, number.0));
             self.bytes += 24;
+            if let Some(seq) = seq {
+                self.job_seqs.insert((seq.0.cast_signed(), number.0));
+                self.bytes += 24;
+            }
         }
     }
 
@@ -251,8 +281,11 @@ impl Generation {
         kept.upto =
             Mark { seq: self.upto.seq.max(derived.seq), job: self.upto.job.max(derived.job) };
         kept.ids = self.ids.iter().copied().filter(|(_, seq)| *seq > derived.seq.0).collect();
-        kept.jobs = self.jobs.iter().copied().filter(|(_, job)| *job > derived.job.0).collect();
-        kept.bytes = 24 * (kept.ids.len() + kept.jobs.len());
+        let later = |jobs: &BTreeSet<(i64, u64)>| {
+            jobs.iter().copied().filter(|(_, job)| *job > derived.job.0).collect()
+        };
+        (kept.jobs, kept.job_seqs) = (later(&self.jobs), later(&self.job_seqs));
+        kept.bytes = 24 * (kept.ids.len() + kept.jobs.len() + kept.job_seqs.len());
         for (dimension, postings) in self.postings.iter().enumerate() {
             for (term, seqs) in postings {
                 for seq in &seqs[seqs.partition_point(|seq| *seq <= derived.seq.0)..] {
@@ -291,9 +324,11 @@ impl Generation {
             *cursor = Cursor { table: cursor.table + 1, ..Cursor::default() };
         }
         let mut taken = slice.rows();
-        for (table, index, rows) in
-            [(DIMENSIONS, &self.ids, &mut slice.ids), (DIMENSIONS + 1, &self.jobs, &mut slice.jobs)]
-        {
+        for (table, index, rows) in [
+            (DIMENSIONS, &self.ids, &mut slice.ids),
+            (DIMENSIONS + 1, &self.jobs, &mut slice.jobs),
+            (DIMENSIONS + 2, &self.job_seqs, &mut slice.job_seqs),
+        ] {
             if cursor.table == table {
                 let room = rows_max.saturating_sub(taken);
                 *rows = take_pairs(index, cursor, room);
@@ -319,7 +354,7 @@ fn take_pairs(index: &BTreeSet<(i64, u64)>, cursor: &mut Cursor, room: usize) ->
 /// How far the slices of a generation have come.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cursor {
-    /// Postings by dimension, then ids, then jobs.
+    /// Postings by dimension, then ids, then jobs by id, then jobs by attestation.
     table: usize,
     term: Option<Box<str>>,
     pair: Option<(i64, u64)>,
@@ -331,11 +366,12 @@ pub(crate) struct Slice {
     pub postings: Vec<PostingRow>,
     pub ids: Vec<(i64, u64)>,
     pub jobs: Vec<(i64, u64)>,
+    pub job_seqs: Vec<(i64, u64)>,
 }
 
 impl Slice {
     pub fn rows(&self) -> usize {
-        self.postings.len() + self.ids.len() + self.jobs.len()
+        self.postings.len() + self.ids.len() + self.jobs.len() + self.job_seqs.len()
     }
 }
 
@@ -353,16 +389,26 @@ pub(crate) struct PostingRow {
 #[derive(Debug, Default)]
 pub(crate) struct Entries<'a> {
     pub attestations: Vec<Entry<'a>>,
-    /// Number and hash of the id, by number.
-    pub jobs: Vec<(JobNumber, i64)>,
+    /// By number.
+    pub jobs: Vec<JobEntry>,
+}
+
+/// What the tail has to know about one job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct JobEntry {
+    pub number: JobNumber,
+    /// Of its id.
+    pub hash: i64,
+    /// The attestation that caused it.
+    pub seq: Option<Seq>,
 }
 
 /// What the tail has to know about one attestation.
 #[derive(Debug)]
 pub(crate) struct Entry<'a> {
-    seq: Seq,
-    hash: i64,
-    terms: Vec<(usize, Cow<'a, str>)>,
+    pub seq: Seq,
+    pub hash: i64,
+    pub terms: Vec<(usize, Cow<'a, str>)>,
 }
 
 impl<'a> Entries<'a> {
@@ -370,7 +416,9 @@ impl<'a> Entries<'a> {
         attestations: impl Iterator<Item = &'a Stored>,
         jobs: impl Iterator<Item = &'a JobRow>,
     ) -> Entries<'a> {
-        let mut jobs: Vec<_> = jobs.map(|job| (job.number, job.id.hash64())).collect();
+        let entry =
+            |job: &JobRow| JobEntry { number: job.number, hash: job.id.hash64(), seq: job.seq };
+        let mut jobs: Vec<_> = jobs.map(entry).collect();
         jobs.sort_unstable();
         Entries { attestations: attestations.map(Entry::of).collect(), jobs }
     }
@@ -421,7 +469,12 @@ mod tests {
                 (PARENT_JOB, format!("{seq:032x}").into()),
             ],
         };
-        let jobs = seqs.clone().map(|seq| (JobNumber(seq), seq as i64)).collect();
+        let job = |number: u64| JobEntry {
+            number: JobNumber(number),
+            hash: number as i64,
+            seq: number.is_multiple_of(2).then_some(Seq(number / 4)),
+        };
+        let jobs = seqs.clone().map(job).collect();
         Entries { attestations: seqs.map(attestation).collect(), jobs }
     }
 
@@ -433,6 +486,7 @@ mod tests {
         let frozen = tail.freeze();
         let (mut cursor, mut rows) = (Cursor::default(), 0);
         let (mut keys, mut ids, mut jobs) = (Vec::new(), Vec::new(), Vec::new());
+        let mut job_seqs = Vec::new();
         let mut common = Vec::new();
         loop {
             let slice = frozen.slice(&mut cursor, BOUNDS.slice_rows_max);
@@ -449,12 +503,13 @@ mod tests {
             }
             ids.extend(slice.ids);
             jobs.extend(slice.jobs);
+            job_seqs.extend(slice.job_seqs);
         }
         assert_eq!(rows, frozen.derived_rows());
         assert_eq!(common, (1..=3_000).collect::<Vec<u64>>());
         assert_eq!(keys.len(), 5 + 3 + 3_000);
-        assert!(keys.is_sorted() && ids.is_sorted() && jobs.is_sorted());
-        assert_eq!((ids.len(), jobs.len()), (3_000, 3_000));
+        assert!(keys.is_sorted() && ids.is_sorted() && jobs.is_sorted() && job_seqs.is_sorted());
+        assert_eq!((ids.len(), jobs.len(), job_seqs.len()), (3_000, 3_000, 1_500));
     }
 
     #[test]
@@ -466,6 +521,8 @@ mod tests {
         assert_eq!(tail.seqs_of_term(1, "is", 7), [3, 4, 5, 6, 7]);
         assert_eq!(tail.seqs_of_term(1, "was", 7), [0; 0]);
         assert_eq!(tail.numbers_of_job(6).collect::<Vec<_>>(), [6]);
+        assert_eq!(tail.jobs_of_seq(Seq(1)).collect::<Vec<_>>(), [4, 6]);
+        assert_eq!(tail.jobs_of_seq(Seq(3)).count(), 0);
         assert_eq!(tail.seqs_of_id(28 % 11).collect::<Vec<_>>(), [4]);
         tail.finish_frozen();
         assert_eq!(tail.derived(), Mark { seq: Seq(5), job: JobNumber(5) });
@@ -473,6 +530,6 @@ mod tests {
         tail.forget_upto(Mark { seq: Seq(7), job: JobNumber(9) });
         assert_eq!(tail.head(), Mark { seq: Seq(8), job: JobNumber(9) });
         assert_eq!(tail.seqs_of_term(1, "is", 100), [8]);
-        assert_eq!(tail.numbers_of_job(8).count(), 0);
+        assert_eq!((tail.numbers_of_job(8).count(), tail.jobs_of_seq(Seq(2)).count()), (0, 0));
     }
 }

@@ -8,12 +8,15 @@
 //! looks like (`crate::plugin::wire`).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 
 use axwatch_ats::Store;
 use axwatch_core::{Ended, Event, Outcome, Start};
-use axwatch_model::{JobId, PluginName, Seq};
+use axwatch_failpoints::{Point, hit};
+use axwatch_model::{Clock, JobId, Mono, PluginName, Seq, WatcherNumber};
 use bytes::Bytes;
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::{Notify, mpsc};
 
@@ -87,6 +90,8 @@ pub struct Running {
     pub incarnation: u64,
     /// The claim that it is about.
     pub seq: Option<Seq>,
+    /// The watcher that fired.
+    pub watcher: Option<WatcherNumber>,
 }
 
 /// Ended attempts whose claims are still counted, so that what a cancelled call makes late gets the
@@ -173,6 +178,7 @@ impl InFlight {
             plugin: start.plugin.clone(),
             incarnation: start.incarnation,
             seq: start.seq,
+            watcher: start.watcher_number,
         };
         self.lock().running.insert(start.id, running);
     }
@@ -231,6 +237,7 @@ impl Payloads {
 /// Carries out the attempts that the writer lets out.
 pub(crate) struct Dispatcher {
     store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
     transports: Arc<Transports>,
     in_flight: Arc<InFlight>,
     /// Weak, so that the inbox ends with the last handle on the engine.
@@ -241,11 +248,12 @@ pub(crate) struct Dispatcher {
 impl Dispatcher {
     pub(crate) fn new(
         store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
         transports: Arc<Transports>,
         in_flight: Arc<InFlight>,
         inbox: mpsc::WeakSender<Message>,
     ) -> Dispatcher {
-        Dispatcher { store, transports, in_flight, inbox, payloads: Arc::default() }
+        Dispatcher { store, clock, transports, in_flight, inbox, payloads: Arc::default() }
     }
 
     /// Keeps the payload of a claim that fired.
@@ -253,8 +261,9 @@ impl Dispatcher {
         self.payloads.lock().expect("no holder of the payloads panics").insert(seq, bytes);
     }
 
-    /// Carries an attempt out, in a task of its own.
-    pub(crate) fn start(&self, start: Start) {
+    /// Carries an attempt out, in a task of its own; not before `leaves_at`, where its watcher's limit
+    /// asks for that.
+    pub(crate) fn start(&self, start: Start, leaves_at: Option<Mono>) {
         self.in_flight.begin(&start);
         let (store, inbox, in_flight) =
             (self.store.clone(), self.inbox.clone(), self.in_flight.clone());
@@ -267,22 +276,17 @@ impl Dispatcher {
                 .get(&seq)
                 .cloned()
         });
+        let clock = self.clock.clone();
         tokio::spawn(async move {
-            let ended = match transport {
-                None => {
-                    Ended::bare(Outcome::Lost { error: format!("plugin {} is away", start.plugin) })
-                }
-                Some(transport) => match payload(&*store, &start, cached).await {
-                    Ok(payload) => {
-                        let attempt = Attempt { start: start.clone(), payload };
-                        transport.run(&attempt).await
-                    }
-                    // The plugin was never asked, so that this is no attempt of its.
-                    Err(error) => {
-                        Ended::bare(Outcome::NotNow { after: None, error, overloaded: false })
-                    }
-                },
-            };
+            if let Some(leaves_at) = leaves_at {
+                tokio::time::sleep(leaves_at.since(clock.now().mono)).await;
+            }
+            let carried = carry_out(&*store, &start, transport, cached);
+            // A mistake of ours costs this attempt and no more: without an end it would never be over.
+            let ended = AssertUnwindSafe(carried).catch_unwind().await.unwrap_or_else(|_| {
+                tracing::error!(job = %start.id, plugin = %start.plugin, "carrying an attempt out panicked");
+                lost("the engine panicked while it carried this attempt out")
+            });
             let (job, attempt, incarnation) = (start.job, start.attempt, start.incarnation);
             if let Some(inbox) = inbox.upgrade() {
                 let ended = Event::AttemptEnded { job, attempt, incarnation, ended };
@@ -292,6 +296,33 @@ impl Dispatcher {
             in_flight.end(&start);
         });
     }
+}
+
+async fn carry_out(
+    store: &dyn Store,
+    start: &Start,
+    transport: Option<Arc<dyn Plugin>>,
+    cached: Option<Bytes>,
+) -> Ended {
+    let Some(transport) = transport else {
+        return lost(&format!("plugin {} is away", start.plugin));
+    };
+    let payload = match payload(store, start, cached).await {
+        Ok(payload) => payload,
+        // The plugin was never asked, so that this is no attempt of its.
+        Err(error) => {
+            return Ended::bare(Outcome::NotNow { after: None, error, overloaded: false });
+        }
+    };
+    let ended = transport.run(&Attempt { start: start.clone(), payload }).await;
+    match hit(Point::ResponseRead) {
+        Ok(()) => ended,
+        Err(injected) => lost(&injected.to_string()),
+    }
+}
+
+fn lost(error: &str) -> Ended {
+    Ended::bare(Outcome::Lost { error: error.to_owned() })
 }
 
 async fn payload(store: &dyn Store, start: &Start, cached: Option<Bytes>) -> Result<Bytes, String> {

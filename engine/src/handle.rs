@@ -4,11 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axwatch_ats::{AliasBook, AppendConflict, Store, StoreError};
-use axwatch_core::{Declaration, Event, Overview, Refusal, Registration, Waiting, WatcherCommand};
+use axwatch_ats::since::{InvalidPlace, first_seq};
+use axwatch_ats::{AliasBook, AppendConflict, RetentionPlace, Store, StoreError};
+use axwatch_core::{
+    Declaration, Event, Overview, Refusal, Registration, Since, Waiting, WatcherCommand,
+    WatcherView,
+};
+use axwatch_failpoints::{Point, pass};
 use axwatch_model::{
-    Clock, Counters, Defaults, Draft, Incoming, InvalidDraft, JobId, JobNumber, JobRow, LeafNumber,
-    Owner, PluginName, Seq, WatcherKey, WatcherNumber, WatcherRow,
+    Clock, Defaults, Draft, Incoming, InvalidDraft, JobId, JobNumber, JobRow, LeafNumber, Owner,
+    PluginName, Seq, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
 };
 use axwatch_query::{AliasChange, Aliases};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -102,15 +107,6 @@ pub enum RequestError {
     Store(#[from] StoreError),
 }
 
-/// A watcher with what it has done so far.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WatcherView {
-    /// The watcher; its state may be `catching_up`.
-    pub row: WatcherRow,
-    /// What it has done.
-    pub counters: Counters,
-}
-
 /// A plugin's process that is ready for jobs.
 pub struct PluginReady {
     /// Its configured name.
@@ -156,7 +152,7 @@ pub(crate) enum Message {
     },
     Watcher {
         text: String,
-        reply: oneshot::Sender<Option<WatcherView>>,
+        reply: oneshot::Sender<Option<Box<WatcherView>>>,
     },
     Paused {
         reply: oneshot::Sender<Vec<WatcherNumber>>,
@@ -168,7 +164,27 @@ pub(crate) enum Message {
         row: Box<JobRow>,
         reply: oneshot::Sender<Option<Waiting>>,
     },
+    Retain(Retain),
     Stop,
+}
+
+/// Retention that is under way, slice by slice.
+pub(crate) struct Retain {
+    pub(crate) before: Timestamp,
+    /// Nothing is taken away: it is only counted.
+    pub(crate) dry_run: bool,
+    pub(crate) from: RetentionPlace,
+    pub(crate) retained: Retained,
+    pub(crate) reply: oneshot::Sender<Result<Retained, RequestError>>,
+}
+
+/// What retention took away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Retained {
+    /// Claims.
+    pub claims: u64,
+    /// Jobs.
+    pub jobs: u64,
 }
 
 /// A request that the core answers.
@@ -193,10 +209,13 @@ pub(crate) enum Request {
         payload: Arc<[u8]>,
     },
     Redrive(Box<JobRow>),
+    Discard(Box<JobRow>),
 }
 
 /// Bytes of claims that may wait for the writer or be written, over all callers.
 const INTAKE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Appends that may wait for the writer or be written, over all callers.
+const INTAKE_REQUESTS_MAX: usize = 1_024;
 /// What the bound on the intake is counted in: a claim never counts less.
 const INTAKE_UNIT_BYTES: usize = 1024;
 /// How long an append waits for room in the intake.
@@ -304,7 +323,9 @@ impl Engine {
     ) -> Result<Vec<Result<Acked, AppendRefusal>>, EngineGone> {
         let bytes: usize =
             incoming.iter().map(|claim| bytes_of(claim).max(INTAKE_UNIT_BYTES)).sum();
-        let units = bytes.div_ceil(INTAKE_UNIT_BYTES).min(INTAKE_BYTES_MAX / INTAKE_UNIT_BYTES);
+        // A request counts so much that no more than the allowed ones have room.
+        let bytes = bytes.clamp(INTAKE_BYTES_MAX / INTAKE_REQUESTS_MAX, INTAKE_BYTES_MAX);
+        let units = bytes.div_ceil(INTAKE_UNIT_BYTES);
         let room = self.intake.acquire_many(u32::try_from(units).unwrap_or(u32::MAX));
         let Ok(room) = tokio::time::timeout(INTAKE_PATIENCE, room).await else {
             return Ok(incoming.iter().map(|_| Err(AppendRefusal::Overloaded)).collect());
@@ -314,6 +335,18 @@ impl Engine {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Append { incoming, whole, reply }).await?;
         answer.await.map_err(|_| EngineGone)
+    }
+
+    /// Takes away the claims and the jobs from before a moment that nobody needs any more, slice by slice
+    /// beside everything else; or, with `dry_run`, counts them. Ends early when nobody waits for it.
+    ///
+    /// # Errors
+    /// [`RequestError`]: when it is under way already, or the engine stopped.
+    pub async fn retain(&self, before: Timestamp, dry_run: bool) -> Result<Retained, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        let (from, retained) = (RetentionPlace::default(), Retained::default());
+        self.send(Message::Retain(Retain { before, dry_run, from, retained, reply })).await?;
+        answer.await.map_err(|_| EngineGone)?
     }
 
     /// The number of the next process of this plugin.
@@ -338,6 +371,7 @@ impl Engine {
         let PluginReady { plugin, incarnation, version, max_in_flight, registration, transport } =
             ready;
         self.transports.attach(plugin.clone(), incarnation, transport);
+        let registration = self.placed(registration).await?;
         let request =
             Request::PluginUp { plugin, incarnation, version, max_in_flight, registration };
         self.registered(request).await
@@ -353,6 +387,7 @@ impl Engine {
         incarnation: u64,
         registration: Registration,
     ) -> Result<Vec<(String, Result<(), Refusal>)>, RequestError> {
+        let registration = self.placed(registration).await?;
         self.registered(Request::Announced { plugin, incarnation, registration }).await
     }
 
@@ -381,6 +416,7 @@ impl Engine {
         let (reply, draining) = oneshot::channel();
         self.send(Message::Drain { reply }).await?;
         draining.await.map_err(|_| EngineGone)?;
+        pass(Point::Drain);
         let emptied = self.in_flight.emptied();
         Ok(tokio::time::timeout(patience, emptied).await.is_ok())
     }
@@ -391,10 +427,31 @@ impl Engine {
     /// # Errors
     /// As [`RequestError`] says.
     pub async fn declare(&self, declaration: Declaration) -> Result<WatcherRow, RequestError> {
-        self.changed(Request::Declare(declaration)).await
+        self.changed(Request::Declare(self.place(declaration).await?)).await
     }
 
-    /// Pauses, resumes or removes a watcher.
+    /// Looks up in the log from which claims on its watchers begin.
+    async fn placed(&self, registration: Registration) -> Result<Registration, RequestError> {
+        let mut watchers = Vec::with_capacity(registration.watchers.len());
+        for declaration in registration.watchers {
+            watchers.push(self.place(declaration).await?);
+        }
+        Ok(Registration { watchers, ..registration })
+    }
+
+    async fn place(&self, mut declaration: Declaration) -> Result<Declaration, RequestError> {
+        if let Some(Since::Written(text)) = &declaration.since {
+            let now = self.clock.now().wall;
+            declaration.since = Some(match first_seq(text, &*self.store, now).await {
+                Ok(seq) => Since::First(seq),
+                Err(InvalidPlace::Store(error)) => return Err(error.into()),
+                Err(error) => Since::Nowhere(error.to_string()),
+            });
+        }
+        Ok(declaration)
+    }
+
+    /// Holds a watcher, lets it go on, replays or removes it.
     ///
     /// # Errors
     /// As [`RequestError`] says.
@@ -426,6 +483,14 @@ impl Engine {
         self.job(Request::Redrive(Box::new(row))).await
     }
 
+    /// Cancels a dead letter or a job that waits; nothing tries it again unless somebody redrives it.
+    ///
+    /// # Errors
+    /// As [`RequestError`] says: there is no such job, or it is running or done.
+    pub async fn discard(&self, row: JobRow) -> Result<JobRow, RequestError> {
+        self.job(Request::Discard(Box::new(row))).await
+    }
+
     /// The watchers by number, with what they have done; the retired ones too when asked for.
     ///
     /// # Errors
@@ -440,7 +505,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineGone`].
-    pub async fn watcher(&self, text: &str) -> Result<Option<WatcherView>, EngineGone> {
+    pub async fn watcher(&self, text: &str) -> Result<Option<Box<WatcherView>>, EngineGone> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Watcher { text: text.to_owned(), reply }).await?;
         answer.await.map_err(|_| EngineGone)

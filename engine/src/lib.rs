@@ -12,8 +12,9 @@ mod handle;
 pub mod plugin;
 mod writer;
 
+pub use axwatch_core::WatcherView;
 pub use dispatch::{Attempt, InFlight, LocalPlugin, Plugin, Running};
 pub use handle::{
-    Acked, AppendRefusal, Engine, EngineGone, Fires, Heads, PluginReady, RequestError, WatcherView,
+    Acked, AppendRefusal, Engine, EngineGone, Fires, Heads, PluginReady, RequestError, Retained,
 };
 pub use writer::{EngineConfig, EngineStopped, StartError, start};

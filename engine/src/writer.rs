@@ -15,22 +15,26 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axwatch_ats::{
-    AppendConflict, Appended, AuditRow, Batch, CancelQueued, LaneQuery, Plan, Store, StoreError,
-    StoreWriter, aliases_before, plan,
+    AppendConflict, Appended, AuditRow, Batch, CancelQueued, Known, LaneQuery, Plan, Quarantined,
+    Removal, Retention, Store, StoreError, StoreWriter, aliases_before, plan,
 };
 use axwatch_core::audit::{Hash, Tree, frontier_nodes, node_in_row, node_place};
 use axwatch_core::{
-    Answer, Bounds, Effect, Event, Policy, RequestId, RetryPolicy, Snapshot, State, Writes,
+    Answer, Bounds, Effect, Event, NextSegment, Policy, Refusal, RefusalKind, RequestId,
+    RetryLimits, RetryPolicy, SetAside, Snapshot, State, WatcherView, Writes,
 };
+use axwatch_failpoints::{Injected, Point, hit, is_armed, pass};
 use axwatch_model::{
-    AttestationId, Clock, Incoming, JobNumber, LeafNumber, Mono, Now, Seq, Stored,
+    AttestationId, Clock, HandlerName, Incoming, JobNumber, LeafNumber, Mono, Now, PluginName, Seq,
+    Stored,
 };
+use axwatch_query::{AliasChange, Aliases};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::dispatch::{Dispatcher, InFlight, Transports};
 use crate::handle::{
-    Acked, AppendRefusal, Engine, Fires, Heads, Message, Request, RequestError, WatcherView, Whole,
+    Acked, AppendRefusal, Engine, Fires, Heads, Message, Request, RequestError, Retain, Whole,
     bytes_of, intake,
 };
 
@@ -44,6 +48,9 @@ const BATCH_CLAIMS_MAX: usize = 1_024;
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Claims read at once while matching is behind.
 const SEGMENT_CLAIMS: usize = 128;
+/// Claims read at once for watchers that catch up: their cost is shared by all of them, and what they
+/// cause is bounded by the batch.
+const PASS_CLAIMS: usize = 512;
 /// Open jobs read at once at the start.
 const RECOVERY_JOBS: usize = 1_000;
 /// Rows of the audit read at once at the start.
@@ -66,6 +73,8 @@ pub struct EngineConfig {
     pub reserve_bytes: Option<u64>,
     /// How retries go.
     pub retry: RetryPolicy,
+    /// When jobs of a handler are given up; under `None`, those of all other handlers of the plugin.
+    pub handlers: BTreeMap<(PluginName, Option<HandlerName>), RetryLimits>,
     /// How much may wait where.
     pub bounds: Bounds,
 }
@@ -86,6 +95,12 @@ pub enum StartError {
 #[error("the engine ended because the store failed")]
 pub struct EngineStopped(#[from] StoreError);
 
+impl From<Injected> for EngineStopped {
+    fn from(injected: Injected) -> EngineStopped {
+        EngineStopped(injected.into())
+    }
+}
+
 /// Starts the engine on a store: recovers what an earlier life left, and takes messages.
 ///
 /// The handle that comes back with the engine ends when the engine does: after [`Engine::stop`], or
@@ -101,16 +116,23 @@ pub async fn start(
     let reader = store.reader();
     let opened = reader.opened().clone();
     let mut state = restore(&*reader, &*clock, &config).await?;
-    let mut effects = recover(&mut state, &*reader, opened.open_jobs_from, &*clock).await?;
+    let effects = recover(&mut state, &*reader, opened.open_jobs_from, &*clock).await?;
     let now = clock.now();
-    store.commit(&batch_of(Vec::new(), state.take_writes(false), now)).await?;
-    effects.extend(state.step(Event::Committed, clock.now()));
+    let quarantine_told = put_aside(&mut *store, &mut state, now).await?;
+    let batch = batch_of(Vec::new(), state.take_writes(false), now);
+    store.commit(&Batch { quarantine_told, ..batch }).await?;
+    let leaving = state.step(Event::Committed, clock.now());
 
     let (sender, inbox) = mpsc::channel(INBOX_MESSAGES_MAX);
     let transports = Arc::new(Transports::default());
     let in_flight = Arc::new(InFlight::default());
-    let dispatcher =
-        Dispatcher::new(reader.clone(), transports.clone(), in_flight.clone(), sender.downgrade());
+    let dispatcher = Dispatcher::new(
+        reader.clone(),
+        clock.clone(),
+        transports.clone(),
+        in_flight.clone(),
+        sender.downgrade(),
+    );
     let plugins = reader.plugins().await?;
     let incarnations: BTreeMap<_, _> =
         plugins.into_iter().map(|row| (row.name, row.incarnation)).collect();
@@ -142,8 +164,10 @@ pub async fn start(
         untidy: true,
         disk_low: false,
         segment_after: None,
+        passed_aliases: None,
+        retain: None,
     };
-    writer.release(effects, &mut BTreeMap::new(), &mut HashMap::new());
+    writer.release(effects, &leaving, &mut BTreeMap::new(), &mut HashMap::new());
     writer.publish();
     Ok((engine, tokio::spawn(writer.run())))
 }
@@ -162,6 +186,8 @@ async fn restore(
         open_jobs_from: opened.open_jobs_from,
         watchers: store.watchers().await?,
         counters: store.counters().await?,
+        passes: store.passes().await?,
+        holds: store.holds().await?,
         // Those of later claims come with their claims, when these are matched.
         aliases: aliases_before(store, opened.matched_seq.next()).await?,
         handlers: store.handlers().await?,
@@ -172,8 +198,10 @@ async fn restore(
         epoch: opened.epoch,
         bounds: config.bounds.clone(),
         retry: config.retry.clone(),
+        handlers: config.handlers.clone(),
     };
     let mut state = State::new(policy, snapshot, now);
+    state.had_watchers_upto(opened.last_watcher);
     recount(&mut state, store, opened.counters_upto).await?;
     Ok(state)
 }
@@ -215,6 +243,28 @@ async fn recount(state: &mut State, store: &dyn Store, from: LeafNumber) -> Resu
     }
 }
 
+/// Puts aside the rows that were found not to decode, and lets the audit tell of them: of those up to
+/// the number that it answers.
+async fn put_aside(
+    store: &mut dyn StoreWriter,
+    state: &mut State,
+    now: Now,
+) -> Result<Option<u64>, StoreError> {
+    let quarantined = store.quarantined(now.wall).await?;
+    let last = quarantined.last().map(|row| row.number);
+    let set_aside =
+        |Quarantined { table, row, reason, .. }: Quarantined| SetAside { table, row, reason };
+    let rows: Vec<_> = quarantined.into_iter().map(set_aside).collect();
+    if !rows.is_empty() {
+        tracing::error!(
+            rows = rows.len(),
+            "rows that do not decode were put aside; `axwatch doctor` shows them"
+        );
+        state.step(Event::Quarantined { rows }, now);
+    }
+    Ok(last)
+}
+
 async fn recover(
     state: &mut State,
     store: &dyn Store,
@@ -239,12 +289,23 @@ fn batch_of(attestations: Vec<Arc<Stored>>, writes: Writes, now: Now) -> Batch {
     Batch {
         attestations,
         cancelled: cancelled
-            .map(|(watcher, from, reason)| CancelQueued { watcher, from, at: now.wall, reason })
+            .map(|(watcher, from, reason)| CancelQueued {
+                watcher,
+                from,
+                generation: None,
+                at: now.wall,
+                reason,
+            })
             .collect(),
         jobs: writes.jobs,
         watchers: writes.watchers,
         revisions: writes.revisions,
         retired: writes.retired,
+        passes: writes.passes,
+        passes_gone: writes.passes_gone,
+        cursors: writes.cursors,
+        cursors_gone: writes.cursors_gone,
+        holds: writes.holds,
         handlers: writes.handlers,
         plugins: writes.plugins,
         audit: writes.audit.map(|audit| AuditRow {
@@ -258,6 +319,8 @@ fn batch_of(attestations: Vec<Arc<Stored>>, writes: Writes, now: Now) -> Batch {
         matched_seq: writes.matched_seq,
         open_jobs_from: writes.open_jobs_from,
         counters: writes.counters,
+        removal: None,
+        quarantine_told: None,
     }
 }
 
@@ -279,6 +342,7 @@ struct Gathered {
 }
 
 /// One message of a batch, in its order.
+#[expect(clippy::large_enum_variant, reason = "most are events, which are moved once")]
 enum Step {
     Event(Event),
     Append { claims: Range<usize>, whole: Whole, reply: oneshot::Sender<Acks> },
@@ -305,6 +369,10 @@ struct Writer {
     disk_low: bool,
     /// The log could not be read for matching; not before then is it tried again.
     segment_after: Option<Mono>,
+    /// The aliases in force where the last segment for passes ended.
+    passed_aliases: Option<(Seq, Arc<Aliases>)>,
+    /// Retention that is under way.
+    retain: Option<Retain>,
 }
 
 impl Writer {
@@ -323,7 +391,7 @@ impl Writer {
     /// The next message; `Some(None)` when there is work without one, `None` when the engine stops.
     async fn next_message(&mut self) -> Result<Option<Option<Message>>, EngineStopped> {
         loop {
-            if self.is_behind() {
+            if self.is_behind() || self.has_passes() || self.retain.is_some() {
                 return Ok(Some(self.inbox.try_recv().ok()));
             }
             let wake = self.state.next_wake().map(|at| at.since(self.clock.now().mono));
@@ -346,16 +414,40 @@ impl Writer {
                 Ok(None) => return Ok(None),
                 Err(_) if self.untidy && wake.is_none_or(|wake| wake > QUIET) => {
                     self.untidy = self.store.tidy().await?;
+                    self.tell_of_quarantine().await?;
                 }
                 Err(_) => return Ok(Some(None)),
             }
         }
     }
 
+    /// Readers may have found rows that do not decode.
+    async fn tell_of_quarantine(&mut self) -> Result<(), EngineStopped> {
+        let now = self.clock.now();
+        let quarantine_told = put_aside(&mut *self.store, &mut self.state, now).await?;
+        if quarantine_told.is_some() {
+            let batch = batch_of(Vec::new(), self.state.take_writes(false), now);
+            self.store.commit(&Batch { quarantine_told, ..batch }).await?;
+            self.state.step(Event::Committed, self.clock.now());
+            self.publish();
+        }
+        Ok(())
+    }
+
     /// Whether there are claims to match that no message brings.
     fn is_behind(&self) -> bool {
-        let resting = self.segment_after.is_some_and(|after| self.clock.now().mono < after);
-        !resting && !self.disk_low && self.state.matched_seq() < self.head && self.state.may_match()
+        let is_matching_behind = self.state.matched_seq() < self.head && self.state.may_match();
+        !self.is_resting() && !self.disk_low && is_matching_behind
+    }
+
+    /// Whether watchers that catch up have claims to be matched against.
+    fn has_passes(&self) -> bool {
+        !self.is_resting() && self.state.next_segment().is_some()
+    }
+
+    /// The log could not be read just now.
+    fn is_resting(&self) -> bool {
+        self.segment_after.is_some_and(|after| self.clock.now().mono < after)
     }
 
     /// Something is to be tried again that no message and no timer of the core tells of.
@@ -375,12 +467,12 @@ impl Writer {
         while let Some(message) = next {
             match message {
                 Message::Stop => gathered.stop = true,
+                Message::Retain(retain) => self.begin_retention(retain),
                 Message::Watchers { retired, reply } => self.tell_watchers(retired, reply),
                 // Whoever asked these may have gone away.
                 Message::Watcher { text, reply } => {
                     let found = self.state.watcher(&text);
-                    let view = |(row, counters)| WatcherView { row, counters };
-                    drop(reply.send(found.map(view)));
+                    drop(reply.send(found.map(Box::new)));
                 }
                 Message::Paused { reply } => drop(reply.send(self.state.paused())),
                 Message::Overview { reply } => drop(reply.send(self.state.overview())),
@@ -457,9 +549,8 @@ impl Writer {
     }
 
     fn tell_watchers(&self, retired: bool, reply: oneshot::Sender<Vec<WatcherView>>) {
-        let views = self.state.watchers(retired).into_iter();
         // Whoever asked may have gone away.
-        let _ = reply.send(views.map(|(row, counters)| WatcherView { row, counters }).collect());
+        let _ = reply.send(self.state.watchers(retired));
     }
 
     fn event_of(
@@ -490,33 +581,47 @@ impl Writer {
                 Event::Enqueue { request: id, id: job, handler, payload }
             }
             Request::Redrive(row) => Event::Redrive { request: id, row },
+            Request::Discard(row) => Event::Discard { request: id, row },
         }
     }
 
     /// From messages to the disk and out again.
     async fn commit_batch(&mut self, gathered: Gathered) -> Result<(), EngineStopped> {
         let Gathered { mut events, incoming, .. } = gathered;
+        hit(Point::BatchBegin)?;
         self.read_redriven(&mut events).await?;
+        let removal = self.next_removal(&mut events).await;
         let segment = self.read_segment().await;
+        let passed = self.read_passed().await;
+        let is_behind = segment.is_some() || passed.is_some();
         let (incoming, known) = self.look_up(incoming).await?;
         let (events, incoming, known) = refuse_together(events, incoming, known);
         let now = self.clock.now();
         let Plan { outcomes, rows } = plan(self.head, incoming, known, now.wall);
 
-        let (effects, appends, drained) = self.ask_core(events, outcomes, &rows, segment, now);
+        let (effects, appends, drained) =
+            self.ask_core(events, outcomes, &rows, segment, passed, now);
         if let Some(last) = rows.last() {
             self.head = last.seq;
         }
         let batch = batch_of(rows, self.state.take_writes(false), now);
+        let batch = Batch { removal, ..batch };
+        hit_decided(&batch)?;
         self.store.commit(&batch).await?;
+        if let Some(removal) = &batch.removal {
+            self.removed(removal);
+        }
+        if is_behind {
+            hit(Point::SegmentCommitted)?;
+        }
         self.untidy |= !batch.attestations.is_empty() || !batch.jobs.is_empty();
         let committed = self.clock.now();
         // Only what charges limits; whatever may start now waits for the next batch.
-        self.state.step(Event::Committed, committed);
+        let leaving = self.state.step(Event::Committed, committed);
 
         let mut fires = BTreeMap::new();
         let mut replies = std::mem::take(&mut self.requests);
-        self.release(effects, &mut fires, &mut replies);
+        self.release(effects, &leaving, &mut fires, &mut replies);
         self.publish();
         acknowledge(appends, &fires);
         for reply in drained {
@@ -526,11 +631,73 @@ impl Writer {
         Ok(())
     }
 
+    fn begin_retention(&mut self, retain: Retain) {
+        if self.retain.is_some() {
+            let refusal = Refusal {
+                kind: RefusalKind::Conflict,
+                reason: "retention is under way already; ask again when it is done".to_owned(),
+                mistakes: None,
+            };
+            // Whoever asked may have gone away.
+            let _ = retain.reply.send(Err(refusal.into()));
+            return;
+        }
+        self.retain = Some(retain);
+    }
+
+    /// The next slice of what retention takes away, with what the audit says of it. Not together with a
+    /// person's word on a job: that job may be one of the slice, and need its claim again.
+    async fn next_removal(&mut self, events: &mut Vec<Step>) -> Option<Removal> {
+        let is_about_jobs = |step: &Step| {
+            matches!(step, Step::Event(Event::Redrive { .. } | Event::Discard { .. }))
+        };
+        if events.iter().any(is_about_jobs) {
+            return None;
+        }
+        let Retain { before, dry_run, from, reply, .. } = self.retain.as_ref()?;
+        if reply.is_closed() {
+            self.retain = None;
+            return None;
+        }
+        let (before, dry_run, below) = (*before, *dry_run, self.state.lowest_position());
+        let found = self.store.removable(&Retention { before, below, from: *from }).await;
+        match found {
+            Err(error) => {
+                let retain = self.retain.take()?;
+                let _ = retain.reply.send(Err(error.into()));
+                None
+            }
+            Ok(removal) if dry_run => {
+                self.removed(&removal);
+                None
+            }
+            Ok(removal) => {
+                let (claims, jobs) = (removal.claims.len() as u64, removal.jobs.len() as u64);
+                if claims + jobs > 0 {
+                    events.push(Step::Event(Event::Retained { before, below, claims, jobs }));
+                }
+                Some(removal)
+            }
+        }
+    }
+
+    /// A slice of retention is done.
+    fn removed(&mut self, removal: &Removal) {
+        let Some(mut retain) = self.retain.take() else { return };
+        retain.retained.claims += removal.claims.len() as u64;
+        retain.retained.jobs += removal.jobs.len() as u64;
+        match removal.next {
+            Some(next) => self.retain = Some(Retain { from: next, ..retain }),
+            // Whoever asked may have gone away.
+            None => drop(retain.reply.send(Ok(retain.retained))),
+        }
+    }
+
     /// Reads the rows of jobs that are to be tried again: whoever asked may have read them before
     /// something else became of them.
     async fn read_redriven(&mut self, events: &mut [Step]) -> Result<(), StoreError> {
         for step in events {
-            if let Step::Event(Event::Redrive { row, .. }) = step
+            if let Step::Event(Event::Redrive { row, .. } | Event::Discard { row, .. }) = step
                 && let Some(present) = self.reader.job(row.id).await?
             {
                 **row = present;
@@ -541,18 +708,40 @@ impl Writer {
 
     /// The claims that matching, which is behind, comes to next. What cannot be read now is tried
     /// again later: nothing is lost by that, and the rest goes on.
-    async fn read_segment(&mut self) -> Vec<Stored> {
+    async fn read_segment(&mut self) -> Option<Vec<Stored>> {
         if !self.is_behind() {
-            return Vec::new();
+            return None;
         }
         self.segment_after = None;
-        match self.reader.read_after(self.state.matched_seq(), SEGMENT_CLAIMS).await {
-            Ok(segment) => segment,
+        let read = self.reader.read_after(self.state.matched_seq(), SEGMENT_CLAIMS).await;
+        match read.and_then(|rows| Ok(hit(Point::SegmentRead).map(|()| rows)?)) {
+            Ok(segment) => Some(segment),
             Err(error) => {
                 let after = self.state.matched_seq();
                 tracing::error!(%after, %error, "cannot read claims that wait to be matched; trying again");
                 self.segment_after = Some(self.clock.now().mono.plus(TROUBLE_PAUSE));
-                Vec::new()
+                None
+            }
+        }
+    }
+
+    /// The claims that watchers with a pass come to next. What cannot be read now is tried again later.
+    async fn read_passed(&mut self) -> Option<Event> {
+        if self.is_resting() {
+            return None;
+        }
+        self.segment_after = None;
+        let next = self.state.next_segment()?;
+        let known = self.passed_aliases.take().filter(|(seq, _)| *seq == next.after);
+        match read_pass(&*self.reader, next, known.map(|(_, aliases)| aliases)).await {
+            Ok((passed, after)) => {
+                self.passed_aliases = Some(after);
+                Some(passed)
+            }
+            Err(error) => {
+                tracing::error!(after = %next.after, %error, "cannot read claims for watchers that catch up; trying again");
+                self.segment_after = Some(self.clock.now().mono.plus(TROUBLE_PAUSE));
+                None
             }
         }
     }
@@ -561,7 +750,7 @@ impl Writer {
     async fn look_up(
         &mut self,
         incoming: Vec<Incoming>,
-    ) -> Result<(Vec<Incoming>, Vec<Option<Stored>>), StoreError> {
+    ) -> Result<(Vec<Incoming>, Vec<Option<Known>>), StoreError> {
         if incoming.is_empty() {
             return Ok((incoming, Vec::new()));
         }
@@ -577,12 +766,17 @@ impl Writer {
         events: Vec<Step>,
         outcomes: Vec<Result<Appended, AppendConflict>>,
         rows: &[Arc<Stored>],
-        segment: Vec<Stored>,
+        segment: Option<Vec<Stored>>,
+        passed: Option<Event>,
         now: Now,
     ) -> (Vec<Effect>, Vec<PlannedAppend>, Vec<oneshot::Sender<()>>) {
         let mut effects = Vec::new();
-        for stored in segment {
-            self.match_claim(&Arc::new(stored), now, &mut effects);
+        // Before the new claims, so that a watcher that comes to the head sees the next one live.
+        if let Some(passed) = passed {
+            effects.extend(self.state.step(passed, now));
+        }
+        if let Some(segment) = segment {
+            self.match_segment(segment, now, &mut effects);
         }
         let (mut outcomes, mut rows) = (outcomes.into_iter(), rows.iter());
         let (mut appends, mut drained) = (Vec::new(), Vec::new());
@@ -604,6 +798,28 @@ impl Writer {
         (effects, appends, drained)
     }
 
+    /// Matches what was read behind the head. What lies between these claims is not in the log any more,
+    /// nor is what lies after the last one when there were fewer than asked for.
+    fn match_segment(&mut self, segment: Vec<Stored>, now: Now, effects: &mut Vec<Effect>) {
+        let is_whole = segment.len() < SEGMENT_CLAIMS;
+        let mut behind = self.state.matched_seq();
+        for stored in segment {
+            self.pass_over(behind, Seq(stored.seq.0 - 1), now);
+            behind = stored.seq;
+            self.match_claim(&Arc::new(stored), now, effects);
+        }
+        if is_whole {
+            self.pass_over(behind, self.head, now);
+        }
+    }
+
+    /// Lets matching go on behind numbers that are not in the log, if it has come to them.
+    fn pass_over(&mut self, behind: Seq, upto: Seq, now: Now) {
+        if behind < upto && self.state.matched_seq() == behind {
+            self.state.step(Event::Missing { upto }, now);
+        }
+    }
+
     /// Matches a claim in this batch, if its turn has come and the batch has room for what it causes;
     /// else matching falls behind, and comes to it later.
     fn match_claim(&mut self, stored: &Arc<Stored>, now: Now, effects: &mut Vec<Effect>) {
@@ -617,20 +833,35 @@ impl Writer {
         effects.extend(self.state.step(event, now));
     }
 
-    /// Lets the effects of a batch out, in their order.
+    /// Lets the effects of a batch out, in their order; `leaving` says which attempts have to wait for
+    /// their moment.
     fn release(
         &self,
         effects: Vec<Effect>,
+        leaving: &[Effect],
         fires: &mut BTreeMap<Seq, u32>,
         replies: &mut HashMap<RequestId, oneshot::Sender<Result<Answer, RequestError>>>,
     ) {
-        for effect in effects {
+        let leaves_at = |effect: &Effect| match effect {
+            Effect::LeaveAt { job, at } => Some((*job, *at)),
+            _ => None,
+        };
+        let leaving: HashMap<JobNumber, Mono> = leaving.iter().filter_map(leaves_at).collect();
+        for (index, effect) in effects.into_iter().enumerate() {
+            if index > 0 {
+                pass(Point::EffectsHalf);
+            }
             match effect {
                 Effect::Fired { seq, fires: count } => drop(fires.insert(seq, count)),
                 Effect::Payload { seq, bytes } => {
                     self.dispatcher.keep_payload(seq, bytes::Bytes::from_owner(bytes))
                 }
-                Effect::Start(start) => self.dispatcher.start(*start),
+                Effect::Start(start) => {
+                    let leaves_at = leaving.get(&start.job).copied();
+                    self.dispatcher.start(*start, leaves_at);
+                }
+                // Looked up above.
+                Effect::LeaveAt { .. } => {}
                 Effect::Load { lane, from, limit } => self.load(LaneQuery {
                     lane,
                     from,
@@ -701,13 +932,55 @@ impl Writer {
     }
 }
 
+/// The failpoints between the core and the commit: one for every batch, and those of what only some
+/// batches hold, which their records tell.
+fn hit_decided(batch: &Batch) -> Result<(), Injected> {
+    if !is_armed() {
+        return Ok(());
+    }
+    hit(Point::BatchDecided)?;
+    let records = batch.audit.as_ref().map_or("", |audit| &audit.records);
+    let special = [
+        (r#""type":"attempt_ended""#, Point::Settle),
+        (r#""type":"watcher_live""#, Point::GoLive),
+        (r#""type":"plugin_up""#, Point::Registration),
+        (r#""type":"loop_stopped""#, Point::LoopStop),
+    ];
+    special.into_iter().filter(|(kind, _)| records.contains(kind)).try_for_each(|(_, at)| hit(at))
+}
+
+/// Reads the claims that passes come to next. `known` are the aliases in force there, if they are known;
+/// with the event come those that are in force where it ends.
+async fn read_pass(
+    reader: &dyn Store,
+    next: NextSegment,
+    known: Option<Arc<Aliases>>,
+) -> Result<(Event, (Seq, Arc<Aliases>)), StoreError> {
+    let rows = reader.read_after(next.after, PASS_CLAIMS).await?;
+    hit(Point::SegmentRead)?;
+    let aliases = match known {
+        Some(aliases) => aliases,
+        None => Arc::new(aliases_before(reader, next.after.next()).await?),
+    };
+    let upto = match rows.last() {
+        Some(last) if rows.len() >= PASS_CLAIMS => last.seq.min(next.upto),
+        _ => next.upto,
+    };
+    let mut then = aliases.clone();
+    for change in rows.iter().filter(|row| row.seq <= upto).filter_map(AliasChange::of) {
+        Arc::make_mut(&mut then).apply(&change);
+    }
+    let rows = rows.into_iter().map(Arc::new).collect();
+    Ok((Event::Segment { after: next.after, upto, rows, aliases }, (upto, then)))
+}
+
 /// Takes out the appends that are to stand whole and of which one claim would be refused, and answers
 /// them.
 fn refuse_together(
     events: Vec<Step>,
     incoming: Vec<Incoming>,
-    known: Vec<Option<Stored>>,
-) -> (Vec<Step>, Vec<Incoming>, Vec<Option<Stored>>) {
+    known: Vec<Option<Known>>,
+) -> (Vec<Step>, Vec<Incoming>, Vec<Option<Known>>) {
     let is_whole = |step: &Step| matches!(step, Step::Append { whole: Whole::Yes, .. });
     if !events.iter().any(is_whole) {
         return (events, incoming, known);
@@ -753,21 +1026,22 @@ fn keep_those<T>(all: Vec<T>, keep: &[bool]) -> Vec<T> {
 
 /// Why a claim would be refused: the log, or an earlier claim of this batch, has its id with other
 /// content.
-fn conflict_of(
-    claim: &Incoming,
-    known: Option<&Stored>,
-    first: &Incoming,
-) -> Option<AppendRefusal> {
-    let (standing, filled, seq) = match known {
-        Some(stored) => (&stored.attestation, stored.filled, stored.seq),
-        None => (&first.attestation, first.filled, Seq(0)),
+fn conflict_of(claim: &Incoming, known: Option<&Known>, first: &Incoming) -> Option<AppendRefusal> {
+    let (same, seq) = match known {
+        Some(known) => (known.is_said_by(claim), known.seq()),
+        None => {
+            let Incoming { attestation, filled, .. } = first;
+            (claim.attestation.same_content(claim.filled, attestation, *filled), Seq(0))
+        }
     };
-    let same = claim.attestation.same_content(claim.filled, standing, filled);
     (!same).then(|| AppendConflict { id: claim.attestation.id.clone(), seq }.into())
 }
 
 fn acknowledge(appends: Vec<PlannedAppend>, fires: &BTreeMap<Seq, u32>) {
-    for PlannedAppend { outcomes, reply } in appends {
+    for (index, PlannedAppend { outcomes, reply }) in appends.into_iter().enumerate() {
+        if index > 0 {
+            pass(Point::AcksHalf);
+        }
         let acks = outcomes.into_iter().map(|outcome| {
             let Appended { seq, repeated } = outcome?;
             let fires = match fires.get(&seq) {

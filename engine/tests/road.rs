@@ -81,6 +81,9 @@ impl Running {
             max_fires_per_second: 0,
             zero_is_never: false,
             max_chain: 0,
+            since: None,
+            max_attempts: 0,
+            max_age: None,
         };
         self.engine.declare(declaration).await.expect("the watcher is good");
     }
@@ -282,9 +285,9 @@ async fn a_paused_watcher_keeps_its_fires_and_lets_them_go_in_order() {
     let mut attempts = running.plugin(|_| done()).await;
     running.watch("w", "is deployed").await;
     let key = WatcherKey { owner: Owner::User, local: "w".parse().unwrap() };
-    running.engine.command(key.clone(), WatcherCommand::Pause).await.unwrap();
+    running.engine.command(key.clone(), WatcherCommand::Pause { skip: false }).await.unwrap();
     running.engine.append(running.claims(0..500, "deployed")).await.unwrap();
-    running.engine.command(key, WatcherCommand::Resume).await.unwrap();
+    running.engine.command(key, WatcherCommand::Resume { drop: false }).await.unwrap();
     running.settled().await;
     let order: Vec<_> =
         all_jobs(&**running.engine.store()).await.iter().rev().map(|job| job.id).collect();

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{AttestationId, Attributes, Filled, JobId, Seq, Timestamp};
+use crate::{AttestationId, Attributes, Filled, JobId, Seq, Timestamp, WatcherNumber};
 
 /// One immutable claim: who claims what about whom, in which context, when.
 ///
@@ -45,12 +45,15 @@ pub struct Lineage {
     pub root: Option<AttestationId>,
     /// The job on whose behalf it was made.
     pub parent_job: Option<JobId>,
-    /// Steps from the root: 0 for a claim that no job made.
+    /// Steps from the root: 0 for a claim that no job made. Of an unsure claim, at least so many.
     pub depth: u32,
+    /// The watchers whose fires led here, the first cause first, from the last claim on whose cause is
+    /// not sure. `None` stands for a job that no watcher made.
+    pub chain: Vec<Option<WatcherNumber>>,
 }
 
 /// How sure a lineage is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LineageKind {
     /// No job made it.

@@ -20,6 +20,12 @@ pub const PARAMS_BYTES_MAX: usize = 64 * 1024;
 pub const HANDLERS_MAX: usize = 16;
 /// The highest rate limit a watcher may declare, in fires a second.
 pub const FIRES_PER_SECOND_MAX: i64 = 100_000;
+/// How often a watcher may declare that it occurs in one chain of causes.
+pub const CHAIN_MAX: u32 = 256;
+/// The most counted attempts that a job may be given.
+pub const ATTEMPTS_MAX: u32 = 10_000;
+/// The longest that attempts of a job may fail before it is given up.
+pub const JOB_AGE_MAX: std::time::Duration = std::time::Duration::from_secs(366 * 24 * 60 * 60);
 /// Bytes of a job's payload when it is given by a caller.
 pub const PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of a job's result that are kept; a longer one is left out and flagged.

@@ -467,6 +467,8 @@ impl fmt::Display for WatcherKey {
 pub struct LaneKey {
     /// The watcher whose fires these are.
     pub watcher: Option<WatcherNumber>,
+    /// The generation of the watcher: a replay waits beside the live fires, not among them.
+    pub generation: u32,
     /// The handler as declared: bare or `plugin/handler`.
     pub handler: Arc<str>,
 }

@@ -212,7 +212,11 @@ impl JobRow {
     /// The lane that it waits in.
     #[must_use]
     pub fn lane(&self) -> LaneKey {
-        LaneKey { watcher: self.watcher, handler: self.handler.clone() }
+        LaneKey {
+            watcher: self.watcher,
+            generation: self.generation,
+            handler: self.handler.clone(),
+        }
     }
 
     /// The handler's bare name, which is what ExecuteJob sends.

@@ -27,5 +27,6 @@ pub use job::{InvalidState, JobOrigin, JobRow, JobState};
 pub use registry::{HandlerRow, PluginRow};
 pub use time::{Clock, InvalidTimestamp, ManualClock, Mono, Now, SystemClock, Timestamp};
 pub use watcher::{
-    Counters, Declared, HandlerRef, RevisionRow, StructuralFilter, WatcherRow, WatcherState,
+    Counters, CursorNumber, CursorRow, Declared, HandlerRef, HoldRow, PassRow, RevisionRow,
+    StructuralFilter, WatcherRow, WatcherState,
 };

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    HandlerName, InvalidId, LeafNumber, PluginName, Seq, Timestamp, WatcherKey, WatcherNumber,
+    HandlerName, InvalidId, JobNumber, LeafNumber, PluginName, Seq, Timestamp, WatcherKey,
+    WatcherNumber,
 };
 
 /// What a watcher waits for, as its owner wrote it. What it means is for `axwatch-query` to say.
@@ -149,8 +150,10 @@ pub struct WatcherRow {
     pub key: WatcherKey,
     /// 1 for the first declaration, one more for each change.
     pub revision: u64,
-    /// 0 is live; a declaration after retirement, and each replay, takes the next.
+    /// Of its live fires: 0, and after each retirement the next that is free.
     pub generation: u32,
+    /// The highest generation so far: a replay takes the next.
+    pub last_generation: u32,
     /// What it waits for.
     pub declared: Declared,
     /// Who acts.
@@ -161,6 +164,10 @@ pub struct WatcherRow {
     pub max_fires_per_second: Option<u32>,
     /// How often it may occur in one chain of causes; `None` is the usual 4.
     pub max_chain: Option<u32>,
+    /// Its jobs are given up after so many counted attempts; `None` is as for their handler.
+    pub max_attempts: Option<u32>,
+    /// Its jobs are given up when attempts have failed for so long; `None` is as for their handler.
+    pub max_age_ms: Option<u64>,
     /// What it is doing: never [`WatcherState::CatchingUp`], which is derived from positions.
     pub state: WatcherState,
     /// Why it is broken or refused.
@@ -212,6 +219,68 @@ pub struct RevisionRow {
     pub from_seq: Seq,
     /// It was retired: claims after this one were not matched any more.
     pub retired_seq: Option<Seq>,
+}
+
+/// Names a place in the log that passes share: watchers that catch up together move as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct CursorNumber(pub u64);
+
+/// A watcher's way over a part of the log, behind the live fires of others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassRow {
+    /// Whose.
+    pub watcher: WatcherNumber,
+    /// The generation of its fires. That of the watcher: it catches up, and goes live at the head.
+    /// A later one: a replay.
+    pub generation: u32,
+    /// It began with the claims after this one.
+    pub from_seq: Seq,
+    /// The last claim of a replay; `None` goes on to the head of the log.
+    pub until_seq: Option<Seq>,
+    /// Where it is; `None` when it has come to its end.
+    pub cursor: Option<CursorNumber>,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it came to its end.
+    pub ended_at: Option<Timestamp>,
+    /// Why it ended before its end: its watcher was retired, a person stopped it.
+    pub stopped: Option<String>,
+}
+
+/// Where a cursor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CursorRow {
+    /// Which.
+    pub number: CursorNumber,
+    /// The claims up to this one are behind it.
+    pub seq: Seq,
+}
+
+/// A time in which a watcher was held, by a person or for a suspected loop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HoldRow {
+    /// Whose.
+    pub watcher: WatcherNumber,
+    /// The first hold of the watcher is 1.
+    pub number: u32,
+    /// [`WatcherState::Paused`] or [`WatcherState::Muted`].
+    pub kind: WatcherState,
+    /// What it held is let go: its jobs are cancelled.
+    pub drops: bool,
+    /// When it began.
+    pub at: Timestamp,
+    /// When a mute ends.
+    pub until: Option<Timestamp>,
+    /// The fires of the claims after this one were held.
+    pub from_seq: Seq,
+    /// The jobs after this one were held.
+    pub from_job: JobNumber,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// The last claim whose fires were held.
+    pub to_seq: Option<Seq>,
+    /// The last job that was held.
+    pub to_job: Option<JobNumber>,
 }
 
 /// What a watcher has done so far.

@@ -11,26 +11,45 @@ use axwatch_model::{JobId, LeafNumber};
 use super::{AnswerError, Answers};
 use crate::views;
 
-/// The types that records have.
-pub const RECORD_TYPES: [&str; 18] = [
+/// The types that records have; `docs/events.md` says what each means.
+pub const RECORD_TYPES: [&str; 37] = [
     "attempt_ended",
     "attempt_started",
+    "breaker_closed",
+    "breaker_opened",
     "dead_lettered",
     "engine_started",
+    "job_cancelled",
     "job_created",
+    "job_discarded",
     "job_redriven",
+    "late_answer",
     "limited",
+    "loop_cleared",
+    "loop_stopped",
+    "loop_suspected",
+    "loop_watched",
     "matched",
     "plugin_down",
     "plugin_up",
+    "quarantined",
+    "replay_ended",
+    "replay_started",
+    "replay_stopped",
+    "retained",
+    "watcher_backpressured",
     "watcher_broken",
+    "watcher_catching_up",
     "watcher_changed",
+    "watcher_live",
     "watcher_mended",
+    "watcher_muted",
     "watcher_paused",
     "watcher_refused",
     "watcher_registered",
     "watcher_resumed",
     "watcher_retired",
+    "watcher_unmuted",
 ];
 
 /// Rows of the audit that are read at once.
@@ -166,6 +185,25 @@ pub(super) fn with_leaf(leaf: u64, record: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The page that documents them.
+    const EVENTS: &str = include_str!("../../docs/events.md");
+
+    #[test]
+    fn every_type_of_record_is_documented_once() {
+        let rows = EVENTS.lines().filter(|line| line.starts_with("| `"));
+        let first = |row: &'static str| row.split('|').nth(1).expect("a row has cells");
+        let types = rows.flat_map(|row| first(row).split('`').skip(1).step_by(2));
+        let mut types: Vec<&str> = types.collect();
+        types.sort_unstable();
+        assert_eq!(types, RECORD_TYPES);
+        for line in EVENTS.lines().filter(|line| line.starts_with('{')) {
+            let record: BTreeMap<String, serde_json::Value> = serde_json::from_str(line).unwrap();
+            assert!(RECORD_TYPES.iter().any(|kind| is_of_type(line, kind)), "{line}");
+            // Its keys stand in the order of their names.
+            assert_eq!(serde_json::to_string(&record).unwrap(), line);
+        }
+    }
 
     #[test]
     fn a_record_tells_its_type_and_gets_its_number() {

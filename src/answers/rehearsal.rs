@@ -15,14 +15,16 @@
 
 mod counts;
 mod narrow;
-mod since;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use axwatch_ats::since::Since;
 use axwatch_ats::{AliasesOnTheWay, Store, StoreError};
 use axwatch_core::{Refusal, check_declared, check_fires_per_second};
-use axwatch_model::{Attestation, AttestationId, Declared, Seq, Stored, Timestamp, WatcherState};
+use axwatch_model::{
+    Attestation, AttestationId, Declared, Seq, Stored, Timestamp, WatcherRow, WatcherState,
+};
 use axwatch_query::{Aliases, Filter, explain, matches};
 use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::runtime::Handle;
@@ -31,11 +33,9 @@ use tokio::task::JoinError;
 use super::{AnswerError, Answers, json_line};
 use crate::views::{
     Beside, Change, Condition, Reached, Trial, TrialCompare, TrialEnd, TrialMatch, TrialProgress,
-    TrialStart, TrialVerdict,
+    TrialStart, TrialSummary, TrialVerdict,
 };
 use counts::{Counts, Limited};
-
-pub use since::Since;
 
 /// Claims that are read at once; each may be long.
 const SEGMENT_ROWS: usize = 250;
@@ -70,7 +70,9 @@ impl Answers {
         let limit = check_fires_per_second(trial.max_fires_per_second).map_err(refused)?;
         check_together(trial)?;
         let from = match &trial.since {
-            Some(since) => Since::read(since, now).map_err(AnswerError::Invalid)?,
+            Some(since) => {
+                Since::read(since, now).map_err(|error| AnswerError::Invalid(error.to_string()))?
+            }
             None => Since::Seq(Seq(1)),
         };
         let present = match &trial.compare {
@@ -83,11 +85,37 @@ impl Answers {
             let chosen = Chosen { store, filter: rule.filter, present, ids };
             return Ok(TrialRun(Run::Chosen(Box::new(chosen))));
         }
-        let mut history = History::begin(store, rule, present, from).await?;
+        let mut history = History::begin(store, rule, present, from, None).await?;
         history.limit = limit.map(Limited::new);
         history.left = trial.limit;
         history.words = trial.progress.then_some(0);
         Ok(TrialRun(Run::History(Box::new(history))))
+    }
+
+    /// How often a watcher's present declaration holds for claims from `first` to `last`, and what that
+    /// fires.
+    ///
+    /// # Errors
+    /// [`AnswerError::Conflict`] when its text is no AX any more.
+    pub async fn count_fires(
+        &self,
+        row: &WatcherRow,
+        first: Seq,
+        last: Seq,
+    ) -> Result<TrialSummary, AnswerError> {
+        let (filter, _) = Filter::declared(&row.declared).map_err(|mistakes| {
+            let shown = &row.key;
+            AnswerError::Conflict(format!(
+                "the text of {shown} is no AX any more, so it fires for nothing: {mistakes}"
+            ))
+        })?;
+        let handlers = row.handlers.iter().map(|handler| handler.declared.to_string()).collect();
+        let rule = Rule { declared: row.declared.clone(), filter, handlers };
+        let store = Arc::clone(self.store());
+        let mut history = History::begin(store, rule, None, Since::Seq(first), Some(last)).await?;
+        history.left = Some(0);
+        while history.next().await?.is_some() {}
+        Ok(history.counts.summary(None))
     }
 
     /// What a watcher waits for at present.
@@ -207,15 +235,17 @@ struct History {
 }
 
 impl History {
-    /// Begins at some claim, and ends at the one that is the last now.
+    /// Begins at some claim, and ends at `until`, or at the one that is the last now.
     async fn begin(
         store: Arc<dyn Store>,
         rule: Rule,
         present: Option<Present>,
         from: Since,
+        until: Option<Seq>,
     ) -> Result<History, StoreError> {
         // The changes of aliases after the head, so that none of those before it is missing.
-        let last = store.head().await?;
+        let head = store.head().await?;
+        let last = until.map_or(head, |until| until.min(head));
         let aliases = AliasesOnTheWay::new(store.alias_changes(Seq(0)).await?);
         let first = match from {
             Since::Seq(seq) => seq.max(Seq(1)),

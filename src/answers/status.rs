@@ -10,19 +10,21 @@ use std::time::Duration;
 use axwatch_ats::{JobsQuery, StoreError};
 use axwatch_core::{Overview, WaitReason, Waiting};
 use axwatch_engine::Heads;
-use axwatch_model::{JobNumber, Seq, Timestamp, WatcherRow, WatcherState};
+use axwatch_model::{JobNumber, Seq, Timestamp, WatcherNumber, WatcherRow, WatcherState};
 
 use super::{AnswerError, Answers};
 use crate::output::{counted, quoted, size, span};
 use crate::views::{
-    Attention, Disk, JobCounts, Lag, Plugin, ServerStatus, Status, StoreStatus, Waits, Watcher,
-    WatcherCounts,
+    Attention, Breaker, Disk, HeldWatcher, JobCounts, Lag, Plugin, ServerStatus, Slowest, Status,
+    StoreStatus, Waits, Watcher, WatcherCounts,
 };
 
 /// Less than this left on the disk is worth a word, before the engine refuses anything.
 const FREE_BYTES_LOW: u64 = 256 * 1024 * 1024;
 /// Watchers in trouble that are named; the rest are only counted.
 const NAMED_MAX: usize = 10;
+/// Held watchers that are looked at, the last that were held.
+const HELD_LOOKED_AT_MAX: usize = 1_000;
 
 /// What a running server knows.
 pub struct Live {
@@ -66,6 +68,7 @@ impl Answers {
             Some(live) => live.plugins.clone(),
             None => self.stopped_plugins().await?,
         };
+        let (slowest, replays) = self.slowest(head).await?;
         let file_bytes = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
         let mut wal = path.as_os_str().to_owned();
         wal.push("-wal");
@@ -90,12 +93,59 @@ impl Answers {
                 behind: head.0.saturating_sub(matched.0),
                 oldest_waiting_at: oldest,
                 oldest_waiting_seconds: oldest.map(|oldest| now.since(oldest).as_secs()),
+                slowest,
+                replays,
+                backpressured: overview.backpressured,
             },
+            held: self.held().await?,
+            breakers: breakers(&overview),
             disk: disk(path),
             attention: Vec::new(),
         };
         status.attention = attention(&status, &overview);
         Ok(status)
+    }
+
+    /// The watcher that catches up and is furthest behind, and how many replays are under way.
+    async fn slowest(&self, head: Seq) -> Result<(Option<Slowest>, u64), StoreError> {
+        let passes = self.store().passes().await?;
+        let (catching_up, replays): (Vec<_>, Vec<_>) =
+            passes.into_iter().partition(|(pass, _)| pass.until_seq.is_none());
+        let replays = replays.len() as u64;
+        let Some((pass, seq)) = catching_up.into_iter().min_by_key(|(_, seq)| *seq) else {
+            return Ok((None, replays));
+        };
+        let key = self.watcher_key(pass.watcher).await?;
+        let slowest = key.map(|key| Slowest {
+            watcher: key.to_string(),
+            seq,
+            behind: head.0.saturating_sub(seq.0),
+        });
+        Ok((slowest, replays))
+    }
+
+    /// The watchers whose fires are held: those for which a loop is suspected, then the last ones.
+    async fn held(&self) -> Result<Vec<HeldWatcher>, StoreError> {
+        let mut holds = self.store().holds().await?;
+        holds.retain(|hold| hold.ended_at.is_none());
+        holds.sort_unstable_by_key(|hold| std::cmp::Reverse((hold.at, hold.watcher)));
+        holds.truncate(HELD_LOOKED_AT_MAX);
+        let mut held = Vec::with_capacity(holds.len());
+        for hold in holds {
+            let before = WatcherNumber(hold.watcher.0 - 1);
+            let Some(row) = self.store().watchers_after(before, 1).await?.pop() else { continue };
+            held.push(HeldWatcher {
+                watcher: row.key.to_string(),
+                kind: hold.kind,
+                at: hold.at,
+                until: hold.until,
+                drops: hold.drops,
+                error: row.error,
+            });
+        }
+        held.sort_by_key(|held| held.error.is_none());
+        held.truncate(NAMED_MAX);
+        Ok(held)
     }
 
     /// Jobs by state. Of those that are queued, so many at most are held.
@@ -132,7 +182,7 @@ impl Answers {
                 Some((_, count)) => *count += 1,
                 None => overview.watchers.push((row.state, 1)),
             }
-            if is_in_trouble(row.state) && overview.troubled.len() < NAMED_MAX {
+            if is_in_trouble(&row) && overview.troubled.len() < NAMED_MAX {
                 overview.troubled.push(row);
             }
         }
@@ -162,8 +212,24 @@ impl Answers {
     }
 }
 
-fn is_in_trouble(state: WatcherState) -> bool {
-    matches!(state, WatcherState::Broken | WatcherState::Refused | WatcherState::WaitingForHandler)
+fn is_in_trouble(row: &WatcherRow) -> bool {
+    match row.state {
+        WatcherState::Broken | WatcherState::Refused | WatcherState::WaitingForHandler => true,
+        // Nobody but the engine pauses a watcher with a reason.
+        WatcherState::Paused => row.error.is_some(),
+        _ => false,
+    }
+}
+
+fn breakers(overview: &Overview) -> Vec<Breaker> {
+    let view = |breaker: &axwatch_core::BreakerView| Breaker {
+        plugin: breaker.plugin.to_string(),
+        handler: breaker.handler.to_string(),
+        failures: breaker.failures,
+        until: breaker.until,
+        error: breaker.error.clone(),
+    };
+    overview.breakers.iter().map(view).collect()
 }
 
 fn watcher_counts(overview: &Overview) -> WatcherCounts {
@@ -215,15 +281,37 @@ fn attention(status: &Status, overview: &Overview) -> Vec<Attention> {
             1 => "1 job is a dead letter".to_owned(),
             failed => format!("{failed} jobs are dead letters"),
         };
-        add("dead_letters", message, "axwatch jobs list --state failed".to_owned());
+        add("dead_letters", message, "axwatch jobs dead".to_owned());
     }
     for row in &overview.troubled {
         let (kind, message) = trouble(row);
         add(kind, message, format!("axwatch watch show {}", quoted(&row.key.to_string())));
     }
+    for plugin in &overview.one_at_a_time {
+        let message = format!(
+            "plugin {plugin} runs one job at a time for up to a minute, because a loop is looked for"
+        );
+        add("one_at_a_time", message, "axwatch audit show --type loop_watched".to_owned());
+    }
+    for breaker in &status.breakers {
+        let Breaker { plugin, handler, failures, error, .. } = breaker;
+        let message = format!(
+            "handler {handler} of plugin {plugin} has failed {failures} times in a row, and is tried one job at a time: {error}"
+        );
+        add("breaker_open", message, format!("axwatch plugin show {plugin}"));
+    }
+    if status.lag.backpressured > 0 {
+        let rest = match status.lag.backpressured {
+            1 => "1 watcher or replay rests".to_owned(),
+            many => format!("{many} watchers or replays rest"),
+        };
+        let message = format!("{rest} until fewer of its jobs are open");
+        add("watcher_backpressured", message, "axwatch watch list".to_owned());
+    }
     let counts = status.watchers;
     let troubled = counts.broken + counts.refused + counts.waiting_for_handler;
-    let unnamed = troubled.saturating_sub(overview.troubled.len() as u64);
+    let named = overview.troubled.iter().filter(|row| row.state != WatcherState::Paused).count();
+    let unnamed = troubled.saturating_sub(named as u64);
     if unnamed > 0 {
         let message = format!("{} more like these", counted(unnamed, "watcher"));
         add("watchers", message, "axwatch watch list".to_owned());
@@ -244,6 +332,7 @@ fn trouble(row: &WatcherRow) -> (&'static str, String) {
     let kind = match row.state {
         WatcherState::Broken => "watcher_broken",
         WatcherState::Refused => "watcher_refused",
+        WatcherState::Paused => "loop_suspected",
         _ => "watcher_waiting_for_handler",
     };
     let state = match row.state {
@@ -281,10 +370,21 @@ pub fn waits(waiting: &Waiting, watcher: Option<&str>, handler: &str, now: Times
                 quoted(watcher)
             ),
         ),
-        WaitReason::WatcherMuted => (
-            "watcher_muted",
-            format!("its watcher is muted; `axwatch watch show {}` says more", quoted(watcher)),
+        WaitReason::WatcherPutAside => (
+            "watcher_put_aside",
+            "the row of its watcher could not be read and was put aside; `axwatch doctor` tells of it"
+                .to_owned(),
         ),
+        WaitReason::WatcherMuted(until) => {
+            let until = until.map(|until| format!(" until {until}")).unwrap_or_default();
+            let watcher = quoted(watcher);
+            (
+                "watcher_muted",
+                format!(
+                    "its watcher is muted{until}; `axwatch watch unmute {watcher}` lets it go on"
+                ),
+            )
+        }
         WaitReason::DiskLow => {
             ("disk_low", "the disk is nearly full; `axwatch status` says where".to_owned())
         }
@@ -298,6 +398,18 @@ pub fn waits(waiting: &Waiting, watcher: Option<&str>, handler: &str, now: Times
             "suspects",
             format!(
                 "plugin {plugin} runs one job at a time until it is known which one crashes it"
+            ),
+        ),
+        WaitReason::OneAtATime(plugin) => (
+            "one_at_a_time",
+            format!(
+                "plugin {plugin} runs one job at a time until it is known whose claims are whose, because a loop is suspected"
+            ),
+        ),
+        WaitReason::Breaker { plugin, handler, failures } => (
+            "breaker",
+            format!(
+                "{handler} has failed {failures} times in a row, so plugin {plugin} gets one attempt at a time until it does not; `axwatch status` says what it failed with"
             ),
         ),
         WaitReason::Retries => {

@@ -2,17 +2,19 @@
 //!
 //! What happened is told by the audit's records, whose numbers the job's row keeps; so a look back
 //! reads a few rows, however long the log is. The declaration in force is a row of its own.
+//!
+//! Not here: what a job waits for at this moment, which only a server knows (`super::waits`).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use axwatch_ats::StoreError;
-use axwatch_model::{JobId, JobRow, RevisionRow, Stored, Timestamp};
+use axwatch_ats::{Counted, StoreError};
+use axwatch_model::{JobId, JobRow, RevisionRow, Seq, Stored, Timestamp, WatcherNumber};
 use serde::Deserialize;
 
 use super::audit::with_leaf;
-use super::{AnswerError, Answers, Held, raw};
-use crate::views::{Attempt, Revision, Why};
+use super::{AnswerError, Answers, Held, raw, reasons};
+use crate::views::{Attempt, Reason, Revision, Why};
 
 /// What the records about a job may say.
 #[derive(Deserialize)]
@@ -28,9 +30,13 @@ struct Said<'a> {
     next_at: Option<Timestamp>,
 }
 
+/// Claims of a job that are told of; of the rest only how many there are.
+const MADE_MAX: usize = 100;
+
 impl Answers {
-    /// Why a job ran, and what came of it.
-    pub async fn why(&self, id: JobId, held: &Held) -> Result<Why, AnswerError> {
+    /// Why a job ran, and what came of it. `matched` is how far the log has been matched, read before the
+    /// call.
+    pub async fn why(&self, id: JobId, matched: Seq, held: &Held) -> Result<Why, AnswerError> {
         let row = self.job_row(id).await?;
         let job = self.job(id, held).await?;
         let claim = match row.seq {
@@ -42,7 +48,13 @@ impl Answers {
             None => None,
         };
         let (attempts, records) = self.attempts(&row).await?;
-        let made = self.store().made_by(id).await?;
+        let Counted { first: made, all: made_in_all } = self.store().made_by(id, MADE_MAX).await?;
+        let mut told = self.reasons(&row, held.ready.is_some()).await?;
+        for claim in &made {
+            let stops = self.loop_stops(claim, matched).await?;
+            let name = claim.attestation.id.as_str();
+            told.extend(stops.iter().map(|stop| reasons::of_stop(stop, name)));
+        }
         Ok(Why {
             job,
             attestation: claim.map(|stored| raw(stored.to_json())),
@@ -50,8 +62,36 @@ impl Answers {
             attempts,
             records,
             made: made.iter().map(Stored::to_json).map(raw).collect(),
+            made_in_all,
             waits: None,
+            reasons: told,
         })
+    }
+
+    /// Why a job is where it is, without what only a server knows.
+    async fn reasons(&self, row: &JobRow, is_served: bool) -> Result<Vec<Reason>, StoreError> {
+        let end = reasons::of_end(row.id, row.state, row.attempts, row.error.as_deref());
+        let mut told: Vec<_> = end.into_iter().collect();
+        let is_open = row.state.is_open();
+        if is_open && !is_served {
+            told.push(reasons::no_server());
+        }
+        let (Some(number), Some(seq)) = (row.watcher, row.seq) else { return Ok(told) };
+        let passes = self.store().passes_of(number).await?;
+        let own = passes.iter().filter(|(pass, _)| pass.generation == row.generation);
+        told.extend(own.filter_map(|(pass, place)| reasons::of_replay(pass, *place, seq)));
+        if !is_open {
+            return Ok(told);
+        }
+        if let Some(hold) = self.hold_of(number).await?.filter(|_| !is_served)
+            && let Some(key) = self.watcher_key(number).await?
+        {
+            told.push(reasons::of_hold(&key, &hold));
+        }
+        let before = WatcherNumber(number.0 - 1);
+        let watcher = self.store().watchers_after(before, 1).await?.pop();
+        told.extend(watcher.as_ref().and_then(reasons::of_watcher));
+        Ok(told)
     }
 
     /// The attempts of a job, and its other records as they are.

@@ -9,17 +9,19 @@
 //! Not here: what a job waits for at this moment, which only a server knows (`super::waits`).
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use axwatch_ats::{Question, StoreError, aliases_before};
+use axwatch_core::loops::chain_ends;
+use axwatch_engine::WatcherView;
 use axwatch_model::{
-    AttestationId, Declared, JobId, JobRow, RevisionRow, Seq, Stored, StructuralFilter, WatcherKey,
-    WatcherNumber, WatcherRow, WatcherState,
+    AttestationId, Declared, HoldRow, JobId, JobRow, LineageKind, PassRow, RevisionRow, Seq,
+    Stored, StructuralFilter, WatcherKey, WatcherNumber, WatcherRow, WatcherState,
 };
 use axwatch_query::{Aliases, Condition, Filter, explain};
 
-use super::{AnswerError, Answers, Held};
+use super::{AnswerError, Answers, Held, reasons};
 use crate::output::{counted, cut, quoted};
 use crate::views::{self, FiredJob, HeldBack, Near, Nearest, Present, Reason, Verdict, WhyNot};
 
@@ -32,7 +34,7 @@ const COMPARED_AT_ONCE: usize = 200;
 
 impl Answers {
     /// Why a watcher did not fire for a claim, or that it did. `matched` is how far the log has been
-    /// matched, read before the call.
+    /// matched, and `live` what a server knows of the watcher, both read before the call.
     ///
     /// # Errors
     /// [`AnswerError`] when one of the two is not there.
@@ -41,17 +43,49 @@ impl Answers {
         watcher: &str,
         id: &str,
         matched: Seq,
+        live: Option<&WatcherView>,
         held: &Held,
     ) -> Result<WhyNot, AnswerError> {
-        let watcher = self.asked_watcher(watcher, id).await?;
+        let row = self.asked_watcher(watcher, id).await?;
         let claim = self.claim(id).await?;
         let aliases = aliases_before(&**self.store(), claim.seq).await?;
-        let revisions = self.store().revisions(watcher.number).await?;
-        let jobs = self.fired_jobs(&watcher.key, &revisions, &claim.attestation.id).await?;
+        let revisions = self.store().revisions(row.number).await?;
+        // Before the jobs: what a pass has come by then has them.
+        let passes = self.store().passes_of(row.number).await?;
+        let hold = self.hold_of(row.number).await?;
+        let jobs = self.fired_jobs(&row.key, &revisions, &claim.attestation.id, &passes).await?;
         let jobs = jobs.iter().map(|row| fired_job(row, held)).collect();
         let is_served = held.ready.is_some();
         let case = Case { claim: &claim, aliases: &aliases, matched, is_served };
-        Ok(case.why_not(&watcher, &revisions, jobs))
+        let watcher = Watcher { row: &row, revisions: &revisions, passes: &passes, live };
+        let mut why_not = case.why_not(&watcher, jobs, hold.as_ref());
+        if why_not.verdict == Verdict::RegisteredLater {
+            why_not.reasons.extend(self.begins_early(&revisions).await?);
+        }
+        if why_not.verdict == Verdict::LoopStopped
+            && let Some(stop) = self.loop_stop(&claim, &row).await?
+        {
+            why_not.reasons[0] = reasons::of_stop(&stop, claim.attestation.id.as_str());
+        }
+        Ok(why_not)
+    }
+
+    /// What holds the fires of a watcher.
+    pub(super) async fn hold_of(
+        &self,
+        watcher: WatcherNumber,
+    ) -> Result<Option<HoldRow>, StoreError> {
+        let mut holds = self.store().holds_of(watcher).await?;
+        Ok(holds.pop().filter(|hold| hold.ended_at.is_none()))
+    }
+
+    /// That the first claim of a watcher was there before the watcher.
+    async fn begins_early(&self, revisions: &[RevisionRow]) -> Result<Option<Reason>, StoreError> {
+        let Some(declared) = revisions.first() else { return Ok(None) };
+        let first = declared.since_seq.next();
+        let claim = self.store().by_seqs(&[first]).await?.pop();
+        let is_early = claim.is_some_and(|claim| claim.attestation.created_at < declared.at);
+        Ok(is_early.then(|| reasons::before_since(first)))
     }
 
     /// Which watchers fired for a claim, and which came nearest to it: at most `limit` of each.
@@ -72,6 +106,10 @@ impl Answers {
         let claim = self.claim(id).await?;
         let aliases = aliases_before(&**self.store(), claim.seq).await?;
         let case = Case { claim: &claim, aliases: &aliases, matched, is_served };
+        let mut passes: HashMap<WatcherNumber, Vec<(PassRow, Option<Seq>)>> = HashMap::new();
+        for (pass, place) in self.store().passes().await? {
+            passes.entry(pass.watcher).or_default().push((pass, Some(place)));
+        }
         let mut found = Found::new(limit);
         let mut last = WatcherNumber(0);
         loop {
@@ -83,7 +121,10 @@ impl Answers {
                 let of_it = |revision: &RevisionRow| revision.watcher.cmp(&watcher.number);
                 let first = revisions.partition_point(|revision| of_it(revision).is_lt());
                 let after = revisions.partition_point(|revision| of_it(revision).is_le());
-                self.look(&case, watcher, &revisions[first..after], &mut found).await?;
+                let passes = passes.get(&watcher.number).map_or(&[][..], Vec::as_slice);
+                let revisions = &revisions[first..after];
+                let watcher = Watcher { row: watcher, revisions, passes, live: None };
+                self.look(&case, &watcher, &mut found).await?;
             }
             tokio::task::yield_now().await;
         }
@@ -94,10 +135,10 @@ impl Answers {
     async fn look(
         &self,
         case: &Case<'_>,
-        watcher: &WatcherRow,
-        revisions: &[RevisionRow],
+        watcher: &Watcher<'_>,
         found: &mut Found,
     ) -> Result<(), StoreError> {
+        let Watcher { row, revisions, .. } = *watcher;
         let standing = standing(revisions, case.claim.seq);
         found.asked += u64::from(matches!(standing, Standing::InForce(_)));
         let said = match standing {
@@ -106,40 +147,51 @@ impl Answers {
         };
         // Only where the conditions tell that it did not fire, need nobody look for its jobs.
         let is_told = matches!(&said, Some((_, Ok(conditions))) if !all_held(conditions));
-        if !(is_told || said.is_none()) || is_older_than_rows(revisions) {
+        let is_silent = is_told || said.is_none();
+        if !is_silent || is_older_than_rows(revisions) || has_replays(row, revisions) {
             let id = &case.claim.attestation.id;
-            if !self.fired_jobs(&watcher.key, revisions, id).await?.is_empty() {
-                found.fired(&watcher.key);
+            let passes = self.store().passes_of(row.number).await?;
+            let jobs = self.fired_jobs(&row.key, revisions, id, &passes).await?;
+            let let_go = |job: &JobRow| reasons::was_let_go(job.state, job.error.as_deref());
+            if let Some(job) = jobs.first().filter(|_| jobs.iter().all(let_go)) {
+                found.held_back(&row.key, was_let_go(job.error.as_deref()));
+                return Ok(());
+            }
+            if !jobs.is_empty() {
+                // A replay asks a watcher about what was there before it.
+                found.asked += u64::from(said.is_none());
+                found.fired(&row.key);
                 return Ok(());
             }
         }
         match (said, standing) {
             (Some((revision, Ok(conditions))), _) if all_held(&conditions) => {
-                found.held_back(&watcher.key, case.beyond(watcher, revision));
+                found.held_back(&row.key, case.beyond(watcher, revision));
             }
             (Some((revision, Ok(conditions))), _) => {
-                found.failed(&watcher.key, revision, conditions);
+                found.failed(&row.key, revision, conditions);
             }
             (Some((_, Err(mistakes))), _) => {
-                found.held_back(&watcher.key, not_understood(&mistakes));
+                found.held_back(&row.key, not_understood(&mistakes));
             }
             // Worth a word only if it would have fired.
             (None, elsewhere) => {
-                if case.all_hold(&watcher.declared) {
-                    found.held_back(&watcher.key, elsewhere.beyond(watcher, revisions));
+                if case.all_hold(&row.declared) {
+                    found.held_back(&row.key, elsewhere.beyond(row, revisions));
                 }
             }
         }
         Ok(())
     }
 
-    /// The jobs that a watcher made for a claim, by number: in any generation, for any handler that it
-    /// ever had.
-    async fn fired_jobs(
+    /// The jobs that a watcher made for a claim, by number: in any generation that it had and in that of
+    /// each of these passes, for any handler that it ever had.
+    pub(super) async fn fired_jobs(
         &self,
         watcher: &WatcherKey,
         revisions: &[RevisionRow],
         id: &AttestationId,
+        passes: &[(PassRow, Option<Seq>)],
     ) -> Result<Vec<JobRow>, StoreError> {
         let store_id = self.store().opened().store_id;
         let first_generation = |revision: &RevisionRow| match revision.leaf {
@@ -156,7 +208,12 @@ impl Answers {
             };
             handlers.flat_map(of_handler).collect::<Vec<_>>()
         };
-        let parts: BTreeSet<(u32, Arc<str>)> = revisions.iter().flat_map(of_revision).collect();
+        let mut parts: BTreeSet<(u32, Arc<str>)> = revisions.iter().flat_map(of_revision).collect();
+        let handlers: BTreeSet<Arc<str>> =
+            revisions.iter().flat_map(|revision| revision.handlers.iter().cloned()).collect();
+        for (pass, _) in passes {
+            parts.extend(handlers.iter().map(|handler| (pass.generation, handler.clone())));
+        }
         let mut jobs = Vec::new();
         for (generation, handler) in parts {
             let job = JobId::of_fire(store_id, watcher, generation, id, &handler);
@@ -224,13 +281,21 @@ impl Answers {
                 "; it is a watcher, and the claim comes after it: `axwatch why-not {watcher} ATTESTATION`"
             )));
         }
+        self.claim_numbered(text).await
+    }
+
+    /// That a text is the number of a claim.
+    pub(super) async fn claim_numbered(&self, text: &str) -> Result<Option<String>, StoreError> {
         let Ok(number) = text.parse().map(Seq) else { return Ok(None) };
         let found = self.store().by_seqs(&[number]).await?.pop();
         Ok(found.map(|stored| format!("; seq {number} is {}", stored.attestation.id)))
     }
 
     /// The id among the newest claims that is most like this text.
-    async fn nearest_claim(&self, text: &str) -> Result<Option<AttestationId>, StoreError> {
+    pub(super) async fn nearest_claim(
+        &self,
+        text: &str,
+    ) -> Result<Option<AttestationId>, StoreError> {
         let mut question = Question {
             filter: Filter::structural(&StructuralFilter::default()),
             aliases: Arc::default(),
@@ -274,13 +339,19 @@ fn is_older_than_rows(revisions: &[RevisionRow]) -> bool {
     revisions.first().is_some_and(|first| first.leaf.is_none() && first.revision > 1)
 }
 
-fn all_held(conditions: &[Condition]) -> bool {
+/// Whether a watcher was ever replayed; perhaps, when some of its generations are not known.
+fn has_replays(watcher: &WatcherRow, revisions: &[RevisionRow]) -> bool {
+    let generations: BTreeSet<u32> = revisions.iter().map(|revision| revision.generation).collect();
+    watcher.last_generation as usize >= generations.len()
+}
+
+pub(super) fn all_held(conditions: &[Condition]) -> bool {
     conditions.iter().all(|condition| condition.held)
 }
 
 /// What a watcher was doing at a claim.
 #[derive(Debug, PartialEq)]
-enum Standing<'a> {
+pub(super) enum Standing<'a> {
     /// This revision decided.
     InForce(&'a RevisionRow),
     /// It sees only claims after this one.
@@ -292,7 +363,7 @@ enum Standing<'a> {
 }
 
 /// What a watcher with these revisions, in their order, was doing at the claim with this number.
-fn standing(revisions: &[RevisionRow], seq: Seq) -> Standing<'_> {
+pub(super) fn standing(revisions: &[RevisionRow], seq: Seq) -> Standing<'_> {
     let Some(first) = revisions.first() else { return Standing::Never };
     let Some(last) = revisions.iter().rfind(|revision| revision.from_seq < seq) else {
         return Standing::Later(first.from_seq);
@@ -340,8 +411,42 @@ fn not_understood(mistakes: &str) -> Beyond {
     (Verdict::Broken, format!("its text is no AX to this axwatch: {mistakes}"))
 }
 
+fn was_let_go(error: Option<&str>) -> Beyond {
+    (Verdict::LetGo, error.unwrap_or_default().to_owned())
+}
+
+/// A watcher, and all that decides what it did.
+#[derive(Clone, Copy)]
+struct Watcher<'a> {
+    row: &'a WatcherRow,
+    revisions: &'a [RevisionRow],
+    /// With how far each is that is under way.
+    passes: &'a [(PassRow, Option<Seq>)],
+    /// What a server knows of it.
+    live: Option<&'a WatcherView>,
+}
+
+impl Watcher<'_> {
+    /// How far it has come, if it catches up.
+    fn place(&self) -> Option<Seq> {
+        let own = |(pass, _): &&(PassRow, _)| {
+            pass.generation == self.row.generation && pass.until_seq.is_none()
+        };
+        self.passes.iter().find(own).and_then(|(_, place)| *place)
+    }
+
+    fn is_backpressured(&self) -> bool {
+        self.live.and_then(|live| live.position).is_some_and(|position| position.backpressured)
+    }
+
+    fn is_replay(&self, generation: u32) -> bool {
+        let is_it = |pass: &PassRow| pass.generation == generation && pass.until_seq.is_some();
+        self.passes.iter().any(|(pass, _)| is_it(pass))
+    }
+}
+
 /// A claim, and all that decides about it beside the watcher.
-struct Case<'a> {
+pub(super) struct Case<'a> {
     claim: &'a Stored,
     /// In force at the claim.
     aliases: &'a Aliases,
@@ -352,10 +457,18 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// What a declaration says of the claim: its conditions, or the mistakes in its text.
-    fn ask(&self, declared: &Declared) -> Result<Vec<Condition>, String> {
+    /// What a declaration says of a claim: its conditions, or the mistakes in its text.
+    pub(super) fn conditions(
+        claim: &Stored,
+        aliases: &Aliases,
+        declared: &Declared,
+    ) -> Result<Vec<Condition>, String> {
         let (filter, _) = Filter::declared(declared).map_err(|mistakes| mistakes.to_string())?;
-        Ok(explain(&filter, &self.claim.attestation, self.aliases))
+        Ok(explain(&filter, &claim.attestation, aliases))
+    }
+
+    fn ask(&self, declared: &Declared) -> Result<Vec<Condition>, String> {
+        Case::conditions(self.claim, self.aliases, declared)
     }
 
     /// Whether a declaration asks for something, and all of it holds.
@@ -364,18 +477,29 @@ impl Case<'_> {
     }
 
     /// Why a watcher whose conditions all hold did not fire.
-    fn beyond(&self, watcher: &WatcherRow, revision: &RevisionRow) -> Beyond {
+    fn beyond(&self, watcher: &Watcher<'_>, revision: &RevisionRow) -> Beyond {
         let Case { claim, matched, .. } = self;
         if revision.max_fires_per_second == Some(0) {
             let told = "it was declared with the rate 0, which means never to its plugin";
             return (Verdict::Muted, told.to_owned());
+        }
+        if let Some(place) = watcher.place().filter(|place| *place < claim.seq) {
+            return self.behind(watcher, place);
         }
         if claim.seq > *matched {
             let serve = if self.is_served { "" } else { "; `axwatch serve` goes on with them" };
             let told = format!("claims have been matched up to seq {matched} so far{serve}");
             return (Verdict::NotYetMatched, told);
         }
-        let state = watcher.state;
+        let lineage = &claim.lineage;
+        let sure = Some(lineage).filter(|lineage| lineage.kind != LineageKind::Unsure);
+        let chain = sure.map(|lineage| &lineage.chain[..]).filter(|chain| !chain.is_empty());
+        let ends = |chain| chain_ends(chain, watcher.row.number, watcher.row.max_chain);
+        if let Some(reason) = chain.and_then(ends) {
+            let told = format!("its chain of causes was stopped as a loop: {reason}");
+            return (Verdict::LoopStopped, told);
+        }
+        let state = watcher.row.state;
         let because = if revision.leaf.is_none() && revision.revision > 1 {
             "how it was declared then is not known, because the store did not keep that yet"
         } else {
@@ -387,78 +511,98 @@ impl Case<'_> {
         (Verdict::Unexplained, told)
     }
 
+    /// That a watcher which catches up has not come to the claim.
+    fn behind(&self, watcher: &Watcher<'_>, place: Seq) -> Beyond {
+        let left = counted(self.claim.seq.0 - place.0, "claim");
+        if watcher.is_backpressured() {
+            let open = watcher.live.map_or(0, |live| live.open_jobs);
+            let told = format!(
+                "{} of it are open, so it stopped after seq {place} and goes on when half of them are done; it is {left} away from this one",
+                counted(open, "job")
+            );
+            return (Verdict::Backpressured, told);
+        }
+        let serve = if self.is_served { "" } else { "; `axwatch serve` goes on with it" };
+        let told = format!("it catches up: it has come to seq {place}, {left} away{serve}");
+        (Verdict::CatchingUp, told)
+    }
+
     fn why_not(
         &self,
-        watcher: &WatcherRow,
-        revisions: &[RevisionRow],
+        watcher: &Watcher<'_>,
         jobs: Vec<FiredJob>,
+        hold: Option<&HoldRow>,
     ) -> WhyNot {
+        let Watcher { row, revisions, .. } = *watcher;
         let standing = standing(revisions, self.claim.seq);
         let revision = match (jobs.first(), &standing) {
             (Some(job), _) => revisions.iter().find(|revision| revision.revision == job.revision),
             (None, Standing::InForce(revision)) => Some(*revision),
             (None, _) => None,
         };
-        let said = revision.map(|revision| (revision, self.ask(&revision.declared)));
-        let beyond = match &said {
-            _ if !jobs.is_empty() => None,
-            None => Some(standing.beyond(watcher, revisions)),
-            Some((_, Err(mistakes))) => Some(not_understood(mistakes)),
-            Some((revision, Ok(conditions))) => {
-                let all_hold = conditions.iter().all(|condition| condition.held);
-                all_hold.then(|| self.beyond(watcher, revision))
-            }
-        };
-        let verdict = match &beyond {
-            Some((verdict, _)) => *verdict,
-            None if jobs.is_empty() => Verdict::DoesNotMatch,
-            None => Verdict::Fired,
-        };
-        let conditions = said.and_then(|(_, said)| said.ok()).unwrap_or_default();
-        let conditions: Vec<_> = conditions.into_iter().map(views::Condition::from).collect();
-        let told = match &beyond {
-            Some((_, told)) => told.clone(),
-            None if jobs.is_empty() => first_failure(&conditions),
-            None => states(&jobs),
+        let conditions = revision.and_then(|revision| self.ask(&revision.declared).ok());
+        let conditions = conditions.unwrap_or_default().into_iter().map(views::Condition::from);
+        let conditions: Vec<_> = conditions.collect();
+        let fired_live = jobs.iter().any(|job| !watcher.is_replay(job.generation));
+        let beyond = if fired_live { None } else { self.why_no_fire(watcher, &standing) };
+        let let_go = |job: &FiredJob| reasons::was_let_go(job.state, job.error.as_deref());
+        let (verdict, told) = match (jobs.first(), &beyond) {
+            (Some(job), _) if jobs.iter().all(let_go) => was_let_go(job.error.as_deref()),
+            (Some(_), _) => (Verdict::Fired, states(&jobs, fired_live)),
+            (None, Some(beyond)) => beyond.clone(),
+            (None, None) => (Verdict::DoesNotMatch, first_failure(&conditions)),
         };
         let did = if verdict == Verdict::Fired { "fired" } else { "did not fire" };
         let (id, seq) = (&self.claim.attestation.id, self.claim.seq);
         WhyNot {
-            watcher: watcher.key.to_string(),
+            watcher: row.key.to_string(),
             attestation_id: id.clone(),
             seq,
             verdict,
-            summary: format!("{} {did} for {id} (seq {seq}): {told}", watcher.key),
+            summary: format!("{} {did} for {id} (seq {seq}): {told}", row.key),
             revision: revision.map(|revision| revision.revision),
             when: revision.map(|revision| revision.declared.shown()),
             conditions,
-            reasons: self.reasons(watcher, &jobs, beyond),
+            reasons: self.reasons(watcher, &jobs, beyond, hold),
             jobs,
-            present: self.present(watcher, revision),
+            present: self.present(row, revision),
         }
     }
 
+    /// Why a watcher did not fire when it came by the claim, its replays aside; `None` when a condition
+    /// did not hold.
+    fn why_no_fire(&self, watcher: &Watcher<'_>, standing: &Standing<'_>) -> Option<Beyond> {
+        let Standing::InForce(revision) = standing else {
+            return Some(standing.beyond(watcher.row, watcher.revisions));
+        };
+        match self.ask(&revision.declared) {
+            Err(mistakes) => Some(not_understood(&mistakes)),
+            Ok(conditions) => all_held(&conditions).then(|| self.beyond(watcher, revision)),
+        }
+    }
+
+    /// What else there is to know; that which the verdict tells comes first.
     fn reasons(
         &self,
-        watcher: &WatcherRow,
+        watcher: &Watcher<'_>,
         jobs: &[FiredJob],
         beyond: Option<Beyond>,
+        hold: Option<&HoldRow>,
     ) -> Vec<Reason> {
         let is_told = matches!(beyond, Some((Verdict::Broken | Verdict::Refused, _)));
-        let mut reasons: Vec<_> = beyond.into_iter().map(reason).collect();
+        let of_end = |job: &FiredJob| {
+            reasons::of_end(job.job_id, job.state, job.attempts, job.error.as_deref())
+        };
+        let mut told: Vec<_> = jobs.iter().filter_map(of_end).collect();
+        told.extend(beyond.map(reason));
+        let replays = watcher.passes.iter();
+        told.extend(replays.filter_map(|(pass, at)| reasons::of_replay(pass, *at, self.claim.seq)));
         if jobs.iter().any(|job| job.state.is_open()) && !self.is_served {
-            let message = "no server runs on the store; `axwatch serve` carries its jobs out";
-            reasons.push(Reason { kind: "no_server".to_owned(), message: message.to_owned() });
+            told.push(reasons::no_server());
+            told.extend(hold.map(|hold| reasons::of_hold(&watcher.row.key, hold)));
         }
-        // What was declared last may be what is asked about, and is not what stands.
-        if let Some(error) = watcher.error.as_ref().filter(|_| !is_told) {
-            let verdict = match watcher.state {
-                WatcherState::Broken => Verdict::Broken,
-                _ => Verdict::Refused,
-            };
-            reasons.push(reason((verdict, error.clone())));
-        }
-        reasons
+        told.extend(reasons::of_watcher(watcher.row).filter(|_| !is_told));
+        told
     }
 
     /// What the present declaration would say, when another was in force or none.
@@ -497,10 +641,11 @@ fn fired_job(row: &JobRow, held: &Held) -> FiredJob {
 }
 
 /// `1 job, completed`; `2 jobs: completed, failed`.
-fn states(jobs: &[FiredJob]) -> String {
+fn states(jobs: &[FiredJob], fired_live: bool) -> String {
     let states: Vec<_> = jobs.iter().map(|job| job.state.to_string()).collect();
     let mark = if jobs.len() == 1 { "," } else { ":" };
-    format!("{}{mark} {}", counted(jobs.len() as u64, "job"), states.join(", "))
+    let replay = if fired_live { "" } else { " of a replay" };
+    format!("{}{replay}{mark} {}", counted(jobs.len() as u64, "job"), states.join(", "))
 }
 
 fn reason((verdict, message): Beyond) -> Reason {

@@ -1,4 +1,8 @@
-//! Fires and other jobs: lists, streams, single ones, and making or redriving them.
+//! Fires and other jobs: lists, streams, single ones; making, retrying and discarding them.
+//!
+//! What is done with many is done a slice at a time, each job in a request of its own to the writer: a
+//! kill in the middle leaves each either as it was or done, and the same again does the rest. It ends
+//! when its reader goes away.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,22 +13,25 @@ use axum::extract::{Path, State};
 use axum::http::Uri;
 use axum::http::header::HeaderMap;
 use axum::response::Response;
-use axwatch_engine::EngineGone;
+use axwatch_engine::{Engine, EngineGone, RequestError};
 use axwatch_model::{JobId, JobRow, JobState};
 use base64::Engine as _;
+use futures::stream::{self, StreamExt as _};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::error::ApiError;
 use super::request::{Limit, json, query};
 use super::{Api, Shared, ndjson, stopped};
-use crate::answers::{List, waits};
-use crate::views;
+use crate::answers::{List, Selected, Tally, json_line, waits};
+use crate::views::{self, Action, Selection};
 
 /// The most that a request for one job waits for its end.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Fires that a stream may begin with.
 const FOLLOW_LIMIT_MAX: usize = 10_000;
+/// Jobs of one request that wait for the writer at the same time.
+const WORKED_AT_ONCE: usize = 64;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -154,13 +161,95 @@ pub async fn retry(
     Ok(Json(api.answers.job(row.id, &api.held().await?).await?))
 }
 
+/// `POST /jobs/{id}/discard`.
+pub async fn discard(
+    State(api): Shared,
+    Path(id): Path<String>,
+) -> Result<Json<views::Job>, ApiError> {
+    let row = api.answers.job_row(api.job_id(&id).await?).await?;
+    let row = api.engine.discard(row).await?;
+    Ok(Json(api.answers.job(row.id, &api.held().await?).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeadListing {
+    limit: Option<usize>,
+    #[serde(default)]
+    all: bool,
+    watcher: Option<String>,
+    handler: Option<String>,
+    error: Option<String>,
+    like: Option<String>,
+    older_than: Option<String>,
+    newer_than: Option<String>,
+}
+
+/// `GET /jobs/dead`.
+pub async fn dead(State(api): Shared, uri: Uri) -> Result<Response, ApiError> {
+    let listing: DeadListing = query(&uri)?;
+    let limit = Limit::new(listing.limit, listing.all).lines()?;
+    let selection = Selection {
+        watcher: listing.watcher,
+        handler: listing.handler,
+        error: listing.error,
+        like: listing.like,
+        older_than: listing.older_than,
+        newer_than: listing.newer_than,
+        all: true,
+        ..Selection::default()
+    };
+    let now = api.now();
+    let selected = api.answers.select(&selection, now).await?;
+    let mut list = api.answers.list_selected(selected, limit, now);
+    Ok(ndjson::answer(|sink| async move {
+        while let Some(lines) = list.next().await? {
+            sink.lines(&lines).await?;
+        }
+        Ok(())
+    }))
+}
+
+/// `POST /jobs/retry`.
+pub async fn retry_many(
+    State(api): Shared,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    api.work(Action::Retry, headers, body).await
+}
+
+/// `POST /jobs/discard`.
+pub async fn discard_many(
+    State(api): Shared,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    api.work(Action::Discard, headers, body).await
+}
+
+async fn act(
+    engine: &Engine,
+    action: Action,
+    row: JobRow,
+) -> (JobId, Result<JobRow, RequestError>) {
+    let id = row.id;
+    let done = match action {
+        Action::Retry => engine.redrive(row).await,
+        Action::Discard => engine.discard(row).await,
+    };
+    (id, done)
+}
+
 /// `GET /why/{id}`.
 pub async fn why(State(api): Shared, Path(id): Path<String>) -> Result<Json<views::Why>, ApiError> {
     let id = api.job_id(&id).await?;
-    let mut why = api.answers.why(id, &api.held().await?).await?;
+    let matched = api.engine.heads().borrow().matched;
+    let mut why = api.answers.why(id, matched, &api.held().await?).await?;
     if why.job.state.is_open() {
         let row = api.answers.job_row(id).await?;
         why.waits = api.waits(row, why.job.watcher.as_deref()).await?;
+        why.reasons.extend(why.waits.as_ref().map(views::Waits::as_reason));
     }
     Ok(Json(why))
 }
@@ -169,6 +258,52 @@ impl Api {
     /// The job that a text names: by its id, or as much of it as no other begins with.
     pub(super) async fn job_id(&self, text: &str) -> Result<JobId, ApiError> {
         Ok(self.answers.job_id(&text.parse()?).await?)
+    }
+
+    /// Does something with all selected jobs, or tells with which it would.
+    async fn work(
+        self: Arc<Api>,
+        action: Action,
+        headers: HeaderMap,
+        body: Body,
+    ) -> Result<Response, ApiError> {
+        let (selection, _room): (Selection, _) = json(&self.bodies, &headers, body).await?;
+        let now = self.now();
+        let selected = self.answers.select(&selection, now).await?;
+        Ok(ndjson::answer(move |sink| async move {
+            if selection.dry_run {
+                let preview = self.answers.sum_up(selected, now).await?;
+                return sink.lines(&[json_line(&views::PreviewEnd { preview })]).await;
+            }
+            self.work_on(action, selected, selection.progress, &sink).await
+        }))
+    }
+
+    async fn work_on(
+        &self,
+        action: Action,
+        mut selected: Selected,
+        tells: bool,
+        sink: &ndjson::Sink,
+    ) -> Result<(), ndjson::Ended> {
+        let mut tally = Tally::new(action);
+        while let Some(rows) = selected.next(&self.answers).await? {
+            let acts = rows.into_iter().map(|row| act(&self.engine, action, row));
+            let mut acts = stream::iter(acts).buffered(WORKED_AT_ONCE);
+            while let Some((id, done)) = acts.next().await {
+                match done {
+                    Ok(_) => tally.done(),
+                    Err(RequestError::Refused(refusal)) => tally.skipped(id, refusal.reason),
+                    Err(error) => return Err(ApiError::from(error).into()),
+                }
+            }
+            if tells {
+                let progress = views::Worked { jobs: tally.looked_at() };
+                sink.lines(&[json_line(&views::WorkProgress { progress })]).await?;
+            }
+        }
+        let outcome = tally.outcome();
+        sink.lines(&[json_line(&views::OutcomeEnd { outcome })]).await
     }
 
     /// What a job waits for at this moment, if it does. `watcher` is its watcher as shown.

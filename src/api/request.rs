@@ -1,6 +1,6 @@
 //! Reading requests: bodies and query strings, with refusals that say what would be right.
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::Query;
 use axum::http::header::{CONTENT_TYPE, HeaderMap};
 use axum::http::{StatusCode, Uri};
@@ -58,6 +58,19 @@ pub async fn json<T: DeserializeOwned>(
     let (bytes, room) = whole(bodies, headers, body, BODY_BYTES_MAX).await?;
     let json = serde_json::from_slice(&bytes);
     Ok((json.map_err(|error| ApiError::invalid(format!("the body: {error}")))?, room))
+}
+
+/// A JSON body of a request that may do without one.
+pub async fn json_or_nothing<T: DeserializeOwned + Default>(
+    bodies: &Bodies,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<T, ApiError> {
+    if body.is_end_stream() {
+        return Ok(T::default());
+    }
+    let (asked, _room) = json(bodies, headers, body).await?;
+    Ok(asked)
 }
 
 /// The bytes of a JSON body, at most so many, and the room that they have.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::error::ApiError;
 use super::request::query;
 use super::{Api, Shared};
-use crate::views::{NEAREST_DEFAULT, NEAREST_MAX, Nearest, Reason, WhyNot};
+use crate::views::{self, NEAREST_DEFAULT, NEAREST_MAX, Nearest, WhyNot};
 
 /// About which watcher; without one, how many are told.
 #[derive(Deserialize)]
@@ -48,15 +48,14 @@ impl Api {
     async fn why_not(&self, watcher: &str, id: &str) -> Result<WhyNot, ApiError> {
         // Before the jobs are looked for: what is matched by then has them.
         let matched = self.engine.heads().borrow().matched;
+        let live = self.engine.watcher(watcher).await?;
         let held = self.held().await?;
-        let mut answer = self.answers.why_not(watcher, id, matched, &held).await?;
+        let live = live.as_deref();
+        let mut answer = self.answers.why_not(watcher, id, matched, live, &held).await?;
         for job in answer.jobs.iter_mut().filter(|job| job.state.is_open()) {
             let row = self.answers.job_row(job.job_id).await?;
             job.waits = self.waits(row, Some(&answer.watcher)).await?;
-            answer.reasons.extend(job.waits.iter().map(|waits| Reason {
-                kind: waits.reason.clone(),
-                message: waits.message.clone(),
-            }));
+            answer.reasons.extend(job.waits.as_ref().map(views::Waits::as_reason));
         }
         Ok(answer)
     }

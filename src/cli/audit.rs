@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_row_that_does_not_decode_is_a_finding() {
-        let row = || StoreError::Row { table: "audit", row: 1, reason: "short".into() };
+        let row = || StoreError::Row { table: "audit", row: "1".into(), reason: "short".into() };
         assert!(is_damage(&row().into()));
         assert!(is_damage(&AnswerError::Store(row()).into()));
         let refusal = |kind: &str| crate::client::Refusal {

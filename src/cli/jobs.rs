@@ -1,5 +1,7 @@
 //! `axwatch jobs`: work for handlers, of watchers and of people.
 
+mod dead;
+
 use std::io::IsTerminal as _;
 use std::path::Path;
 use std::time::Duration;
@@ -13,22 +15,26 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use dead::{Dead, Discard, Retry};
+
 use super::{Context, Limit};
 use crate::answers::List;
-use crate::client::{Client, job_path, path, with_query};
+use crate::client::{Client, job_path, with_query};
 use crate::fault::Fault;
 use crate::output::{Output, TablePage, cut, job_style, or_dash};
 use crate::source::{Source, need_server, parse};
 use crate::views::Job;
 
-/// Show jobs, run one, retry a dead letter
+/// Show jobs, run one, deal with dead letters
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   axwatch jobs list --state failed
   axwatch jobs show 3ea27c
   axwatch jobs run notify.log --payload '{\"text\":\"hi\"}' --wait
-  axwatch jobs retry 3ea27c")]
+  axwatch jobs dead
+  axwatch jobs retry 3ea27c
+  axwatch jobs discard --like 3ea27c")]
 pub struct Jobs {
     #[command(subcommand)]
     command: Command,
@@ -71,13 +77,9 @@ enum Command {
         #[arg(long)]
         wait: bool,
     },
-    /// Try a dead letter, or a job that waits for its retry, again now
-    #[command(after_help = "Example:\n  axwatch jobs retry 3ea27c14d1c994b3bc463569ba5fdcae")]
-    Retry {
-        /// The job's id, or as much of it as no other begins with
-        #[arg(value_name = "JOB")]
-        id: JobIdPrefix,
-    },
+    Dead(Dead),
+    Retry(Retry),
+    Discard(Discard),
 }
 
 /// How long one request waits for the end of a job; then it is asked again.
@@ -89,6 +91,9 @@ impl Jobs {
     pub async fn run(self, context: &mut Context) -> Result<()> {
         let store = context.config()?.store;
         match self.command {
+            Command::Dead(dead) => dead.run(context).await,
+            Command::Retry(retry) => retry.run(context).await,
+            Command::Discard(discard) => discard.run(context).await,
             Command::List { state, watcher, limit } => {
                 let list = List::Jobs { watcher, state };
                 list_jobs(&store, &list, limit, &mut context.out).await
@@ -106,12 +111,6 @@ impl Jobs {
                 }
                 show_job(&mut context.out, &job)?;
                 ended_well(&job)
-            }
-            Command::Retry { id } => {
-                let client = need_server(&store).await?;
-                let path = path(&job_path(id), &["retry"]);
-                let job: Job = client.send(Method::POST, &path, &json!({})).await?;
-                show_job(&mut context.out, &job)
             }
         }
     }
@@ -274,6 +273,7 @@ pub fn show_job(out: &mut Output, job: &Job) -> Result<()> {
         ("progress", progress.unwrap_or_default()),
         ("cost", job.cost.map(|cost| cost.to_string()).unwrap_or_default()),
         ("error", job.error.clone().unwrap_or_default()),
+        ("fingerprint", job.fingerprint.clone().unwrap_or_default()),
         ("result", job.result.as_ref().map(|raw| raw.get().to_owned()).unwrap_or_default()),
     ])
 }

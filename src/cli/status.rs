@@ -43,6 +43,7 @@ impl Status {
             ("jobs", counts_text(&status.jobs, "none")?),
             ("plugins", plugins_text(&status.plugins)),
             ("lag", lag_text(&status.lag)),
+            ("held", held_text(&status)),
             ("disk", disk_text(status.disk)),
         ])?;
         attention(out, &status.attention)
@@ -126,7 +127,36 @@ fn lag_text(lag: &views::Lag) -> String {
             _ => format!("the oldest waiting job was made {age} ago"),
         });
     }
+    if let Some(slowest) = &lag.slowest {
+        texts.push(format!(
+            "{} catches up and has {} to see",
+            slowest.watcher,
+            counted(slowest.behind, "claim")
+        ));
+    }
+    if lag.replays > 0 {
+        texts.push(format!("{} under way", counted(lag.replays, "replay")));
+    }
+    if lag.backpressured > 0 {
+        texts.push(format!("{} of them rest until fewer jobs are open", lag.backpressured));
+    }
     if texts.is_empty() { "none".to_owned() } else { texts.join("; ") }
+}
+
+/// The watchers that are held, one a line; empty without any.
+fn held_text(status: &views::Status) -> String {
+    let line = |held: &views::HeldWatcher| {
+        let until = held.until.map(|until| format!(" until {until}")).unwrap_or_default();
+        let drops = if held.drops { ", what it matches is let go" } else { "" };
+        format!("{} is {}{until} (since {}){drops}", held.watcher, held.kind, held.at)
+    };
+    let mut lines: Vec<_> = status.held.iter().map(line).collect();
+    let all = status.watchers.paused + status.watchers.muted;
+    let more = all.saturating_sub(lines.len() as u64);
+    if more > 0 && !lines.is_empty() {
+        lines.push(format!("and {more} more"));
+    }
+    lines.join("\n")
 }
 
 fn disk_text(disk: views::Disk) -> String {
@@ -171,6 +201,9 @@ mod tests {
             behind,
             oldest_waiting_at: None,
             oldest_waiting_seconds: seconds,
+            slowest: None,
+            replays: 0,
+            backpressured: 0,
         };
         assert_eq!(lag_text(&lag(0, None)), "none");
         assert_eq!(

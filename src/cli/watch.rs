@@ -2,18 +2,22 @@
 
 mod ask;
 mod create;
+mod replay;
+mod show;
 mod test;
 
 use anyhow::Result;
-use axwatch_model::WatcherState;
+use axwatch_model::{Clock as _, SystemClock};
 use clap::{Args, Subcommand};
 use hyper::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Context, Limit};
 use crate::client::path;
-use crate::output::{Output, TablePage, or_dash, watcher_style};
-use crate::source::{Source, need_server, parse};
+use crate::fault::Fault;
+use crate::output::{Output, TablePage, watcher_style};
+use crate::source::{Source, need_server};
+use crate::times;
 use crate::views::Watcher;
 
 /// Declare watchers, show them, stop them
@@ -24,6 +28,8 @@ Examples:
   axwatch watch test 'is author of GitHub' --since yesterday
   axwatch watch list
   axwatch watch pause prs && axwatch watch resume prs
+  axwatch watch mute prs --until tomorrow
+  axwatch watch replay prs --from yesterday
   axwatch watch rm prs")]
 pub struct Watch {
     #[command(subcommand)]
@@ -41,18 +47,60 @@ enum Command {
         #[command(flatten)]
         limit: Limit,
     },
-    /// Show one watcher
+    /// Show one watcher: where it is, and what was held and became of it
     #[command(after_help = "Example:\n  axwatch watch show prs")]
     Show(Which),
     /// Remove a watcher: its queued jobs are cancelled, running ones finish
     #[command(after_help = "Example:\n  axwatch watch rm prs")]
     Rm(Which),
-    /// Let a watcher's fires wait
-    #[command(after_help = "Example:\n  axwatch watch pause prs")]
-    Pause(Which),
-    /// Let a paused watcher's fires go on
-    #[command(after_help = "Example:\n  axwatch watch resume prs")]
-    Resume(Which),
+    /// Let a watcher's fires wait until it is resumed
+    #[command(
+        after_help = "Examples:\n  axwatch watch pause prs\n  axwatch watch pause prs --skip"
+    )]
+    Pause {
+        #[command(flatten)]
+        which: Which,
+        /// Let go of what it would fire meanwhile, instead of keeping it
+        #[arg(long)]
+        skip: bool,
+    },
+    /// Let a paused watcher's fires go on, at its limit
+    #[command(
+        after_help = "Examples:\n  axwatch watch resume prs\n  axwatch watch resume prs --drop"
+    )]
+    Resume {
+        #[command(flatten)]
+        which: Which,
+        /// Let go of what was kept meanwhile
+        #[arg(long)]
+        drop: bool,
+    },
+    /// Let a watcher's fires wait until a moment; then they go on by themselves, at its limit
+    #[command(
+        after_help = "Examples:\n  axwatch watch mute prs --until 2h\n  axwatch watch mute prs --until tomorrow --drop\n  axwatch watch mute prs --until 2026-12-01T08:00:00Z"
+    )]
+    Mute {
+        #[command(flatten)]
+        which: Which,
+        /// A time that lies ahead: 2h, 'in 2 hours', tomorrow, 2026-12-01, 2026-12-01T08:00:00Z
+        #[arg(long, value_name = "TIME")]
+        until: String,
+        /// Let go of what it would fire meanwhile, instead of keeping it
+        #[arg(long)]
+        drop: bool,
+    },
+    /// Let a muted watcher's fires go on now, at its limit
+    #[command(
+        after_help = "Examples:\n  axwatch watch unmute prs\n  axwatch watch unmute prs --drop"
+    )]
+    Unmute {
+        #[command(flatten)]
+        which: Which,
+        /// Let go of what was kept meanwhile
+        #[arg(long)]
+        drop: bool,
+    },
+    Replay(replay::Replay),
 }
 
 #[derive(Debug, Args)]
@@ -65,48 +113,52 @@ const BASE: &str = "/api/v1/watchers";
 
 impl Watch {
     pub async fn run(self, context: &mut Context) -> Result<()> {
-        let store = context.config()?.store;
-        let (method, path) = match self.command {
+        let (method, place, body) = match self.command {
             Command::Create(create) => return create.run(context).await,
             Command::Test(test) => return test.run(context).await,
-            Command::List { limit } => {
-                let source = Source::find(&store).await?;
-                let mut lines = source.watchers(limit.lines()).await?;
-                let mut table = TablePage::new(&[
-                    "ID",
-                    "STATE",
-                    "#REV",
-                    "WHEN",
-                    "HANDLERS",
-                    "#RATE",
-                    "#MATCHES",
-                    "#FIRES",
-                    "#ERRORS",
-                    "LAST FIRED",
-                    "ERROR",
-                ]);
-                while let Some(page) = lines.next().await? {
-                    list(&mut context.out, &mut table, &page)?;
-                }
-                if table.is_empty() {
-                    let create = context.typed("axwatch watch create");
-                    context.out.note(&format!("no watchers yet; make one with `{create}`"))?;
-                }
-                return note_age(&mut context.out, &source);
+            Command::Replay(replay) => return replay.run(context).await,
+            Command::List { limit } => return list(context, limit).await,
+            Command::Show(which) => return show(context, &which.id).await,
+            Command::Rm(which) => (Method::DELETE, path(BASE, &[&which.id]), json!({})),
+            Command::Pause { which, skip } => asked(&which, "pause", json!({ "skip": skip })),
+            Command::Resume { which, drop } => asked(&which, "resume", json!({ "drop": drop })),
+            Command::Mute { which, until, drop } => {
+                let now = SystemClock::new().now().wall;
+                times::ahead(&until, now)
+                    .map_err(|problem| Fault::Usage(format!("--until: {problem}")))?;
+                asked(&which, "mute", json!({ "until": until, "drop": drop }))
             }
-            Command::Show(which) => {
-                let source = Source::find(&store).await?;
-                show(&mut context.out, &source.watcher(&which.id).await?)?;
-                return note_age(&mut context.out, &source);
-            }
-            Command::Rm(which) => (Method::DELETE, path(BASE, &[&which.id])),
-            Command::Pause(which) => (Method::POST, path(BASE, &[&which.id, "pause"])),
-            Command::Resume(which) => (Method::POST, path(BASE, &[&which.id, "resume"])),
+            Command::Unmute { which, drop } => asked(&which, "unmute", json!({ "drop": drop })),
         };
-        let client = need_server(&store).await?;
-        let watcher: Watcher = client.send(method, &path, &json!({})).await?;
+        let client = need_server(&context.config()?.store).await?;
+        let watcher: Watcher = client.send(method, &place, &body).await?;
         told(context, &watcher)
     }
+}
+
+/// A request to do something with a watcher.
+fn asked(which: &Which, verb: &str, body: Value) -> (Method, String, Value) {
+    (Method::POST, path(BASE, &[&which.id, verb]), body)
+}
+
+async fn list(context: &mut Context, limit: Limit) -> Result<()> {
+    let source = Source::find(&context.config()?.store).await?;
+    let mut lines = source.watchers(limit.lines()).await?;
+    let mut table = TablePage::new(show::TITLES);
+    while let Some(page) = lines.next().await? {
+        show::list(&mut context.out, &mut table, &page)?;
+    }
+    if table.is_empty() {
+        let create = context.typed("axwatch watch create");
+        context.out.note(&format!("no watchers yet; make one with `{create}`"))?;
+    }
+    note_age(&mut context.out, &source)
+}
+
+async fn show(context: &mut Context, id: &str) -> Result<()> {
+    let source = Source::find(&context.config()?.store).await?;
+    show::show(&mut context.out, &source.watcher(id).await?)?;
+    note_age(&mut context.out, &source)
 }
 
 /// Without a server nobody counts on.
@@ -125,63 +177,10 @@ fn told(context: &mut Context, watcher: &Watcher) -> Result<()> {
         return context.out.object(watcher);
     }
     let style = watcher_style(watcher.state);
-    let state = match watcher.state {
-        WatcherState::WaitingForHandler => "waiting for handler".to_owned(),
-        WatcherState::CatchingUp => "catching up".to_owned(),
-        other => other.to_string(),
-    };
+    let state = show::doing(watcher);
     let why = watcher.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
     context.out.line(&format!(
         "{} is {style}{state}{style:#} (revision {}){why}",
         watcher.id, watcher.revision
     ))
-}
-
-fn list(out: &mut Output, table: &mut TablePage, lines: &[String]) -> Result<()> {
-    for line in lines {
-        if out.json {
-            out.line(line)?;
-            continue;
-        }
-        let watcher: Watcher = parse(line)?;
-        let style = watcher_style(watcher.state);
-        let cells = vec![
-            watcher.id,
-            watcher.state.to_string(),
-            watcher.revision.to_string(),
-            watcher.when,
-            watcher.handlers.join(", "),
-            or_dash(watcher.max_fires_per_second),
-            watcher.matches.to_string(),
-            watcher.fires.to_string(),
-            watcher.errors.to_string(),
-            or_dash(watcher.last_fired_at),
-            watcher.error.unwrap_or_default(),
-        ];
-        table.row(style, cells);
-    }
-    out.table(table)?;
-    out.flush()
-}
-
-fn show(out: &mut Output, watcher: &Watcher) -> Result<()> {
-    if out.json {
-        return out.object(watcher);
-    }
-    let style = watcher_style(watcher.state);
-    let rate = watcher.max_fires_per_second;
-    out.fields(&[
-        ("watcher", watcher.id.clone()),
-        ("owner", watcher.owner.clone()),
-        ("state", format!("{style}{}{style:#}", watcher.state)),
-        ("revision", watcher.revision.to_string()),
-        ("when", watcher.when.clone()),
-        ("handlers", watcher.handlers.join("\n")),
-        ("at most", rate.map_or("no limit".to_owned(), |rate| format!("{rate} a second"))),
-        ("matches", watcher.matches.to_string()),
-        ("fires", watcher.fires.to_string()),
-        ("errors", watcher.errors.to_string()),
-        ("last fired", or_dash(watcher.last_fired_at)),
-        ("error", watcher.error.clone().unwrap_or_default()),
-    ])
 }

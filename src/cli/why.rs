@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::Context;
 use super::ax::{add_claim, claims_table};
 use super::jobs::show_job;
-use crate::output::{Output, TablePage, or_dash};
+use crate::output::{Output, TablePage, cut, or_dash};
 use crate::source::{Source, parse};
 use crate::views;
 
@@ -19,7 +19,8 @@ Examples:
   axwatch why 3ea27c
   axwatch why $(axwatch fires --limit 1 --json | jq -r .job_id) --json
 
-Of a fire that there is not, `axwatch why-not WATCHER ATTESTATION` tells why.";
+Of a fire that there is not, `axwatch why-not WATCHER ATTESTATION` tells why. All that led to a job, and
+all that came of it, is a tree: `axwatch trace JOB`.";
 
 /// Show why a job ran: the claim, the watcher as it then was, each attempt, the claims it made
 #[derive(Debug, Args)]
@@ -38,9 +39,13 @@ impl Why {
             return out.object(&why);
         }
         show_job(out, &why.job)?;
-        if let Some(waits) = &why.waits {
-            out.heading("what it waits for")?;
-            out.line(&waits.message)?;
+        if !why.reasons.is_empty() {
+            out.heading("why it is where it is")?;
+            let yellow = AnsiColor::Yellow.on_default();
+            for reason in &why.reasons {
+                let message = cut(&reason.message, usize::MAX);
+                out.line(&format!("{yellow}!{yellow:#} {message}"))?;
+            }
         }
         if let Some(claim) = &why.attestation {
             out.heading("because of this claim")?;
@@ -61,7 +66,11 @@ impl Why {
         } else {
             "it made these claims"
         })?;
-        claims(out, &why.made)
+        claims(out, &why.made)?;
+        match why.made_in_all - why.made.len() as u64 {
+            0 => Ok(()),
+            more => out.note(&format!("… and {more} more")),
+        }
     }
 }
 

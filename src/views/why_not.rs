@@ -48,6 +48,14 @@ pub enum Verdict {
     DoesNotMatch,
     /// The conditions hold, and matching has not come to the claim yet.
     NotYetMatched,
+    /// The conditions hold, and the watcher, which catches up, has not come to the claim yet.
+    CatchingUp,
+    /// The same, and it rests until open jobs of it are done.
+    Backpressured,
+    /// The conditions hold, and what it made was let go, because the watcher was held.
+    LetGo,
+    /// The conditions hold, and the claim's chain of causes had the watcher too often, or was too long.
+    LoopStopped,
     /// The claim was there before the watcher.
     RegisteredLater,
     /// The watcher was gone before the claim.

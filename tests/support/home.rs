@@ -26,6 +26,7 @@ pub struct Home {
     tag: String,
     store_folder: RefCell<PathBuf>,
     kept: RefCell<bool>,
+    failpoints: RefCell<String>,
 }
 
 /// How a command ended.
@@ -147,7 +148,13 @@ impl Home {
         let folder = std::env::temp_dir().join(&tag);
         fs::create_dir_all(&folder).expect("a temporary folder can be made");
         let store_folder = RefCell::new(folder.clone());
-        Home { folder, tag, store_folder, kept: RefCell::new(false) }
+        Home {
+            folder,
+            tag,
+            store_folder,
+            kept: RefCell::new(false),
+            failpoints: RefCell::default(),
+        }
     }
 
     /// A file in the folder.
@@ -257,6 +264,16 @@ impl Home {
             Ok(_) => panic!("axwatch serve came up"),
             Err(ran) => ran,
         }
+    }
+
+    /// What servers that are started from now on fail at; nothing when it is empty.
+    pub fn arm(&self, failpoints: &str) {
+        failpoints.clone_into(&mut self.failpoints.borrow_mut());
+    }
+
+    /// What a server is to fail at.
+    pub(super) fn failpoints(&self) -> String {
+        self.failpoints.borrow().clone()
     }
 
     /// Looks into the database, or changes it.

@@ -14,12 +14,14 @@ pub mod ledger;
 pub mod processes;
 pub mod repository;
 mod server;
+mod terminal;
 mod zoo;
 
 use std::time::{Duration, Instant};
 
 pub use home::{Home, Ran, Running, axwatch_path};
 pub use server::{Follow, Server, http};
+pub use terminal::Terminal;
 pub use zoo::Zoo;
 
 /// How long anything that has to happen may take on a busy machine.

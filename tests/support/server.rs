@@ -63,6 +63,7 @@ impl Server {
         let log = log.expect("a log can be written");
         let mut command: Command = home.command(["serve", "--json", "--http", "127.0.0.1:0"]);
         command.arg("--store").arg(home.store());
+        command.env("AXWATCH_FAILPOINTS", home.failpoints());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         command.spawn().expect("the program can be started")
     }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{Home, axwatch_path};
 
 /// One plugin: `examples/zoo_plugin.rs` in some mode under some name.
+#[derive(Clone)]
 pub struct Zoo {
     name: String,
     mode: String,

@@ -8,14 +8,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use axwatch_failpoints::Point;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::connect::write_options;
-use super::failed;
 use super::trip::{WalFrames, wal_frames};
+use super::{failed, failpoint};
 use crate::store::StoreError;
 
 /// Frames of 4 KiB that wait before the checkpointer begins: 8 MiB.
@@ -59,6 +60,10 @@ impl Checkpointer {
     ) -> Result<(), sqlx::Error> {
         if let Some(error) = self.failure() {
             return Err(error);
+        }
+        // Without it the log would grow for ever, and nobody would know.
+        if self.task.is_finished() {
+            return Err(sqlx::Error::WorkerCrashed);
         }
         let waiting = frames.waiting();
         let running = self.shared.running.load(Ordering::Acquire);
@@ -105,6 +110,7 @@ async fn run(mut connection: SqliteConnection, mut woken: mpsc::Receiver<()>, sh
 
 /// Copies what may be copied without waiting for readers.
 async fn copy(connection: &mut SqliteConnection) -> Result<WalFrames, sqlx::Error> {
+    failpoint(Point::Checkpoint)?;
     let row = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(connection).await?;
     wal_frames(Some(&row))
 }

@@ -4,25 +4,31 @@
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use axwatch_model::{JobId, JobNumber, Seq};
+use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::failed;
+use super::quarantine::Spoilt;
 use super::rows::{attestation_text, read_attestation, select_attestations};
 use super::trip::{Insert, Transaction, Values};
 use crate::store::StoreError;
-use crate::tail::{Cursor, Entries, Generation, Mark, Slice, Tail, TailBounds};
+use crate::tail::{
+    Cursor, Entries, Generation, JobEntry, Mark, PostingRow, Slice, Tail, TailBounds,
+};
 
 /// Rows of the log that are read at once to fill the tail.
 const FILL_ROWS: i64 = 1_000;
 /// Slices that one commit writes at most, unless memory runs out.
 const SLICES_PER_COMMIT_MAX: usize = 8;
 
-static REPLACE_POSTINGS: Insert =
+pub(super) static REPLACE_POSTINGS: Insert =
     Insert::new("INSERT OR REPLACE INTO postings (dimension,term,first_seq,seqs) VALUES ", 4);
 static INSERT_ATTESTATION_IDS: Insert =
     Insert::new("INSERT OR IGNORE INTO attestation_ids (hash,seq) VALUES ", 2);
 static INSERT_JOB_IDS: Insert =
     Insert::new("INSERT OR IGNORE INTO job_ids (hash,number) VALUES ", 2);
+static INSERT_JOB_SEQS: Insert =
+    Insert::new("INSERT OR IGNORE INTO job_seqs (seq,number) VALUES ", 2);
 
 /// The tail, shared by the writer and its readers.
 #[derive(Debug, Clone)]
@@ -43,9 +49,11 @@ impl SharedTail {
 }
 
 /// Reads the log from the tail's head up to `upto` into the tail. Where nothing is new it asks nothing.
+/// Rows that do not decode are left out: nothing finds them then.
 pub(super) async fn fill(
     connection: &mut SqliteConnection,
     tail: &SharedTail,
+    spoilt: &Spoilt,
     upto: Mark,
 ) -> Result<(), StoreError> {
     let failed = failed("read the newest rows of the log");
@@ -64,19 +72,21 @@ pub(super) async fn fill(
         .fetch_all(&mut *connection)
         .await
         .map_err(&failed)?;
-        if rows.is_empty() {
-            break;
-        }
-        let rows: Vec<_> = rows.iter().map(read_attestation).collect::<Result<_, _>>()?;
-        tail.write().extend(Entries::of(rows.iter(), [].iter()));
+        let Some(last) = last_number(&rows) else { break };
+        let rows = spoilt.keep(rows.iter().map(read_attestation))?;
+        let entries = Entries::of(rows.iter(), [].iter());
+        let mut tail = tail.write();
+        tail.extend(entries);
+        tail.pass_over(Mark { seq: Seq(last), ..Mark::default() });
     }
     loop {
         let head = tail.read().head().job;
         if head >= upto.job {
-            return Ok(());
+            break;
         }
         let rows: Vec<SqliteRow> = sqlx::query(
-            "SELECT number, id FROM jobs WHERE number > ? AND number <= ? ORDER BY number LIMIT ?",
+            "SELECT number, id, seq FROM jobs WHERE number > ? AND number <= ? \
+             ORDER BY number LIMIT ?",
         )
         .bind(head.0.cast_signed())
         .bind(upto.job.0.cast_signed())
@@ -84,24 +94,35 @@ pub(super) async fn fill(
         .fetch_all(&mut *connection)
         .await
         .map_err(&failed)?;
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let jobs = rows.iter().map(read_job_id).collect::<Result<_, _>>()?;
-        tail.write().extend(Entries { jobs, ..Entries::default() });
+        let Some(last) = last_number(&rows) else { break };
+        let jobs = spoilt.keep(rows.iter().map(read_job_entry))?;
+        let mut tail = tail.write();
+        tail.extend(Entries { jobs, ..Entries::default() });
+        tail.pass_over(Mark { job: JobNumber(last), ..Mark::default() });
     }
+    tail.write().pass_over(upto);
+    Ok(())
 }
 
-fn read_job_id(row: &SqliteRow) -> Result<(JobNumber, i64), StoreError> {
-    use sqlx::Row;
-    let number: i64 = row.try_get(0).map_err(failed("read the newest rows of the log"))?;
+fn last_number(rows: &[SqliteRow]) -> Option<u64> {
+    rows.last().and_then(|row| row.try_get::<i64, _>(0).ok()).map(i64::cast_unsigned)
+}
+
+fn read_job_entry(row: &SqliteRow) -> Result<JobEntry, StoreError> {
+    let failed = failed("read the newest rows of the log");
+    let number: i64 = row.try_get(0).map_err(&failed)?;
+    let seq: Option<i64> = row.try_get(2).map_err(&failed)?;
     let id = row.try_get::<&[u8], _>(1).map_err(|error| error.to_string());
     let id = id.and_then(|id| {
         <[u8; 16]>::try_from(id).map_err(|_| format!("its id has {} bytes, not 16", id.len()))
     });
     match id {
-        Ok(id) => Ok((JobNumber(number.cast_unsigned()), JobId(id).hash64())),
-        Err(reason) => Err(StoreError::Row { table: "jobs", row: number, reason }),
+        Ok(id) => Ok(JobEntry {
+            number: JobNumber(number.cast_unsigned()),
+            hash: JobId(id).hash64(),
+            seq: seq.map(|seq| Seq(seq.cast_unsigned())),
+        }),
+        Err(reason) => Err(StoreError::Row { table: "jobs", row: number.to_string(), reason }),
     }
 }
 
@@ -110,8 +131,10 @@ pub(super) async fn read_marks(
     connection: &mut SqliteConnection,
 ) -> Result<(Mark, Mark), StoreError> {
     let (seq, job, derived_seq, derived_job): (i64, i64, i64, i64) = sqlx::query_as(
-        "SELECT ifnull((SELECT max(seq) FROM attestations), 0),
-         ifnull((SELECT max(number) FROM jobs), 0),
+        "SELECT max(ifnull((SELECT max(seq) FROM attestations), 0),
+             ifnull((SELECT max(seq) FROM removed), 0)),
+         max(ifnull((SELECT max(number) FROM jobs), 0), ifnull((SELECT max(CAST(\"row\" AS INTEGER))
+             FROM quarantine WHERE \"table\" = 'jobs'), 0)),
          (SELECT value FROM meta WHERE key = 'derived_seq'),
          (SELECT value FROM meta WHERE key = 'derived_job')",
     )
@@ -195,6 +218,14 @@ impl Deriver {
         self.next()
     }
 
+    /// The next slice of all that the tables do not hold yet, worth a commit or not.
+    pub fn for_retention(&mut self) -> Option<NextSlice> {
+        if self.current.is_none() && self.tail.read().live().log_rows() > 0 {
+            self.freeze();
+        }
+        self.next()
+    }
+
     /// Whether idle time still has something to do.
     pub fn has_idle_work(&self) -> bool {
         self.current.is_some() || self.is_worth_idle()
@@ -242,25 +273,36 @@ impl NextSlice {
         if let Some(mark) = self.begins {
             put_mark(transaction, ["deriving_seq", "deriving_job"], mark).await?;
         }
-        transaction
-            .insert(&REPLACE_POSTINGS, &self.slice.postings, |values, row| {
-                values.number(row.dimension as u64);
-                values.add(row.term.clone());
-                values.number(row.first_seq);
-                values.add(row.seqs.as_slice());
-            })
-            .await?;
+        transaction.insert(&REPLACE_POSTINGS, &self.slice.postings, bind_posting).await?;
         let bind = |values: &mut Values, (hash, number): &(i64, u64)| {
             values.add(*hash);
             values.number(*number);
         };
         transaction.insert(&INSERT_ATTESTATION_IDS, &self.slice.ids, bind).await?;
         transaction.insert(&INSERT_JOB_IDS, &self.slice.jobs, bind).await?;
+        transaction.insert(&INSERT_JOB_SEQS, &self.slice.job_seqs, bind).await?;
         if let Some(mark) = self.ends {
             put_mark(transaction, ["derived_seq", "derived_job"], mark).await?;
         }
         Ok(())
     }
+}
+
+/// Lets the tail forget what is in the tables now.
+pub(super) fn finish(mut tail: RwLockWriteGuard<'_, Tail>, slices: &[NextSlice]) {
+    if slices.iter().any(NextSlice::ends_generation) {
+        let generation = tail.finish_frozen();
+        drop(tail);
+        // A hundred thousand small allocations: neither readers nor the next commit wait for that.
+        tokio::task::spawn_blocking(move || drop(generation));
+    }
+}
+
+pub(super) fn bind_posting(values: &mut Values, row: &PostingRow) {
+    values.number(row.dimension as u64);
+    values.add(row.term.clone());
+    values.number(row.first_seq);
+    values.add(row.seqs.as_slice());
 }
 
 async fn put_mark(

@@ -5,14 +5,18 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use axwatch_model::{JobNumber, LeafNumber, Seq, StoreId};
+use axwatch_failpoints::Point;
+use axwatch_model::{JobNumber, LeafNumber, Seq, StoreId, WatcherNumber};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{ConnectOptions, Connection, SqlSafeStr};
 
+use super::backup::keep_before_migration;
 use super::connect::{check_settings, read_options, write_options};
-use super::failed;
+use super::derive::read_marks;
 use super::lock::{DatabaseLock, Lock, lock_beside, patiently};
+use super::older::show_as_present;
+use super::{failed, failpoint};
 use crate::store::{Opened, StoreError};
 use crate::tail::Mark;
 
@@ -20,7 +24,7 @@ use crate::tail::Mark;
 const APPLICATION_ID: i64 = 0x6178_5774;
 
 /// The migrations, one step each, unedited once released.
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "log", include_str!("../../../migrations/sqlite/0001_log.sql")),
     (2, "ended badly", include_str!("../../../migrations/sqlite/0002_ended_badly.sql")),
     (
@@ -28,12 +32,12 @@ const MIGRATIONS: [(i64, &str, &str); 3] = [
         "aliases and revisions",
         include_str!("../../../migrations/sqlite/0003_aliases_and_revisions.sql"),
     ),
+    (4, "positions", include_str!("../../../migrations/sqlite/0004_positions.sql")),
 ];
 
 const SCHEMA: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 
-/// The oldest schema that can be read without bringing it to ours: what came later only finds things
-/// faster.
+/// The oldest schema that can be read without bringing it to ours. See `older`.
 const READ_FROM: i64 = 1;
 
 /// File systems on which locks and shared memory do not hold between machines: NFS, SMB, SMB2, CIFS.
@@ -65,17 +69,21 @@ pub(super) async fn open_for_writing(path: &Path) -> Result<Fresh, StoreError> {
     let database = patiently(|| DatabaseLock::take(path)).await?;
     let lock = Lock { _database: database, _file: beside };
     let found = if made { Found::Nothing } else { inspect(path, Beside::Nobody).await? };
+    if let Found::Schema(schema @ ..SCHEMA) = found {
+        keep_before_migration(path, schema).await.map_err(|source| StoreError::NotKept {
+            path: path.display().to_string(),
+            wanted: SCHEMA,
+            source: Box::new(source),
+        })?;
+    }
     let unreadable = unreadable(path);
     let mut connection = write_options(path).connect().await.map_err(&unreadable)?;
     check_settings(&mut connection, path).await?;
-    if matches!(found, Found::Nothing) {
-        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("PRAGMA application_id = {APPLICATION_ID}")))
-            .execute(&mut connection)
-            .await
-            .map_err(&unreadable)?;
+    if let Err(error) = bring_up(&mut connection, path, &found).await {
+        // What it did is undone before the locks go, so that the next to open finds the store at rest.
+        let _ = connection.close().await;
+        return Err(error);
     }
-    migrate(&mut connection, path).await?;
-    count_epoch(&mut connection).await.map_err(&unreadable)?;
     sync_folders(path).map_err(&cannot)?;
     let (opened, derivation) = read_meta(&mut connection, path).await?;
     Ok(Fresh { connection, lock, path: path.clone(), opened, derivation })
@@ -108,7 +116,7 @@ pub(super) fn cannot_open(path: &Path) -> impl Fn(io::Error) -> StoreError {
 }
 
 /// What a failure means while nothing has been read yet: a damaged or foreign file is told as such.
-fn unreadable(path: &Path) -> impl Fn(sqlx::Error) -> StoreError {
+pub(super) fn unreadable(path: &Path) -> impl Fn(sqlx::Error) -> StoreError {
     let path = path.display().to_string();
     move |source| {
         let code = source.as_database_error().and_then(|error| error.code());
@@ -124,7 +132,7 @@ fn unreadable(path: &Path) -> impl Fn(sqlx::Error) -> StoreError {
 }
 
 /// One path for one file, however it was named, so that one lock file stands for it. Makes the folder.
-fn settle_path(path: &Path) -> io::Result<PathBuf> {
+pub(super) fn settle_path(path: &Path) -> io::Result<PathBuf> {
     if let Ok(there) = path.canonicalize() {
         return Ok(there);
     }
@@ -136,7 +144,7 @@ fn settle_path(path: &Path) -> io::Result<PathBuf> {
     Ok(folder.canonicalize()?.join(name))
 }
 
-fn refuse_network(path: &Path) -> io::Result<()> {
+pub(super) fn refuse_network(path: &Path) -> io::Result<()> {
     let folder = path.parent().unwrap_or(path);
     let kind = rustix::fs::statfs(folder)?.f_type as u64 & 0xffff_ffff;
     if NETWORK_FILE_SYSTEMS.contains(&kind) {
@@ -164,18 +172,20 @@ fn make_file(path: &Path) -> io::Result<bool> {
 /// Makes the names of new files and folders survive a power cut.
 fn sync_folders(path: &Path) -> io::Result<()> {
     // The parent too, as the folder itself may be new; one that we may not open is not ours.
-    for folder in path.ancestors().skip(1).take(2) {
-        match File::open(folder) {
-            Ok(folder) => folder.sync_all()?,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-            Err(error) => return Err(error),
-        }
+    path.ancestors().skip(1).take(2).try_for_each(sync_folder)
+}
+
+/// Makes the names in a folder survive a power cut; one that we may not open is left to its owner.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder) {
+        Ok(folder) => folder.sync_all(),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(error) => Err(error),
     }
-    Ok(())
 }
 
 /// What a file was before we changed anything.
-enum Found {
+pub(super) enum Found {
     /// An empty database, or the beginning of one that we made.
     Nothing,
     /// A store of ours, with this schema.
@@ -184,13 +194,13 @@ enum Found {
 
 /// Who else may have the file open.
 #[derive(PartialEq, Eq)]
-enum Beside {
+pub(super) enum Beside {
     Nobody,
     Perhaps,
 }
 
 /// Looks without changing anything.
-async fn inspect(path: &Path, beside: Beside) -> Result<Found, StoreError> {
+pub(super) async fn inspect(path: &Path, beside: Beside) -> Result<Found, StoreError> {
     let unreadable = unreadable(path);
     let shown = path.display().to_string();
     let corrupt = |reason: &str| StoreError::Corrupt {
@@ -242,13 +252,58 @@ async fn inspect(path: &Path, beside: Beside) -> Result<Found, StoreError> {
     }
 }
 
-async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+/// Makes an empty database a store, or brings a store to the present schema, and counts this opening: in
+/// one transaction, so that a failure or a crash leaves what was there.
+async fn bring_up(
+    connection: &mut SqliteConnection,
+    path: &Path,
+    found: &Found,
+) -> Result<(), StoreError> {
+    let unreadable = unreadable(path);
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(&unreadable)?;
+    if matches!(found, Found::Nothing) {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("PRAGMA application_id = {APPLICATION_ID}")))
+            .execute(&mut *transaction)
+            .await
+            .map_err(&unreadable)?;
+    }
+    migrate(&mut transaction, path, found).await?;
+    count_epoch(&mut transaction).await.map_err(&unreadable)?;
+    transaction.commit().await.map_err(failed("bring the store to the present schema"))?;
+    if let Found::Schema(schema @ ..SCHEMA) = found {
+        tracing::info!(from = schema, to = SCHEMA, "the store was brought to a later schema");
+    }
+    Ok(())
+}
+
+async fn migrate(
+    connection: &mut SqliteConnection,
+    path: &Path,
+    found: &Found,
+) -> Result<(), StoreError> {
     let steps = MIGRATIONS.map(|(version, name, sql)| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     });
-    let outcome = Migrator::with_migrations(steps.into()).run_direct(None, connection, false).await;
+    let migrator = Migrator::with_migrations(steps.into());
+    let before = match found {
+        Found::Nothing => 0,
+        Found::Schema(schema) => *schema,
+    };
+    for (version, ..) in MIGRATIONS.into_iter().filter(|(version, ..)| *version > before) {
+        failpoint(Point::Migration).map_err(unreadable(path))?;
+        let made = migrator.run_direct(Some(version), &mut *connection, false).await;
+        made.map_err(not_migrated(path))?;
+    }
+    if before < SCHEMA {
+        return failpoint(Point::Migration).map_err(unreadable(path));
+    }
+    // Nothing is to be made; that those which were made are ours is still looked at.
+    migrator.run_direct(None, connection, false).await.map_err(not_migrated(path))
+}
+
+fn not_migrated(path: &Path) -> impl Fn(MigrateError) -> StoreError {
     let corrupt = |reason: String| StoreError::Corrupt { path: path.display().to_string(), reason };
-    outcome.map_err(|error| match error {
+    move |error| match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
             failed("bring the store to the present schema")(error)
         }
@@ -256,29 +311,35 @@ async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), S
             corrupt(format!("its migration {version} is not the one that this axwatch knows"))
         }
         other => corrupt(other.to_string()),
-    })
+    }
 }
 
-/// Counts this opening, and gives a new store its id.
+/// Counts this opening, and gives a new store its id. What is written to from now on does not carry the
+/// checksum of a copy.
 async fn count_epoch(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     let store_id = StoreId(rand::random());
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     sqlx::query("INSERT OR IGNORE INTO meta (key, value) VALUES ('store_id', ?)")
         .bind(store_id.to_string())
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await?;
     sqlx::query("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await?;
-    transaction.commit().await
+    sqlx::raw_sql("PRAGMA user_version = 0").execute(connection).await?;
+    Ok(())
 }
 
-async fn read_meta(
+pub(super) async fn read_meta(
     connection: &mut SqliteConnection,
     path: &Path,
 ) -> Result<(Opened, Derivation), StoreError> {
     let unreadable = unreadable(path);
     let corrupt = |reason: String| StoreError::Corrupt { path: path.display().to_string(), reason };
+    let schema = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(&unreadable)?;
+    show_as_present(connection, schema).await.map_err(&unreadable)?;
     let rows: Vec<(String, String)> = sqlx::query_as("SELECT key, CAST(value AS TEXT) FROM meta")
         .fetch_all(&mut *connection)
         .await
@@ -292,8 +353,22 @@ async fn read_meta(
         text.parse::<u64>()
             .map_err(|_| corrupt(format!("{key} in its meta is {text:?}, not a number")))
     };
-    let (head, last_job, audit_size): (Option<i64>, Option<i64>, Option<i64>) = sqlx::query_as(
-        "SELECT (SELECT max(seq) FROM attestations), (SELECT max(number) FROM jobs),
+    let derivation = Derivation {
+        derived: Mark { seq: Seq(number("derived_seq")?), job: JobNumber(number("derived_job")?) },
+        deriving: Mark {
+            seq: Seq(number("deriving_seq")?),
+            job: JobNumber(number("deriving_job")?),
+        },
+    };
+    let (head, _) = read_marks(connection).await.map_err(|error| match error {
+        StoreError::Database { source, .. } => unreadable(source),
+        other => other,
+    })?;
+    // Numbers of rows that are not there any more are never given again.
+    let (last_watcher, audit_size): (Option<i64>, Option<i64>) = sqlx::query_as(
+        "SELECT max(ifnull((SELECT max(number) FROM watchers), 0),
+             ifnull((SELECT max(CAST(\"row\" AS INTEGER)) FROM quarantine
+                     WHERE \"table\" = 'watchers'), 0)),
          (SELECT first_leaf + count FROM audit ORDER BY first_leaf DESC LIMIT 1)",
     )
     .fetch_one(&mut *connection)
@@ -302,27 +377,17 @@ async fn read_meta(
     let count = |count: Option<i64>| count.map_or(0, i64::cast_unsigned);
     let store_id =
         text("store_id")?.parse().map_err(|error| corrupt(format!("its id: {error}")))?;
-    let schema = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(&unreadable)?;
     let opened = Opened {
         store_id,
         schema,
         epoch: number("epoch")?,
-        head: Seq(count(head)),
+        head: head.seq,
         matched_seq: Seq(number("matched_seq")?),
-        last_job: JobNumber(count(last_job)),
+        last_job: head.job,
         open_jobs_from: JobNumber(number("open_jobs_from")?),
+        last_watcher: WatcherNumber(count(last_watcher)),
         audit_size: count(audit_size),
         counters_upto: LeafNumber(number("counters_upto")?),
-    };
-    let derivation = Derivation {
-        derived: Mark { seq: Seq(number("derived_seq")?), job: JobNumber(number("derived_job")?) },
-        deriving: Mark {
-            seq: Seq(number("deriving_seq")?),
-            job: JobNumber(number("deriving_job")?),
-        },
     };
     Ok((opened, derivation))
 }

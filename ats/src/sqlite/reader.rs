@@ -10,19 +10,21 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use axwatch_model::{
-    AttestationId, Counters, HandlerRow, JobId, JobIdPrefix, JobNumber, JobRow, JobState,
-    LeafNumber, PluginRow, RevisionRow, Seq, Stored, Timestamp, WatcherNumber, WatcherRow,
+    AttestationId, Counters, HandlerRow, HoldRow, JobId, JobIdPrefix, JobNumber, JobRow, JobState,
+    LeafNumber, PassRow, PluginRow, RevisionRow, Seq, Stored, Timestamp, WatcherNumber, WatcherRow,
 };
 use axwatch_query::AliasChange;
 use futures::future::FutureExt;
-use sqlx::Sqlite;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqlitePoolOptions, SqliteRow};
+use sqlx::{Row, Sqlite};
 use tokio::sync::Mutex;
 
 use super::connect::read_options;
 use super::derive::{SharedTail, fill, read_marks};
+use super::older::show_as_present;
 use super::open::open_for_reading;
+use super::quarantine::Spoilt;
 use super::rows::{
     self, Select, Together, attestation_text, read_attestation, read_job, read_together,
     select_attestations, select_audit, select_both, select_jobs,
@@ -31,7 +33,7 @@ use super::times::{BlockTimes, Times};
 use super::trip::Values;
 use super::{failed, search};
 use crate::store::{
-    AuditRow, JobCounts, JobsQuery, LaneQuery, Opened, Page, Question, Store, StoreError,
+    AuditRow, Counted, JobCounts, JobsQuery, LaneQuery, Opened, Page, Question, Store, StoreError,
     StoreFuture,
 };
 use crate::tail::{Mark, PARENT_JOB, Tail, job_term};
@@ -46,6 +48,8 @@ pub(super) struct SqliteReader {
     tail: SharedTail,
     opened: Opened,
     times: BlockTimes,
+    /// Rows that did not decode.
+    spoilt: Spoilt,
     /// Of a reader whose tail nobody else keeps up to date: held by whoever does it now.
     following: Option<Mutex<()>>,
 }
@@ -57,15 +61,23 @@ impl SqliteReader {
         let tail = SharedTail::new(Tail::new(derivation.derived));
         let following = Some(Mutex::new(()));
         let times = BlockTimes::default();
-        let reader = SqliteReader { pool: pool(&path), tail, opened, times, following };
+        let pool = pool(&path, opened.schema);
+        let spoilt = Spoilt::default();
+        let reader = SqliteReader { pool, tail, opened, times, spoilt, following };
         reader.connection().await?;
         Ok(reader)
     }
 
     /// Reads beside the writer of this process, whose tail it shares.
-    pub fn beside_writer(path: &Path, tail: SharedTail, opened: Opened) -> SqliteReader {
+    pub fn beside_writer(
+        path: &Path,
+        tail: SharedTail,
+        spoilt: Spoilt,
+        opened: Opened,
+    ) -> SqliteReader {
         let times = BlockTimes::default();
-        SqliteReader { pool: pool(path), tail, opened, times, following: None }
+        let pool = pool(path, opened.schema);
+        SqliteReader { pool, tail, opened, times, spoilt, following: None }
     }
 
     /// Lets go of all connections, once the questions under way are answered.
@@ -83,15 +95,9 @@ impl SqliteReader {
             if derived != self.tail.read().derived() {
                 self.tail.write().forget_upto(derived);
             }
-            fill(&mut connection, &self.tail, head).await?;
+            fill(&mut connection, &self.tail, &self.spoilt, head).await?;
         }
         Ok(connection)
-    }
-
-    /// Whether the store had these tables when it was opened: a reader brings no store up to date. One
-    /// that is kept while a writer does so goes on without them.
-    fn keeps_aliases_and_revisions(&self) -> bool {
-        self.opened.schema >= 3
     }
 
     fn head_mark(&self) -> Mark {
@@ -101,7 +107,7 @@ impl SqliteReader {
     async fn get_now(&self, id: &AttestationId) -> Result<Option<Stored>, StoreError> {
         let mut connection = self.connection().await?;
         let seqs = seqs_of_hashes(&mut connection, &self.tail, &[id.hash64()]).await?;
-        let rows = fetch_by_seqs(&mut connection, &seqs).await?;
+        let rows = fetch_by_seqs(&mut connection, &self.spoilt, &seqs).await?;
         Ok(rows.into_iter().find(|row| row.attestation.id == *id))
     }
 
@@ -110,20 +116,21 @@ impl SqliteReader {
         let head = self.head_mark().seq;
         let (mut after, mut found) = (after, Vec::new());
         while found.len() < limit && after < head {
-            let rows = fetch_attestations(&mut connection, &READ_AFTER, |values| {
-                values.add(signed(after.0));
-                values.add(signed(head.0));
-                values.add(bounded(FETCH_ROWS.min(limit - found.len())));
-            });
-            let rows = rows.await?;
-            let Some(last) = rows.last() else { break };
-            after = last.seq;
-            found.extend(rows);
+            let fetched =
+                fetch_attestations(&mut connection, &self.spoilt, &READ_AFTER, |values| {
+                    values.add(signed(after.0));
+                    values.add(signed(head.0));
+                    values.add(bounded(FETCH_ROWS.min(limit - found.len())));
+                });
+            let fetched = fetched.await?;
+            let Some(last) = fetched.highest() else { break };
+            after = last;
+            found.extend(fetched.rows);
         }
         Ok(found)
     }
 
-    async fn made_by_now(&self, job: JobId) -> Result<Vec<Stored>, StoreError> {
+    async fn made_by_now(&self, job: JobId, limit: usize) -> Result<Counted<Stored>, StoreError> {
         let mut connection = self.connection().await?;
         let terms = [Box::from(job_term(job))];
         let mut made = search::Search::new(&self.tail, [(PARENT_JOB, terms.as_slice())], None);
@@ -131,7 +138,10 @@ impl SqliteReader {
         while let Some(seq) = made.next(&mut connection).await? {
             seqs.push(Seq(seq));
         }
-        fetch_by_seqs(&mut connection, &seqs).await
+        let all = seqs.len() as u64;
+        seqs.sort_unstable();
+        seqs.truncate(limit);
+        Ok(Counted { first: fetch_by_seqs(&mut connection, &self.spoilt, &seqs).await?, all })
     }
 
     async fn jobs_beginning_now(
@@ -156,18 +166,26 @@ impl SqliteReader {
         .await
         .map_err(&failed)?;
         found.extend(pairs.into_iter().map(|(hash, number)| (hash, number.cast_unsigned())));
-        let numbers: BTreeSet<u64> = found.into_iter().map(|(_, number)| number).collect();
-        let numbers = serde_json::to_string(&numbers).expect("numbers are always JSON");
-        let rows = sqlx::query(select_jobs!("WHERE number IN (SELECT value FROM json_each(?))"))
-            .bind(numbers)
-            .fetch_all(&mut *connection)
-            .await
-            .map_err(&failed)?;
-        let mut jobs = rows.iter().map(read_job).collect::<Result<Vec<_>, _>>()?;
+        let numbers = found.into_iter().map(|(_, number)| number).collect();
+        let mut jobs = fetch_jobs(&mut connection, &self.spoilt, &numbers).await?;
         jobs.retain(|job| prefix.begins(job.id));
         jobs.sort_unstable_by_key(|job| job.id);
         jobs.truncate(limit);
         Ok(jobs)
+    }
+
+    async fn jobs_of_now(&self, seq: Seq, limit: usize) -> Result<Counted<JobRow>, StoreError> {
+        let mut connection = self.connection().await?;
+        let mut numbers: BTreeSet<u64> = self.tail.read().jobs_of_seq(seq).collect();
+        let found: Vec<i64> = sqlx::query_scalar("SELECT number FROM job_seqs WHERE seq = ?")
+            .bind(signed(seq.0))
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(failed("read jobs"))?;
+        numbers.extend(found.into_iter().map(i64::cast_unsigned));
+        let all = numbers.len() as u64;
+        let first: BTreeSet<u64> = numbers.into_iter().take(limit).collect();
+        Ok(Counted { first: fetch_jobs(&mut connection, &self.spoilt, &first).await?, all })
     }
 
     async fn job_now(&self, id: JobId) -> Result<Option<JobRow>, StoreError> {
@@ -180,19 +198,12 @@ impl SqliteReader {
             .await
             .map_err(&failed)?;
         numbers.extend(found.into_iter().map(i64::cast_unsigned));
-        for number in numbers {
-            let row = sqlx::query(select_jobs!("WHERE number = ?"))
-                .bind(signed(number))
-                .fetch_optional(&mut *connection)
-                .await
-                .map_err(&failed)?;
-            if let Some(job) = row.as_ref().map(read_job).transpose()?.filter(|job| job.id == id) {
-                return Ok(Some(job));
-            }
-        }
-        Ok(None)
+        let jobs =
+            fetch_jobs(&mut connection, &self.spoilt, &numbers.into_iter().collect()).await?;
+        Ok(jobs.into_iter().find(|job| job.id == id))
     }
 
+    /// What a statement finds, without the rows that do not decode.
     async fn fetch<T>(
         &self,
         step: &'static str,
@@ -200,21 +211,68 @@ impl SqliteReader {
         bind: impl FnOnce(&mut Values) + Send,
         read: fn(&SqliteRow) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
+        let rows = self.rows(step, statement, bind).await?;
+        self.spoilt.keep(rows.iter().map(read))
+    }
+
+    /// The same of a statement whose last parameter bounds its rows: as many as that if there are, so that
+    /// fewer always mean that there are no more.
+    async fn fetch_up_to<T>(
+        &self,
+        step: &'static str,
+        statement: &'static str,
+        limit: usize,
+        bind: impl Fn(&mut Values) + Send + Sync,
+        read: fn(&SqliteRow) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut asked = limit;
+        loop {
+            let bind = |values: &mut Values| {
+                bind(values);
+                values.add(bounded(asked));
+            };
+            let rows = self.rows(step, statement, bind).await?;
+            let mut found = self.spoilt.keep(rows.iter().map(read))?;
+            if rows.len() < asked || found.len() >= limit {
+                found.truncate(limit);
+                return Ok(found);
+            }
+            asked += rows.len() - found.len();
+        }
+    }
+
+    async fn rows(
+        &self,
+        step: &'static str,
+        statement: &'static str,
+        bind: impl FnOnce(&mut Values) + Send,
+    ) -> Result<Vec<SqliteRow>, StoreError> {
         let mut connection = self.connection().await?;
         let mut values = Values::default();
         bind(&mut values);
-        let rows = sqlx::query_with(statement, values.into_arguments())
+        sqlx::query_with(statement, values.into_arguments())
             .fetch_all(&mut *connection)
             .await
-            .map_err(failed(step))?;
-        rows.iter().map(read).collect()
+            .map_err(failed(step))
+    }
+
+    /// What a statement finds in the audit, whose rows are never left out.
+    async fn fetch_audit<T>(
+        &self,
+        statement: &'static str,
+        bind: impl FnOnce(&mut Values) + Send,
+        read: fn(&SqliteRow) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        self.rows("read the audit", statement, bind).await?.iter().map(read).collect()
     }
 }
 
 /// How many jobs there are at all (as -1), and how many in each state but `completed`: one statement,
 /// so one snapshot. The states stand in it as numbers, so that SQLite sees that the index has them all.
 const COUNT_JOBS: &str = "SELECT -1, \
-     ifnull((SELECT max(number) FROM jobs) - (SELECT min(number) FROM jobs) + 1, 0) \
+     max(ifnull((SELECT max(number) FROM jobs), 0), ifnull((SELECT max(CAST(\"row\" AS INTEGER)) \
+         FROM quarantine WHERE \"table\" = 'jobs'), 0)) \
+     - ifnull((SELECT value FROM meta WHERE key = 'jobs_gone'), 0) \
      UNION ALL SELECT state, count(*) FROM jobs WHERE state IN (4, 5) GROUP BY state \
      UNION ALL SELECT state, count(*) FROM jobs WHERE state IN (0, 1) \
      AND number >= (SELECT value FROM meta WHERE key = 'open_jobs_from') GROUP BY state";
@@ -236,8 +294,10 @@ fn counts_of(rows: &[(i64, i64)]) -> JobCounts {
     JobCounts { completed: of(-1).saturating_sub(others), ..counts }
 }
 
-fn pool(path: &Path) -> SqlitePool {
+/// Connections that see a store of an older schema as if it were of ours.
+fn pool(path: &Path, schema: i64) -> SqlitePool {
     SqlitePoolOptions::new()
+        .after_connect(move |connection, _| Box::pin(show_as_present(connection, schema)))
         .max_connections(CONNECTIONS)
         .min_connections(0)
         .test_before_acquire(false)
@@ -280,14 +340,16 @@ pub(super) async fn seqs_of_hashes(
 /// The attestations with these numbers, rising.
 pub(super) async fn fetch_by_seqs(
     connection: &mut SqliteConnection,
+    spoilt: &Spoilt,
     seqs: &[Seq],
 ) -> Result<Vec<Stored>, StoreError> {
-    fetch_by_seqs_within(connection, seqs, Times::ANY).await
+    fetch_by_seqs_within(connection, spoilt, seqs, Times::ANY).await
 }
 
 /// The attestations with these numbers and one of these times, rising.
 pub(super) async fn fetch_by_seqs_within(
     connection: &mut SqliteConnection,
+    spoilt: &Spoilt,
     seqs: &[Seq],
     times: Times,
 ) -> Result<Vec<Stored>, StoreError> {
@@ -295,12 +357,12 @@ pub(super) async fn fetch_by_seqs_within(
     let mut found = Vec::with_capacity(sorted.len());
     for seqs in sorted.chunks(FETCH_ROWS) {
         let seqs = serde_json::to_string(seqs).expect("numbers are always JSON");
-        let rows = fetch_attestations(connection, &FETCH_BY_SEQS, |values| {
+        let fetched = fetch_attestations(connection, spoilt, &FETCH_BY_SEQS, |values| {
             values.add(seqs.clone());
             values.add(times.lowest);
             values.add(times.highest);
         });
-        found.extend(rows.await?);
+        found.extend(fetched.await?.rows);
     }
     Ok(found)
 }
@@ -310,12 +372,37 @@ pub(super) const FETCH_BY_SEQS: Select =
 
 const READ_AFTER: Select = select_both!("WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?");
 
-/// What a statement finds, rising by number.
+/// What a statement found in the log.
+pub(super) struct Fetched {
+    /// Rising by number.
+    pub rows: Vec<Stored>,
+    /// The numbers of rows that do not decode.
+    spoilt: Vec<Seq>,
+}
+
+impl Fetched {
+    /// How many rows there were.
+    pub fn count(&self) -> usize {
+        self.rows.len() + self.spoilt.len()
+    }
+
+    pub fn highest(&self) -> Option<Seq> {
+        self.spoilt.iter().copied().max().max(self.rows.last().map(|row| row.seq))
+    }
+
+    pub fn lowest(&self) -> Option<Seq> {
+        let rows = self.rows.first().map(|row| row.seq);
+        self.spoilt.iter().copied().chain(rows).min()
+    }
+}
+
+/// What a statement finds, without the rows that do not decode.
 pub(super) async fn fetch_attestations(
     connection: &mut SqliteConnection,
+    spoilt: &Spoilt,
     select: &Select,
     bind: impl Fn(&mut Values),
-) -> Result<Vec<Stored>, StoreError> {
+) -> Result<Fetched, StoreError> {
     let values = || {
         let mut values = Values::default();
         bind(&mut values);
@@ -325,32 +412,61 @@ pub(super) async fn fetch_attestations(
         .fetch_one(&mut *connection)
         .await
         .map_err(failed("read attestations"))?;
-    let mut rows = match read_together(&row) {
-        Some(Together { rows, large }) if large.is_empty() => rows,
-        Some(Together { mut rows, large }) => {
+    let mut fetched = match read_together(&row) {
+        Some(Together { rows, large }) if large.is_empty() => Fetched { rows, spoilt: Vec::new() },
+        Some(Together { rows, large }) => {
             let mut values = Values::default();
             values.add(serde_json::to_string(&large).expect("numbers are always JSON"));
             values.add(Times::ANY.lowest);
             values.add(Times::ANY.highest);
-            rows.extend(fetch_by_row(connection, FETCH_BY_SEQS.by_row, values).await?);
-            rows
+            let mut fetched =
+                fetch_by_row(connection, spoilt, FETCH_BY_SEQS.by_row, values).await?;
+            fetched.rows.extend(rows);
+            fetched
         }
-        None => fetch_by_row(connection, select.by_row, values()).await?,
+        None => fetch_by_row(connection, spoilt, select.by_row, values()).await?,
     };
-    rows.sort_unstable_by_key(|row| row.seq);
-    Ok(rows)
+    fetched.rows.sort_unstable_by_key(|row| row.seq);
+    Ok(fetched)
 }
 
 async fn fetch_by_row(
     connection: &mut SqliteConnection,
+    spoilt: &Spoilt,
     statement: &'static str,
     values: Values,
-) -> Result<Vec<Stored>, StoreError> {
+) -> Result<Fetched, StoreError> {
     let rows = sqlx::query_with(statement, values.into_arguments())
         .fetch_all(connection)
         .await
         .map_err(failed("read attestations"))?;
-    rows.iter().map(read_attestation).collect()
+    let mut fetched = Fetched { rows: Vec::with_capacity(rows.len()), spoilt: Vec::new() };
+    for row in &rows {
+        match spoilt.pass(read_attestation(row))? {
+            Some(stored) => fetched.rows.push(stored),
+            None => {
+                let seq: i64 = row.try_get(0).map_err(failed("read attestations"))?;
+                fetched.spoilt.push(Seq(seq.cast_unsigned()));
+            }
+        }
+    }
+    Ok(fetched)
+}
+
+/// The jobs with these numbers, by number.
+async fn fetch_jobs(
+    connection: &mut SqliteConnection,
+    spoilt: &Spoilt,
+    numbers: &BTreeSet<u64>,
+) -> Result<Vec<JobRow>, StoreError> {
+    let statement =
+        select_jobs!("WHERE number IN (SELECT value FROM json_each(?)) ORDER BY number");
+    let rows = sqlx::query(statement)
+        .bind(serde_json::to_string(numbers).expect("numbers are always JSON"))
+        .fetch_all(connection)
+        .await
+        .map_err(failed("read jobs"))?;
+    spoilt.keep(rows.iter().map(read_job))
 }
 
 impl Store for SqliteReader {
@@ -367,7 +483,7 @@ impl Store for SqliteReader {
             let mut connection = self.connection().await?;
             let head = self.head_mark().seq;
             let seqs: Vec<Seq> = seqs.iter().copied().filter(|seq| *seq <= head).collect();
-            fetch_by_seqs(&mut connection, &seqs).await
+            fetch_by_seqs(&mut connection, &self.spoilt, &seqs).await
         }
         .boxed()
     }
@@ -391,9 +507,6 @@ impl Store for SqliteReader {
     }
 
     fn alias_changes(&self, after: Seq) -> StoreFuture<'_, Vec<(Seq, AliasChange)>> {
-        if !self.keeps_aliases_and_revisions() {
-            return std::future::ready(Ok(Vec::new())).boxed();
-        }
         let bind = move |values: &mut Values| values.add(signed(after.0));
         self.fetch("read aliases", rows::SELECT_ALIASES, bind, rows::read_alias).boxed()
     }
@@ -417,13 +530,13 @@ impl Store for SqliteReader {
     fn query<'a>(&'a self, question: &'a Question) -> StoreFuture<'a, Page> {
         async move {
             let mut connection = self.connection().await?;
-            search::answer(&mut connection, &self.tail, &self.times, question).await
+            search::answer(&mut connection, &self.tail, &self.spoilt, &self.times, question).await
         }
         .boxed()
     }
 
-    fn made_by(&self, job: JobId) -> StoreFuture<'_, Vec<Stored>> {
-        self.made_by_now(job).boxed()
+    fn made_by(&self, job: JobId, limit: usize) -> StoreFuture<'_, Counted<Stored>> {
+        self.made_by_now(job, limit).boxed()
     }
 
     fn watchers_after(
@@ -431,11 +544,9 @@ impl Store for SqliteReader {
         after: WatcherNumber,
         limit: usize,
     ) -> StoreFuture<'_, Vec<WatcherRow>> {
-        let bind = move |values: &mut Values| {
-            values.number(after.0);
-            values.add(bounded(limit));
-        };
-        self.fetch("read watchers", rows::SELECT_WATCHERS, bind, rows::read_watcher).boxed()
+        let bind = move |values: &mut Values| values.number(after.0);
+        self.fetch_up_to("read watchers", rows::SELECT_WATCHERS, limit, bind, rows::read_watcher)
+            .boxed()
     }
 
     fn revisions_between(
@@ -447,12 +558,28 @@ impl Store for SqliteReader {
             values.number(first.0);
             values.number(last.0);
         };
-        let statement = match self.keeps_aliases_and_revisions() {
-            true => rows::SELECT_REVISIONS,
-            false => rows::SELECT_PRESENT_REVISION,
-        };
         let step = "read the revisions of watchers";
-        self.fetch(step, statement, bind, rows::read_revision).boxed()
+        self.fetch(step, rows::SELECT_REVISIONS, bind, rows::read_revision).boxed()
+    }
+
+    fn passes(&self) -> StoreFuture<'_, Vec<(PassRow, Seq)>> {
+        let found = self.fetch("read passes", rows::SELECT_OPEN_PASSES, |_| {}, rows::read_pass);
+        let placed = |(pass, seq): (PassRow, Option<Seq>)| Some((pass, seq?));
+        found.map(move |rows| Ok(rows?.into_iter().filter_map(placed).collect())).boxed()
+    }
+
+    fn passes_of(&self, watcher: WatcherNumber) -> StoreFuture<'_, Vec<(PassRow, Option<Seq>)>> {
+        let bind = move |values: &mut Values| values.number(watcher.0);
+        self.fetch("read passes", rows::SELECT_PASSES_OF, bind, rows::read_pass).boxed()
+    }
+
+    fn holds(&self) -> StoreFuture<'_, Vec<HoldRow>> {
+        self.fetch("read holds", rows::SELECT_OPEN_HOLDS, |_| {}, rows::read_hold).boxed()
+    }
+
+    fn holds_of(&self, watcher: WatcherNumber) -> StoreFuture<'_, Vec<HoldRow>> {
+        let bind = move |values: &mut Values| values.number(watcher.0);
+        self.fetch("read holds", rows::SELECT_HOLDS_OF, bind, rows::read_hold).boxed()
     }
 
     fn counters(&self) -> StoreFuture<'_, Vec<(WatcherNumber, Counters)>> {
@@ -480,6 +607,10 @@ impl Store for SqliteReader {
         self.jobs_beginning_now(prefix, limit).boxed()
     }
 
+    fn jobs_of(&self, seq: Seq, limit: usize) -> StoreFuture<'_, Counted<JobRow>> {
+        self.jobs_of_now(seq, limit).boxed()
+    }
+
     fn job_counts(&self) -> StoreFuture<'_, JobCounts> {
         async move {
             let mut connection = self.connection().await?;
@@ -497,11 +628,10 @@ impl Store for SqliteReader {
             values.add(signed(after.0));
             values.add(JobState::Queued.code());
             values.add(JobState::Running.code());
-            values.add(bounded(limit));
         };
         let statement =
             select_jobs!("WHERE number > ? AND state IN (?, ?) ORDER BY number LIMIT ?");
-        self.fetch("read open jobs", statement, bind, read_job).boxed()
+        self.fetch_up_to("read open jobs", statement, limit, bind, read_job).boxed()
     }
 
     fn lane_jobs<'a>(&'a self, query: &'a LaneQuery) -> StoreFuture<'a, Vec<JobRow>> {
@@ -509,15 +639,15 @@ impl Store for SqliteReader {
             values.add(signed(query.from.0));
             values.add(JobState::Queued.code());
             values.add(query.lane.watcher.map(|number| number.0.cast_signed()));
+            values.add(i64::from(query.lane.generation));
             values.add(query.lane.handler.clone());
             values.add(query.due_by.ms());
-            values.add(bounded(query.limit));
         };
         let statement = select_jobs!(
-            "WHERE number >= ? AND state = ? AND watcher IS ? AND handler = ? \
+            "WHERE number >= ? AND state = ? AND watcher IS ? AND generation = ? AND handler = ? \
              AND (due_at IS NULL OR due_at <= ?) ORDER BY number LIMIT ?"
         );
-        self.fetch("read the jobs of a lane", statement, bind, read_job).boxed()
+        self.fetch_up_to("read the jobs of a lane", statement, query.limit, bind, read_job).boxed()
     }
 
     fn jobs<'a>(&'a self, query: &'a JobsQuery) -> StoreFuture<'a, Vec<JobRow>> {
@@ -527,7 +657,6 @@ impl Store for SqliteReader {
             values.add(query.state.map(JobState::code));
             values.add(query.watcher.map(|number| number.0.cast_signed()));
             values.add(query.fires_only.then_some(axwatch_model::JobOrigin::Fire.code()));
-            values.add(bounded(query.limit));
         };
         let any = select_jobs!(
             "WHERE number < ?1 AND number > ?2 AND (?3 IS NULL OR state = ?3) \
@@ -544,7 +673,7 @@ impl Store for SqliteReader {
             Some(JobState::Failed | JobState::Cancelled) => ended_badly,
             _ => any,
         };
-        self.fetch("read jobs", statement, bind, read_job).boxed()
+        self.fetch_up_to("read jobs", statement, query.limit, bind, read_job).boxed()
     }
 
     fn audit_after(&self, from: LeafNumber, limit: usize) -> StoreFuture<'_, Vec<AuditRow>> {
@@ -556,26 +685,26 @@ impl Store for SqliteReader {
             "WHERE first_leaf >= ifnull((SELECT max(first_leaf) FROM audit WHERE first_leaf <= ?1), 0) \
              AND first_leaf + count > ?1 ORDER BY first_leaf LIMIT ?2"
         );
-        self.fetch("read the audit", statement, bind, rows::read_audit).boxed()
+        self.fetch_audit(statement, bind, rows::read_audit).boxed()
     }
 
     fn audit_row(&self, leaf: LeafNumber) -> StoreFuture<'_, Option<AuditRow>> {
         let bind = move |values: &mut Values| values.add(signed(leaf.0));
         let statement = select_audit!("WHERE first_leaf <= ? ORDER BY first_leaf DESC LIMIT 1");
-        let found = self.fetch("read the audit", statement, bind, rows::read_audit);
+        let found = self.fetch_audit(statement, bind, rows::read_audit);
         let holds = move |row: &AuditRow| leaf.0 - row.first_leaf.0 < row.count;
         found.map(move |rows| Ok(rows?.pop().filter(holds))).boxed()
     }
 
     fn audit_last(&self) -> StoreFuture<'_, Option<AuditRow>> {
         let statement = select_audit!("ORDER BY first_leaf DESC LIMIT 1");
-        let found = self.fetch("read the audit", statement, |_| {}, rows::read_audit);
+        let found = self.fetch_audit(statement, |_| {}, rows::read_audit);
         found.map(|rows| Ok(rows?.pop())).boxed()
     }
 
     fn audit_head(&self) -> StoreFuture<'_, Option<(u64, [u8; 32])>> {
         let statement = rows::SELECT_AUDIT_HEAD;
-        let found = self.fetch("read the audit", statement, |_| {}, rows::read_audit_head);
+        let found = self.fetch_audit(statement, |_| {}, rows::read_audit_head);
         found.map(|rows| Ok(rows?.pop())).boxed()
     }
 

@@ -7,9 +7,10 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use axwatch_model::{
-    Attestation, AttestationId, Attributes, Counters, Filled, HandlerRef, JobId, JobNumber,
-    JobOrigin, JobRow, JobState, LeafNumber, Lineage, LineageKind, PluginRow, RevisionRow, Seq,
-    Stored, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
+    Attestation, AttestationId, Attributes, Counters, CursorNumber, CursorRow, Filled, HandlerRef,
+    HoldRow, JobId, JobNumber, JobOrigin, JobRow, JobState, LeafNumber, Lineage, LineageKind,
+    PassRow, PluginRow, RevisionRow, Seq, Stored, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
+    WatcherState,
 };
 use axwatch_query::{AliasChange, AliasChangeKind};
 use serde::de::value::SeqAccessDeserializer;
@@ -19,12 +20,14 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::trip::{Insert, Values};
+use crate::append::Removed;
 use crate::store::{AuditRow, StoreError};
 
 pub(super) static INSERT_ATTESTATIONS: Insert = Insert::new(
     "INSERT INTO attestations (seq,id,subjects,predicates,contexts,actors,timestamp,created_at,\
-     source,appended_by,filled,attributes,signature,signer_did,lineage,root,parent_job,depth) VALUES ",
-    18,
+     source,appended_by,filled,attributes,signature,signer_did,lineage,root,parent_job,depth,chain) \
+     VALUES ",
+    19,
 );
 
 /// A job's row is always given whole, so a changed one simply takes the old one's place.
@@ -37,8 +40,9 @@ pub(super) static REPLACE_JOBS: Insert = Insert::new(
 
 pub(super) static REPLACE_WATCHERS: Insert = Insert::new(
     "INSERT OR REPLACE INTO watchers (number,owner,local_id,revision,generation,declared,handlers,\
-     params,max_fires_per_second,max_chain,state,error,since_seq,created_at,updated_at) VALUES ",
-    15,
+     params,max_fires_per_second,max_chain,state,error,since_seq,created_at,updated_at,\
+     last_generation,max_attempts,max_age_ms) VALUES ",
+    18,
 );
 
 pub(super) static REPLACE_REVISIONS: Insert = Insert::new(
@@ -46,6 +50,24 @@ pub(super) static REPLACE_REVISIONS: Insert = Insert::new(
      max_fires_per_second,at,leaf,since_seq,from_seq,retired_seq) VALUES ",
     11,
 );
+
+pub(super) static REPLACE_PASSES: Insert = Insert::new(
+    "INSERT OR REPLACE INTO passes (watcher,generation,from_seq,until_seq,cursor,started_at,ended_at,\
+     stopped) VALUES ",
+    8,
+);
+
+pub(super) static REPLACE_CURSORS: Insert =
+    Insert::new("INSERT OR REPLACE INTO cursors (number,seq) VALUES ", 2);
+
+pub(super) static REPLACE_HOLDS: Insert = Insert::new(
+    "INSERT OR REPLACE INTO holds (watcher,number,kind,drops,at,until,from_seq,from_job,ended_at,\
+     to_seq,to_job) VALUES ",
+    11,
+);
+
+pub(super) static INSERT_REMOVED: Insert =
+    Insert::new("INSERT OR REPLACE INTO removed (seq,id,filled,content) VALUES ", 4);
 
 pub(super) static INSERT_ALIASES: Insert =
     Insert::new("INSERT INTO aliases (seq,kind,words) VALUES ", 3);
@@ -73,7 +95,8 @@ macro_rules! attestation_text {
             "json_quote(appended_by),',',filled,',',",
             $attributes,
             ",',',json_quote(hex(signature)),',',signature IS NULL,',',json_quote(signer_did),',',",
-            "lineage,',',json_quote(root),',',json_quote(hex(parent_job)),',',depth,']')",
+            "lineage,',',json_quote(root),',',json_quote(hex(parent_job)),',',depth,',',",
+            "ifnull(chain,'[]'),']')",
         )
     };
 }
@@ -150,6 +173,7 @@ pub(super) fn bind_attestation(values: &mut Values, stored: &Stored) {
     values.add(lineage.root.as_ref().map(AttestationId::as_str));
     values.add(lineage.parent_job.as_ref().map(|job| job.0.as_slice()));
     values.add(i64::from(lineage.depth));
+    values.add((!lineage.chain.is_empty()).then(|| to_json(&lineage.chain)));
 }
 
 pub(super) fn bind_job(values: &mut Values, job: &JobRow) {
@@ -196,6 +220,9 @@ pub(super) fn bind_watcher(values: &mut Values, watcher: &WatcherRow) {
     values.number(watcher.since_seq.0);
     values.add(watcher.created_at.ms());
     values.add(watcher.updated_at.ms());
+    values.add(i64::from(watcher.last_generation));
+    values.add(watcher.max_attempts.map(i64::from));
+    values.add(watcher.max_age_ms.map(u64::cast_signed));
 }
 
 pub(super) fn bind_revision(values: &mut Values, row: &RevisionRow) {
@@ -210,6 +237,43 @@ pub(super) fn bind_revision(values: &mut Values, row: &RevisionRow) {
     values.number(row.since_seq.0);
     values.number(row.from_seq.0);
     values.add(row.retired_seq.map(|seq| seq.0.cast_signed()));
+}
+
+pub(super) fn bind_pass(values: &mut Values, row: &PassRow) {
+    values.number(row.watcher.0);
+    values.add(i64::from(row.generation));
+    values.number(row.from_seq.0);
+    values.add(row.until_seq.map(|seq| seq.0.cast_signed()));
+    values.add(row.cursor.map(|cursor| cursor.0.cast_signed()));
+    values.add(row.started_at.ms());
+    values.add(row.ended_at.map(Timestamp::ms));
+    values.add(row.stopped.as_deref());
+}
+
+pub(super) fn bind_cursor(values: &mut Values, row: &CursorRow) {
+    values.number(row.number.0);
+    values.number(row.seq.0);
+}
+
+pub(super) fn bind_hold(values: &mut Values, row: &HoldRow) {
+    values.number(row.watcher.0);
+    values.add(i64::from(row.number));
+    values.add(row.kind.to_string());
+    values.add(row.drops);
+    values.add(row.at.ms());
+    values.add(row.until.map(Timestamp::ms));
+    values.number(row.from_seq.0);
+    values.number(row.from_job.0);
+    values.add(row.ended_at.map(Timestamp::ms));
+    values.add(row.to_seq.map(|seq| seq.0.cast_signed()));
+    values.add(row.to_job.map(|job| job.0.cast_signed()));
+}
+
+pub(super) fn bind_removed(values: &mut Values, row: &Removed) {
+    values.number(row.seq.0);
+    values.add(row.id.as_str());
+    values.add(row.filled.code());
+    values.add(row.content.as_deref());
 }
 
 pub(super) fn bind_alias(values: &mut Values, (seq, change): &(Seq, AliasChange)) {
@@ -249,10 +313,10 @@ fn audit_head_text(size: u64, root: &[u8; 32]) -> String {
 }
 
 pub(super) const SELECT_AUDIT_HEAD: &str =
-    "SELECT 1, CAST(value AS TEXT) FROM meta WHERE key = 'audit_head'";
+    "SELECT key, CAST(value AS TEXT) FROM meta WHERE key = 'audit_head'";
 
 pub(super) fn read_audit_head(row: &SqliteRow) -> Result<(u64, [u8; 32]), StoreError> {
-    let columns = Columns { table: "meta", row };
+    let columns = Columns { table: &META, row };
     let text: &str = columns.get(1)?;
     columns.check(parse_audit_head(text).ok_or_else(|| format!("audit_head is {text:?}")))
 }
@@ -296,6 +360,7 @@ struct AttestationText<'a> {
     root: Option<AttestationId>,
     parent_job: &'a str,
     depth: u32,
+    chain: Vec<Option<WatcherNumber>>,
 }
 
 impl AttestationText<'_> {
@@ -322,6 +387,7 @@ impl AttestationText<'_> {
                 job => Some(job.parse::<JobId>().map_err(shown)?),
             },
             depth: self.depth,
+            chain: self.chain,
         };
         Ok(Stored {
             seq: self.seq,
@@ -334,7 +400,7 @@ impl AttestationText<'_> {
 }
 
 pub(super) fn read_attestation(row: &SqliteRow) -> Result<Stored, StoreError> {
-    decode("attestations", row, |_, text| {
+    decode(&ATTESTATIONS, row, |_, text| {
         serde_json::from_str::<AttestationText<'_>>(text).map_err(shown)?.decode()
     })
 }
@@ -418,7 +484,7 @@ struct JobText {
 }
 
 pub(super) fn read_job(row: &SqliteRow) -> Result<JobRow, StoreError> {
-    decode("jobs", row, |number, text| {
+    decode(&JOBS, row, |number, text| {
         let text: JobText = serde_json::from_str(text).map_err(shown)?;
         let time = |ms: Option<i64>| ms.map(Timestamp::from_ms).transpose().map_err(shown);
         let bytes = |column: usize| {
@@ -457,12 +523,22 @@ pub(super) fn read_job(row: &SqliteRow) -> Result<JobRow, StoreError> {
 }
 
 /// Watchers are few: their columns are read one by one.
-pub(super) const SELECT_WATCHERS: &str = "SELECT number, owner, local_id, revision, generation, \
-     declared, handlers, params, max_fires_per_second, max_chain, state, error, since_seq, \
-     created_at, updated_at FROM watchers WHERE number > ? ORDER BY number LIMIT ?";
+macro_rules! select_watchers {
+    ($rest:literal) => {
+        concat!(
+            "SELECT number, owner, local_id, revision, generation, declared, handlers, params, ",
+            "max_fires_per_second, max_chain, state, error, since_seq, created_at, updated_at, ",
+            "last_generation, max_attempts, max_age_ms FROM watchers ",
+            $rest
+        )
+    };
+}
+
+pub(super) const SELECT_WATCHERS: &str =
+    select_watchers!("WHERE number > ? ORDER BY number LIMIT ?");
 
 pub(super) fn read_watcher(row: &SqliteRow) -> Result<WatcherRow, StoreError> {
-    let columns = Columns { table: "watchers", row };
+    let columns = Columns { table: &WATCHERS, row };
     let (owner, local): (&str, &str) = (columns.get(1)?, columns.get(2)?);
     let (declared, handlers): (&str, &str) = (columns.get(5)?, columns.get(6)?);
     let handlers: Vec<HandlerRef> = columns.check(serde_json::from_str(handlers))?;
@@ -474,11 +550,14 @@ pub(super) fn read_watcher(row: &SqliteRow) -> Result<WatcherRow, StoreError> {
         },
         revision: columns.number(3)?,
         generation: columns.get(4)?,
+        last_generation: columns.get(15)?,
         declared: columns.check(serde_json::from_str(declared))?,
         handlers,
         params: columns.get::<Option<&str>>(7)?.map(Arc::from),
         max_fires_per_second: columns.get(8)?,
         max_chain: columns.get(9)?,
+        max_attempts: columns.get(16)?,
+        max_age_ms: columns.optional(17)?,
         state: columns.check(columns.get::<&str>(10)?.parse())?,
         error: columns.get(11)?,
         since_seq: Seq(columns.number(12)?),
@@ -487,19 +566,21 @@ pub(super) fn read_watcher(row: &SqliteRow) -> Result<WatcherRow, StoreError> {
     })
 }
 
-pub(super) const SELECT_REVISIONS: &str = "SELECT revision, watcher, generation, declared, handlers, \
-     max_fires_per_second, at, leaf, since_seq, from_seq, retired_seq FROM watcher_revisions \
-     WHERE watcher BETWEEN ? AND ? ORDER BY watcher, revision";
+macro_rules! select_revisions {
+    ($rest:literal) => {
+        concat!(
+            "SELECT revision, watcher, generation, declared, handlers, max_fires_per_second, at, ",
+            "leaf, since_seq, from_seq, retired_seq FROM watcher_revisions ",
+            $rest
+        )
+    };
+}
 
-/// The same of a store that does not keep revisions yet: what it will have when it does.
-pub(super) const SELECT_PRESENT_REVISION: &str = "SELECT revision, number, generation, declared, \
-     (SELECT json_group_array(json_extract(value, '$.declared')) FROM json_each(handlers)), \
-     max_fires_per_second, updated_at, NULL, since_seq, since_seq, \
-     CASE state WHEN 'retired' THEN (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'matched_seq') END \
-     FROM watchers WHERE number BETWEEN ? AND ? AND revision > 0 ORDER BY number";
+pub(super) const SELECT_REVISIONS: &str =
+    select_revisions!("WHERE watcher BETWEEN ? AND ? ORDER BY watcher, revision");
 
 pub(super) fn read_revision(row: &SqliteRow) -> Result<RevisionRow, StoreError> {
-    let columns = Columns { table: "watcher_revisions", row };
+    let columns = Columns { table: &REVISIONS, row };
     let (declared, handlers): (&str, &str) = (columns.get(3)?, columns.get(4)?);
     Ok(RevisionRow {
         watcher: WatcherNumber(columns.number(1)?),
@@ -509,18 +590,99 @@ pub(super) fn read_revision(row: &SqliteRow) -> Result<RevisionRow, StoreError> 
         handlers: columns.check(serde_json::from_str(handlers))?,
         max_fires_per_second: columns.get(5)?,
         at: columns.time(6)?,
-        leaf: columns.get::<Option<i64>>(7)?.map(|leaf| LeafNumber(leaf.cast_unsigned())),
+        leaf: columns.optional(7)?.map(LeafNumber),
         since_seq: Seq(columns.number(8)?),
         from_seq: Seq(columns.number(9)?),
-        retired_seq: columns.get::<Option<i64>>(10)?.map(|seq| Seq(seq.cast_unsigned())),
+        retired_seq: columns.optional(10)?.map(Seq),
     })
 }
 
-pub(super) const SELECT_ALIASES: &str =
-    "SELECT seq, kind, words FROM aliases WHERE seq > ? ORDER BY seq";
+/// Reads passes, each with where its cursor is.
+macro_rules! select_passes {
+    ($rest:literal) => {
+        concat!(
+            "SELECT watcher, generation, from_seq, until_seq, cursor, started_at, ended_at, stopped, ",
+            "seq FROM passes LEFT JOIN cursors ON cursors.number = passes.cursor ",
+            $rest
+        )
+    };
+}
+
+pub(super) const SELECT_OPEN_PASSES: &str =
+    select_passes!("WHERE cursor IS NOT NULL ORDER BY watcher, generation");
+
+pub(super) const SELECT_PASSES_OF: &str = select_passes!("WHERE watcher = ? ORDER BY generation");
+
+pub(super) fn read_pass(row: &SqliteRow) -> Result<(PassRow, Option<Seq>), StoreError> {
+    let columns = Columns { table: &PASSES, row };
+    let pass = PassRow {
+        watcher: WatcherNumber(columns.number(0)?),
+        generation: columns.get(1)?,
+        from_seq: Seq(columns.number(2)?),
+        until_seq: columns.optional(3)?.map(Seq),
+        cursor: columns.optional(4)?.map(CursorNumber),
+        started_at: columns.time(5)?,
+        ended_at: columns.optional_time(6)?,
+        stopped: columns.get(7)?,
+    };
+    let seq = columns.optional(8)?.map(Seq);
+    match pass.cursor {
+        Some(cursor) if seq.is_none() => {
+            Err(columns.wrong(format!("its cursor {} is nowhere", cursor.0)))
+        }
+        _ => Ok((pass, seq)),
+    }
+}
+
+/// Reads holds.
+macro_rules! select_holds {
+    ($rest:literal) => {
+        concat!(
+            "SELECT watcher, number, kind, drops, at, until, from_seq, from_job, ended_at, to_seq, ",
+            "to_job FROM holds ",
+            $rest
+        )
+    };
+}
+
+pub(super) const SELECT_OPEN_HOLDS: &str = select_holds!(
+    "WHERE ended_at IS NULL OR drops OR (watcher, number) IN \
+     (SELECT watcher, max(number) FROM holds GROUP BY watcher)"
+);
+
+pub(super) const SELECT_HOLDS_OF: &str = select_holds!("WHERE watcher = ? ORDER BY number");
+
+pub(super) fn read_hold(row: &SqliteRow) -> Result<HoldRow, StoreError> {
+    let columns = Columns { table: &HOLDS, row };
+    let kind = columns.check(columns.get::<&str>(2)?.parse())?;
+    if !matches!(kind, WatcherState::Paused | WatcherState::Muted) {
+        return Err(columns.wrong(format!("{kind} is no kind of hold")));
+    }
+    Ok(HoldRow {
+        watcher: WatcherNumber(columns.number(0)?),
+        number: columns.get(1)?,
+        kind,
+        drops: columns.get(3)?,
+        at: columns.time(4)?,
+        until: columns.optional_time(5)?,
+        from_seq: Seq(columns.number(6)?),
+        from_job: JobNumber(columns.number(7)?),
+        ended_at: columns.optional_time(8)?,
+        to_seq: columns.optional(9)?.map(Seq),
+        to_job: columns.optional(10)?.map(JobNumber),
+    })
+}
+
+macro_rules! select_aliases {
+    ($rest:literal) => {
+        concat!("SELECT seq, kind, words FROM aliases ", $rest)
+    };
+}
+
+pub(super) const SELECT_ALIASES: &str = select_aliases!("WHERE seq > ? ORDER BY seq");
 
 pub(super) fn read_alias(row: &SqliteRow) -> Result<(Seq, AliasChange), StoreError> {
-    let columns = Columns { table: "aliases", row };
+    let columns = Columns { table: &ALIASES, row };
     let kind = match columns.get::<i64>(1)? {
         0 => AliasChangeKind::Link,
         1 => AliasChangeKind::Unlink,
@@ -530,17 +692,24 @@ pub(super) fn read_alias(row: &SqliteRow) -> Result<(Seq, AliasChange), StoreErr
     Ok((Seq(columns.number(0)?), AliasChange { kind, words }))
 }
 
-pub(super) const SELECT_COUNTERS: &str =
-    "SELECT watcher, matches, fires, errors, last_fired_at FROM watcher_counters ORDER BY watcher";
+macro_rules! select_counters {
+    ($rest:literal) => {
+        concat!(
+            "SELECT watcher, matches, fires, errors, last_fired_at FROM watcher_counters ",
+            $rest
+        )
+    };
+}
+
+pub(super) const SELECT_COUNTERS: &str = select_counters!("ORDER BY watcher");
 
 pub(super) fn read_counters(row: &SqliteRow) -> Result<(WatcherNumber, Counters), StoreError> {
-    let columns = Columns { table: "watcher_counters", row };
-    let last_fired_at = columns.get::<Option<i64>>(4)?.map(Timestamp::from_ms).transpose();
+    let columns = Columns { table: &COUNTERS, row };
     let counters = Counters {
         matches: columns.number(1)?,
         fires: columns.number(2)?,
         errors: columns.number(3)?,
-        last_fired_at: columns.check(last_fired_at)?,
+        last_fired_at: columns.optional_time(4)?,
     };
     Ok((WatcherNumber(columns.number(0)?), counters))
 }
@@ -554,7 +723,7 @@ macro_rules! select_audit {
 pub(super) use select_audit;
 
 pub(super) fn read_audit(row: &SqliteRow) -> Result<AuditRow, StoreError> {
-    let columns = Columns { table: "audit", row };
+    let columns = Columns { table: &AUDIT, row };
     Ok(AuditRow {
         first_leaf: LeafNumber(columns.number(0)?),
         count: columns.number(1)?,
@@ -565,27 +734,172 @@ pub(super) fn read_audit(row: &SqliteRow) -> Result<AuditRow, StoreError> {
     })
 }
 
-pub(super) const SELECT_PLUGINS: &str = "SELECT rank() OVER (ORDER BY name), name, version, \
-     incarnation, up_at FROM plugins ORDER BY name";
+macro_rules! select_plugins {
+    ($rest:literal) => {
+        concat!("SELECT name, version, incarnation, up_at FROM plugins ", $rest)
+    };
+}
+
+pub(super) const SELECT_PLUGINS: &str = select_plugins!("ORDER BY name");
 
 pub(super) fn read_plugin(row: &SqliteRow) -> Result<PluginRow, StoreError> {
-    let columns = Columns { table: "plugins", row };
+    let columns = Columns { table: &PLUGINS, row };
     Ok(PluginRow {
-        name: columns.check(columns.get::<&str>(1)?.parse())?,
-        version: columns.get(2)?,
-        incarnation: columns.number(3)?,
-        up_at: columns.time(4)?,
+        name: columns.check(columns.get::<&str>(0)?.parse())?,
+        version: columns.get(1)?,
+        incarnation: columns.number(2)?,
+        up_at: columns.time(3)?,
     })
 }
 
-pub(super) const SELECT_HANDLERS: &str =
-    "SELECT rank() OVER (ORDER BY plugin, name), plugin, name FROM handlers ORDER BY plugin, name";
+macro_rules! select_handlers {
+    ($rest:literal) => {
+        concat!("SELECT plugin, name FROM handlers ", $rest)
+    };
+}
+
+pub(super) const SELECT_HANDLERS: &str = select_handlers!("ORDER BY plugin, name");
 
 pub(super) fn read_handler(row: &SqliteRow) -> Result<axwatch_model::HandlerRow, StoreError> {
-    let columns = Columns { table: "handlers", row };
+    let columns = Columns { table: &HANDLERS, row };
     Ok(axwatch_model::HandlerRow {
-        plugin: columns.check(columns.get::<&str>(1)?.parse())?,
-        name: columns.check(columns.get::<&str>(2)?.parse())?,
+        plugin: columns.check(columns.get::<&str>(0)?.parse())?,
+        name: columns.check(columns.get::<&str>(1)?.parse())?,
+    })
+}
+
+/// A table whose rows are known by their keys, and how one of them is read.
+pub(super) struct Table {
+    pub name: &'static str,
+    /// The columns of its key.
+    pub key: &'static [&'static str],
+    /// Whether these are texts; else they are numbers.
+    pub has_names: bool,
+    /// Reads its rows; the key is among the columns.
+    pub select: &'static str,
+    /// Decodes one.
+    pub check: fn(&SqliteRow) -> Result<(), StoreError>,
+}
+
+impl Table {
+    const fn new(
+        name: &'static str,
+        key: &'static [&'static str],
+        select: &'static str,
+        check: fn(&SqliteRow) -> Result<(), StoreError>,
+    ) -> Table {
+        Table { name, key, has_names: false, select, check }
+    }
+
+    /// The key of a row, as [`StoreError::Row`] has it.
+    pub fn key_of(&self, row: &SqliteRow) -> String {
+        let part = |column: &&str| match self.has_names {
+            true => {
+                let bytes: &[u8] = row.try_get_unchecked(*column).unwrap_or_default();
+                serde_json::Value::from(String::from_utf8_lossy(bytes))
+            }
+            false => row.try_get::<i64, _>(*column).unwrap_or(-1).into(),
+        };
+        let mut parts: Vec<_> = self.key.iter().map(part).collect();
+        match (parts.len(), parts.pop()) {
+            (1, Some(serde_json::Value::String(name))) => name,
+            (1, Some(number)) => number.to_string(),
+            (_, last) => {
+                parts.extend(last);
+                serde_json::Value::from(parts).to_string()
+            }
+        }
+    }
+}
+
+macro_rules! checks {
+    ($read:path) => {
+        |row| $read(row).map(drop)
+    };
+}
+
+pub(super) static ATTESTATIONS: Table = Table::new(
+    "attestations",
+    &["seq"],
+    select_attestations!("ifnull(attributes,'null')", ""),
+    checks!(read_attestation),
+);
+pub(super) static JOBS: Table =
+    Table::new("jobs", &["number"], select_jobs!(""), checks!(read_job));
+pub(super) static WATCHERS: Table =
+    Table::new("watchers", &["number"], select_watchers!(""), checks!(read_watcher));
+pub(super) static REVISIONS: Table = Table::new(
+    "watcher_revisions",
+    &["watcher", "revision"],
+    select_revisions!(""),
+    checks!(read_revision),
+);
+pub(super) static COUNTERS: Table =
+    Table::new("watcher_counters", &["watcher"], select_counters!(""), checks!(read_counters));
+pub(super) static PASSES: Table =
+    Table::new("passes", &["watcher", "generation"], select_passes!(""), checks!(read_pass));
+pub(super) static CURSORS: Table =
+    Table::new("cursors", &["number"], "SELECT number, seq FROM cursors ", checks!(read_cursor));
+pub(super) static HOLDS: Table =
+    Table::new("holds", &["watcher", "number"], select_holds!(""), checks!(read_hold));
+pub(super) static ALIASES: Table =
+    Table::new("aliases", &["seq"], select_aliases!(""), checks!(read_alias));
+pub(super) static PLUGINS: Table = Table {
+    has_names: true,
+    ..Table::new("plugins", &["name"], select_plugins!(""), checks!(read_plugin))
+};
+pub(super) static HANDLERS: Table = Table {
+    has_names: true,
+    ..Table::new("handlers", &["plugin", "name"], select_handlers!(""), checks!(read_handler))
+};
+pub(super) static REMOVED: Table = Table::new(
+    "removed",
+    &["seq"],
+    "SELECT seq, id, filled, content FROM removed ",
+    checks!(read_removed),
+);
+/// Its rows are never put aside: that would break the chain that proves it.
+pub(super) static AUDIT: Table =
+    Table::new("audit", &["first_leaf"], select_audit!(""), checks!(read_audit));
+static META: Table = Table {
+    has_names: true,
+    ..Table::new("meta", &["key"], SELECT_AUDIT_HEAD, checks!(read_audit_head))
+};
+
+/// All tables whose rows are put aside when they do not decode.
+pub(super) static TABLES: [&Table; 12] = [
+    &ATTESTATIONS,
+    &JOBS,
+    &WATCHERS,
+    &REVISIONS,
+    &COUNTERS,
+    &CURSORS,
+    &PASSES,
+    &HOLDS,
+    &ALIASES,
+    &PLUGINS,
+    &HANDLERS,
+    &REMOVED,
+];
+
+fn read_cursor(row: &SqliteRow) -> Result<CursorRow, StoreError> {
+    let columns = Columns { table: &CURSORS, row };
+    Ok(CursorRow { number: CursorNumber(columns.number(0)?), seq: Seq(columns.number(1)?) })
+}
+
+pub(super) fn read_removed(row: &SqliteRow) -> Result<Removed, StoreError> {
+    let columns = Columns { table: &REMOVED, row };
+    let filled = Filled::from_code(columns.get(2)?);
+    let content: Option<Vec<u8>> = columns.get(3)?;
+    let bytes = content.as_ref().map(Vec::len);
+    if bytes.is_some_and(|bytes| bytes != Removed::content_bytes(filled)) {
+        return Err(columns.wrong("its content has the wrong length".to_owned()));
+    }
+    Ok(Removed {
+        seq: Seq(columns.number(0)?),
+        id: columns.check(columns.get::<&str>(1)?.parse())?,
+        filled,
+        content,
     })
 }
 
@@ -594,7 +908,7 @@ fn shown(error: impl std::fmt::Display) -> String {
 }
 
 fn decode<T>(
-    table: &'static str,
+    table: &'static Table,
     row: &SqliteRow,
     read: impl FnOnce(u64, &str) -> Result<T, String>,
 ) -> Result<T, StoreError> {
@@ -603,9 +917,9 @@ fn decode<T>(
     read(number, columns.get(1)?).map_err(|reason| columns.wrong(reason))
 }
 
-/// A row's columns, the first of which is its number.
+/// A row's columns.
 struct Columns<'r> {
-    table: &'static str,
+    table: &'static Table,
     row: &'r SqliteRow,
 }
 
@@ -622,6 +936,16 @@ impl<'r> Columns<'r> {
         u64::try_from(number).map_err(|_| self.wrong(format!("{number} is negative")))
     }
 
+    fn optional(&self, column: usize) -> Result<Option<u64>, StoreError> {
+        let number: Option<i64> = self.get(column)?;
+        let negative = |number: i64| self.wrong(format!("{number} is negative"));
+        number.map(|number| u64::try_from(number).map_err(|_| negative(number))).transpose()
+    }
+
+    fn optional_time(&self, column: usize) -> Result<Option<Timestamp>, StoreError> {
+        self.check(self.get::<Option<i64>>(column)?.map(Timestamp::from_ms).transpose())
+    }
+
     fn time(&self, column: usize) -> Result<Timestamp, StoreError> {
         self.check(Timestamp::from_ms(self.get(column)?))
     }
@@ -631,7 +955,7 @@ impl<'r> Columns<'r> {
     }
 
     fn wrong(&self, reason: String) -> StoreError {
-        StoreError::Row { table: self.table, row: self.row.try_get(0).unwrap_or(-1), reason }
+        StoreError::Row { table: self.table.name, row: self.table.key_of(self.row), reason }
     }
 }
 

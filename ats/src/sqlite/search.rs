@@ -14,7 +14,8 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::derive::SharedTail;
 use super::failed;
-use super::reader::{FETCH_ROWS, fetch_attestations, fetch_by_seqs_within};
+use super::quarantine::Spoilt;
+use super::reader::{FETCH_ROWS, Fetched, fetch_attestations, fetch_by_seqs_within};
 use super::rows::{Select, attestation_text, select_attestations, select_both};
 use super::times::{BlockTimes, Times};
 use crate::packed::unpack;
@@ -47,6 +48,7 @@ const PASSED_BY_ROW_MAX: u64 = 512;
 pub(super) async fn answer(
     connection: &mut SqliteConnection,
     tail: &SharedTail,
+    spoilt: &Spoilt,
     blocks: &BlockTimes,
     question: &Question,
 ) -> Result<Page, StoreError> {
@@ -74,7 +76,7 @@ pub(super) async fn answer(
         let doubtful = page.rows_read > page.rows.len() as u64;
         let least = if doubtful { DOUBTFUL_ROWS } else { 1 };
         let count = missing.max(least).max(2 * wrong).min(FETCH_ROWS);
-        let fetched = source.fetch(connection, blocks, times, count).await?;
+        let fetched = source.fetch(connection, spoilt, blocks, times, count).await?;
         looked_at += fetched.passed;
         passed += fetched.passed;
         wrong = fetched.wrong;
@@ -115,7 +117,7 @@ enum Source {
 }
 
 /// Candidates, newest first.
-struct Fetched {
+struct Candidates {
     rows: Vec<Stored>,
     /// How many others there were, with another time than what was asked for.
     passed: u64,
@@ -154,10 +156,11 @@ impl Source {
     async fn fetch(
         &mut self,
         connection: &mut SqliteConnection,
+        spoilt: &Spoilt,
         blocks: &BlockTimes,
         times: Times,
         count: usize,
-    ) -> Result<Fetched, StoreError> {
+    ) -> Result<Candidates, StoreError> {
         match self {
             Source::Postings(search) => {
                 let mut seqs = Vec::with_capacity(count);
@@ -168,24 +171,26 @@ impl Source {
                         seqs.push(Seq(seq));
                     }
                 }
-                let mut rows = fetch_by_seqs_within(connection, &seqs, times).await?;
+                let mut rows = fetch_by_seqs_within(connection, spoilt, &seqs, times).await?;
                 rows.reverse();
                 let wrong = seqs.len() - rows.len();
-                Ok(Fetched { rows, passed: wrong as u64, wrong })
+                Ok(Candidates { rows, passed: wrong as u64, wrong })
             }
             Source::Log(at_most) => {
                 let Some(run) = blocks.run(*at_most, times) else {
                     *at_most = 0;
-                    return Ok(Fetched { rows: Vec::new(), passed: 0, wrong: 0 });
+                    return Ok(Candidates { rows: Vec::new(), passed: 0, wrong: 0 });
                 };
-                let rows = fetch_downwards(connection, &run, times, count).await?;
-                let last = rows.last().filter(|_| rows.len() == count);
-                *at_most = last.map_or(*run.start(), |row| row.seq.0).saturating_sub(1);
+                let fetched = fetch_downwards(connection, spoilt, &run, times, count).await?;
+                let last = fetched.lowest().filter(|_| fetched.count() == count);
+                *at_most = last.map_or(*run.start(), |seq| seq.0).saturating_sub(1);
+                let mut rows = fetched.rows;
+                rows.reverse();
                 let passed = match times {
                     Times::ANY => 0,
                     _ => (run.end() - *at_most).saturating_sub(rows.len() as u64),
                 };
-                Ok(Fetched { rows, passed, wrong: 0 })
+                Ok(Candidates { rows, passed, wrong: 0 })
             }
         }
     }
@@ -193,20 +198,19 @@ impl Source {
 
 async fn fetch_downwards(
     connection: &mut SqliteConnection,
+    spoilt: &Spoilt,
     run: &RangeInclusive<u64>,
     times: Times,
     count: usize,
-) -> Result<Vec<Stored>, StoreError> {
-    let rows = fetch_attestations(connection, &READ_DOWNWARDS, |values| {
+) -> Result<Fetched, StoreError> {
+    let fetched = fetch_attestations(connection, spoilt, &READ_DOWNWARDS, |values| {
         values.number(*run.start());
         values.number(*run.end());
         values.add(times.lowest);
         values.add(times.highest);
         values.add(count as i64);
     });
-    let mut rows = rows.await?;
-    rows.reverse();
-    Ok(rows)
+    fetched.await
 }
 
 const READ_DOWNWARDS: Select = select_both!(
@@ -376,8 +380,9 @@ impl Term {
         for row in rows.iter().rev() {
             let first_seq: i64 = row.try_get(0).map_err(&failed)?;
             let seqs: &[u8] = row.try_get(1).map_err(&failed)?;
-            unpack(first_seq.cast_unsigned(), seqs, &mut self.ahead)
-                .map_err(|reason| StoreError::Row { table: "postings", row: first_seq, reason })?;
+            unpack(first_seq.cast_unsigned(), seqs, &mut self.ahead).map_err(|reason| {
+                StoreError::Row { table: "postings", row: first_seq.to_string(), reason }
+            })?;
         }
         let lowest = self.ahead.first().copied().unwrap_or(0);
         self.unread_upto = if rows.len() < self.rows { None } else { lowest.checked_sub(1) };

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axwatch_model::{
-    Attributes, Declared, DefaultActor, Defaults, Draft, Incoming, JobNumber, LeafNumber, Seq,
-    Timestamp, WatcherNumber,
+    Attributes, Declared, DefaultActor, Defaults, Draft, Incoming, JobId, JobNumber, JobOrigin,
+    JobRow, LeafNumber, Seq, Timestamp, WatcherNumber, WatcherState,
 };
 use axwatch_query::Filter;
 use sqlx::{ConnectOptions, Connection, Row};
@@ -46,7 +46,7 @@ fn at(ms: i64) -> Timestamp {
     Timestamp::from_ms(ms).unwrap()
 }
 
-fn claims(range: std::ops::Range<usize>) -> Vec<Incoming> {
+pub(super) fn claims(range: std::ops::Range<usize>) -> Vec<Incoming> {
     range.map(|n| claim(n, None)).collect()
 }
 
@@ -62,7 +62,7 @@ fn claim(n: usize, timestamp: Option<Timestamp>) -> Incoming {
     draft.complete(&defaults, "user", at(1), 0).unwrap()
 }
 
-async fn fill(writer: &mut dyn StoreWriter, range: std::ops::Range<usize>) {
+pub(super) async fn fill(writer: &mut dyn StoreWriter, range: std::ops::Range<usize>) {
     for start in range.clone().step_by(1_000) {
         let end = (start + 1_000).min(range.end);
         append(writer, claims(start..end), at(2)).await.unwrap();
@@ -252,16 +252,30 @@ async fn an_older_program_leaves_no_trace_beside_a_newer_store() {
     assert!(!path.with_extension("db-wal").exists());
 }
 
+/// Takes back what the last migrations did, so that a store has schema 3 or 1.
+pub(super) const BACK_TO_3: &str = "ALTER TABLE attestations DROP COLUMN chain; \
+     ALTER TABLE watchers DROP COLUMN last_generation; ALTER TABLE watchers DROP COLUMN max_attempts; \
+     ALTER TABLE watchers DROP COLUMN max_age_ms; DROP TABLE passes; DROP TABLE cursors; \
+     DROP TABLE holds; DROP TABLE job_seqs; DROP TABLE removed; DROP TABLE quarantine; \
+     DELETE FROM meta WHERE key = 'jobs_gone'; DELETE FROM _sqlx_migrations WHERE version > 3;";
+const BACK_TO_1: &str = "DROP INDEX jobs_ended_badly; DROP TABLE aliases; \
+     DROP TABLE watcher_revisions; DELETE FROM _sqlx_migrations WHERE version > 1;";
+
+async fn changed(path: &Path, sql: &str) {
+    let mut connection = write_options(path).connect().await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_store_of_an_older_schema_is_read_as_it_is_and_brought_up_to_be_written() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("axwatch.db");
-    let older = "DROP INDEX jobs_ended_badly; DROP TABLE aliases; DROP TABLE watcher_revisions; \
-         UPDATE meta SET value = 7 WHERE key = 'matched_seq'; \
-         INSERT INTO watchers VALUES (1,'user','a',3,1,'{\"ax\":\"X\"}','[{\"declared\":\"h\",\"plugin\":null}]', \
-             NULL,NULL,NULL,'retired',NULL,4,1,2); \
-         DELETE FROM _sqlx_migrations WHERE version > 1";
-    doctored(&path, older).await;
+    doctored(&path, "UPDATE meta SET value = 7 WHERE key = 'matched_seq'").await;
+    changed(&path, &[BACK_TO_3, BACK_TO_1].concat()).await;
+    let watcher = "INSERT INTO watchers VALUES (1,'user','a',3,1,'{\"ax\":\"X\"}', \
+         '[{\"declared\":\"h\",\"plugin\":null}]',NULL,NULL,NULL,'retired',NULL,4,1,2)";
+    changed(&path, watcher).await;
     let reader = SqliteStore::open_reader(&path).await.unwrap();
     assert_eq!(reader.opened().schema, 1);
     assert_eq!(reader.job_counts().await.unwrap(), crate::JobCounts::default());
@@ -269,11 +283,65 @@ async fn a_store_of_an_older_schema_is_read_as_it_is_and_brought_up_to_be_writte
     let revisions = reader.revisions(WatcherNumber(1)).await.unwrap();
     drop(reader);
     let writer = SqliteStore::open_writer(&path).await.unwrap();
-    assert_eq!(writer.reader().opened().schema, 3);
+    assert_eq!(writer.reader().opened().schema, 4);
     let [revision] = &revisions[..] else { panic!("{revisions:?}") };
     assert_eq!((revision.revision, revision.since_seq, revision.from_seq), (3, Seq(4), Seq(4)));
     assert_eq!((&revision.handlers[..], revision.retired_seq), (&["h".into()][..], Some(Seq(7))));
     assert_eq!(writer.reader().revisions(WatcherNumber(1)).await.unwrap(), revisions);
+}
+
+#[tokio::test]
+async fn a_store_without_positions_is_read_as_it_is_and_gets_them_to_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    let mut writer = open_small(&path).await;
+    for n in 1..=50 {
+        append(writer.as_mut(), claims(n..n + 1), at(2)).await.unwrap();
+        let mut job = JobRow::queued(
+            JobNumber(n as u64),
+            JobId([n as u8; 16]),
+            JobOrigin::Fire,
+            "h".into(),
+            at(1),
+        );
+        job.seq = Some(Seq(n as u64 / 2));
+        writer.commit(&Batch { jobs: vec![job], ..Batch::default() }).await.unwrap();
+    }
+    // Some of them found by the tables, and some not yet.
+    let jobs = writer.reader().jobs_of(Seq(12), 10).await.unwrap();
+    let newest = writer.reader().jobs_of(Seq(25), 10).await.unwrap();
+    assert_eq!((jobs.all, newest.all), (2, 1));
+    writer.close().await.unwrap();
+    changed(&path, BACK_TO_3).await;
+    let watchers = "UPDATE meta SET value = 9 WHERE key = 'matched_seq'; \
+         INSERT INTO watchers VALUES \
+         (1,'user','a',3,2,'{\"ax\":\"X\"}','[]',NULL,NULL,NULL,'paused',NULL,4,1,2), \
+         (2,'user','b',1,0,'{\"ax\":\"X\"}','[]',NULL,NULL,NULL,'live',NULL,4,1,2)";
+    changed(&path, watchers).await;
+
+    let reader = SqliteStore::open_reader(&path).await.unwrap();
+    assert_eq!(reader.opened().schema, 3);
+    assert_eq!(found(reader.as_ref(), &asks("'subject 12'", 9)).await, [12]);
+    assert_eq!(reader.jobs_of(Seq(12), 10).await.unwrap(), jobs);
+    let rows = reader.watchers().await.unwrap();
+    assert_eq!(
+        (rows[0].last_generation, rows[0].max_attempts, rows[0].max_age_ms),
+        (2, None, None)
+    );
+    assert_eq!(reader.passes().await.unwrap(), []);
+    assert_eq!(reader.holds().await.unwrap(), []);
+    drop(reader);
+
+    let writer = open_small(&path).await;
+    let reader = writer.reader();
+    assert_eq!(reader.opened().schema, 4);
+    assert_eq!(found(reader.as_ref(), &asks("'subject 12'", 9)).await, [12]);
+    assert_eq!(reader.jobs_of(Seq(12), 10).await.unwrap(), jobs);
+    assert_eq!(reader.jobs_of(Seq(25), 10).await.unwrap(), newest);
+    assert_eq!(reader.watchers().await.unwrap(), rows);
+    let [hold] = &reader.holds().await.unwrap()[..] else { panic!("the paused one is held") };
+    assert_eq!((hold.watcher, hold.number, hold.kind), (WatcherNumber(1), 1, WatcherState::Paused));
+    assert_eq!((hold.from_seq, hold.from_job), (Seq(9), JobNumber(50)));
 }
 
 #[tokio::test]
@@ -301,46 +369,212 @@ async fn settings_are_read_back() {
     assert!(error.contains("synchronous is 1 and cannot be made 2"), "{error}");
 }
 
+/// Spoils the second of three claims, one way after the other.
 #[tokio::test]
-async fn a_row_that_does_not_decode_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("axwatch.db");
-    let mut writer = SqliteStore::open_writer(&path).await.unwrap();
-    fill(writer.as_mut(), 0..3).await;
-    writer.close().await.unwrap();
+async fn a_claim_that_does_not_decode_is_left_out_and_put_aside() {
     let columns = [
         ("subjects", "'[1]'"),
         ("subjects", "'[\"a\"'"),
         ("id", "''"),
+        ("id", "CAST(x'ff41' AS TEXT)"),
         ("timestamp", "9223372036854775807"),
         ("lineage", "9"),
         ("parent_job", "x'00'"),
         ("depth", "-1"),
         ("filled", "300"),
+        ("chain", "'[\"a\"]'"),
+        ("attributes", "'{'"),
     ];
-    let mut connection = write_options(&path).connect().await.unwrap();
     for (column, value) in columns {
-        let spoil = format!("BEGIN; UPDATE attestations SET {column} = {value} WHERE seq = 2");
-        sqlx::raw_sql(sqlx::AssertSqlSafe(spoil)).execute(&mut connection).await.unwrap();
-        let outcome = super::reader::fetch_by_seqs(&mut connection, &[Seq(1), Seq(2)]).await;
-        let error = outcome.unwrap_err();
-        let is_row = matches!(error, StoreError::Row { table: "attestations", row: 2, .. });
-        assert!(is_row, "{column} = {value}: {error}");
-        sqlx::raw_sql("ROLLBACK").execute(&mut connection).await.unwrap();
+        let which = format!("{column} = {value}");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("axwatch.db");
+        let mut writer = SqliteStore::open_writer(&path).await.unwrap();
+        fill(writer.as_mut(), 0..3).await;
+        writer.close().await.unwrap();
+        changed(&path, &format!("UPDATE attestations SET {which} WHERE seq = 2")).await;
+
+        let mut writer = SqliteStore::open_writer(&path).await.unwrap();
+        let readers = [writer.reader(), SqliteStore::open_reader(&path).await.unwrap()];
+        for reader in &readers {
+            assert_eq!(reader.head().await.unwrap(), Seq(3), "{which}");
+            let rows = reader.read_after(Seq(0), 9).await.unwrap();
+            assert_eq!(rows.iter().map(|row| row.seq.0).collect::<Vec<_>>(), [1, 3], "{which}");
+            assert_eq!(found(reader.as_ref(), &asks("so notify", 9)).await, [3, 1], "{which}");
+            let by_word = found(reader.as_ref(), &asks("'subject 1' 'subject 2'", 9)).await;
+            assert_eq!(by_word, [3], "{which}");
+            assert_eq!(reader.by_seqs(&[Seq(1), Seq(2)]).await.unwrap().len(), 1, "{which}");
+        }
+        let quarantined = writer.quarantined(at(9)).await.unwrap();
+        let [row] = &quarantined[..] else { panic!("{which}: {quarantined:?}") };
+        assert_eq!((row.number, &*row.table, &*row.row), (1, "attestations", "2"), "{which}");
+        assert!(!row.reason.is_empty());
+        let told = Batch { quarantine_told: Some(1), ..Batch::default() };
+        writer.commit(&told).await.unwrap();
+        assert_eq!(writer.quarantined(at(9)).await.unwrap(), [], "{which}");
+
+        // Its number and its id are never given to another.
+        let again = append(writer.as_mut(), claims(1..2), at(3)).await.unwrap().remove(0).unwrap();
+        let id_is_lost = column == "id";
+        assert_eq!((again.repeated, again.seq.0), (!id_is_lost, if id_is_lost { 4 } else { 2 }));
+        let next = if id_is_lost { 5 } else { 4 };
+        let new = append(writer.as_mut(), claims(9..10), at(3)).await.unwrap().remove(0).unwrap();
+        assert_eq!(new.seq, Seq(next), "{which}");
+        writer.close().await.unwrap();
+        let mut connection = read_options(&path).connect().await.unwrap();
+        let kept: String = sqlx::query_scalar("SELECT content FROM quarantine")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
+        let bytes = if value.starts_with("CAST") { &kept["id"]["hex"] } else { &kept["seq"] };
+        assert!(*bytes == 2 || *bytes == "ff41", "{which}: {kept}");
     }
-    // However it is asked for.
-    let spoil = "UPDATE attestations SET attributes = '{' WHERE seq = 2";
-    sqlx::raw_sql(spoil).execute(&mut connection).await.unwrap();
-    connection.close().await.unwrap();
-    let reader = SqliteStore::open_reader(&path).await.unwrap();
-    let errors = [
-        reader.query(&asks("so notify", 9)).await.map(drop),
-        reader.query(&asks("'subject 1'", 9)).await.map(drop),
-        reader.read_after(Seq(0), 9).await.map(drop),
+}
+
+#[tokio::test]
+async fn the_last_claim_of_the_log_leaves_its_number_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    let mut writer = SqliteStore::open_writer(&path).await.unwrap();
+    fill(writer.as_mut(), 0..3).await;
+    writer.close().await.unwrap();
+    changed(&path, "UPDATE attestations SET subjects = '[' WHERE seq = 3").await;
+    let mut writer = SqliteStore::open_writer(&path).await.unwrap();
+    assert_eq!(writer.quarantined(at(9)).await.unwrap().len(), 1);
+    writer.close().await.unwrap();
+    let mut writer = SqliteStore::open_writer(&path).await.unwrap();
+    assert_eq!(writer.reader().opened().head, Seq(3));
+    assert_eq!(writer.quarantined(at(9)).await.unwrap().len(), 1, "the audit was not told yet");
+    let new = append(writer.as_mut(), claims(7..8), at(3)).await.unwrap().remove(0).unwrap();
+    assert_eq!(new.seq, Seq(4));
+}
+
+/// One row in each table; a job and a watcher more than one, so that the rest can be seen to go on.
+async fn furnished(path: &Path) {
+    let mut writer = SqliteStore::open_writer(path).await.unwrap();
+    fill(writer.as_mut(), 0..3).await;
+    writer.close().await.unwrap();
+    let rows = "INSERT INTO jobs VALUES \
+            (1,zeroblob(16),0,1,1,0,1,'h','p',NULL,0,0,0,0,5,NULL,NULL,NULL,NULL,0,NULL,NULL,NULL,NULL,NULL,'[]'), \
+            (2,randomblob(16),0,1,1,0,2,'h','p',NULL,0,0,0,0,5,NULL,NULL,NULL,NULL,0,NULL,NULL,NULL,NULL,NULL,'[]'), \
+            (3,randomblob(16),0,1,1,0,3,'h','p',NULL,0,0,0,0,5,NULL,NULL,NULL,NULL,0,NULL,NULL,NULL,NULL,NULL,'[]'); \
+        INSERT INTO watchers VALUES \
+            (1,'user','a',1,0,'{\"ax\":\"X\"}','[]',NULL,NULL,NULL,'live',NULL,4,1,2,0,NULL,NULL), \
+            (2,'user','b',1,0,'{\"ax\":\"X\"}','[]',NULL,NULL,NULL,'live',NULL,4,1,2,0,NULL,NULL); \
+        INSERT INTO watcher_revisions VALUES \
+            (1,1,0,'{\"ax\":\"X\"}','[]',NULL,1,NULL,0,0,NULL),(1,2,0,'{\"ax\":\"X\"}','[]',NULL,1,NULL,0,0,NULL); \
+        INSERT INTO watcher_counters VALUES (1,1,1,1,NULL),(2,1,1,1,NULL); \
+        INSERT INTO cursors VALUES (1,1),(2,1); \
+        INSERT INTO passes VALUES (1,0,0,NULL,1,1,NULL,NULL),(2,0,0,NULL,2,1,NULL,NULL); \
+        INSERT INTO holds VALUES (1,1,'paused',0,1,NULL,0,0,NULL,NULL,NULL),(2,1,'muted',0,1,9,0,0,NULL,NULL,NULL); \
+        INSERT INTO aliases VALUES (1,0,'[\"a\",\"b\"]'),(2,0,'[\"c\",\"d\"]'); \
+        INSERT INTO plugins VALUES ('p','1.0.0',1,1),('q','1.0.0',1,1); \
+        INSERT INTO handlers VALUES ('p','h'),('q','h');";
+    changed(path, rows).await;
+}
+
+/// How many rows of each kind a reader finds.
+async fn counts(reader: &dyn Store) -> [usize; 10] {
+    [
+        reader.open_jobs(JobNumber(0), 9).await.unwrap().len(),
+        reader.watchers().await.unwrap().len(),
+        reader.revisions(WatcherNumber(1)).await.unwrap().len(),
+        reader.counters().await.unwrap().len(),
+        reader.passes().await.unwrap().len(),
+        reader.holds().await.unwrap().len(),
+        reader.alias_changes(Seq(0)).await.unwrap().len(),
+        reader.plugins().await.unwrap().len(),
+        reader.handlers().await.unwrap().len(),
+        reader.job_counts().await.unwrap().queued as usize,
+    ]
+}
+
+#[tokio::test]
+async fn a_row_of_any_table_that_does_not_decode_stops_nothing() {
+    let cases = [
+        ("jobs", "1", 0, "UPDATE jobs SET leaves = '[' WHERE number = 1"),
+        ("jobs", "1", 0, "UPDATE jobs SET state = 77, id = x'00' WHERE number = 1"),
+        ("jobs", "3", 0, "UPDATE jobs SET created_at = 9223372036854775807 WHERE number = 3"),
+        ("watchers", "2", 1, "UPDATE watchers SET state = 'asleep' WHERE number = 2"),
+        ("watchers", "2", 1, "UPDATE watchers SET handlers = '{' WHERE number = 2"),
+        (
+            "watcher_revisions",
+            "[1,2]",
+            2,
+            "UPDATE watcher_revisions SET declared = '' WHERE revision = 2",
+        ),
+        ("watcher_counters", "2", 3, "UPDATE watcher_counters SET fires = -1 WHERE watcher = 2"),
+        ("passes", "[2,0]", 4, "UPDATE passes SET from_seq = -1 WHERE watcher = 2"),
+        ("passes", "[2,0]", 4, "DELETE FROM cursors WHERE number = 2"),
+        ("holds", "[2,1]", 5, "UPDATE holds SET kind = 'x' WHERE watcher = 2"),
+        ("aliases", "2", 6, "UPDATE aliases SET words = '7' WHERE seq = 2"),
+        ("plugins", "q", 7, "UPDATE plugins SET up_at = 9223372036854775807 WHERE name = 'q'"),
+        ("plugins", "q q", 7, "UPDATE plugins SET name = 'q q' WHERE name = 'q'"),
+        ("handlers", "[\"q\",\"\"]", 8, "UPDATE handlers SET name = '' WHERE plugin = 'q'"),
+        (
+            "handlers",
+            "[\"\u{fffd}\",\"h\"]",
+            8,
+            "UPDATE handlers SET plugin = CAST(x'ff' AS TEXT) WHERE plugin = 'q'",
+        ),
     ];
-    for error in errors.map(Result::unwrap_err) {
-        assert!(matches!(error, StoreError::Row { table: "attestations", row: 2, .. }), "{error}");
+    for (table, key, kind, spoil) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("axwatch.db");
+        furnished(&path).await;
+        let all = counts(&*SqliteStore::open_reader(&path).await.unwrap()).await;
+        assert_eq!(all, [3, 2, 2, 2, 2, 2, 2, 2, 2, 3]);
+        changed(&path, spoil).await;
+        let mut expected = all;
+        expected[kind] -= 1;
+
+        let mut writer = SqliteStore::open_writer(&path).await.unwrap();
+        let mut found = counts(&*writer.reader()).await;
+        expected[9] = found[9];
+        assert_eq!(found, expected, "{spoil}");
+        let quarantined = writer.quarantined(at(9)).await.unwrap();
+        let [row] = &quarantined[..] else { panic!("{spoil}: {quarantined:?}") };
+        assert_eq!((&*row.table, &*row.row), (table, key), "{spoil}");
+        writer.close().await.unwrap();
+        let writer = SqliteStore::open_writer(&path).await.unwrap();
+        let opened = writer.reader().opened().clone();
+        assert_eq!((opened.last_job, opened.last_watcher), (JobNumber(3), WatcherNumber(2)));
+        found = counts(&*writer.reader()).await;
+        expected[9] = expected[0];
+        assert_eq!(found, expected, "{spoil}");
+        assert_eq!(writer.reader().job_counts().await.unwrap().completed, 0, "{spoil}");
     }
+}
+
+#[tokio::test]
+async fn a_page_is_full_though_rows_on_its_way_do_not_decode() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    let mut writer = SqliteStore::open_writer(&path).await.unwrap();
+    fill(writer.as_mut(), 0..2_000).await;
+    let job =
+        |n| JobRow::queued(JobNumber(n), JobId([n as u8; 16]), JobOrigin::Api, "h".into(), at(1));
+    let jobs = (1..=40).map(job).collect();
+    writer.commit(&Batch { jobs, ..Batch::default() }).await.unwrap();
+    writer.close().await.unwrap();
+    let spoil = "UPDATE attestations SET subjects = '[' WHERE seq BETWEEN 300 AND 1500; \
+         UPDATE jobs SET leaves = '' WHERE number BETWEEN 5 AND 25";
+    changed(&path, spoil).await;
+    let reader = SqliteStore::open_reader(&path).await.unwrap();
+    let seqs = |rows: Vec<axwatch_model::Stored>| {
+        rows.into_iter().map(|row| row.seq.0).collect::<Vec<_>>()
+    };
+    let expected: Vec<u64> = (290..300).chain(1_501..1_511).collect();
+    assert_eq!(seqs(reader.read_after(Seq(289), 20).await.unwrap()), expected);
+    let mut question = asks("so notify", 20);
+    question.before = Some(Seq(1_511));
+    let falling: Vec<u64> = expected.iter().rev().copied().collect();
+    assert_eq!(found(reader.as_ref(), &question).await, falling);
+    assert_eq!(all_pages(reader.as_ref(), &question).await.0.len(), 309);
+    let jobs = reader.open_jobs(JobNumber(2), 4).await.unwrap();
+    assert_eq!(jobs.iter().map(|job| job.number.0).collect::<Vec<_>>(), [3, 4, 26, 27]);
+    assert_eq!(reader.open_jobs(JobNumber(0), 99).await.unwrap().len(), 19);
 }
 
 #[tokio::test]
@@ -660,4 +894,120 @@ async fn damage_in_the_middle_of_the_file_is_found() {
         Err(refused) => Some(refused.to_string()),
     };
     assert!(found.is_some(), "a quarter of the file is overwritten");
+}
+
+/// Findings as one line each.
+fn told(examined: &crate::Examined) -> Vec<String> {
+    let line = |finding: &crate::Finding| {
+        let mark = if finding.repairable { "+" } else { "-" };
+        format!("{mark} {:?} {} {}", finding.kind, finding.table, finding.row)
+    };
+    examined.findings.iter().map(line).collect()
+}
+
+#[tokio::test]
+async fn a_doctor_finds_nothing_wrong_with_a_store_that_was_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    let mut writer = open_small(&path).await;
+    for n in 0..120 {
+        append(writer.as_mut(), claims(n..n + 1), at(2)).await.unwrap();
+        let mut job = JobRow::queued(
+            JobNumber(n as u64 + 1),
+            JobId([n as u8; 16]),
+            JobOrigin::Fire,
+            "h".into(),
+            at(1),
+        );
+        job.seq = Some(Seq(n as u64 / 2));
+        writer.commit(&Batch { jobs: vec![job], ..Batch::default() }).await.unwrap();
+        if n % 30 == 7 {
+            let examined = SqliteStore::examine(&path).await.unwrap();
+            // A claim of number 0 is nowhere.
+            let expected = ["- Reference jobs 1", "- Reference jobs 2"];
+            assert_eq!(told(&examined), expected[..2.min(n + 1)], "after {n}");
+            assert_eq!((examined.claims, examined.jobs), (n as u64 + 1, n as u64 + 1));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_doctor_finds_what_is_wrong_and_mends_what_can_be_mended() {
+    let cases: [(&str, &[&str], &[&str]); 12] = [
+        (
+            "UPDATE attestations SET subjects = '[' WHERE seq = 2",
+            &["+ Row attestations 2"],
+            &["- Reference jobs 2"],
+        ),
+        ("UPDATE jobs SET state = 9 WHERE number = 2", &["+ Row jobs 2"], &[]),
+        (
+            "UPDATE watchers SET state = '' WHERE number = 2",
+            &["+ Row watchers 2"],
+            &["- Reference passes 2"],
+        ),
+        (
+            "UPDATE cursors SET seq = -1 WHERE number = 2",
+            &["+ Row cursors 2", "+ Row passes [2,0]"],
+            &[],
+        ),
+        (
+            "UPDATE meta SET value = 3 WHERE key = 'open_jobs_from'",
+            &["+ Meta meta open_jobs_from"],
+            &[],
+        ),
+        ("UPDATE meta SET value = 3 WHERE key = 'jobs_gone'", &["+ Meta meta jobs_gone"], &[]),
+        ("DELETE FROM postings WHERE term = 'is_common'", &["+ Derived postings "], &[]),
+        (
+            "UPDATE postings SET seqs = x'80' WHERE term = 'is_common'",
+            &["+ Derived postings [1,\"is_common\",1]", "+ Derived postings "],
+            &[],
+        ),
+        ("DELETE FROM attestation_ids WHERE seq = 2", &["+ Derived attestation_ids "], &[]),
+        ("UPDATE job_ids SET hash = 5 WHERE number = 2", &["+ Derived job_ids "], &[]),
+        ("INSERT INTO job_seqs VALUES (2, 1)", &["+ Derived job_seqs "], &[]),
+        ("UPDATE audit SET head = x'00'", &["- Row audit 0"], &["- Row audit 0"]),
+    ];
+    for (spoil, before, after) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("axwatch.db");
+        furnished(&path).await;
+        let audit = "INSERT INTO audit VALUES (0,1,1,'{}',x'00',zeroblob(32)); \
+             INSERT INTO meta VALUES ('audit_head', '1:' || hex(zeroblob(32)));";
+        changed(&path, audit).await;
+        // All that there is goes into the derived tables.
+        assert_eq!(told(&SqliteStore::repair(&path, at(1)).await.unwrap().after), [""; 0]);
+        derived_whole(&path).await;
+        changed(&path, spoil).await;
+        let examined = SqliteStore::examine(&path).await.unwrap();
+        assert_eq!(told(&examined), before, "{spoil}");
+        let repaired = SqliteStore::repair(&path, at(9)).await.unwrap();
+        assert_eq!(repaired.before, examined, "{spoil}");
+        assert_eq!(told(&repaired.after), after, "{spoil}");
+        let again = SqliteStore::examine(&path).await.unwrap();
+        assert_eq!(again, repaired.after, "{spoil}");
+        let rows = before.iter().filter(|line| line.starts_with("+ Row")).count();
+        assert_eq!(again.quarantined.len(), rows, "{spoil}");
+        // Everything that is left is found.
+        let mut writer = SqliteStore::open_writer(&path).await.unwrap();
+        assert_eq!(writer.quarantined(at(9)).await.unwrap().len(), rows, "{spoil}");
+        let all = found(writer.reader().as_ref(), &asks("is is_common", 9)).await;
+        assert_eq!(all.len() as u64, again.claims, "{spoil}");
+        let repeated = append(writer.as_mut(), claims(0..3), at(3)).await.unwrap();
+        assert!(repeated.into_iter().all(|outcome| outcome.unwrap().repeated), "{spoil}");
+        writer.close().await.unwrap();
+    }
+}
+
+/// Lets a store write all that its derived tables can hold.
+async fn derived_whole(path: &Path) {
+    let mut writer = SqliteStore::open_writer(path).await.unwrap();
+    let mut retention = crate::Retention {
+        before: at(i64::MAX / 1_000_000),
+        below: Seq(99),
+        from: Default::default(),
+    };
+    while let Some(next) = writer.removable(&retention).await.unwrap().next {
+        retention.from = next;
+    }
+    writer.close().await.unwrap();
 }

@@ -3,24 +3,30 @@
 //! A batch is one transaction. After a failure the writer takes nothing more, because nobody can say
 //! what of it is on the disk: whoever holds it lets go and opens the store again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLockWriteGuard};
+use std::sync::Arc;
 
-use axwatch_model::{AttestationId, JobState, Seq, Stored};
+use axwatch_failpoints::Point;
+use axwatch_model::{AttestationId, JobState, Seq, Stored, Timestamp};
 use axwatch_query::AliasChange;
 use futures::future::{BoxFuture, FutureExt, join};
 use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
 use super::checkpoint::Checkpointer;
-use super::derive::{Deriver, NextSlice, SharedTail, fill, read_marks};
+use super::derive::{Deriver, NextSlice, SharedTail, fill, finish, read_marks};
 use super::lock::Lock;
 use super::open::{Fresh, open_for_writing};
+use super::quarantine::{Spoilt, put_noted_aside, read_quarantine};
 use super::reader::{SqliteReader, fetch_by_seqs, seqs_of_hashes};
+use super::retain::{self, Thinned, thin_postings};
 use super::trip::{Transaction, WalFrames};
-use super::{failed, rows};
-use crate::store::{Batch, Room, Store, StoreError, StoreFuture, StoreWriter};
+use super::{failed, failpoint, rows};
+use crate::append::{Known, Removed};
+use crate::store::{
+    Batch, Quarantined, Removal, Retention, Room, Store, StoreError, StoreFuture, StoreWriter,
+};
 use crate::tail::{Entries, Tail, TailBounds};
 
 /// Bytes of a frame in the write-ahead log: a page and its header.
@@ -36,6 +42,10 @@ pub(super) struct SqliteWriter {
     deriver: Deriver,
     checkpointer: Checkpointer,
     reader: Arc<SqliteReader>,
+    /// Rows that did not decode, here and in the reader.
+    spoilt: Spoilt,
+    /// There may be rows in quarantine that the audit does not tell of.
+    untold: bool,
     wal: WalFrames,
     /// Small commits since the write-ahead log was last measured.
     unmeasured: u32,
@@ -51,23 +61,26 @@ impl SqliteWriter {
         let Fresh { lock, path, mut connection, opened, derivation } =
             open_for_writing(path).await?;
         let tail = SharedTail::new(Tail::new(derivation.derived));
+        let spoilt = Spoilt::default();
         if derivation.deriving.seq > derivation.derived.seq
             || derivation.deriving.job > derivation.derived.job
         {
-            fill(&mut connection, &tail, derivation.deriving).await?;
+            fill(&mut connection, &tail, &spoilt, derivation.deriving).await?;
             tail.write().freeze();
         }
         let (head, _) = read_marks(&mut connection).await?;
-        fill(&mut connection, &tail, head).await?;
+        fill(&mut connection, &tail, &spoilt, head).await?;
         let checkpointer = Checkpointer::start(&path).await?;
-        let reader = Arc::new(SqliteReader::beside_writer(&path, tail.clone(), opened));
+        let reader = SqliteReader::beside_writer(&path, tail.clone(), spoilt.clone(), opened);
         Ok(SqliteWriter {
             connection,
             deriver: Deriver::new(tail.clone(), bounds),
             path,
             tail,
             checkpointer,
-            reader,
+            reader: Arc::new(reader),
+            spoilt,
+            untold: true,
             wal: WalFrames::default(),
             unmeasured: 0,
             unsure: false,
@@ -78,16 +91,40 @@ impl SqliteWriter {
     async fn find_known(
         &mut self,
         ids: &[AttestationId],
-    ) -> Result<Vec<Option<Stored>>, StoreError> {
+    ) -> Result<Vec<Option<Known>>, StoreError> {
         let hashes: Vec<i64> = ids.iter().map(AttestationId::hash64).collect();
         let seqs = seqs_of_hashes(&mut self.connection, &self.tail, &hashes).await?;
         if seqs.is_empty() {
             return Ok(vec![None; ids.len()]);
         }
-        let rows = fetch_by_seqs(&mut self.connection, &seqs).await?;
-        let by_id: HashMap<_, _> =
-            rows.into_iter().map(|row| (row.attestation.id.clone(), row)).collect();
+        let rows = fetch_by_seqs(&mut self.connection, &self.spoilt, &seqs).await?;
+        let found: HashSet<Seq> = rows.iter().map(|row| row.seq).collect();
+        let missing: Vec<Seq> = seqs.into_iter().filter(|seq| !found.contains(seq)).collect();
+        let here = |row: Stored| (row.attestation.id.clone(), Known::Here(Box::new(row)));
+        let mut by_id: HashMap<_, _> = rows.into_iter().map(here).collect();
+        for removed in self.find_removed(&missing).await? {
+            by_id.entry(removed.id.clone()).or_insert(Known::Removed(removed));
+        }
         Ok(ids.iter().map(|id| by_id.get(id).cloned()).collect())
+    }
+
+    /// What stays of claims that are gone, or that do not decode.
+    async fn find_removed(&mut self, seqs: &[Seq]) -> Result<Vec<Removed>, StoreError> {
+        if seqs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let seqs = serde_json::to_string(seqs).expect("numbers are always JSON");
+        let rows = sqlx::query(
+            "SELECT seq, id, filled, content FROM removed \
+             WHERE seq IN (SELECT value FROM json_each(?1)) \
+             UNION ALL SELECT seq, id, 0, NULL FROM attestations \
+             WHERE seq IN (SELECT value FROM json_each(?1))",
+        )
+        .bind(seqs)
+        .fetch_all(&mut self.connection)
+        .await
+        .map_err(failed("look up ids of attestations"))?;
+        self.spoilt.keep(rows.iter().map(rows::read_removed))
     }
 
     async fn write_batch(&mut self, batch: &Batch) -> Result<(), sqlx::Error> {
@@ -95,14 +132,23 @@ impl SqliteWriter {
         for (seq, stored) in (head.0 + 1..).zip(&batch.attestations) {
             assert_eq!(stored.seq.0, seq, "attestations come without a gap");
         }
+        let thinned = match &batch.removal {
+            Some(removal) => thin_postings(&mut self.connection, &removal.claims).await?,
+            None => Thinned::default(),
+        };
         self.begin()?;
         let slices = self.deriver.for_commit(batch.attestations.len() + batch.jobs.len());
         let small = slices.is_empty() && is_small(batch);
         let mut transaction = Transaction::begin(&mut self.connection, small);
         put_batch(&mut transaction, batch).await?;
+        if let Some(removal) = &batch.removal {
+            retain::remove(&mut transaction, removal, &thinned).await?;
+            failpoint(Point::Retention)?;
+        }
         for slice in &slices {
             slice.write(&mut transaction).await?;
         }
+        failpoint(Point::CommitBefore)?;
         // Folding goes on while the disk works.
         let entries =
             async { Entries::of(batch.attestations.iter().map(AsRef::as_ref), batch.jobs.iter()) };
@@ -116,6 +162,7 @@ impl SqliteWriter {
             (self.wal, self.unmeasured) = (frames?, 0);
             entries
         };
+        failpoint(Point::CommitAfter)?;
         let mut tail = self.tail.write();
         tail.extend(entries);
         finish(tail, &slices);
@@ -152,22 +199,35 @@ impl SqliteWriter {
         Ok(())
     }
 
+    async fn find_removable(&mut self, retention: &Retention) -> Result<Removal, StoreError> {
+        if retain::reaches_the_tail(&mut self.connection, &self.tail, retention).await?
+            && let Some(slice) = self.deriver.for_retention()
+        {
+            let outcome = self.write_slice(slice).await;
+            self.end(outcome).await.map_err(failed("write a slice of the derived tables"))?;
+            return Ok(Removal { next: Some(retention.from), ..Removal::default() });
+        }
+        retain::find(&mut self.connection, &self.tail, &self.spoilt, retention).await
+    }
+
+    async fn put_aside(&mut self, now: Timestamp) -> Result<Vec<Quarantined>, StoreError> {
+        if !self.spoilt.is_empty() {
+            self.untold |= put_noted_aside(&mut self.connection, &self.spoilt, now).await? > 0;
+        }
+        if !self.untold {
+            return Ok(Vec::new());
+        }
+        let untold = read_quarantine(&mut self.connection, true).await?;
+        self.untold = !untold.is_empty();
+        Ok(untold)
+    }
+
     async fn tidy_once(&mut self) -> Result<bool, StoreError> {
         if let Some(slice) = self.deriver.for_idle() {
             let outcome = self.write_slice(slice).await;
             self.end(outcome).await.map_err(failed("write a slice of the derived tables"))?;
         }
         Ok(self.deriver.has_idle_work())
-    }
-}
-
-/// Lets the tail forget what is in the tables now.
-fn finish(mut tail: RwLockWriteGuard<'_, Tail>, slices: &[NextSlice]) {
-    if slices.iter().any(NextSlice::ends_generation) {
-        let generation = tail.finish_frozen();
-        drop(tail);
-        // A hundred thousand small allocations: neither readers nor the next commit wait for that.
-        tokio::task::spawn_blocking(move || drop(generation));
     }
 }
 
@@ -179,10 +239,17 @@ fn is_small(batch: &Batch) -> bool {
         && batch.watchers.is_empty()
         && batch.revisions.is_empty()
         && batch.retired.is_empty()
+        && batch.passes.is_empty()
+        && batch.passes_gone.is_empty()
+        && batch.cursors.is_empty()
+        && batch.cursors_gone.is_empty()
+        && batch.holds.is_empty()
         && alias_changes(batch).next().is_none()
         && batch.handlers.is_empty()
         && batch.plugins.is_empty()
         && batch.counters.is_none()
+        && batch.removal.is_none()
+        && batch.quarantine_told.is_none()
 }
 
 /// What the new claims of a batch do to the aliases.
@@ -200,7 +267,7 @@ async fn put_batch(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(
         transaction
             .execute(
                 "UPDATE jobs SET state = ?, completed_at = ?, error = ? \
-                 WHERE number >= ? AND watcher = ? AND state = ?;",
+                 WHERE number >= ? AND watcher = ? AND state = ? AND generation = ifnull(?, generation);",
                 |values| {
                     values.add(JobState::Cancelled.code());
                     values.add(cancel.at.ms());
@@ -208,6 +275,7 @@ async fn put_batch(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(
                     values.number(cancel.from.0);
                     values.number(cancel.watcher.0);
                     values.add(JobState::Queued.code());
+                    values.add(cancel.generation.map(i64::from));
                 },
             )
             .await?;
@@ -234,6 +302,7 @@ async fn put_batch(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(
             )
             .await?;
     }
+    put_places(transaction, batch).await?;
     put_registry(transaction, batch).await?;
     if let Some((_, counters)) = &batch.counters {
         transaction.insert(&rows::REPLACE_COUNTERS, counters, rows::bind_counters).await?;
@@ -241,7 +310,7 @@ async fn put_batch(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(
     if let Some(audit) = &batch.audit {
         transaction.execute(rows::INSERT_AUDIT, |values| rows::bind_audit(values, audit)).await?;
     }
-    let meta = [
+    let numbers = [
         (
             "UPDATE meta SET value = ? WHERE key = 'matched_seq';",
             batch.matched_seq.map(|seq| seq.0),
@@ -254,13 +323,33 @@ async fn put_batch(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(
             "UPDATE meta SET value = ? WHERE key = 'counters_upto';",
             batch.counters.as_ref().map(|(upto, _)| upto.0),
         ),
+        ("UPDATE quarantine SET told = 1 WHERE number <= ?;", batch.quarantine_told),
     ];
-    for (statement, value) in meta {
+    for (statement, value) in numbers {
         if let Some(value) = value {
             transaction.execute(statement, |values| values.number(value)).await?;
         }
     }
     Ok(())
+}
+
+async fn put_places(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(), sqlx::Error> {
+    transaction.insert(&rows::REPLACE_PASSES, &batch.passes, rows::bind_pass).await?;
+    for (watcher, generation) in &batch.passes_gone {
+        transaction
+            .execute("DELETE FROM passes WHERE watcher = ? AND generation = ?;", |values| {
+                values.number(watcher.0);
+                values.add(i64::from(*generation));
+            })
+            .await?;
+    }
+    transaction.insert(&rows::REPLACE_CURSORS, &batch.cursors, rows::bind_cursor).await?;
+    for number in &batch.cursors_gone {
+        transaction
+            .execute("DELETE FROM cursors WHERE number = ?;", |values| values.number(number.0))
+            .await?;
+    }
+    transaction.insert(&rows::REPLACE_HOLDS, &batch.holds, rows::bind_hold).await
 }
 
 async fn put_registry(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(), sqlx::Error> {
@@ -288,7 +377,7 @@ impl StoreWriter for SqliteWriter {
         self.reader.clone()
     }
 
-    fn known<'a>(&'a mut self, ids: &'a [AttestationId]) -> StoreFuture<'a, Vec<Option<Stored>>> {
+    fn known<'a>(&'a mut self, ids: &'a [AttestationId]) -> StoreFuture<'a, Vec<Option<Known>>> {
         self.find_known(ids).boxed()
     }
 
@@ -302,6 +391,14 @@ impl StoreWriter for SqliteWriter {
 
     fn tidy(&mut self) -> StoreFuture<'_, bool> {
         self.tidy_once().boxed()
+    }
+
+    fn removable<'a>(&'a mut self, retention: &'a Retention) -> StoreFuture<'a, Removal> {
+        self.find_removable(retention).boxed()
+    }
+
+    fn quarantined(&mut self, now: Timestamp) -> StoreFuture<'_, Vec<Quarantined>> {
+        self.put_aside(now).boxed()
     }
 
     fn room(&self) -> std::io::Result<Room> {

@@ -1,11 +1,13 @@
 //! What happens to the engine, and what it does about it: the two sides of [`crate::State::step`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axwatch_model::{
-    Declared, HandlerName, JobId, JobNumber, JobRow, LaneKey, PluginName, Seq, Stored, WatcherKey,
-    WatcherRow,
+    Declared, HandlerName, JobId, JobNumber, JobRow, LaneKey, Mono, PluginName, Seq, Stored,
+    Timestamp, WatcherKey, WatcherNumber, WatcherRow,
 };
+use axwatch_query::Aliases;
 
 use crate::outcome::Ended;
 
@@ -20,6 +22,40 @@ pub enum Event {
     Match {
         /// The claim.
         stored: Arc<Stored>,
+    },
+    /// Claims that watchers with a pass come to next; as [`State::next_segment`](crate::State::next_segment)
+    /// asked for them.
+    Segment {
+        /// They lie after this one.
+        after: Seq,
+        /// What was read ends here: later claims are not among `rows`, and earlier ones that are not
+        /// among them are not in the log any more.
+        upto: Seq,
+        /// The claims, oldest first.
+        rows: Vec<Arc<Stored>>,
+        /// The words that are one, for the first claim after `after`.
+        aliases: Arc<Aliases>,
+    },
+    /// There is nothing to match any more up to this number: what had it was put aside.
+    Missing {
+        /// The last of them.
+        upto: Seq,
+    },
+    /// Rows that did not decode were put aside, so that the rest goes on without them.
+    Quarantined {
+        /// Which.
+        rows: Vec<SetAside>,
+    },
+    /// Retention takes claims and jobs away in this batch.
+    Retained {
+        /// They were older than this.
+        before: Timestamp,
+        /// No position was lower than this.
+        below: Seq,
+        /// So many claims.
+        claims: u64,
+        /// So many jobs.
+        jobs: u64,
     },
     /// A claim entered the log while matching is behind: it will be matched when its turn comes.
     Deferred {
@@ -108,6 +144,13 @@ pub enum Event {
         /// Its row as the store has it.
         row: Box<JobRow>,
     },
+    /// A person wants a dead letter, or a job that waits, never to be tried again.
+    Discard {
+        /// Answered with [`Answer::Job`].
+        request: RequestId,
+        /// Its row as the store has it.
+        row: Box<JobRow>,
+    },
     /// Waiting jobs of a lane were read back from the table.
     Loaded {
         /// Which lane.
@@ -120,8 +163,8 @@ pub enum Event {
         /// The rows.
         rows: Vec<JobRow>,
     },
-    /// The batch of all events since the last of these is on the disk. Its time is what the attempts
-    /// that started in it are stamped with.
+    /// The batch of all events since the last of these is on the disk. The attempts that started in it
+    /// leave now, or at the moment that an [`Effect::LeaveAt`] says; that is their stamp.
     Committed,
     /// Nothing may start any more; what is under way may end.
     Drain,
@@ -129,6 +172,17 @@ pub enum Event {
     DiskLow(bool),
     /// Time went by.
     Tick,
+}
+
+/// A row that did not decode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetAside {
+    /// The table that it was in.
+    pub table: String,
+    /// Its key there.
+    pub row: String,
+    /// Why it did not.
+    pub reason: String,
 }
 
 /// All that a plugin announced.
@@ -160,17 +214,62 @@ pub struct Declaration {
     pub zero_is_never: bool,
     /// How often it may occur in one chain of causes; 0 is the usual.
     pub max_chain: i32,
+    /// The first claim that it sees when it is new; `None` is the next one that comes.
+    pub since: Option<Since>,
+    /// Counted attempts after which its jobs are given up; 0 is as for their handler.
+    pub max_attempts: i64,
+    /// For how long its attempts may fail before its jobs are given up; `None` is as for their handler.
+    pub max_age: Option<Duration>,
+}
+
+/// From which claim on a new watcher sees the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Since {
+    /// As its owner wrote it: a number, `start`, or a time. Whoever has the log resolves it before the
+    /// declaration comes to the core.
+    Written(String),
+    /// From this claim on.
+    First(Seq),
+    /// What was written names no claim, for this reason.
+    Nowhere(String),
 }
 
 /// What a person does with a watcher that stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WatcherCommand {
-    /// Its fires are kept and wait.
-    Pause,
+    /// Its fires wait until it is resumed.
+    Pause {
+        /// They are let go instead.
+        skip: bool,
+    },
     /// They go on.
-    Resume,
+    Resume {
+        /// Those that waited are let go instead.
+        drop: bool,
+    },
+    /// Its fires wait until a moment.
+    Mute {
+        /// Which, by the wall clock.
+        until: Timestamp,
+        /// They are let go instead.
+        drop: bool,
+    },
+    /// They go on now.
+    Unmute {
+        /// Those that waited are let go instead.
+        drop: bool,
+    },
     /// It is retired.
     Remove,
+    /// What it waits for fires again, for claims that are in the log.
+    Replay {
+        /// The first of them.
+        from: Seq,
+        /// The last of them.
+        to: Seq,
+    },
+    /// Its replay ends where it is; jobs that it made stay.
+    StopReplay,
 }
 
 /// Something to do once the batch is on the disk.
@@ -192,6 +291,15 @@ pub enum Effect {
     },
     /// An attempt starts.
     Start(Box<Start>),
+    /// An attempt that started in the batch leaves not before a moment after its commit, because of
+    /// its watcher's limit. Follows from [`Event::Committed`] alone; attempts that it does not tell of
+    /// leave at once.
+    LeaveAt {
+        /// Whose attempt.
+        job: JobNumber,
+        /// When.
+        at: Mono,
+    },
     /// Read waiting jobs of a lane and tell of them with [`Event::Loaded`].
     Load {
         /// Which lane.
@@ -266,6 +374,8 @@ pub struct Start {
     pub params: Option<Arc<str>>,
     /// The watcher as shown; empty without one.
     pub watcher: Arc<str>,
+    /// The watcher's number, by which chains of causes name it.
+    pub watcher_number: Option<WatcherNumber>,
     /// The watcher's revision; 0 without one.
     pub revision: u64,
 }

@@ -41,21 +41,26 @@ pub enum LostBy {
 }
 
 /// Decides what follows from the end of an attempt, by whom it was lost if it was, for a job that has
-/// been failing for `age`.
+/// been failing for `age`. It is given up after `attempts_max` counted attempts or at `age_max`.
 #[must_use]
 pub fn after(
     outcome: &Outcome,
     row: &JobRow,
     lost_by: LostBy,
     age: Duration,
+    (attempts_max, age_max): (u32, Duration),
     policy: &RetryPolicy,
 ) -> Verdict {
+    let counted = || match given_up(row.counted + 1, age, attempts_max, age_max) {
+        Some(reason) => Next::Dead(reason),
+        None => Next::Again(delay(row, policy)),
+    };
     match outcome {
         Outcome::Succeeded { .. } => verdict("succeeded", false, Next::Done),
         Outcome::Permanent { error } => verdict("failed", true, Next::Dead(error.clone())),
-        Outcome::Retryable { .. } => verdict("failed", true, counted(row, age, policy)),
+        Outcome::Retryable { .. } => verdict("failed", true, counted()),
         Outcome::Lost { .. } => match lost_by {
-            LostBy::Itself => verdict("unknown", true, counted(row, age, policy)),
+            LostBy::Itself => verdict("unknown", true, counted()),
             LostBy::Others => verdict("unknown", false, Next::Again(Duration::ZERO)),
             LostBy::Engine => verdict("unknown", false, uncounted(row, policy)),
         },
@@ -77,17 +82,24 @@ fn verdict(outcome: &'static str, counted: bool, next: Next) -> Verdict {
     Verdict { outcome, counted, next }
 }
 
-fn counted(row: &JobRow, age: Duration, policy: &RetryPolicy) -> Next {
-    let attempts = row.counted + 1;
-    if attempts >= policy.counted_max {
-        return Next::Dead(format!("{attempts} attempts failed"));
+/// Why a job is given up after so many counted attempts, if it is.
+fn given_up(attempts: u32, age: Duration, attempts_max: u32, age_max: Duration) -> Option<String> {
+    if attempts >= attempts_max {
+        let failed = if attempts == 1 { "attempt failed" } else { "attempts failed" };
+        return Some(format!("{attempts} {failed}"));
     }
-    if age >= policy.age_max {
-        return Next::Dead(format!("attempts failed for {} hours", age.as_secs() / 3_600));
-    }
+    (age >= age_max).then(|| match age.as_secs() {
+        seconds @ ..120 => format!("attempts failed for {seconds} seconds"),
+        seconds @ 120..7_200 => format!("attempts failed for {} minutes", seconds / 60),
+        seconds => format!("attempts failed for {} hours", seconds / 3_600),
+    })
+}
+
+/// How long a job waits after a counted attempt.
+fn delay(row: &JobRow, policy: &RetryPolicy) -> Duration {
     let doubled =
         policy.delay_first.saturating_mul(1_u32.checked_shl(row.counted).unwrap_or(u32::MAX));
-    Next::Again(jittered(doubled.min(policy.delay_max), row.id, row.attempts))
+    jittered(doubled.min(policy.delay_max), row.id, row.attempts)
 }
 
 fn uncounted(row: &JobRow, policy: &RetryPolicy) -> Next {
@@ -137,7 +149,9 @@ mod tests {
     /// The shape of what comes next: `done`, `dead`, or the wait within what jitter allows.
     fn check(outcome: Outcome, row: JobRow, lost_by: LostBy, age_h: u64, expected: &str) {
         let age = Duration::from_secs(age_h * 3_600);
-        let verdict = after(&outcome, &row, lost_by, age, &RetryPolicy::default());
+        let policy = RetryPolicy::default();
+        let limits = (policy.counted_max, policy.age_max);
+        let verdict = after(&outcome, &row, lost_by, age, limits, &policy);
         let next = match verdict.next {
             Next::Done => "done".to_owned(),
             Next::Dead(_) => "dead".to_owned(),
@@ -178,6 +192,25 @@ mod tests {
         check(not_now(None), row(0, 0), Others, 0, "not_now free again 1");
         check(later(0), row(0, 0), Others, 0, "not_now free again 0.1");
         check(no_handler(), row(0, 0), Others, 0, "not_now free again 10");
+    }
+
+    #[test]
+    fn whoever_gives_up_says_why() {
+        let hours = |hours: u64| Duration::from_secs(hours * 3_600);
+        let seconds = Duration::from_secs;
+        // (attempts, age, at most so many, at most so old, the reason)
+        let cases = [
+            (1, hours(0), 30, hours(24), None),
+            (1, hours(0), 1, hours(24), Some("1 attempt failed")),
+            (30, hours(1), 30, hours(24), Some("30 attempts failed")),
+            (2, hours(25), 30, hours(24), Some("attempts failed for 25 hours")),
+            (2, seconds(150), 30, seconds(120), Some("attempts failed for 2 minutes")),
+            (2, seconds(30), 30, seconds(30), Some("attempts failed for 30 seconds")),
+            (2, seconds(29), 30, seconds(30), None),
+        ];
+        for (attempts, age, attempts_max, age_max, reason) in cases {
+            assert_eq!(given_up(attempts, age, attempts_max, age_max).as_deref(), reason);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! A lane holds its first attempts in order and its due retries. The lanes of a plugin that have
 //! something to start stand in its `turns`; [`State::pump`] goes round them while the plugin has
-//! slots. A lane that its watcher's limit holds back leaves the turns until a timer brings it back.
+//! slots. A lane that its watcher's limit holds back leaves the turns until it is called (`crate::limits`).
 
 use std::ops::Bound;
 use std::time::Duration;
@@ -13,7 +13,8 @@ use axwatch_model::{
 };
 
 use crate::event::{Effect, Start};
-use crate::record::{AttemptStarted, JobRecord, Record};
+use crate::limits::{Limit, Starting, Waiter};
+use crate::record::{AttemptStarted, Record};
 use crate::state::{Job, Lane, LaneId, Phase, State, Timer};
 
 /// Where a job waits for its next attempt.
@@ -68,10 +69,7 @@ impl State {
     pub(crate) fn keep(&mut self, row: JobRow, lane: LaneId, phase: Phase, now: Now) {
         // Its row tells how long it had been failing when its last attempt ended: that was when its
         // delay began, or, without one, when the attempt did.
-        let ended = row
-            .due_at
-            .map(|due| Timestamp::from_ms_clamped(due.ms().saturating_sub_unsigned(row.delay_ms)));
-        let ended = ended.or(row.started_at);
+        let ended = delayed_at(&row).or(row.started_at);
         let age = ended
             .zip(row.first_counted_at)
             .map_or(Duration::ZERO, |(ended, first)| ended.since(first));
@@ -96,20 +94,29 @@ impl State {
             // Nothing of it in memory will end and ask for more.
             self.starved.insert(lane_id);
         }
-        if lane.spill.is_none() {
-            lane.spill = Some(number);
+        if lane.spill.is_some() && lane.loading.is_some() {
+            let first = lane.spilled_meanwhile.map_or(number, |first| first.min(number));
+            lane.spilled_meanwhile = Some(first);
+        }
+        // New jobs have the highest numbers, but one that is redriven may come before all that wait.
+        if lane.spill.is_none_or(|first| number < first) {
+            if let Some(before) = lane.spill.replace(number) {
+                self.spills.remove(&(before, lane_id));
+            }
             self.spills.insert((number, lane_id));
-        } else if lane.loading.is_some() {
-            lane.spilled_meanwhile.get_or_insert(number);
         }
     }
 
-    /// Who answers for a job now: as its watcher has it, which may have learned it since.
+    /// Who answers for a job now: as its watcher has it, which may have learned it since. A handler that
+    /// the watcher does not name any more stays where it was as long as it is had there.
     fn plugin_of(&self, row: &JobRow) -> Option<PluginName> {
         let watcher = row.watcher.and_then(|watcher| self.watchers.get(&watcher));
         let handler =
             watcher.and_then(|w| w.row.handlers.iter().find(|h| h.declared == row.handler));
-        handler.map_or_else(|| row.plugin.clone(), |handler| handler.plugin.clone())
+        match handler {
+            Some(handler) => handler.plugin.clone(),
+            None => self.who_has(&row.handler, row.plugin.as_ref()),
+        }
     }
 
     /// The lane of a job, made when it has none yet.
@@ -138,6 +145,7 @@ impl State {
             ended_meanwhile: Default::default(),
             in_turn: false,
             limited: false,
+            breaker_ticket: None,
             open: 0,
         };
         self.lanes.insert(id, lane);
@@ -149,7 +157,7 @@ impl State {
     pub(crate) fn schedule(&mut self, lane_id: LaneId) {
         let Some(lane) = self.lanes.get(&lane_id) else { return };
         let Some(plugin) = lane.plugin.clone() else { return };
-        if lane.in_turn || lane.limited || !self.may_run(lane) {
+        if lane.in_turn || lane.limited || lane.breaker_ticket.is_some() || !self.may_run(lane) {
             return;
         }
         let state = self.plugins.entry(plugin.clone()).or_default();
@@ -168,6 +176,7 @@ impl State {
             .collect();
         lanes.sort_unstable();
         lanes.into_iter().for_each(|lane| self.schedule(lane));
+        self.call_breakers_of(plugin);
         self.to_pump.insert(plugin.clone());
     }
 
@@ -181,10 +190,20 @@ impl State {
     }
 
     pub(crate) fn lanes_of_watcher(&self, watcher: WatcherNumber) -> Vec<LaneId> {
-        let first = LaneKey { watcher: Some(watcher), handler: "".into() };
+        let handler = self.no_handler.clone();
+        let first = LaneKey { watcher: Some(watcher), generation: 0, handler };
         let lanes =
             self.lane_ids.range(first..).take_while(|(key, _)| key.watcher == Some(watcher));
         lanes.map(|(_, id)| *id).collect()
+    }
+
+    /// Open jobs of one generation of a watcher.
+    pub(crate) fn open_of(&self, watcher: WatcherNumber, generation: u32) -> u64 {
+        let first =
+            LaneKey { watcher: Some(watcher), generation, handler: self.no_handler.clone() };
+        let is_of = |key: &LaneKey| key.watcher == Some(watcher) && key.generation == generation;
+        let lanes = self.lane_ids.range(first..).take_while(|(key, _)| is_of(key));
+        lanes.map(|(_, id)| self.lanes[id].open).sum()
     }
 
     fn may_run(&self, lane: &Lane) -> bool {
@@ -198,19 +217,28 @@ impl State {
         let plugin = lane.plugin.as_ref().and_then(|plugin| self.plugins.get(plugin));
         let answered = plugin
             .is_some_and(|p| p.up && p.broken_until.is_none() && p.announced.contains(&lane.bare));
-        let watcher = lane.key.watcher.and_then(|watcher| self.watchers.get(&watcher));
-        let held = watcher.is_some_and(|watcher| {
-            matches!(watcher.row.state, WatcherState::Paused | WatcherState::Muted)
+        let held = lane.key.watcher.is_some_and(|number| {
+            // One whose row was put aside is not known: nobody can say what its limit is, or who holds it.
+            self.watchers.get(&number).is_none_or(|watcher| {
+                matches!(watcher.row.state, WatcherState::Paused | WatcherState::Muted)
+            })
         });
         answered && !held
     }
 
     /// Starts what may start at the plugins that something changed for.
     pub(crate) fn pump(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        while let Some(plugin) = self.to_pump.pop_first() {
-            if !self.draining && !self.disk_low {
-                self.pump_plugin(&plugin, now, effects);
+        loop {
+            while let Some(plugin) = self.to_pump.pop_first() {
+                if !self.draining && !self.disk_low {
+                    self.pump_plugin(&plugin, now, effects);
+                }
             }
+            if self.limits_to_call.is_empty() && self.breakers_to_call.is_empty() {
+                return;
+            }
+            self.call_limited(now);
+            self.call_breakers(now.mono);
         }
     }
 
@@ -243,21 +271,20 @@ impl State {
                 self.drop_if_done(lane_id);
                 continue;
             }
+            if !self.breaker_allows(plugin, &lane.bare, now.mono) {
+                self.wait_for_breaker(lane_id, plugin);
+                continue;
+            }
+            let lane = &self.lanes[&lane_id];
             let Some((number, queue)) = self.pick(lane, plugin, &mut first_waits) else {
                 self.schedule_again(lane_id, plugin);
                 passed_over += 1;
                 continue;
             };
-            match self.limit(lane_id, number, now) {
-                Ok(()) => {
-                    self.start(lane_id, number, queue, now, effects);
-                    passed_over = 0;
-                    first_waits = None;
-                }
-                Err(until) => {
-                    self.lanes.get_mut(&lane_id).expect("looked up above").limited = true;
-                    self.timers.insert((until, Timer::Lane(lane_id)));
-                }
+            if self.limit(Waiter::Lane(lane_id), number, now) {
+                self.start(lane_id, number, queue, now, effects);
+                passed_over = 0;
+                first_waits = None;
             }
         }
     }
@@ -274,10 +301,25 @@ impl State {
         if state.suspect_running.is_some() {
             return true;
         }
-        if state.suspects.is_empty() || state.others_left > 0 {
+        let waits = |number: &JobNumber| self.suspect_may_ask(plugin, *number, now.mono);
+        if state.others_left > 0 || !state.suspects.iter().any(waits) {
             return false;
         }
         !state.running.is_empty() || self.start_suspect(plugin, now, effects)
+    }
+
+    /// Whether nothing but the work of its plugin keeps a suspect from asking its watcher's limit. Others
+    /// go on beside one that waits for something else.
+    fn suspect_may_ask(&self, plugin: &PluginName, number: JobNumber, now: Mono) -> bool {
+        // Those that were withdrawn meanwhile are still listed.
+        let suspect = self.jobs.get(&number).filter(|job| job.phase == Phase::Suspect);
+        let Some(job) = suspect else { return false };
+        let watcher = job.row.watcher.and_then(|watcher| self.watchers.get(&watcher));
+        let limited = |limit: &Limit| limit.holds(&Waiter::Suspects(plugin.clone()));
+        let lane = &self.lanes[&job.lane];
+        self.is_free(lane)
+            && self.breaker_allows(plugin, &lane.bare, now)
+            && !watcher.is_some_and(|w| limited(&w.limit))
     }
 
     /// Starts the first suspect that may run, if nothing else is running. Says whether one did.
@@ -293,11 +335,9 @@ impl State {
         for place in 0..rest.len() {
             let number = rest[place];
             let lane_id = self.jobs[&number].lane;
-            if !self.is_free(&self.lanes[&lane_id]) {
-                continue;
-            }
-            if let Err(until) = self.limit(lane_id, number, now) {
-                self.timers.insert((until, Timer::Plugin(plugin.clone())));
+            if !self.suspect_may_ask(plugin, number, now.mono)
+                || !self.limit(Waiter::Suspects(plugin.clone()), number, now)
+            {
                 continue;
             }
             rest.remove(place);
@@ -312,7 +352,7 @@ impl State {
     /// The lane whose turn it is, if the plugin has a slot for it.
     fn next_turn(&mut self, plugin: &PluginName, passed_over: usize) -> Option<LaneId> {
         let state = self.plugins.get_mut(plugin)?;
-        if state.running.len() >= state.slots as usize || passed_over >= state.turns.len() {
+        if state.running.len() >= state.slots_now() as usize || passed_over >= state.turns.len() {
             return None;
         }
         state.turns.pop_front()
@@ -353,32 +393,6 @@ impl State {
         self.plugins[plugin].turns.iter().any(|lane| !self.lanes[lane].first.is_empty())
     }
 
-    /// Asks the limit of the job's watcher. A job that it holds back is noted once in the audit.
-    fn limit(&mut self, lane_id: LaneId, number: JobNumber, now: Now) -> Result<(), Mono> {
-        let watcher = self.lanes[&lane_id].key.watcher;
-        let Some(limiter) =
-            watcher.and_then(|w| self.watchers.get_mut(&w)).and_then(|w| w.limiter.as_mut())
-        else {
-            return Ok(());
-        };
-        let Err(until) = limiter.decide(now.mono) else { return Ok(()) };
-        let job = self.jobs.get_mut(&number).expect("a lane's jobs are in memory");
-        if !std::mem::replace(&mut job.limited_noted, true) {
-            let job = job.row.id;
-            let leaf = self.record(&Record::Job(JobRecord {
-                at: now.wall,
-                attempts: None,
-                handler: None,
-                job,
-                payload_sha256: None,
-                reason: None,
-                r#type: "limited",
-            }));
-            self.note_leaf(number, leaf);
-        }
-        Err(until)
-    }
-
     /// Adds a record to what the job's row knows of the audit.
     pub(crate) fn note_leaf(&mut self, number: JobNumber, leaf: axwatch_model::LeafNumber) {
         if let Some(job) = self.jobs.get_mut(&number) {
@@ -414,6 +428,8 @@ impl State {
             state.others_left = state.others_left.saturating_sub(1);
         }
         let incarnation = state.incarnation;
+        // By the clock as it now is: it may have been set since the last attempt.
+        self.reckon_age(number, now);
         let job = self.jobs.get_mut(&number).expect("a lane's jobs are in memory");
         job.phase = Phase::Running { incarnation, retry, left: None };
         let row = &mut job.row;
@@ -434,6 +450,7 @@ impl State {
             payload: row.payload.clone(),
             params: watcher.and_then(|watcher| watcher.row.params.clone()),
             watcher: watcher.map_or_else(|| "".into(), |watcher| watcher.shown.clone()),
+            watcher_number: row.watcher,
             revision: row.revision,
         };
         let leaf = self.record(&Record::AttemptStarted(AttemptStarted {
@@ -446,7 +463,9 @@ impl State {
             r#type: "attempt_started",
         }));
         self.note_leaf(number, leaf);
-        self.starting.push(number);
+        let watcher = self.lanes[&lane_id].key.watcher;
+        self.note_probe(&plugin, &bare, number);
+        self.starting.push(Starting { job: number, watcher });
         effects.push(Effect::Start(Box::new(start)));
         self.schedule(lane_id);
         self.load(lane_id, effects);
@@ -458,7 +477,7 @@ impl State {
         let Some(from) = lane.spill else { return };
         let bounds = &self.policy.bounds;
         let has_enough = lane.first.len() > bounds.lane_waiting_max / 2
-            || lane.delayed.len() >= bounds.lane_delayed_max;
+            || lane.retries() >= bounds.lane_delayed_max;
         if lane.loading.is_some() || has_enough {
             return;
         }
@@ -505,7 +524,10 @@ impl State {
             lane.spill
         } else {
             match rows.last() {
-                Some(last) if rows.len() >= limit => Some(last.number.next()),
+                Some(last) if rows.len() >= limit => {
+                    let next = last.number.next();
+                    Some(meanwhile.map_or(next, |first| first.min(next)))
+                }
                 _ => meanwhile,
             }
         };
@@ -520,8 +542,14 @@ impl State {
                 && !self.jobs.contains_key(&number)
                 && !self.unwritten.released.contains_key(&number)
             {
-                self.enter(lane_id, row, now);
+                match self.is_let_go(&row) {
+                    Some(reason) => self.let_go(lane_id, row, reason, now),
+                    None => self.enter(lane_id, row, now),
+                }
             }
+        }
+        if !self.lanes.contains_key(&lane_id) {
+            return;
         }
         self.schedule(lane_id);
         self.load(lane_id, effects);
@@ -552,37 +580,26 @@ impl State {
         self.keep(row, lane_id, phase, now);
     }
 
-    /// The batch is on the disk: its attempts left at `now`.
-    pub(crate) fn committed(&mut self, now: Now) {
-        for number in std::mem::take(&mut self.starting) {
-            let Some(job) = self.jobs.get_mut(&number) else { continue };
-            if let Phase::Running { left, .. } = &mut job.phase {
-                *left = Some(now.mono);
-            }
-            let watcher = job.row.watcher.and_then(|watcher| self.watchers.get_mut(&watcher));
-            if let Some(limiter) = watcher.and_then(|watcher| watcher.limiter.as_mut()) {
-                limiter.charge(now.mono);
-            }
-        }
-    }
-
     /// Does what is due.
     pub(crate) fn run_timers(&mut self, now: Now) {
         while let Some((_, timer)) = self.timers.first().filter(|(at, _)| *at <= now.mono).cloned()
         {
             self.timers.pop_first();
             match timer {
-                Timer::Lane(lane_id) => {
-                    if let Some(lane) = self.lanes.get_mut(&lane_id) {
-                        lane.limited = false;
-                        self.schedule(lane_id);
-                        self.drop_if_done(lane_id);
-                    }
-                }
+                Timer::Limit(watcher) => self.limit_is_due(watcher),
                 Timer::Job(number) => self.retry_is_due(number, now.mono),
+                Timer::Breaker(plugin, handler) => {
+                    self.to_pump.insert(plugin.clone());
+                    self.breakers_to_call.insert((plugin, handler));
+                }
                 Timer::Doubt(plugin) => self.believe(&plugin, now),
+                Timer::Mute(number) => self.look_at_mute(number, now),
+                Timer::LoopWatch(number) => self.clear_loop(number, now),
                 Timer::Plugin(plugin) => {
                     self.to_pump.insert(plugin.clone());
+                    if let Some(state) = self.plugins.get_mut(&plugin) {
+                        state.serial_until.take_if(|until| *until <= now.mono);
+                    }
                     if let Some(state) = self.plugins.get_mut(&plugin)
                         && state.broken_until.take_if(|until| *until <= now.mono).is_some()
                     {
@@ -631,6 +648,9 @@ impl State {
 
     /// Lets another plugin answer for a lane.
     pub(crate) fn move_lane(&mut self, lane_id: LaneId, plugin: Option<PluginName>) {
+        if self.lanes.get(&lane_id).is_some_and(|lane| lane.plugin != plugin) {
+            self.leave_breaker(lane_id);
+        }
         let Some(lane) = self.lanes.get_mut(&lane_id) else { return };
         let former = std::mem::replace(&mut lane.plugin, plugin);
         if former == lane.plugin {
@@ -651,7 +671,13 @@ impl State {
     /// Forgets a lane that has nothing left to keep.
     pub(crate) fn drop_if_done(&mut self, lane_id: LaneId) {
         let Some(lane) = self.lanes.get(&lane_id) else { return };
-        if lane.open == 0 && !lane.limited && lane.loading.is_none() && !lane.in_turn {
+        if lane.open == 0 && lane.loading.is_none() && !lane.in_turn {
+            let watcher = lane.key.watcher.and_then(|watcher| self.watchers.get_mut(&watcher));
+            if let Some(watcher) = watcher {
+                watcher.limit.forget(&Waiter::Lane(lane_id));
+            }
+            self.leave_breaker(lane_id);
+            let lane = &self.lanes[&lane_id];
             self.lane_ids.remove(&lane.key);
             if let Some(from) = lane.spill {
                 self.spills.remove(&(from, lane_id));
@@ -660,4 +686,10 @@ impl State {
             self.lanes.remove(&lane_id);
         }
     }
+}
+
+/// When the delay of a job began that waits for its next attempt: its last one had just ended.
+pub(crate) fn delayed_at(row: &JobRow) -> Option<Timestamp> {
+    let due = row.due_at?;
+    Some(Timestamp::from_ms_clamped(due.ms().saturating_sub_unsigned(row.delay_ms)))
 }

@@ -8,28 +8,38 @@
 //! their wires (`axwatch_engine::plugin`), what a filter means (`axwatch_query`).
 
 pub mod audit;
+mod breaker;
 mod event;
+mod holds;
 mod job;
 mod lanes;
+mod late;
 mod limiter;
+mod limits;
+pub mod loops;
 mod matching;
 mod outcome;
+mod passes;
 mod policy;
 mod record;
+mod redrive;
 mod registry;
 mod rehearsal;
 mod settle;
 mod state;
 pub mod supervise;
+mod view;
 mod waits;
 
 pub use event::{
-    Answer, Declaration, Effect, Event, Refusal, RefusalKind, Registration, RequestId, Start,
-    WatcherCommand,
+    Answer, Declaration, Effect, Event, Refusal, RefusalKind, Registration, RequestId, SetAside,
+    Since, Start, WatcherCommand,
 };
 pub use outcome::{Ended, Outcome};
-pub use policy::{Bounds, Policy, RetryPolicy};
+pub use passes::NextSegment;
+pub use policy::{Bounds, Policy, RetryLimits, RetryPolicy};
 pub use registry::{check_declared, check_fires_per_second};
 pub use rehearsal::{Rehearsal, Rehearsed};
 pub use state::{AuditWrites, Snapshot, State, Writes};
-pub use waits::{Overview, WaitReason, Waiting};
+pub use view::{Position, ReplayView, WatcherView};
+pub use waits::{BreakerView, Overview, WaitReason, Waiting};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axwatch_model::{JobId, JobOrigin, JobRow, Now, Stored, WatcherNumber, WatcherState};
+use axwatch_model::{JobId, JobOrigin, JobRow, Now, Seq, Stored, WatcherNumber};
 use axwatch_query::AliasChange;
 use sha2::{Digest, Sha256};
 
@@ -11,8 +11,8 @@ use crate::record::{Fire, Matched, Record};
 use crate::state::State;
 
 /// The payload of a claim, made once however many watchers want it.
-struct Payload {
-    bytes: Arc<[u8]>,
+pub(crate) struct Payload {
+    pub(crate) bytes: Arc<[u8]>,
     sha256: String,
 }
 
@@ -34,7 +34,12 @@ impl State {
         let mut fires = 0;
         for number in found {
             let number = WatcherNumber(u64::from(number));
-            fires += self.fire(number, stored, &mut payload, now);
+            let generation = self.watchers[&number].row.generation;
+            if self.has_room(number, generation) {
+                fires += self.fire(number, generation, stored, &mut payload, now);
+            } else {
+                self.fall_behind(number, Seq(stored.seq.0 - 1), now);
+            }
         }
         if let Some(Payload { bytes, .. }) = payload {
             effects.push(Effect::Payload { seq: stored.seq, bytes });
@@ -45,22 +50,30 @@ impl State {
         effects.push(Effect::Fired { seq: stored.seq, fires });
     }
 
-    /// Makes the jobs of one match and says how many.
-    fn fire(
+    /// Makes the jobs of one match and says how many will run: those that are let go do not.
+    pub(crate) fn fire(
         &mut self,
         number: WatcherNumber,
+        generation: u32,
         stored: &Stored,
         payload: &mut Option<Payload>,
         now: Now,
     ) -> u32 {
-        let Some(watcher) = self.watchers.get_mut(&number) else { return 0 };
-        if stored.seq <= watcher.row.since_seq || watcher.row.state == WatcherState::Retired {
+        let watcher = &self.watchers[&number];
+        let is_live = generation == watcher.row.generation;
+        if is_live && stored.seq <= watcher.row.since_seq {
             return 0;
         }
-        let payload = payload.get_or_insert_with(|| payload_of(stored));
-        let row = &watcher.row;
-        let (shown, generation, revision) = (watcher.shown.clone(), row.generation, row.revision);
-        let handlers = row.handlers.clone();
+        self.unwritten.counters.insert(number);
+        self.watchers.get_mut(&number).expect("looked up above").counters.matches += 1;
+        if self.stops_loop(number, stored, now) {
+            return 0;
+        }
+        if is_live {
+            self.count_for_loops(number, stored, now);
+        }
+        let row = &self.watchers[&number].row;
+        let (revision, handlers) = (row.revision, row.handlers.clone());
         let ids: Vec<_> = handlers
             .iter()
             .map(|handler| {
@@ -73,10 +86,9 @@ impl State {
                 )
             })
             .collect();
-        watcher.counters.matches += 1;
-        watcher.counters.fires += ids.len() as u64;
-        watcher.counters.last_fired_at = Some(now.wall);
-        self.unwritten.counters.insert(number);
+        let payload = payload.get_or_insert_with(|| payload_of(stored));
+        let let_go = self.why_let_go(number, generation, stored.seq);
+        let watcher = self.watchers[&number].shown.clone();
         let fires = handlers
             .iter()
             .zip(&ids)
@@ -86,21 +98,17 @@ impl State {
             attestation: &stored.attestation.id,
             fires: fires.collect(),
             generation,
+            let_go: let_go.map(|_| true),
             payload_sha256: &payload.sha256,
             revision,
             seq: stored.seq,
             r#type: "matched",
-            watcher: &shown,
+            watcher: &watcher,
         }));
         for (handler, id) in handlers.iter().zip(&ids) {
             self.last_job = self.last_job.next();
-            let row = JobRow::queued(
-                self.last_job,
-                *id,
-                JobOrigin::Fire,
-                handler.declared.clone(),
-                now.wall,
-            );
+            let declared = handler.declared.clone();
+            let row = JobRow::queued(self.last_job, *id, JobOrigin::Fire, declared, now.wall);
             let row = JobRow {
                 watcher: Some(number),
                 revision,
@@ -110,8 +118,20 @@ impl State {
                 leaves: vec![leaf],
                 ..row
             };
-            self.add_job(row, now);
+            match let_go {
+                None => self.add_job(row, now),
+                Some(reason) => {
+                    let row = self.cancelled(row, reason, now);
+                    self.unwritten.released.insert(row.number, row);
+                }
+            }
         }
+        if let_go.is_some() {
+            return 0;
+        }
+        let counters = &mut self.watchers.get_mut(&number).expect("looked up above").counters;
+        counters.fires += ids.len() as u64;
+        counters.last_fired_at = Some(now.wall);
         u32::try_from(ids.len()).unwrap_or(u32::MAX)
     }
 }

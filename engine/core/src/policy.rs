@@ -1,8 +1,9 @@
 //! What the core is told once, at its start: bounds and how retries go.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axwatch_model::StoreId;
+use axwatch_model::{HandlerName, PluginName, StoreId};
 
 /// What the core is told once.
 #[derive(Debug, Clone)]
@@ -15,6 +16,18 @@ pub struct Policy {
     pub bounds: Bounds,
     /// How retries go.
     pub retry: RetryPolicy,
+    /// When jobs of a handler are given up; under `None`, those of all other handlers of the plugin. What a
+    /// watcher declares wins.
+    pub handlers: BTreeMap<(PluginName, Option<HandlerName>), RetryLimits>,
+}
+
+/// When jobs are given up; `None` is as for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RetryLimits {
+    /// After so many counted attempts.
+    pub max_attempts: Option<u32>,
+    /// When attempts have failed for so long.
+    pub max_age: Option<Duration>,
 }
 
 /// How much work may wait where.
@@ -28,6 +41,9 @@ pub struct Bounds {
     pub jobs_in_memory_max: usize,
     /// Open jobs, in memory and in the table; past them matching waits.
     pub open_jobs_max: u64,
+    /// Open jobs of one watcher; past them it falls behind, until half of them are done. A replay has
+    /// half of that for itself.
+    pub watcher_open_jobs_max: u64,
     /// Slots of a new process, before its answers earn it more.
     pub slots_first: u32,
 }
@@ -39,6 +55,7 @@ impl Default for Bounds {
             lane_delayed_max: 1_024,
             jobs_in_memory_max: 100_000,
             open_jobs_max: 1_000_000,
+            watcher_open_jobs_max: 10_000,
             slots_first: 4,
         }
     }

@@ -3,6 +3,8 @@
 //! Fields stand in the order of their names, which makes serde's output the canonical one (RFC 8785);
 //! a test holds it to a canonicaliser. A record holds ids, times, hashes and reasons, never payloads.
 
+use std::sync::Arc;
+
 use axwatch_model::{AttestationId, JobId, Seq, StoreId, Timestamp};
 use serde::Serialize;
 
@@ -17,7 +19,7 @@ pub enum Record<'a> {
     Watcher(WatcherRecord<'a>),
     /// A watcher's filter held for a claim.
     Matched(Matched<'a>),
-    /// A job was made, redriven, held back, given up or withdrawn.
+    /// A job was made, redriven, held back, given up, withdrawn or discarded.
     Job(JobRecord<'a>),
     /// An attempt started.
     AttemptStarted(AttemptStarted<'a>),
@@ -25,6 +27,20 @@ pub enum Record<'a> {
     AttemptEnded(AttemptEnded<'a>),
     /// A plugin came up or went down.
     Plugin(PluginRecord<'a>),
+    /// A watcher was held, began to catch up, was live again, or a replay went its way.
+    Position(PositionRecord<'a>),
+    /// A chain of causes was stopped, or looks like a loop.
+    Loop(LoopRecord<'a>),
+    /// A handler failed so often in a row that it is tried one attempt at a time.
+    BreakerOpened(BreakerOpened<'a>),
+    /// It is well again.
+    BreakerClosed(BreakerClosed<'a>),
+    /// An attempt was answered when it was over.
+    LateAnswer(LateAnswer),
+    /// A row did not decode and was put aside.
+    Quarantined(Quarantined<'a>),
+    /// Claims and jobs were taken away, as retention wants it.
+    Retained(Retained),
 }
 
 /// `engine_started`.
@@ -84,6 +100,9 @@ pub struct Matched<'a> {
     pub fires: Vec<Fire<'a>>,
     /// The watcher's generation.
     pub generation: u32,
+    /// The jobs are made only to be let go, because the watcher is held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub let_go: Option<bool>,
     /// SHA-256 of the payload, hex.
     pub payload_sha256: &'a str,
     /// The watcher's revision.
@@ -105,7 +124,7 @@ pub struct Fire<'a> {
     pub job: JobId,
 }
 
-/// `job_created`, `job_redriven`, `limited`, `dead_lettered`, `job_cancelled`.
+/// `job_created`, `job_redriven`, `job_discarded`, `limited`, `dead_lettered`, `job_cancelled`.
 #[derive(Debug, Clone, Serialize)]
 pub struct JobRecord<'a> {
     /// When.
@@ -183,6 +202,65 @@ pub struct AttemptEnded<'a> {
     pub watcher: &'a str,
 }
 
+/// `watcher_muted`, `watcher_unmuted`, `watcher_catching_up`, `watcher_backpressured`, `watcher_live`,
+/// `replay_started`, `replay_ended`, `replay_stopped`.
+#[derive(Debug, Clone, Serialize)]
+pub struct PositionRecord<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// What is held is let go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drop: Option<bool>,
+    /// The first claim of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<Seq>,
+    /// The generation of its fires.
+    pub generation: u32,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+    /// The watcher has been asked about the claims up to this one.
+    pub seq: Seq,
+    /// The last claim of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<Seq>,
+    /// Which of them.
+    pub r#type: &'static str,
+    /// When a mute ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// The watcher as shown.
+    pub watcher: &'a str,
+}
+
+/// `loop_stopped`, `loop_watched`, `loop_suspected`, `loop_cleared`.
+#[derive(Debug, Clone, Serialize)]
+pub struct LoopRecord<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// The claim at which the chain was stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<&'a AttestationId>,
+    /// The watchers that led to it, as shown, the first cause first; `-` for a job without one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub chain: Vec<Arc<str>>,
+    /// The claim's depth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depth: Option<u32>,
+    /// The plugin that runs one job at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<&'a str>,
+    /// Why.
+    pub reason: &'a str,
+    /// The claim's number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seq: Option<Seq>,
+    /// Which of them.
+    pub r#type: &'static str,
+    /// The watcher as shown.
+    pub watcher: &'a str,
+}
+
 /// `plugin_up`, `plugin_down`.
 #[derive(Debug, Clone, Serialize)]
 pub struct PluginRecord<'a> {
@@ -203,6 +281,87 @@ pub struct PluginRecord<'a> {
     /// What its Metadata said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<&'a str>,
+}
+
+/// `late_answer`.
+#[derive(Debug, Clone, Serialize)]
+pub struct LateAnswer {
+    /// When.
+    pub at: Timestamp,
+    /// Which attempt.
+    pub attempt: u32,
+    /// The plugin's process.
+    pub incarnation: u64,
+    /// The job, which goes its way as if there had been no answer.
+    pub job: JobId,
+    /// `succeeded`, `failed` or `not_now`.
+    pub outcome: &'static str,
+    /// `late_answer`.
+    pub r#type: &'static str,
+}
+
+/// `quarantined`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Quarantined<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// Why it did not decode.
+    pub reason: &'a str,
+    /// Its key: a number or a name, or a JSON array of those that it consists of.
+    pub row: &'a str,
+    /// The table that it was in.
+    pub table: &'a str,
+    /// `quarantined`.
+    pub r#type: &'static str,
+}
+
+/// `retained`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Retained {
+    /// When.
+    pub at: Timestamp,
+    /// What was appended, and what ended, before this.
+    pub before: Timestamp,
+    /// No position was lower than this.
+    pub below: Seq,
+    /// So many claims are gone.
+    pub claims: u64,
+    /// So many jobs are.
+    pub jobs: u64,
+    /// `retained`.
+    pub r#type: &'static str,
+}
+
+/// `breaker_opened`.
+#[derive(Debug, Clone, Serialize)]
+pub struct BreakerOpened<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// What the last attempt said.
+    pub error: &'a str,
+    /// Failures in a row.
+    pub failures: u32,
+    /// The handler's bare name.
+    pub handler: &'a str,
+    /// Who answers for it.
+    pub plugin: &'a str,
+    /// `breaker_opened`.
+    pub r#type: &'static str,
+}
+
+/// `breaker_closed`.
+#[derive(Debug, Clone, Serialize)]
+pub struct BreakerClosed<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// The handler's bare name.
+    pub handler: &'a str,
+    /// Who answers for it.
+    pub plugin: &'a str,
+    /// `breaker_closed`.
+    pub r#type: &'static str,
+    /// How long it was open.
+    pub was_open_ms: u64,
 }
 
 impl Record<'_> {

@@ -6,25 +6,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_model::{
-    Attributes, Counters, Declared, HandlerName, HandlerRef, LaneKey, LeafNumber, LocalId, Now,
-    Owner, PluginName, PluginRow, RevisionRow, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
+    Attributes, Counters, Declared, HandlerName, HandlerRef, LeafNumber, LocalId, Now, Owner,
+    PluginName, PluginRow, RevisionRow, Seq, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
     WatcherState, bounds,
 };
 use axwatch_query::{Filter, Mistakes};
 
 use crate::event::{
-    Answer, Declaration, Effect, Refusal, RefusalKind, Registration, WatcherCommand,
+    Answer, Declaration, Effect, Refusal, RefusalKind, Registration, Since, WatcherCommand,
 };
-use crate::limiter::Limiter;
+use crate::limits::Limit;
 use crate::record::{PluginRecord, Record, WatcherRecord};
-use crate::state::{State, Timer, Watcher};
+use crate::state::{Lane, State, Timer, Watcher};
 
 /// How long a doubtful announcement is not believed.
 const DOUBTED: Duration = Duration::from_secs(10 * 60);
 /// Why a plugin's watcher is retired.
 const NO_LONGER_DECLARED: &str = "its plugin no longer declares it";
 /// How the error of a watcher begins whose text is no AX any more.
-const BROKEN: &str = "its text is not understood any more: ";
+pub(crate) const BROKEN: &str = "its text is not understood any more: ";
 /// No local id sorts before it, because control characters are none.
 const FIRST_LOCAL: &str = " ";
 
@@ -38,6 +38,10 @@ struct Checked {
     /// `Some(0)` is "never", as some plugins mean a zero.
     max_fires_per_second: Option<u32>,
     max_chain: Option<u32>,
+    max_attempts: Option<u32>,
+    max_age_ms: Option<u64>,
+    /// The claims after this one are seen by a new watcher; `None` is those that come.
+    since_seq: Option<Seq>,
 }
 
 impl Refusal {
@@ -142,6 +146,7 @@ impl State {
         if self.plugin_entry(plugin).handlers != known {
             self.plugin_entry(plugin).handlers = known;
             self.unwritten.handlers.insert(plugin.clone());
+            self.forget_breakers(plugin, now);
         }
         self.bind_waiting(plugin, now);
         let verdicts = self.declare_all(&owner, registration.watchers, now);
@@ -225,6 +230,7 @@ impl State {
         let gone = std::mem::take(&mut state.doubted);
         state.handlers = state.announced.clone();
         self.unwritten.handlers.insert(plugin.clone());
+        self.forget_breakers(plugin, now);
         gone.into_iter().for_each(|number| self.retire(number, NO_LONGER_DECLARED, now));
     }
 
@@ -278,7 +284,29 @@ impl State {
             params: check_params(declaration.params.as_deref())?,
             max_fires_per_second: check_rate(declaration)?,
             max_chain: check_chain(declaration.max_chain)?,
+            max_attempts: check_attempts(declaration.max_attempts)?,
+            max_age_ms: check_age(declaration.max_age)?,
+            since_seq: self.check_since(declaration.since.as_ref())?,
         })
+    }
+
+    /// The claims after the one that this answers are seen.
+    fn check_since(&self, since: Option<&Since>) -> Result<Option<Seq>, Refusal> {
+        match since {
+            None => Ok(None),
+            Some(Since::First(seq)) if *seq <= self.head.next() => {
+                Ok(Some(Seq(seq.0.saturating_sub(1))))
+            }
+            Some(Since::First(seq)) => Err(Refusal::invalid(format!(
+                "since {seq}: the log ends at {}; a watcher begins at {} at the latest",
+                self.head,
+                self.head.next()
+            ))),
+            Some(Since::Nowhere(reason)) => Err(Refusal::invalid(format!("since: {reason}"))),
+            Some(Since::Written(text)) => {
+                Err(Refusal::invalid(format!("since: {text:?} was not looked up in the log")))
+            }
+        }
     }
 
     /// Two owners may not have watchers that people see under one id: `a` with `b-c`, `a-b` with `c`.
@@ -379,6 +407,9 @@ impl State {
                 params: None,
                 max_fires_per_second: None,
                 max_chain: None,
+                max_attempts: None,
+                max_age_ms: None,
+                last_generation: 0,
                 state: WatcherState::Refused,
                 error: None,
                 since_seq: self.head,
@@ -400,43 +431,63 @@ impl State {
             && row.handlers == checked.handlers
             && row.params == checked.params
             && row.max_fires_per_second == checked.max_fires_per_second
-            && row.max_chain == checked.max_chain;
+            && row.max_chain == checked.max_chain
+            && row.max_attempts == checked.max_attempts
+            && row.max_age_ms == checked.max_age_ms;
         if standing && same {
-            if row.state != WatcherState::Broken && row.error.take().is_some() {
+            // What a declaration does not mend stays told: a broken text, and a loop that was suspected.
+            let stays = |error: &String| {
+                row.state == WatcherState::Broken
+                    || error.starts_with(BROKEN)
+                    || error.starts_with(crate::loops::SUSPECTED)
+            };
+            if row.error.as_ref().is_some_and(|error| !stays(error)) {
+                row.error = None;
                 self.unwritten.watchers.insert(number);
             }
             return number;
         }
         if row.state == WatcherState::Retired {
-            row.generation += 1;
+            row.last_generation += 1;
+            row.generation = row.last_generation;
         }
         if !standing {
-            row.since_seq = self.head;
+            row.since_seq = checked.since_seq.unwrap_or(self.head);
         }
-        if !standing || row.max_fires_per_second != checked.max_fires_per_second {
-            watcher.limiter = checked
-                .max_fires_per_second
-                .and_then(NonZeroU32::new)
-                .map(|n| Limiter::new(n, now.mono));
-        }
+        let limit_changed = !standing || row.max_fires_per_second != checked.max_fires_per_second;
         row.revision += 1;
         row.declared = checked.declared;
         row.handlers = checked.handlers;
         row.params = checked.params;
         row.max_fires_per_second = checked.max_fires_per_second;
         row.max_chain = checked.max_chain;
+        row.max_attempts = checked.max_attempts;
+        row.max_age_ms = checked.max_age_ms;
         row.updated_at = now.wall;
-        row.error = None;
-        if row.state != WatcherState::Paused {
+        row.error.take_if(|error| !error.starts_with(crate::loops::SUSPECTED));
+        if watcher.hold.is_none() {
             row.state = state_of(row);
+            row.error = None;
         }
-        let shown = watcher.shown.clone();
+        watcher.note_held(now.mono);
+        let (shown, since_seq) = (watcher.shown.clone(), watcher.row.since_seq);
         self.by_shown.insert(shown, number);
+        if limit_changed {
+            self.set_limit(number, checked.max_fires_per_second, now.mono);
+        }
+        if checked.max_fires_per_second == Some(0) {
+            self.end_passes(number, "its limit is 0, which means never", now);
+        }
         self.reindex(number, &checked.filter);
         self.unwritten.watchers.insert(number);
         let kind = if standing { "watcher_changed" } else { "watcher_registered" };
         let leaf = self.record_watcher(number, kind, None, None, now);
+        if !standing && self.watchers[&number].is_matched() {
+            self.catch_up_from(number, since_seq, now);
+        }
         self.keep_revision(number, leaf);
+        // One that was broken may have rested.
+        self.mended(number);
         self.rebind_lanes(number);
         self.schedule_watcher(number);
         number
@@ -444,6 +495,7 @@ impl State {
 
     /// Keeps for which claims the present revision is in force: those that are matched from now on.
     fn keep_revision(&mut self, number: WatcherNumber, leaf: LeafNumber) {
+        let from_seq = self.position_of(number);
         let row = &self.watchers[&number].row;
         let revision = RevisionRow {
             watcher: number,
@@ -455,7 +507,7 @@ impl State {
             at: row.updated_at,
             leaf: Some(leaf),
             since_seq: row.since_seq,
-            from_seq: row.since_seq.max(self.matched_seq),
+            from_seq: from_seq.max(row.since_seq),
             retired_seq: None,
         };
         self.unwritten.revisions.push(revision);
@@ -463,26 +515,15 @@ impl State {
 
     /// Lets the lanes of a watcher follow its handlers, which may have moved to another plugin.
     fn rebind_lanes(&mut self, number: WatcherNumber) {
-        for handler in self.watchers[&number].row.handlers.clone() {
-            let key = LaneKey { watcher: Some(number), handler: handler.declared };
-            if let Some(lane) = self.lane_ids.get(&key).copied() {
-                self.move_lane(lane, handler.plugin);
-            }
-        }
-    }
-
-    fn reindex(&mut self, number: WatcherNumber, filter: &Filter) {
-        let id = index_id(number);
-        self.index.remove(id);
-        let state = self.watchers[&number].row.state;
-        if !matches!(
-            state,
-            WatcherState::Muted
-                | WatcherState::Broken
-                | WatcherState::Refused
-                | WatcherState::Retired
-        ) {
-            self.index.insert(id, filter);
+        for lane_id in self.lanes_of_watcher(number) {
+            let lane = &self.lanes[&lane_id];
+            let handlers = &self.watchers[&number].row.handlers;
+            let handler = handlers.iter().find(|handler| handler.declared == lane.key.handler);
+            let plugin = match handler {
+                Some(handler) => handler.plugin.clone(),
+                None => self.who_has(&lane.key.handler, lane.plugin.as_ref()),
+            };
+            self.move_lane(lane_id, plugin);
         }
     }
 
@@ -492,10 +533,15 @@ impl State {
         let watcher = Watcher {
             row,
             shown,
-            limiter: None,
+            limit: Limit::default(),
             counters,
             held_since: None,
             held: Default::default(),
+            hold: None,
+            holds: 0,
+            mute_looked_at: None,
+            let_go: Vec::new(),
+            loop_watch: None,
         };
         self.by_key.insert(key, number);
         self.watchers.insert(number, watcher);
@@ -512,13 +558,21 @@ impl State {
             return;
         }
         self.by_shown.insert(watcher.shown.clone(), number);
-        watcher.limiter =
-            row.max_fires_per_second.and_then(NonZeroU32::new).map(|n| Limiter::new(n, now.mono));
+        watcher.limit.set(row.max_fires_per_second, now.mono);
         watcher.held_since =
             matches!(row.state, WatcherState::Paused | WatcherState::Muted).then_some(now.mono);
+    }
+
+    /// Finds out whether a restored watcher's text is understood, once its passes and its hold are known.
+    pub(crate) fn understand(&mut self, number: WatcherNumber, now: Now) {
+        let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
+        let row = &mut watcher.row;
+        if matches!(row.state, WatcherState::Retired | WatcherState::Refused) {
+            return;
+        }
         match Filter::declared(&row.declared) {
             Ok((filter, _)) => {
-                let was_broken = row.error.as_ref().is_some_and(|error| error.starts_with(BROKEN));
+                let was_broken = row.state == WatcherState::Broken || is_broken(row);
                 if was_broken {
                     row.error = None;
                     if row.state == WatcherState::Broken {
@@ -528,8 +582,21 @@ impl State {
                 }
                 self.reindex(number, &filter);
                 if was_broken {
+                    self.mended(number);
                     self.record_watcher(number, "watcher_mended", None, None, now);
                 }
+            }
+            Err(mistakes) => self.break_watcher(number, &mistakes.to_string(), now),
+        }
+    }
+
+    /// After a hold: its text may have become none, or AX again, since.
+    pub(crate) fn mend_or_break(&mut self, number: WatcherNumber, now: Now) {
+        let declared = self.watchers[&number].row.declared.clone();
+        match Filter::declared(&declared) {
+            Ok((filter, _)) => {
+                self.reindex(number, &filter);
+                self.mended(number);
             }
             Err(mistakes) => self.break_watcher(number, &mistakes.to_string(), now),
         }
@@ -545,11 +612,12 @@ impl State {
         let error = Some(format!("{BROKEN}{mistakes}"));
         let is_news = row.error != error;
         row.error = error;
-        // One that a person paused stays so, that it does not go on when its text is AX again.
-        if row.state != WatcherState::Paused {
+        // One that a person holds stays so, that it does not go on when its text is AX again.
+        if !matches!(row.state, WatcherState::Paused | WatcherState::Muted) {
             row.state = WatcherState::Broken;
         }
-        self.index.remove(index_id(number));
+        self.unindex(number);
+        self.rest_passes(number);
         self.unparsed.push(unparsed(watcher, &declared, mistakes));
         if is_news {
             self.unwritten.watchers.insert(number);
@@ -580,6 +648,37 @@ impl State {
                 }
             }
         }
+        self.bind_lanes();
+    }
+
+    /// Lets lanes go on whose handler no watcher names any more, and which another plugin has now.
+    fn bind_lanes(&mut self) {
+        let named = |lane: &Lane| {
+            let watcher = lane.key.watcher.and_then(|watcher| self.watchers.get(&watcher));
+            watcher.is_some_and(|w| w.row.handlers.iter().any(|h| h.declared == lane.key.handler))
+        };
+        let unnamed = self.lanes.iter().filter(|(_, lane)| !named(lane));
+        let mut bound: Vec<_> = unnamed
+            .map(|(id, lane)| (*id, self.who_has(&lane.key.handler, lane.plugin.as_ref())))
+            .filter(|(id, plugin)| self.lanes[id].plugin != *plugin)
+            .collect();
+        bound.sort_unstable();
+        for (lane, plugin) in bound {
+            self.move_lane(lane, plugin);
+            self.schedule(lane);
+        }
+    }
+
+    /// Who answers for a handler that was this plugin's: it, as long as it has the handler or nobody else
+    /// does.
+    pub(crate) fn who_has(&self, handler: &str, former: Option<&PluginName>) -> Option<PluginName> {
+        let has = |plugin: &&PluginName| {
+            let (_, bare) = HandlerName::parse_qualified(handler).ok()?;
+            Some(self.plugins.get(*plugin)?.handlers.contains(&bare))
+        };
+        let kept = former.filter(|plugin| has(plugin) == Some(true)).cloned();
+        let other = || self.resolve_handler(handler).ok().flatten();
+        kept.or_else(other).or_else(|| former.cloned())
     }
 
     fn bind(&mut self, number: WatcherNumber, handler: usize, plugin: &PluginName, now: Now) {
@@ -592,10 +691,11 @@ impl State {
         }
         watcher.row.updated_at = now.wall;
         self.unwritten.watchers.insert(number);
-        let key = LaneKey { watcher: Some(number), handler: declared };
-        if let Some(lane) = self.lane_ids.get(&key).copied() {
-            self.move_lane(lane, Some(plugin.clone()));
-            self.schedule(lane);
+        for lane in self.lanes_of_watcher(number) {
+            if self.lanes[&lane].key.handler == declared {
+                self.move_lane(lane, Some(plugin.clone()));
+                self.schedule(lane);
+            }
         }
     }
 
@@ -630,8 +730,16 @@ impl State {
             ));
         };
         match command {
-            WatcherCommand::Pause => self.pause(number, now),
-            WatcherCommand::Resume => self.resume(number, now),
+            WatcherCommand::Pause { skip } => self.pause(number, skip, now)?,
+            WatcherCommand::Resume { drop } => {
+                self.release_held(number, WatcherState::Paused, drop, now)?;
+            }
+            WatcherCommand::Mute { until, drop } => self.mute(number, until, drop, now)?,
+            WatcherCommand::Unmute { drop } => {
+                self.release_held(number, WatcherState::Muted, drop, now)?;
+            }
+            WatcherCommand::Replay { from, to } => self.begin_replay(number, from, to, now)?,
+            WatcherCommand::StopReplay => self.stop_replay(number, now)?,
             WatcherCommand::Remove => match &key.owner {
                 Owner::User => self.retire(number, "removed", now),
                 Owner::Plugin(plugin) => {
@@ -645,36 +753,6 @@ impl State {
         Ok(number)
     }
 
-    fn pause(&mut self, number: WatcherNumber, now: Now) {
-        let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
-        if matches!(watcher.row.state, WatcherState::Live | WatcherState::WaitingForHandler) {
-            watcher.row.state = WatcherState::Paused;
-            watcher.row.updated_at = now.wall;
-            watcher.held_since = Some(now.mono);
-            self.unwritten.watchers.insert(number);
-            self.record_watcher(number, "watcher_paused", None, None, now);
-        }
-    }
-
-    fn resume(&mut self, number: WatcherNumber, now: Now) {
-        let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
-        if watcher.row.state == WatcherState::Paused {
-            watcher.row.state = state_of(&watcher.row);
-            watcher.row.updated_at = now.wall;
-            if let Some(since) = watcher.held_since.take() {
-                watcher.held += now.mono.since(since);
-            }
-            self.unwritten.watchers.insert(number);
-            let declared = self.watchers[&number].row.declared.clone();
-            match Filter::declared(&declared) {
-                Ok((filter, _)) => self.reindex(number, &filter),
-                Err(mistakes) => self.break_watcher(number, &mistakes.to_string(), now),
-            }
-            self.record_watcher(number, "watcher_resumed", None, None, now);
-            self.schedule_watcher(number);
-        }
-    }
-
     /// Retires a watcher: it matches nothing more, its queued jobs are withdrawn, running ones finish.
     fn retire(&mut self, number: WatcherNumber, reason: &str, now: Now) {
         let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
@@ -683,19 +761,21 @@ impl State {
         }
         watcher.row.state = WatcherState::Retired;
         watcher.row.updated_at = now.wall;
-        self.unwritten.retired.push((number, watcher.row.revision, self.matched_seq));
+        let (shown, revision) = (watcher.shown.clone(), watcher.row.revision);
+        let position = self.position_of(number);
+        self.unwritten.retired.push((number, revision, position));
         // Its limiter stays: what is under way may not be started beyond it again.
-        watcher.held_since = None;
-        let shown = watcher.shown.clone();
+        self.end_holds(number, now);
+        self.end_passes(number, &format!("the watcher was retired: {reason}"), now);
         self.by_shown.remove(&shown);
-        self.index.remove(index_id(number));
+        self.unindex(number);
         let cancelled =
             self.cancel_queued(number, &format!("watcher {shown} was retired: {reason}"), now);
         self.unwritten.watchers.insert(number);
         self.record_watcher(number, "watcher_retired", Some(reason), Some(cancelled), now);
     }
 
-    fn record_watcher(
+    pub(crate) fn record_watcher(
         &mut self,
         number: WatcherNumber,
         kind: &'static str,
@@ -758,7 +838,8 @@ impl State {
         );
         if let Some(number) = self.by_key.get(&key).copied() {
             let watcher = self.watchers.get_mut(&number).expect("every key has its watcher");
-            if watcher.row.state != WatcherState::Retired {
+            // That its text is not understood is worse, and not told twice.
+            if watcher.row.state != WatcherState::Retired && !is_broken(&watcher.row) {
                 watcher.row.error = Some(error);
                 self.unwritten.watchers.insert(number);
             }
@@ -784,6 +865,9 @@ impl State {
             params: None,
             max_fires_per_second: None,
             max_chain: None,
+            max_attempts: None,
+            max_age_ms: None,
+            last_generation: 0,
             state: WatcherState::Refused,
             error: Some(error),
             since_seq: self.head,
@@ -797,12 +881,17 @@ impl State {
 }
 
 /// The index knows watchers by 32 bits, which are enough for four billion declarations.
-fn index_id(number: WatcherNumber) -> u32 {
+pub(crate) fn index_id(number: WatcherNumber) -> u32 {
     u32::try_from(number.0).expect("fewer than 2^32 watchers are ever declared")
 }
 
+/// Whether a watcher says of itself that its text is not understood, whatever holds it besides.
+fn is_broken(row: &WatcherRow) -> bool {
+    row.error.as_ref().is_some_and(|error| error.starts_with(BROKEN))
+}
+
 /// What a watcher does when nothing holds it.
-fn state_of(row: &WatcherRow) -> WatcherState {
+pub(crate) fn state_of(row: &WatcherRow) -> WatcherState {
     if row.max_fires_per_second == Some(0) {
         WatcherState::Muted
     } else if row.handlers.iter().any(|handler| handler.plugin.is_none()) {
@@ -932,9 +1021,36 @@ pub fn check_fires_per_second(rate: i64) -> Result<Option<NonZeroU32>, Refusal> 
 fn check_chain(max_chain: i32) -> Result<Option<u32>, Refusal> {
     match u32::try_from(max_chain) {
         Ok(0) => Ok(None),
-        Ok(max) => Ok(Some(max)),
-        Err(_) => {
-            Err(Refusal::invalid(format!("max_chain: {max_chain} is negative; 0 means the usual")))
+        Ok(max @ ..=bounds::CHAIN_MAX) => Ok(Some(max)),
+        _ => Err(Refusal::invalid(format!(
+            "max_chain: {max_chain} is not between 1 and {}; 0 means the usual {}",
+            bounds::CHAIN_MAX,
+            crate::loops::CHAIN_MAX
+        ))),
+    }
+}
+
+fn check_attempts(max_attempts: i64) -> Result<Option<u32>, Refusal> {
+    match u32::try_from(max_attempts) {
+        Ok(0) => Ok(None),
+        Ok(max @ ..=bounds::ATTEMPTS_MAX) => Ok(Some(max)),
+        _ => Err(Refusal::invalid(format!(
+            "max_attempts: {max_attempts} is not between 1 and {}; 0 means as for its handler",
+            bounds::ATTEMPTS_MAX
+        ))),
+    }
+}
+
+fn check_age(max_age: Option<Duration>) -> Result<Option<u64>, Refusal> {
+    match max_age {
+        None => Ok(None),
+        Some(age) if (Duration::from_secs(1)..=bounds::JOB_AGE_MAX).contains(&age) => {
+            Ok(u64::try_from(age.as_millis()).ok())
         }
+        Some(age) => Err(Refusal::invalid(format!(
+            "max_age: {} s is not between 1 s and {} days",
+            age.as_secs(),
+            bounds::JOB_AGE_MAX.as_secs() / 86_400
+        ))),
     }
 }

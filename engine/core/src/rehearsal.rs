@@ -78,11 +78,10 @@ impl Rehearsal {
     /// Starts the next attempt, and says when that is.
     fn start(&mut self) -> Mono {
         let mut start = self.now.max(self.last_start);
-        while let Err(until) = self.limiter.decide(start) {
+        while let Err(until) = self.limiter.decide(start, Duration::ZERO) {
             start = until;
         }
-        self.limiter.charge(start);
-        self.last_start = start;
+        self.last_start = self.limiter.charge(start);
         start
     }
 
@@ -167,9 +166,9 @@ mod tests {
                 let (now, start) = (rehearsal.now, rehearsal.last_start);
                 prop_assert!(start >= now && start >= former);
                 if start > now.max(former) {
-                    prop_assert!(before.decide(Mono(start.0 - 1)).is_err());
+                    prop_assert!(before.decide(Mono(start.0 - 1), Duration::ZERO).is_err());
                 }
-                prop_assert_eq!(before.decide(start), Ok(()));
+                prop_assert_eq!(before.decide(start, Duration::ZERO), Ok(()));
                 starts.push(start.0);
                 let waiting = starts.iter().filter(|start| **start > now.0).count();
                 prop_assert_eq!(told.queue, waiting as u64);

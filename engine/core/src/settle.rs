@@ -1,4 +1,6 @@
-//! What becomes of jobs: ends of attempts, lost plugins, requests of people.
+//! What becomes of jobs: ends of attempts, lost plugins, new jobs without a watcher.
+//!
+//! Not here: what people do with a job that is there (`crate::redrive`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +12,10 @@ use axwatch_model::{
 
 use crate::event::{Answer, Effect, Refusal, RefusalKind};
 use crate::job::{LostBy, Next, after};
+use crate::late::Over;
 use crate::matching::sha256_hex;
 use crate::outcome::{Ended, Outcome};
+use crate::policy::RetryLimits;
 use crate::record::{AttemptEnded, JobRecord, PluginRecord, Record};
 use crate::state::{LaneId, Phase, State, Timer};
 
@@ -34,7 +38,8 @@ struct End<'a> {
 }
 
 impl State {
-    /// An attempt ended. One that is not the current one of its job changes nothing.
+    /// An attempt ended. One that is not the current one of its job changes nothing, and is told of in
+    /// the audit.
     pub(crate) fn attempt_ended(
         &mut self,
         number: JobNumber,
@@ -44,11 +49,17 @@ impl State {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(job) = self.jobs.get_mut(&number) else { return };
-        let Phase::Running { incarnation: current, left, .. } = job.phase else { return };
-        if current != incarnation || job.row.attempts != attempt {
-            return;
-        }
+        let current = self.jobs.get_mut(&number).and_then(|job| match job.phase {
+            Phase::Running { incarnation: current, left, .. }
+                if current == incarnation && job.row.attempts == attempt =>
+            {
+                Some((job, left))
+            }
+            _ => None,
+        });
+        let Some((job, left)) = current else {
+            return self.answered_late(number, attempt, incarnation, &ended.outcome, now);
+        };
         job.row.progress = ended.progress.or(job.row.progress);
         if let Some(cost) = ended.cost {
             job.row.cost = Some(job.row.cost.unwrap_or(0.0) + cost);
@@ -77,19 +88,36 @@ impl State {
         if !matches!(ended.outcome, Outcome::Lost { .. }) {
             return LostBy::Others;
         }
-        let alone = state.running.len() == 1 && state.broken_until.is_none();
+        let alone = self.at_work(plugin, now.mono) == 1;
         let until = now.mono.plus(BROKEN);
+        let state = self.plugin_entry(plugin);
+        let alone = alone && state.broken_until.is_none();
         state.broken_until = Some(until);
         self.timers.insert((until, Timer::Plugin(plugin.clone())));
         if alone { LostBy::Itself } else { LostBy::Others }
     }
 
+    /// Attempts that the plugin may be working on.
+    fn at_work(&self, plugin: &PluginName, now: Mono) -> usize {
+        let running = self.plugins.get(plugin).map(|state| &state.running);
+        let at_work = |number: &&JobNumber| self.jobs[*number].has_left(now);
+        running.map_or(0, |running| running.iter().filter(at_work).count())
+    }
+
     /// Ends the current attempt of a job: audit, row, and where the job goes.
     fn settle(&mut self, number: JobNumber, end: &End<'_>, now: Now, effects: &mut Vec<Effect>) {
+        let job = &self.jobs[&number];
+        if let Phase::Running { incarnation, .. } = job.phase {
+            let (id, attempt) = (job.row.id, job.row.attempts);
+            self.late.remember(Over { number, id, attempt, incarnation }, end.outcome);
+        }
         self.free_slot(number);
+        self.note_for_breaker(number, end.outcome, now);
         self.reckon_age(number, now);
+        let limits = self.retry_limits(&self.jobs[&number].row);
         let job = self.jobs.get_mut(&number).expect("only jobs in memory are settled");
-        let verdict = after(end.outcome, &job.row, end.lost_by, job.age, &self.policy.retry);
+        let verdict =
+            after(end.outcome, &job.row, end.lost_by, job.age, limits, &self.policy.retry);
         // Whoever may have crashed its plugin runs alone from here on, until it has ended otherwise.
         job.suspect = end.suspect;
         let permanent = matches!(end.outcome, Outcome::Permanent { .. });
@@ -123,6 +151,33 @@ impl State {
             Next::Again(delay) => self.requeue(number, delay, now),
             Next::Dead(reason) => self.give_up(number, &reason, permanent, now, effects),
         }
+    }
+
+    /// After how many counted attempts, and at which age, a job is given up.
+    fn retry_limits(&self, row: &JobRow) -> (u32, Duration) {
+        let watcher = row.watcher.and_then(|number| self.watchers.get(&number));
+        let of_watcher = watcher.map_or_else(RetryLimits::default, |watcher| RetryLimits {
+            max_attempts: watcher.row.max_attempts,
+            max_age: watcher.row.max_age_ms.map(Duration::from_millis),
+        });
+        let [of_handler, of_plugin] = self.handler_limits(row);
+        let said = [of_watcher, of_handler, of_plugin];
+        let attempts_max = said.iter().find_map(|limits| limits.max_attempts);
+        let age_max = said.iter().find_map(|limits| limits.max_age);
+        let usual = &self.policy.retry;
+        (attempts_max.unwrap_or(usual.counted_max), age_max.unwrap_or(usual.age_max))
+    }
+
+    /// What is said of the job's handler, and of all handlers of its plugin.
+    fn handler_limits(&self, row: &JobRow) -> [RetryLimits; 2] {
+        let handlers = &self.policy.handlers;
+        let Some(plugin) = row.plugin.as_ref().filter(|_| !handlers.is_empty()) else {
+            return [RetryLimits::default(); 2];
+        };
+        let said = |handler: Option<HandlerName>| handlers.get(&(plugin.clone(), handler));
+        let bare: Option<HandlerName> = row.bare_handler().parse().ok();
+        let of_handler = bare.and_then(|bare| said(Some(bare)));
+        [of_handler, said(None)].map(|limits| limits.copied().unwrap_or_default())
     }
 
     fn free_slot(&mut self, number: JobNumber) {
@@ -207,6 +262,8 @@ impl State {
         let lane = self.lanes.get_mut(&lane_id).expect("a job's lane lives as long as the job");
         job.row.state = JobState::Queued;
         if delay.is_zero() {
+            // When the attempt ended, by the clock by which the row tells how long it has been failing.
+            job.row.due_at = job.row.first_counted_at.map(|_| now.wall);
             let suspect = job.suspect;
             self.line_up(number, suspect);
         } else {
@@ -254,7 +311,7 @@ impl State {
     }
 
     /// Lets go of a job that is no longer open. Its row goes with the batch.
-    fn release(&mut self, number: JobNumber, effects: &mut Vec<Effect>) {
+    pub(crate) fn release(&mut self, number: JobNumber, effects: &mut Vec<Effect>) {
         let job = self.jobs.remove(&number).expect("only jobs in memory are released");
         self.unwritten.jobs.remove(&number);
         self.unwritten.released.insert(number, job.row);
@@ -264,6 +321,7 @@ impl State {
             if lane.loading.is_some() {
                 lane.ended_meanwhile.insert(number);
             }
+            lane.key.watcher.inspect(|watcher| self.passes.job_ended(*watcher));
         }
         self.load(job.lane, effects);
         self.drop_if_done(job.lane);
@@ -280,7 +338,7 @@ impl State {
 
     /// Adds what went by to how long the job has been failing, but not the time in which nobody could
     /// have run it. By the monotonic clock: a jump of the wall clock ages nothing.
-    fn reckon_age(&mut self, number: JobNumber, now: Now) {
+    pub(crate) fn reckon_age(&mut self, number: JobNumber, now: Now) {
         let idle = self.idle_total(&self.jobs[&number].row, now.mono);
         let job = self.jobs.get_mut(&number).expect("settled jobs are in memory");
         let idle_since = idle.saturating_sub(std::mem::replace(&mut job.idle_mark, idle));
@@ -321,7 +379,8 @@ impl State {
         state.up = false;
         state.away_since = Some(now.mono);
         let running: Vec<_> = state.running.iter().copied().collect();
-        let alone = crashed && running.len() == 1 && state.broken_until.is_none();
+        let broken = state.broken_until.is_some();
+        let alone = crashed && !broken && self.at_work(plugin, now.mono) == 1;
         let lost_by = if alone { LostBy::Itself } else { LostBy::Others };
         self.record(&Record::Plugin(PluginRecord {
             at: now.wall,
@@ -334,11 +393,14 @@ impl State {
         }));
         let outcome = Outcome::Lost { error: format!("plugin {plugin} went away: {reason}") };
         for number in running {
-            let Phase::Running { left, .. } = self.jobs[&number].phase else { continue };
+            let job = &self.jobs[&number];
+            let Phase::Running { left, .. } = job.phase else { continue };
+            // One that had not left yet had no part in it.
+            let had_part = job.has_left(now.mono);
             let end = End {
                 outcome: &outcome,
-                lost_by,
-                suspect: crashed,
+                lost_by: if had_part { lost_by } else { LostBy::Others },
+                suspect: crashed && had_part,
                 epoch: Some(self.policy.epoch),
                 left,
             };
@@ -351,6 +413,10 @@ impl State {
     pub(crate) fn recovered(&mut self, rows: Vec<JobRow>, now: Now, effects: &mut Vec<Effect>) {
         if rows.is_empty() {
             self.recovery_done();
+            let holding = self.watchers.iter().filter(|(_, watcher)| !watcher.let_go.is_empty());
+            let mut holding: Vec<_> = holding.map(|(number, _)| *number).collect();
+            holding.sort_unstable();
+            holding.into_iter().for_each(|number| self.forget_let_go(number));
         }
         for row in rows {
             let lane_id = self.lane_of(&row);
@@ -365,9 +431,11 @@ impl State {
             } else if full
                 || lane.spill.is_some()
                 || lane.first.len() >= waiting_max
-                || lane.delayed.len() >= delayed_max
+                || lane.retries() >= delayed_max
             {
                 self.spill(lane_id, row.number);
+            } else if let Some(reason) = self.is_let_go(&row) {
+                self.let_go(lane_id, row, reason, now);
             } else {
                 self.enter(lane_id, row, now);
                 self.schedule(lane_id);
@@ -411,6 +479,18 @@ impl State {
         Answer::Job(self.try_enqueue(id, handler, payload, now).map(Box::new))
     }
 
+    /// Whether another job may be open.
+    pub(crate) fn check_open_jobs(&self) -> Result<(), Refusal> {
+        if self.may_match() {
+            return Ok(());
+        }
+        let reason = format!(
+            "resource_exhausted: {} jobs are open, which is the bound; try again when some are done",
+            self.open_jobs
+        );
+        Err(Refusal::new(RefusalKind::Exhausted, reason))
+    }
+
     fn try_enqueue(
         &mut self,
         id: JobId,
@@ -426,13 +506,7 @@ impl State {
             );
             return Err(Refusal::new(RefusalKind::Invalid, reason));
         }
-        if !self.may_match() {
-            let reason = format!(
-                "resource_exhausted: {} jobs are open, which is the bound; try again when some are done",
-                self.open_jobs
-            );
-            return Err(Refusal::new(RefusalKind::Exhausted, reason));
-        }
+        self.check_open_jobs()?;
         let Some(plugin) = self.resolve_handler(handler)? else {
             return Err(self.unknown_handler(handler));
         };
@@ -454,87 +528,6 @@ impl State {
             JobRow { plugin: Some(plugin), payload: Some(payload), leaves: vec![leaf], ..row };
         self.add_job(row.clone(), now);
         Ok(row)
-    }
-
-    /// Tries a dead letter, or a job that waits for its retry, again now.
-    pub(crate) fn redrive(&mut self, row: JobRow, now: Now) -> Answer {
-        Answer::Job(self.try_redrive(row, now).map(Box::new))
-    }
-
-    fn try_redrive(&mut self, mut row: JobRow, now: Now) -> Result<JobRow, Refusal> {
-        let number = row.number;
-        if let Some(job) = self.jobs.get(&number) {
-            let Phase::Delayed(_) = job.phase else {
-                let doing = if job.row.state == JobState::Running {
-                    "is running"
-                } else {
-                    "already waits for its turn"
-                };
-                return Err(Refusal::new(RefusalKind::Conflict, format!("job {} {doing}", row.id)));
-            };
-            self.record_redriven(number, row.id, job.row.attempts, now.wall);
-            self.bring_forward(number, now);
-            return Ok(self.jobs[&number].row.clone());
-        }
-        if self.unwritten.released.contains_key(&number) {
-            let reason = format!("job {} has ended just now; look at it again", row.id);
-            return Err(Refusal::new(RefusalKind::Conflict, reason));
-        }
-        let watcher = row.watcher.and_then(|number| self.watchers.get(&number));
-        if let Some(watcher) = watcher.filter(|w| w.row.state == WatcherState::Retired) {
-            let reason = format!(
-                "watcher {} of job {} is retired; declare it again first",
-                watcher.shown, row.id
-            );
-            return Err(Refusal::new(RefusalKind::Conflict, reason));
-        }
-        match row.state {
-            JobState::Failed | JobState::Cancelled => {}
-            JobState::Completed => {
-                let reason =
-                    format!("job {} is completed; a completed job is not run again", row.id);
-                return Err(Refusal::new(RefusalKind::Conflict, reason));
-            }
-            _ => {
-                return Err(Refusal::new(
-                    RefusalKind::Conflict,
-                    format!("job {} already waits for its turn", row.id),
-                ));
-            }
-        }
-        row.state = JobState::Queued;
-        (row.counted, row.uncounted) = (0, 0);
-        (row.first_counted_at, row.completed_at, row.due_at, row.delay_ms) = (None, None, None, 0);
-        let lane_id = self.lane_of(&row);
-        self.open_jobs += 1;
-        self.lanes.get_mut(&lane_id).expect("the lane was just looked up").open += 1;
-        let (id, attempts) = (row.id, row.attempts);
-        self.enter(lane_id, row, now);
-        self.record_redriven(number, id, attempts, now.wall);
-        self.schedule(lane_id);
-        Ok(self.jobs[&number].row.clone())
-    }
-
-    fn record_redriven(&mut self, number: JobNumber, job: JobId, attempts: u32, at: Timestamp) {
-        let leaf = self.record(&Record::Job(JobRecord {
-            at,
-            attempts: Some(attempts),
-            handler: None,
-            job,
-            payload_sha256: None,
-            reason: None,
-            r#type: "job_redriven",
-        }));
-        self.note_leaf(number, leaf);
-    }
-
-    /// Makes a delayed retry due now.
-    fn bring_forward(&mut self, number: JobNumber, now: Now) {
-        let job = self.jobs.get_mut(&number).expect("only jobs in memory are delayed");
-        job.phase = Phase::Delayed(now.mono);
-        (job.row.due_at, job.row.delay_ms) = (None, 0);
-        self.unwritten.jobs.insert(number);
-        self.timers.insert((now.mono, Timer::Job(number)));
     }
 
     /// Withdraws the queued jobs of a watcher and says how many; running ones finish.
@@ -568,6 +561,7 @@ impl State {
             }
             self.drop_if_done(lane_id);
         }
+        self.passes.job_ended(watcher);
         // What waits in the table only, or was spilled in this very batch.
         for row in self.unwritten.released.values_mut() {
             if row.watcher == Some(watcher) && row.state == JobState::Queued {
@@ -596,7 +590,7 @@ impl State {
 
 /// The beginning of an error, as long as a record may tell of it: a proof writes the record into JSON
 /// a second time, so what JSON escapes counts for what it then takes.
-fn begin(error: &str) -> &str {
+pub(crate) fn begin(error: &str) -> &str {
     let mut taken = 0;
     let end = error.char_indices().find(|(_, c)| {
         taken += match c {

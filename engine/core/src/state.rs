@@ -9,18 +9,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_model::{
-    Counters, HandlerName, HandlerRow, JobNumber, JobRow, LaneKey, LeafNumber, Mono, Now, Owner,
-    PluginName, PluginRow, RevisionRow, Seq, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
-    WatcherState,
+    Counters, CursorNumber, CursorRow, HandlerName, HandlerRow, HoldRow, JobNumber, JobRow,
+    LaneKey, LeafNumber, Mono, Now, PassRow, PluginName, PluginRow, RevisionRow, Seq, Timestamp,
+    WatcherKey, WatcherNumber, WatcherRow, WatcherState,
 };
 use axwatch_query::{Aliases, WatcherIndex};
 use hashbrown::HashMap;
 
 use crate::audit::{Hash, Tree};
-use crate::event::{Effect, Event};
-use crate::limiter::Limiter;
+use crate::breaker::Breaker;
+use crate::event::{Effect, Event, SetAside};
+use crate::late::Late;
+use crate::limits::{Limit, Pace, Starting};
+use crate::loops::LoopWatch;
+use crate::passes::{PassWrites, Passes};
 use crate::policy::Policy;
-use crate::record::{EngineStarted, Record};
+use crate::record::{EngineStarted, Quarantined, Record, Retained};
 
 /// What the store holds when the engine starts.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +41,10 @@ pub struct Snapshot {
     pub watchers: Vec<WatcherRow>,
     /// What they have done.
     pub counters: Vec<(WatcherNumber, Counters)>,
+    /// The passes that have not ended, with where each is.
+    pub passes: Vec<(PassRow, Seq)>,
+    /// The holds that have not ended, those whose jobs are let go, and the last of each watcher.
+    pub holds: Vec<HoldRow>,
     /// The aliases that the claims up to `matched_seq` left.
     pub aliases: Aliases,
     /// All announced handlers.
@@ -56,6 +64,16 @@ pub struct Writes {
     pub watchers: Vec<WatcherRow>,
     /// New revisions of watchers.
     pub revisions: Vec<RevisionRow>,
+    /// The present row of each new or changed pass.
+    pub passes: Vec<PassRow>,
+    /// Passes that are over and leave no row.
+    pub passes_gone: Vec<(WatcherNumber, u32)>,
+    /// New places of cursors.
+    pub cursors: Vec<CursorRow>,
+    /// Cursors that nobody needs any more.
+    pub cursors_gone: Vec<CursorNumber>,
+    /// The present row of each new or changed hold.
+    pub holds: Vec<HoldRow>,
     /// Watchers whose present revision ended, with the last claim that it was asked about.
     pub retired: Vec<(WatcherNumber, u64, Seq)>,
     /// For each plugin named, all its handlers.
@@ -95,12 +113,17 @@ pub struct State {
     /// Watchers that stand, by the id that people see.
     pub(crate) by_shown: HashMap<Arc<str>, WatcherNumber>,
     pub(crate) last_watcher: WatcherNumber,
+    /// The watchers that ride the commit.
     pub(crate) index: WatcherIndex,
+    /// Those that do not, and replays.
+    pub(crate) passes: Passes,
     /// The words that are one, for the next claim to be matched.
     pub(crate) aliases: Aliases,
     pub(crate) plugins: BTreeMap<PluginName, PluginState>,
     pub(crate) lanes: HashMap<LaneId, Lane>,
     pub(crate) lane_ids: BTreeMap<LaneKey, LaneId>,
+    /// Sorts before every handler; kept so that looking for the lanes of a watcher allocates nothing.
+    pub(crate) no_handler: Arc<str>,
     pub(crate) last_lane: LaneId,
     pub(crate) jobs: BTreeMap<JobNumber, Job>,
     pub(crate) last_job: JobNumber,
@@ -118,9 +141,19 @@ pub struct State {
     pub(crate) matched_seq: Seq,
     pub(crate) head: Seq,
     /// Attempts that started in the batch at hand.
-    pub(crate) starting: Vec<JobNumber>,
+    pub(crate) starting: Vec<Starting>,
+    /// Attempts that are over and may yet be answered.
+    pub(crate) late: Late,
+    /// How long commits take.
+    pub(crate) pace: Pace,
     /// Plugins whose lanes may have become startable in the step at hand.
     pub(crate) to_pump: BTreeSet<PluginName>,
+    /// Watchers whose limit may let another attempt start, once those have been pumped.
+    pub(crate) limits_to_call: BTreeSet<WatcherNumber>,
+    /// Handlers whose last attempts failed, by plugin.
+    pub(crate) breakers: BTreeMap<PluginName, BTreeMap<HandlerName, Breaker>>,
+    /// Those of them that may let another attempt through, once all has been pumped.
+    pub(crate) breakers_to_call: BTreeSet<(PluginName, HandlerName)>,
     /// Nothing starts any more: the engine is on its way out.
     pub(crate) draining: bool,
     /// Nothing starts for now: the disk is nearly full, and what runs needs the rest of it.
@@ -144,6 +177,8 @@ pub(crate) struct Unwritten {
     pub watchers: BTreeSet<WatcherNumber>,
     pub revisions: Vec<RevisionRow>,
     pub retired: Vec<(WatcherNumber, u64, Seq)>,
+    pub passes: PassWrites,
+    pub holds: BTreeMap<(WatcherNumber, u32), HoldRow>,
     pub handlers: BTreeSet<PluginName>,
     pub plugins: BTreeMap<PluginName, PluginRow>,
     pub matched: bool,
@@ -159,11 +194,49 @@ pub(crate) struct Watcher {
     pub row: WatcherRow,
     /// `{owner}-{local id}`.
     pub shown: Arc<str>,
-    pub limiter: Option<Limiter>,
+    /// How often its attempts may start, and which lanes wait for that.
+    pub limit: Limit,
     pub counters: Counters,
     /// Since when its fires are held, and how long they were before.
     pub held_since: Option<Mono>,
     pub held: Duration,
+    /// The hold that lasts, and how many there have been.
+    pub hold: Option<HoldRow>,
+    pub holds: u32,
+    /// When it is looked at next whether its mute is over.
+    pub mute_looked_at: Option<Mono>,
+    /// Former holds whose jobs are let go.
+    pub let_go: Vec<HoldRow>,
+    /// Its fires are counted, because some might be those of a loop.
+    pub loop_watch: Option<Box<LoopWatch>>,
+}
+
+impl Watcher {
+    /// Whether it is asked about claims.
+    pub fn is_matched(&self) -> bool {
+        match self.row.state {
+            WatcherState::Broken | WatcherState::Refused | WatcherState::Retired => false,
+            // Muted by a person, or because its limit says never.
+            WatcherState::Muted => self.hold.is_some(),
+            // Paused, and its text is not understood any more.
+            _ => !self
+                .row
+                .error
+                .as_ref()
+                .is_some_and(|error| error.starts_with(crate::registry::BROKEN)),
+        }
+    }
+}
+
+impl Watcher {
+    /// Counts the time in which its fires are held, now that its state may be another.
+    pub fn note_held(&mut self, now: Mono) {
+        if matches!(self.row.state, WatcherState::Paused | WatcherState::Muted) {
+            self.held_since.get_or_insert(now);
+        } else if let Some(since) = self.held_since.take() {
+            self.held += now.since(since);
+        }
+    }
 }
 
 /// A plugin in memory: known by its handlers even when it is away.
@@ -197,6 +270,15 @@ pub(crate) struct PluginState {
     /// Since when it is away, and how long it was before.
     pub away_since: Option<Mono>,
     pub away: Duration,
+    /// It runs one job at a time until then, because a loop is looked for.
+    pub serial_until: Option<Mono>,
+}
+
+impl PluginState {
+    /// Attempts that it may have in flight at this moment.
+    pub fn slots_now(&self) -> u32 {
+        if self.serial_until.is_some() { 1 } else { self.slots }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -229,8 +311,17 @@ pub(crate) struct Lane {
     pub in_turn: bool,
     /// It waits for its watcher's limit.
     pub limited: bool,
+    /// It waits for its handler's breaker, with this place in the line.
+    pub breaker_ticket: Option<u64>,
     /// Open jobs, in memory and in the table.
     pub open: u64,
+}
+
+impl Lane {
+    /// Retries in memory.
+    pub fn retries(&self) -> usize {
+        self.again.len() + self.delayed.len()
+    }
 }
 
 /// An open job in memory.
@@ -250,6 +341,13 @@ pub(crate) struct Job {
     pub idle_mark: Duration,
 }
 
+impl Job {
+    /// Whether its attempt may have reached its plugin by now.
+    pub fn has_left(&self, now: Mono) -> bool {
+        matches!(self.phase, Phase::Running { left, .. } if left.is_none_or(|left| left <= now))
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Waits for its first attempt.
@@ -266,14 +364,20 @@ pub(crate) enum Phase {
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
-    /// A limited lane may ask again.
-    Lane(LaneId),
+    /// The first that waits for a watcher's limit may ask again.
+    Limit(WatcherNumber),
     /// A retry is due.
     Job(JobNumber),
-    /// A broken connection has had its time, or a limited suspect may ask again.
+    /// A broken connection has had its time.
     Plugin(PluginName),
+    /// A handler whose breaker is open may be tried again.
+    Breaker(PluginName, HandlerName),
     /// An announcement that was not believed is believed now.
     Doubt(PluginName),
+    /// A mute may be over.
+    Mute(WatcherNumber),
+    /// A loop would have shown itself by now.
+    LoopWatch(WatcherNumber),
 }
 
 /// Counters are written once so many records have been added since they were, or so many changed.
@@ -298,10 +402,12 @@ impl State {
             by_shown: HashMap::new(),
             last_watcher: WatcherNumber(0),
             index: WatcherIndex::default(),
+            passes: Passes::default(),
             aliases: snapshot.aliases,
             plugins: BTreeMap::new(),
             lanes: HashMap::new(),
             lane_ids: BTreeMap::new(),
+            no_handler: "".into(),
             last_lane: LaneId(0),
             jobs: BTreeMap::new(),
             last_job: snapshot.last_job,
@@ -314,7 +420,12 @@ impl State {
             matched_seq: snapshot.matched_seq,
             head: snapshot.head,
             starting: Vec::new(),
+            late: Late::default(),
+            pace: Pace::default(),
             to_pump: BTreeSet::new(),
+            limits_to_call: BTreeSet::new(),
+            breakers: BTreeMap::new(),
+            breakers_to_call: BTreeSet::new(),
             draining: false,
             disk_low: false,
             unparsed: Vec::new(),
@@ -338,16 +449,52 @@ impl State {
             let counters = counters.get(&row.number).copied().unwrap_or_default();
             state.restore_watcher(row, counters, now);
         }
+        state.restore_holds(snapshot.holds, now);
+        state.restore_passes(snapshot.passes);
+        let watchers: BTreeSet<_> = state.watchers.keys().copied().collect();
+        watchers.into_iter().for_each(|number| state.understand(number, now));
         state
+    }
+
+    /// Watchers up to this number have been: none of their numbers is given to another.
+    pub fn had_watchers_upto(&mut self, number: WatcherNumber) {
+        self.last_watcher = self.last_watcher.max(number);
+    }
+
+    fn record_quarantined(&mut self, rows: &[SetAside], now: Now) {
+        for SetAside { table, row, reason } in rows {
+            let (at, r#type) = (now.wall, "quarantined");
+            self.record(&Record::Quarantined(Quarantined { at, reason, row, table, r#type }));
+        }
     }
 
     /// What follows from an event: the state changes, and the effects are to be let out once the
     /// batch is on the disk, in their order.
     pub fn step(&mut self, event: Event, now: Now) -> Vec<Effect> {
         let mut effects = Vec::new();
+        self.pace.begin(now.mono);
         match event {
             Event::Match { stored } => self.match_claim(&stored, now, &mut effects),
             Event::Deferred { seq } => self.head = seq,
+            // These are only noted: what may start now starts with the next event.
+            Event::Missing { upto } => {
+                self.matched_seq = self.matched_seq.max(upto.min(self.head));
+                self.unwritten.matched = true;
+                return effects;
+            }
+            Event::Quarantined { rows } => {
+                self.record_quarantined(&rows, now);
+                return effects;
+            }
+            Event::Retained { before, below, claims, jobs } => {
+                let (at, r#type) = (now.wall, "retained");
+                let retained = Retained { at, before, below, claims, jobs, r#type };
+                self.record(&Record::Retained(retained));
+                return effects;
+            }
+            Event::Segment { after, upto, rows, aliases } => {
+                self.match_segment(after, upto, &rows, aliases, now, &mut effects);
+            }
             Event::PluginUp {
                 request,
                 plugin,
@@ -387,10 +534,14 @@ impl State {
                 let answer = self.redrive(*row, now);
                 effects.push(Effect::Reply { request, answer });
             }
+            Event::Discard { request, row } => {
+                let answer = self.discard(*row, now, &mut effects);
+                effects.push(Effect::Reply { request, answer });
+            }
             Event::Loaded { lane, rows } => self.loaded(&lane, rows, now, &mut effects),
             Event::Recovered { rows } => self.recovered(rows, now, &mut effects),
             Event::Committed => {
-                self.committed(now);
+                self.committed(now.mono, &mut effects);
                 // What may start now starts in the next batch, whose commit it waits for.
                 return effects;
             }
@@ -399,6 +550,7 @@ impl State {
             Event::Tick => {}
         }
         self.run_timers(now);
+        self.wake_passes(now);
         self.pump(now, &mut effects);
         self.load_starved(&mut effects);
         effects.append(&mut self.unparsed);
@@ -417,6 +569,18 @@ impl State {
         self.matched_seq
     }
 
+    /// Open jobs, in memory and in the table.
+    #[must_use]
+    pub fn open_jobs(&self) -> u64 {
+        self.open_jobs
+    }
+
+    /// Open jobs in memory.
+    #[must_use]
+    pub fn jobs_in_memory(&self) -> usize {
+        self.jobs.len()
+    }
+
     /// Whether more claims may be matched: not while too many jobs are open.
     #[must_use]
     pub fn may_match(&self) -> bool {
@@ -427,6 +591,11 @@ impl State {
     #[must_use]
     pub fn batch_is_full(&self) -> bool {
         self.unwritten.jobs.len() + self.unwritten.released.len() >= BATCH_JOBS_MAX
+    }
+
+    /// The same for passes, which leave half of it to live fires.
+    pub(crate) fn batch_is_half_full(&self) -> bool {
+        self.unwritten.jobs.len() + self.unwritten.released.len() >= BATCH_JOBS_MAX / 2
     }
 
     /// The last job's number.
@@ -441,45 +610,12 @@ impl State {
         LeafNumber(self.tree.size())
     }
 
-    /// The watchers by number with what they have done, the retired ones too when asked for. While
-    /// matching is behind, a live watcher is shown as catching up.
-    #[must_use]
-    pub fn watchers(&self, retired: bool) -> Vec<(WatcherRow, Counters)> {
-        let mut views: Vec<_> = self
-            .watchers
-            .values()
-            .filter(|watcher| retired || watcher.row.state != WatcherState::Retired)
-            .map(|watcher| (watcher.row.clone(), watcher.counters))
-            .collect();
-        for (row, _) in &mut views {
-            row.state = row.shown_state(self.matched_seq, self.head);
-        }
-        views.sort_unstable_by_key(|(row, _)| row.number);
-        views
-    }
-
-    /// A watcher that is not retired, with what it has done: by the id that people see, or the local id of
-    /// one of theirs.
-    #[must_use]
-    pub fn watcher(&self, text: &str) -> Option<(WatcherRow, Counters)> {
-        let of_user = || {
-            let key = WatcherKey { owner: Owner::User, local: text.parse().ok()? };
-            self.by_key.get(&key)
-        };
-        let watcher = &self.watchers[self.by_shown.get(text).or_else(of_user)?];
-        if watcher.row.state == WatcherState::Retired {
-            return None;
-        }
-        let mut row = watcher.row.clone();
-        row.state = row.shown_state(self.matched_seq, self.head);
-        Some((row, watcher.counters))
-    }
-
-    /// The watchers whose fires wait because they are paused.
+    /// The watchers whose fires wait because they are paused or muted.
     #[must_use]
     pub fn paused(&self) -> Vec<WatcherNumber> {
         let watchers = self.watchers.values().map(|watcher| &watcher.row);
-        let paused = watchers.filter(|row| row.state == WatcherState::Paused);
+        let paused =
+            watchers.filter(|row| matches!(row.state, WatcherState::Paused | WatcherState::Muted));
         let mut paused: Vec<_> = paused.map(|row| row.number).collect();
         paused.sort_unstable();
         paused
@@ -499,6 +635,8 @@ impl State {
         jobs.sort_unstable_by_key(|row| row.number);
         let watchers = std::mem::take(&mut unwritten.watchers);
         let handlers = std::mem::take(&mut unwritten.handlers);
+        let passed = std::mem::take(&mut unwritten.passes);
+        let (passes, cursors) = self.passes.rows_of(&passed);
         Writes {
             cancelled: std::mem::take(&mut unwritten.cancelled),
             jobs,
@@ -509,6 +647,11 @@ impl State {
                 .collect(),
             revisions: std::mem::take(&mut unwritten.revisions),
             retired: std::mem::take(&mut unwritten.retired),
+            passes,
+            passes_gone: passed.passes_gone.into_iter().collect(),
+            cursors,
+            cursors_gone: passed.cursors_gone.into_iter().collect(),
+            holds: std::mem::take(&mut unwritten.holds).into_values().collect(),
             handlers: handlers
                 .into_iter()
                 .map(|plugin| {
@@ -533,24 +676,37 @@ impl State {
             r#type: &'a str,
             watcher: Option<std::borrow::Cow<'a, str>>,
             fires: Option<Vec<serde::de::IgnoredAny>>,
+            #[serde(default)]
+            let_go: bool,
             outcome: Option<&'a str>,
         }
         let Ok(counted) = serde_json::from_str::<Counted<'_>>(record) else { return };
-        let number = counted.watcher.and_then(|shown| self.by_shown.get(&*shown).copied());
+        let number = counted.watcher.and_then(|shown| {
+            self.by_shown.get(&*shown).copied().or_else(|| self.retired_as(&shown))
+        });
         let Some(watcher) = number.and_then(|number| self.watchers.get_mut(&number)) else {
             return;
         };
         match counted.r#type {
-            "matched" => {
+            "matched" if !counted.let_go => {
                 watcher.counters.matches += 1;
                 watcher.counters.fires += counted.fires.map_or(0, |fires| fires.len() as u64);
                 watcher.counters.last_fired_at = Some(counted.at);
             }
+            "matched" | "loop_stopped" => watcher.counters.matches += 1,
             "attempt_ended" if counted.outcome == Some("failed") => watcher.counters.errors += 1,
             _ => return,
         }
         self.unwritten.counters.insert(watcher.row.number);
         self.unwritten.counters_since += 1;
+    }
+
+    /// The retired watcher that people saw under this id, which it has given up since.
+    fn retired_as(&self, shown: &str) -> Option<WatcherNumber> {
+        shown.match_indices('-').find_map(|(at, _)| {
+            let (owner, local) = (shown[..at].parse().ok()?, shown[at + 1..].parse().ok()?);
+            self.by_key.get(&WatcherKey { owner, local }).copied()
+        })
     }
 
     /// Appends a record to the audit and says which number it has.

@@ -1,10 +1,12 @@
 //! What people ask of the state: how the engine is, and why a job does not run. Reads only.
 
 use axwatch_model::{
-    JobNumber, JobRow, JobState, Mono, Now, PluginName, Timestamp, WatcherRow, WatcherState,
+    HandlerName, JobNumber, JobRow, JobState, Mono, Now, PluginName, Seq, Timestamp, WatcherRow,
+    WatcherState,
 };
 
-use crate::state::{Lane, LaneId, Phase, State, Timer};
+use crate::breaker::Breaker;
+use crate::state::{Lane, Phase, State};
 
 /// Watchers in trouble that an overview names; the rest are only counted.
 const TROUBLED_MAX: usize = 10;
@@ -14,7 +16,7 @@ const TROUBLED_MAX: usize = 10;
 pub struct Overview {
     /// How many watchers are in each state, those without any left out.
     pub watchers: Vec<(WatcherState, u64)>,
-    /// Some of those that are broken, refused or wait for a handler, by number.
+    /// Some of those that are broken, refused, paused for a suspected loop or wait for a handler, by number.
     pub troubled: Vec<WatcherRow>,
     /// Queued jobs whose plugin is away or whose watcher is held.
     pub held_jobs: u64,
@@ -22,6 +24,29 @@ pub struct Overview {
     pub oldest_waiting: Option<JobNumber>,
     /// Appends are refused, because the disk is nearly full.
     pub disk_low: bool,
+    /// Handlers that are tried one attempt at a time, by plugin and name.
+    pub breakers: Vec<BreakerView>,
+    /// Watchers and replays that have their bound of open jobs, and wait.
+    pub backpressured: u64,
+    /// Where the one is that is furthest behind.
+    pub furthest_behind: Option<Seq>,
+    /// Plugins that run one job at a time, because a loop is looked for.
+    pub one_at_a_time: Vec<PluginName>,
+}
+
+/// A handler that is tried one attempt at a time, because it keeps failing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BreakerView {
+    /// Who answers for it.
+    pub plugin: PluginName,
+    /// Its bare name.
+    pub handler: HandlerName,
+    /// Failures in a row.
+    pub failures: u32,
+    /// When it is tried next, or was due to be; `None` while an attempt is under way.
+    pub until: Option<Timestamp>,
+    /// What the last attempt said.
+    pub error: String,
 }
 
 /// Why a job that is queued does not run at this moment.
@@ -48,8 +73,10 @@ pub enum WaitReason {
     NotAnnounced(PluginName),
     /// Its watcher is paused.
     WatcherPaused,
-    /// Its watcher is muted.
-    WatcherMuted,
+    /// The row of its watcher could not be read and was put aside.
+    WatcherPutAside,
+    /// Its watcher is muted, until then.
+    WatcherMuted(Option<Timestamp>),
     /// The disk is nearly full, and nothing starts.
     DiskLow,
     /// The engine is on its way out.
@@ -69,6 +96,17 @@ pub enum WaitReason {
     },
     /// Its plugin runs one job at a time, to find the one that crashes it.
     Suspects(PluginName),
+    /// Its plugin runs one job at a time, because a loop is looked for.
+    OneAtATime(PluginName),
+    /// Its handler keeps failing, and is tried one attempt at a time.
+    Breaker {
+        /// Who answers for the handler.
+        plugin: PluginName,
+        /// Its bare name.
+        handler: HandlerName,
+        /// Failures in a row.
+        failures: u32,
+    },
     /// Too many jobs of its lane wait for their retry.
     Retries,
     /// Nothing but its turn.
@@ -82,7 +120,7 @@ impl State {
         let mut counts: Vec<(WatcherState, u64)> = Vec::new();
         let mut troubled = Vec::new();
         for watcher in self.watchers.values() {
-            let state = watcher.row.shown_state(self.matched_seq, self.head);
+            let state = self.shown_state(&watcher.row);
             match counts.iter_mut().find(|(known, _)| *known == state) {
                 Some((_, count)) => *count += 1,
                 None => counts.push((state, 1)),
@@ -90,7 +128,8 @@ impl State {
             if matches!(
                 state,
                 WatcherState::Broken | WatcherState::Refused | WatcherState::WaitingForHandler
-            ) {
+            ) || state == WatcherState::Paused && watcher.row.error.is_some()
+            {
                 troubled.push(watcher.row.number);
             }
         }
@@ -107,7 +146,43 @@ impl State {
             held_jobs: held.map(|lane| lane.open.saturating_sub(lane.running)).sum(),
             oldest_waiting: in_memory.into_iter().chain(in_table).min(),
             disk_low: self.disk_low,
+            backpressured: self.passes.resting(),
+            furthest_behind: self.passes.lowest(),
+            one_at_a_time: (self.plugins.iter())
+                .filter(|(_, plugin)| plugin.serial_until.is_some())
+                .map(|(name, _)| name.clone())
+                .collect(),
+            breakers: self.breaker_views(),
         }
+    }
+
+    fn breaker_views(&self) -> Vec<BreakerView> {
+        let all = self.breakers.iter().flat_map(|(plugin, handlers)| {
+            handlers.iter().map(move |(handler, breaker)| (plugin, handler, breaker))
+        });
+        let view = |(plugin, handler, breaker): (&PluginName, &HandlerName, &Breaker)| {
+            let open = breaker.open.as_ref()?;
+            Some(BreakerView {
+                plugin: plugin.clone(),
+                handler: handler.clone(),
+                failures: breaker.failures,
+                until: (!open.is_trying()).then_some(open.until_wall),
+                error: breaker.error.clone(),
+            })
+        };
+        all.filter_map(view).collect()
+    }
+
+    fn breaker_reason(
+        &self,
+        plugin: &PluginName,
+        handler: &HandlerName,
+    ) -> Option<(WaitReason, Option<Mono>)> {
+        let breaker = self.breaker(plugin, handler)?;
+        let open = breaker.open.as_ref()?;
+        let (plugin, handler, failures) = (plugin.clone(), handler.clone(), breaker.failures);
+        let until = (!open.is_trying()).then_some(open.until);
+        Some((WaitReason::Breaker { plugin, handler, failures }, until))
     }
 
     /// Why a job does not run; `None` when it does not wait at all. `row` is as the store has it, which
@@ -122,7 +197,7 @@ impl State {
         let lane = &self.lanes[&lane_id];
         let (ahead, ahead_at_least) = self.ahead(lane, row.number);
         let phase = job.map(|job| job.phase);
-        let (reason, until) = self.reason(lane_id, lane, phase, ahead == 0);
+        let (reason, until) = self.reason(lane, phase, ahead == 0);
         let until = until.map(|at| now.wall.plus(at.since(now.mono)));
         Some(Waiting { reason, ahead, ahead_at_least, until })
     }
@@ -146,7 +221,6 @@ impl State {
     /// What holds the lane comes first, then what holds the job itself.
     fn reason(
         &self,
-        lane_id: LaneId,
         lane: &Lane,
         phase: Option<Phase>,
         is_next: bool,
@@ -154,8 +228,14 @@ impl State {
         let watcher = lane.key.watcher.and_then(|number| self.watchers.get(&number));
         match watcher.map(|watcher| watcher.row.state) {
             Some(WatcherState::Paused) => return (WaitReason::WatcherPaused, None),
-            Some(WatcherState::Muted) => return (WaitReason::WatcherMuted, None),
+            Some(WatcherState::Muted) => {
+                let hold = watcher.and_then(|watcher| watcher.hold.as_ref());
+                return (WaitReason::WatcherMuted(hold.and_then(|hold| hold.until)), None);
+            }
             _ => {}
+        }
+        if lane.key.watcher.is_some() && watcher.is_none() {
+            return (WaitReason::WatcherPutAside, None);
         }
         let Some(name) = lane.plugin.clone() else { return (WaitReason::NoHandler, None) };
         let Some(plugin) = self.plugins.get(&name).filter(|plugin| plugin.up) else {
@@ -176,16 +256,19 @@ impl State {
         if let Some(Phase::Delayed(due)) = phase {
             return (WaitReason::RetryDue, Some(due));
         }
+        if let Some((reason, until)) = self.breaker_reason(&name, &lane.bare) {
+            return (reason, until);
+        }
         if lane.limited {
-            let timers = self.timers.iter();
-            let until =
-                timers.filter(|(_, timer)| *timer == Timer::Lane(lane_id)).map(|(at, _)| *at).min();
-            return (WaitReason::Limit, until);
+            return (WaitReason::Limit, watcher.and_then(|watcher| watcher.limit.opens_at()));
         }
         if phase == Some(Phase::Suspect) || plugin.suspect_running.is_some() {
             return (WaitReason::Suspects(name), None);
         }
-        let (running, slots) = (plugin.running.len() as u64, u64::from(plugin.slots));
+        let (running, slots) = (plugin.running.len() as u64, u64::from(plugin.slots_now()));
+        if running >= slots && plugin.serial_until.is_some() {
+            return (WaitReason::OneAtATime(name), plugin.serial_until);
+        }
         if running >= slots {
             return (WaitReason::PluginBusy { plugin: name, running, slots }, None);
         }

@@ -1,6 +1,8 @@
 //! What follows from what: the core told of events by hand, with a clock moved by hand, and everything
 //! that it would write and do looked at.
 
+#[path = "steps/positions.rs"]
+mod positions;
 mod world;
 
 use std::collections::VecDeque;
@@ -51,13 +53,15 @@ impl World {
         self.tell(Event::Tick)
     }
 
-    /// Lets time pass to each moment at which something is due, up to `span`; gives what started.
+    /// Lets time pass to each moment at which something is due, up to `span`; gives what started, and
+    /// when it leaves.
     fn pass_through(&mut self, span: Duration) -> Vec<(Mono, Start)> {
         let end = self.now.mono.plus(span);
         let mut started = Vec::new();
         while let Some(wake) = self.state.next_wake().filter(|wake| *wake <= end) {
             let effects = self.pass(wake.since(self.now.mono));
-            started.extend(starts(&effects).into_iter().map(|start| (self.now.mono, start)));
+            started
+                .extend(starts(&effects).into_iter().map(|start| (self.leaves(start.job), start)));
         }
         self.pass(end.since(self.now.mono));
         started
@@ -188,7 +192,7 @@ fn a_claim_fires_starts_and_settles() {
     assert_eq!((row.state, row.attempts, row.leaves.len()), (JobState::Completed, 1, 3));
     assert_eq!(world.records("attempt_ended")[0]["outcome"], "succeeded");
     assert_eq!(fired(&world.claim("api", "rolled back")), 0);
-    let (_, counters) = world.state.watchers(false).remove(0);
+    let counters = world.state.watchers(false).remove(0).counters;
     assert_eq!((counters.matches, counters.fires, counters.errors), (1, 1, 0));
 }
 
@@ -265,7 +269,7 @@ fn declarations_are_refused_one_by_one() {
         .state
         .watchers(false)
         .into_iter()
-        .filter(|(row, _)| row.state == WatcherState::Refused)
+        .filter(|view| view.row.state == WatcherState::Refused)
         .count();
     assert_eq!(refused, 5, "kept where people look, when they have an id of their own");
 }
@@ -374,11 +378,11 @@ fn a_lane_keeps_few_jobs_in_memory_and_reads_the_rest_back_in_order() {
     let mut world = World::new();
     world.up("demo", &["act"], Vec::new());
     world.declare(in_ax("w", "is p", "act")).unwrap();
-    world.command("w", WatcherCommand::Pause).0.unwrap();
+    world.command("w", WatcherCommand::Pause { skip: false }).0.unwrap();
     for _ in 0..500 {
         assert!(starts(&world.claim("x", "p")).is_empty());
     }
-    let (_, effects) = world.command("w", WatcherCommand::Resume);
+    let (_, effects) = world.command("w", WatcherCommand::Resume { drop: false });
     let mut running: VecDeque<_> = starts(&effects).into();
     let mut order = Vec::new();
     while let Some(start) = running.pop_front() {
@@ -486,7 +490,7 @@ fn not_now_burns_no_attempt_and_permanent_is_at_once() {
     assert_eq!(world.jobs[&start.job].counted, 0);
     world.end(&again, Outcome::Permanent { error: "never".into() });
     assert_eq!(world.jobs[&start.job].state, JobState::Failed);
-    let (_, counters) = world.state.watchers(false).remove(0);
+    let counters = world.state.watchers(false).remove(0).counters;
     assert_eq!(counters.errors, 1, "not now is no error");
 }
 
@@ -501,14 +505,43 @@ fn late_answers_change_nothing() {
         reason: "killed".into(),
         crashed: false,
     });
-    world.end(&first, done());
+    assert!(starts(&world.end(&first, lost())).is_empty(), "the call ends with its process");
     assert_eq!(world.jobs[&first.job].state, JobState::Queued);
     let (_, effects) = world.up("demo", &["act"], vec![on_predicate("w", "p", "act")]);
     let second = starts(&effects).remove(0);
     world.end(&first, done());
     assert_eq!(world.jobs[&first.job].state, JobState::Running);
+    assert!(world.records("late_answer").is_empty(), "that it was lost was all that came of it");
     world.end(&second, done());
     assert_eq!(world.jobs[&first.job].state, JobState::Completed);
+}
+
+#[test]
+fn each_attempt_has_one_late_answer_in_the_audit_at_most() {
+    let mut world = World::new();
+    world.up("demo", &["act"], vec![on_predicate("w", "p", "act")]);
+    let slow = starts(&world.claim("x", "p")).remove(0);
+    let missed = Outcome::Retryable { error: "no answer".into(), missed_deadline: true };
+    world.end(&slow, missed);
+    let (_, again) = world.pass_through(Duration::from_secs(2)).remove(0);
+    world.end(&slow, done());
+    let running = world.jobs[&slow.job].clone();
+    assert_eq!(running.state, JobState::Running, "the second attempt goes on");
+    let told = world.records("late_answer");
+    assert_eq!((told.len(), &told[0]["outcome"]), (1, &"succeeded".into()));
+    assert_eq!(told[0]["job"], slow.id.to_string());
+    assert_eq!((&told[0]["attempt"], &told[0]["incarnation"]), (&1.into(), &1.into()));
+    assert_eq!(running.leaves.len(), 5, "the row knows of the record");
+    world.end(&again, done());
+    let completed = world.jobs[&slow.job].clone();
+    // Answered twice, and answers to what never was.
+    for start in [&slow, &again, &again, &Start { attempt: 9, ..again.clone() }] {
+        world.end(start, busy());
+        world.end(&Start { incarnation: 7, ..start.clone() }, busy());
+    }
+    assert_eq!(world.records("late_answer").len(), 2);
+    assert_eq!(world.jobs[&slow.job], completed);
+    assert!(world.verify_audit().ok);
 }
 
 #[test]
@@ -550,7 +583,7 @@ fn what_was_under_way_at_a_kill_is_unknown_and_tried_again_at_once() {
             .zip(&again)
             .all(|(before, after)| before.id == after.id && after.attempt == 2)
     );
-    let (_, counters) = world.state.watchers(false).remove(0);
+    let counters = world.state.watchers(false).remove(0).counters;
     assert_eq!((counters.matches, counters.fires), (3, 3), "counted again from the audit");
 }
 
@@ -594,13 +627,13 @@ fn claims_behind_the_head_are_matched_with_the_watchers_that_were_there() {
     world.tell(Event::Deferred { seq: Seq(3) });
     let later = world.declare(in_ax("later", "is p", "act")).unwrap();
     assert_eq!(later.since_seq, Seq(3));
-    let (row, _) = world.state.watchers(false).remove(0);
+    let row = world.state.watchers(false).remove(0).row;
     assert_eq!(row.state, WatcherState::CatchingUp);
     for seq in 1..=3 {
         let stored = stored(seq, "x", "p", world.now);
         assert_eq!(fired(&world.tell(Event::Match { stored: Arc::new(stored) })), 1);
     }
-    assert_eq!(world.state.watchers(false).remove(0).0.state, WatcherState::Live);
+    assert_eq!(world.state.watchers(false).remove(0).row.state, WatcherState::Live);
     assert_eq!(fired(&world.claim("x", "p")), 2);
 }
 
@@ -792,12 +825,12 @@ fn a_retired_watcher_starts_nothing_more() {
 fn jobs_that_waited_for_a_handler_find_it_after_a_restart() {
     let mut world = World::new();
     world.declare(in_ax("w", "is p", "act")).unwrap();
-    world.command("w", WatcherCommand::Pause).0.unwrap();
+    world.command("w", WatcherCommand::Pause { skip: false }).0.unwrap();
     world.claim("x", "p");
     world.up("demo", &["act"], Vec::new());
     world.restart();
     world.up("demo", &["act"], Vec::new());
-    let (_, effects) = world.command("w", WatcherCommand::Resume);
+    let (_, effects) = world.command("w", WatcherCommand::Resume { drop: false });
     assert_eq!(starts(&effects).len(), 1);
 }
 
@@ -837,9 +870,9 @@ fn a_resumed_watcher_wakes_its_suspects() {
     world.declare(in_ax("w", "is p", "act")).unwrap();
     let running: Vec<_> = (0..2).flat_map(|_| starts(&world.claim("x", "p"))).collect();
     running.iter().for_each(|start| drop(world.end(start, lost())));
-    world.command("w", WatcherCommand::Pause).0.unwrap();
+    world.command("w", WatcherCommand::Pause { skip: false }).0.unwrap();
     world.pass_through(Duration::from_secs(20));
-    let (_, effects) = world.command("w", WatcherCommand::Resume);
+    let (_, effects) = world.command("w", WatcherCommand::Resume { drop: false });
     assert_eq!(starts(&effects).len(), 1);
 }
 
@@ -888,10 +921,10 @@ fn a_waiting_job_can_be_told_what_it_waits_for() {
     let overview = world.state.overview();
     assert_eq!(overview.watchers, [(WatcherState::Live, 1)]);
     assert_eq!((overview.held_jobs, overview.oldest_waiting), (0, Some(JobNumber(2))));
-    world.command("w", WatcherCommand::Pause).0.unwrap();
+    world.command("w", WatcherCommand::Pause { skip: false }).0.unwrap();
     assert_eq!(waits(&world)[1], "WatcherPaused 0");
     assert_eq!(world.state.overview().held_jobs, 5);
-    world.command("w", WatcherCommand::Resume).0.unwrap();
+    world.command("w", WatcherCommand::Resume { drop: false }).0.unwrap();
     world.end(&running, busy());
     assert!(waits(&world)[0].starts_with("RetryDue 0 "), "{:?}", waits(&world));
     let (plugin, reason) = ("demo".parse().unwrap(), "gone".into());
@@ -909,6 +942,7 @@ fn a_limited_job_knows_when_it_may_go() {
     assert_eq!(waits(&world), ["Limit 0 1000 ms", "Limit 1 1000 ms"]);
     world.pass(second());
     assert_eq!(waits(&world)[0], "running");
+    assert_eq!(waits(&world)[1], "Limit 0 1000 ms");
 }
 
 #[test]
@@ -963,4 +997,197 @@ fn every_revision_says_which_claims_it_was_asked_about() {
             && row.leaf.is_some()
     };
     assert_eq!(found.iter().filter(said).count(), 3);
+}
+
+impl World {
+    /// A person wants something of a job, whose row is read as the writer reads it.
+    fn by_hand(&mut self, number: u64, event: fn(Box<JobRow>) -> Event) -> Result<JobRow, Refusal> {
+        let row = Box::new(self.jobs[&JobNumber(number)].clone());
+        job_answer(&self.tell(event(row)))
+    }
+
+    fn discard(&mut self, number: u64) -> Result<JobRow, Refusal> {
+        self.by_hand(number, |row| Event::Discard { request: RequestId(9), row })
+    }
+
+    fn redrive(&mut self, number: u64) -> Result<JobRow, Refusal> {
+        self.by_hand(number, |row| Event::Redrive { request: RequestId(9), row })
+    }
+}
+
+/// Jobs 1 to 8 of one lane: running, dead, waiting for its retry, done, two in memory, two in the table.
+fn one_of_each() -> World {
+    let bounds = Bounds { lane_waiting_max: 2, slots_first: 1, ..Bounds::default() };
+    let mut world = World::with(Policy { bounds, ..policy() });
+    world.up("demo", &["act"], Vec::new());
+    world.declare(in_ax("w", "is p", "act")).unwrap();
+    let ends = [Outcome::Permanent { error: "never".into() }, busy(), done()];
+    for outcome in ends {
+        let start = starts(&world.claim("x", "p")).remove(0);
+        let ended = Ended { outcome, quick: false, progress: None, cost: None };
+        let (job, attempt) = (start.job, start.attempt);
+        world.tell(Event::AttemptEnded { job, attempt, incarnation: 1, ended });
+    }
+    for _ in 0..5 {
+        world.claim("x", "p");
+    }
+    world
+}
+
+#[test]
+fn whatever_is_not_under_way_or_at_its_end_can_be_discarded() {
+    // (the job, its error afterwards or the refusal)
+    let cases = [
+        (1, Ok("discarded: never")),
+        (2, Ok("discarded: busy")),
+        (3, Err("is completed; nothing is left to discard")),
+        (4, Err("is running; it can be discarded when its attempt has ended")),
+        (5, Ok("discarded")),
+        (6, Ok("discarded")),
+        (7, Ok("discarded")),
+        (8, Ok("discarded")),
+    ];
+    for (number, expected) in cases {
+        let mut world = one_of_each();
+        let row = world.jobs[&JobNumber(number)].clone();
+        match (world.discard(number), expected) {
+            (Ok(_), Ok(error)) => {
+                let after = world.jobs[&row.number].clone();
+                assert_eq!(
+                    (after.state, after.error.as_deref()),
+                    (JobState::Cancelled, Some(error))
+                );
+                assert!(after.completed_at.is_some() && after.due_at.is_none());
+                let told = world.records("job_discarded");
+                assert_eq!((told.len(), after.leaves.len()), (1, row.leaves.len() + 1));
+                let again = world.discard(number).unwrap_err();
+                assert!(again.reason.contains("is cancelled; nothing is left"), "{again}");
+            }
+            (Err(refusal), Err(reason)) => {
+                assert!(refusal.reason.contains(reason), "job {number}: {refusal}");
+                assert_eq!(world.jobs[&row.number], row, "job {number}");
+            }
+            (answer, _) => panic!("job {number}: {answer:?}"),
+        }
+        // The others are not touched by it, and it never starts.
+        let mut running = vec![start_of(&world.jobs[&JobNumber(4)])];
+        let mut started = Vec::new();
+        while let Some(start) = running.pop() {
+            started.push(start.job.0);
+            running.extend(starts(&world.end(&start, done())));
+            if running.is_empty() {
+                let due = world.pass_through(Duration::from_secs(10));
+                running.extend(due.into_iter().map(|(_, start)| start));
+            }
+        }
+        started.sort_unstable();
+        let open = [2, 4, 5, 6, 7, 8].into_iter().filter(|job| expected.is_err() || *job != number);
+        assert_eq!(started, open.collect::<Vec<_>>(), "job {number} discarded");
+        assert_eq!(world.state.open_jobs(), 0);
+    }
+}
+
+/// The attempt of a job that is under way.
+fn start_of(row: &JobRow) -> Start {
+    Start {
+        job: row.number,
+        id: row.id,
+        attempt: row.attempts,
+        plugin: "demo".parse().unwrap(),
+        incarnation: 1,
+        handler: "act".into(),
+        seq: row.seq,
+        payload: None,
+        params: None,
+        watcher: "user-w".into(),
+        watcher_number: row.watcher,
+        revision: row.revision,
+    }
+}
+
+#[test]
+fn a_discarded_job_can_be_tried_again_after_all() {
+    let mut world = one_of_each();
+    for number in [1, 2, 5, 7] {
+        let id = world.discard(number).unwrap().id;
+        let again = world.redrive(number).unwrap();
+        assert_eq!((again.id, again.state, again.counted), (id, JobState::Queued, 0));
+        let refusal = world.redrive(number).unwrap_err();
+        assert!(refusal.reason.contains("already waits"), "{refusal}");
+        let error = world.discard(number).unwrap().error.unwrap();
+        assert!(!error.contains("discarded: discarded"), "{error}");
+        // Both in one batch: what the first of them made of it counts for the second.
+        let row = Box::new(world.jobs[&JobNumber(number)].clone());
+        let effects = world.write([
+            Event::Redrive { request: RequestId(1), row: row.clone() },
+            Event::Discard { request: RequestId(2), row: row.clone() },
+            Event::Redrive { request: RequestId(3), row },
+        ]);
+        let granted =
+            |effect: &&Effect| matches!(effect, Effect::Reply { answer: Answer::Job(Ok(_)), .. });
+        assert_eq!(effects.iter().filter(granted).count(), 3);
+        assert_eq!(world.jobs[&JobNumber(number)].state, JobState::Queued);
+    }
+}
+
+#[test]
+fn a_row_that_is_read_late_brings_no_discarded_job_back() {
+    let mut world = one_of_each();
+    // Job 4 ends, and the two that wait in the table only are read; their rows arrive late.
+    let ended = Ended::bare(done());
+    let (job, incarnation) = (JobNumber(4), 1);
+    let effects = world.write([Event::AttemptEnded { job, attempt: 1, incarnation, ended }]);
+    let load = effects.iter().find_map(|effect| match effect {
+        Effect::Load { lane, from, limit } => Some((lane.clone(), *from, *limit)),
+        _ => None,
+    });
+    let (lane, from, limit) = load.expect("half of the room is free");
+    let rows = world.read(&lane, from, limit);
+    assert!(rows.iter().any(|row| row.number == JobNumber(7)));
+    world.discard(7).unwrap();
+    let mut running: VecDeque<_> = starts(&effects).into();
+    running.extend(starts(&world.tell(Event::Loaded { lane, rows })));
+    while let Some(start) = running.pop_front() {
+        assert_ne!(start.job, JobNumber(7));
+        running.extend(starts(&world.end(&start, done())));
+    }
+    assert_eq!(world.jobs[&JobNumber(7)].state, JobState::Cancelled);
+    assert_eq!(world.jobs[&JobNumber(8)].state, JobState::Completed);
+}
+
+#[test]
+fn what_is_redriven_past_the_bounds_waits_in_the_table() {
+    let bounds = Bounds {
+        lane_waiting_max: 2,
+        lane_delayed_max: 2,
+        slots_first: 1,
+        open_jobs_max: 9,
+        ..Bounds::default()
+    };
+    let mut world = World::with(Policy { bounds, ..policy() });
+    world.up("demo", &["act"], Vec::new());
+    world.declare(in_ax("w", "is p", "act")).unwrap();
+    let never = || Ended::bare(Outcome::Permanent { error: "never".into() });
+    for _ in 0..4 {
+        let start = starts(&world.claim("x", "p")).remove(0);
+        let (job, attempt) = (start.job, start.attempt);
+        world.tell(Event::AttemptEnded { job, attempt, incarnation: 1, ended: never() });
+    }
+    let running = starts(&world.claim("x", "p")).remove(0);
+    for _ in 0..4 {
+        world.claim("x", "p");
+    }
+    (1..=4).for_each(|number| drop(world.redrive(number).unwrap()));
+    assert_eq!(world.open_jobs_from, JobNumber(1), "a restart finds those in the table too");
+    let refusal = world.redrive(running.job.0).unwrap_err();
+    assert!(refusal.reason.contains("is running"), "{refusal}");
+    let mut order = Vec::new();
+    let mut running = VecDeque::from([running]);
+    while let Some(start) = running.pop_front() {
+        order.push(start.job.0);
+        running.extend(starts(&world.end(&start, done())));
+    }
+    // Retries and first attempts in turn, each of them in their order.
+    let (again, first): (Vec<_>, Vec<_>) = order.into_iter().partition(|number| *number < 5);
+    assert_eq!((again, first), (vec![1, 2, 3, 4], vec![5, 6, 7, 8, 9]));
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use axwatch_core::supervise::{Action, Input, LogLevel, Seen, Status, Supervisor, Timing};
 use axwatch_core::{Refusal, Registration};
+use axwatch_failpoints::{Point, hit, pass};
 use axwatch_model::{Mono, PluginName};
 use semver::Version;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -276,6 +277,7 @@ impl Actor {
 
     fn spawn(&mut self, incarnation: u64) {
         let (name, tell) = (&self.settings.name, self.tell(incarnation));
+        pass(Point::TokenMint);
         let token = Arc::new(Token::random());
         let zero_is_never = self.settings.zero_rate_never;
         let caller =
@@ -425,6 +427,7 @@ async fn start(
     let given = arguments(&settings.args, port.number);
     let args: Vec<_> = program.args.into_iter().chain(given).collect();
     let environment = environment(std::env::vars_os(), &settings.env);
+    hit(Point::Spawn).map_err(|injected| injected.to_string())?;
     let launched =
         launch(&shared.launcher, &program.path, &args, environment).map_err(|error| {
             format!("cannot start the launcher {:?}: {error}", shared.launcher.program)
@@ -469,6 +472,9 @@ async fn initialize(
     notes: mpsc::UnboundedSender<Note>,
     tell: Tell,
 ) {
+    if let Err(injected) = hit(Point::Handshake) {
+        return tell.seen(Seen::InitializeFailed { reason: injected.to_string() });
+    }
     let registration = match callee.initialize().await {
         Ok(registration) => registration,
         Err(seen) => {

@@ -3,12 +3,16 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use axwatch_model::PluginName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// Calls that one plugin may have under way at our services.
 pub(crate) const CALLS_MAX: usize = 64;
+
+/// Bytes of calls that one plugin may make in a second. What it may send at once is as much again.
+pub(crate) const BYTES_PER_SECOND_MAX: u32 = 32 * 1024 * 1024;
 
 /// One process of a plugin, as our services see it.
 pub(crate) struct Caller {
@@ -19,6 +23,7 @@ pub(crate) struct Caller {
     /// 0 fires a second means none, in its watchers.
     pub(crate) zero_is_never: bool,
     calls: Arc<Semaphore>,
+    allowance: Mutex<Allowance>,
     phase: watch::Sender<Phase>,
     announced: Mutex<BTreeSet<String>>,
     /// It has called us.
@@ -26,6 +31,31 @@ pub(crate) struct Caller {
     /// A call of it failed before Initialize was answered.
     call_failed: AtomicBool,
     account: Arc<Account>,
+}
+
+/// What a plugin may still send: bytes that grow with time, up to a second's worth. A call is taken while
+/// any are left, and may leave a debt, so that the largest call there is can be made.
+#[derive(Debug)]
+struct Allowance {
+    left: f64,
+    at: Instant,
+}
+
+impl Allowance {
+    fn new(now: Instant) -> Allowance {
+        Allowance { left: f64::from(BYTES_PER_SECOND_MAX), at: now }
+    }
+
+    fn admits(&mut self, bytes: usize, now: Instant) -> bool {
+        let most = f64::from(BYTES_PER_SECOND_MAX);
+        self.left = (self.left + now.duration_since(self.at).as_secs_f64() * most).min(most);
+        self.at = now;
+        let admits = self.left > 0.0;
+        if admits {
+            self.left -= bytes as f64;
+        }
+        admits
+    }
 }
 
 /// How far a process has come.
@@ -63,6 +93,7 @@ impl Caller {
             incarnation,
             zero_is_never,
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
+            allowance: Mutex::new(Allowance::new(Instant::now())),
             phase: watch::Sender::new(Phase::Initializing),
             announced: Mutex::default(),
             called: AtomicBool::new(false),
@@ -75,6 +106,12 @@ impl Caller {
     pub(crate) fn begin_call(&self) -> Option<OwnedSemaphorePermit> {
         self.called.store(true, Ordering::Relaxed);
         self.calls.clone().try_acquire_owned().ok()
+    }
+
+    /// Whether it may make a call of so many bytes now. A call that is refused costs nothing.
+    pub(crate) fn may_send(&self, bytes: usize) -> bool {
+        let mut allowance = self.allowance.lock().expect("no holder of an allowance panics");
+        allowance.admits(bytes, Instant::now())
     }
 
     /// A call of it failed.
@@ -170,5 +207,42 @@ impl Caller {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
         self.announced.lock().expect("no holder of the announced handlers panics")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Whatever is sent in which pieces, a second passes on no more than two seconds' worth and one call.
+    #[test]
+    fn bytes_are_taken_at_a_rate() {
+        const CALL: usize = 1024 * 1024;
+        for pause_ms in [1, 10, 100] {
+            let mut now = Instant::now();
+            let began = now;
+            let mut allowance = Allowance::new(now);
+            let (mut sent, mut taken) = (0_u64, 0_u64);
+            while now.duration_since(began) < Duration::from_secs(10) {
+                sent += 1;
+                taken += u64::from(allowance.admits(CALL, now));
+                now += Duration::from_millis(pause_ms);
+            }
+            let most = 11 * u64::from(BYTES_PER_SECOND_MAX) + CALL as u64;
+            let bytes = taken * CALL as u64;
+            assert!(bytes <= most, "{taken} of {sent} at one each {pause_ms} ms");
+            assert!(bytes >= most * 8 / 10 || taken == sent, "{taken} of {sent}");
+        }
+    }
+
+    #[test]
+    fn the_largest_call_can_always_be_made_again() {
+        let now = Instant::now();
+        let mut allowance = Allowance::new(now);
+        assert!(allowance.admits(16 << 20, now) && allowance.admits(64 << 20, now));
+        assert!(!allowance.admits(1, now + Duration::from_millis(900)));
+        assert!(allowance.admits(16 << 20, now + Duration::from_millis(1_600)));
     }
 }

@@ -6,18 +6,18 @@
 //!
 //! Not here: the wire (`super::wire`), and whose token it is (`super::token`).
 
-use std::collections::BTreeMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 
 use axwatch_ats::StoreError;
 use axwatch_model::{
     AttestationId, DefaultActor, Defaults, Draft, Incoming, InvalidDraft, JobId, Lineage,
-    LineageKind, Seq, Stored,
+    LineageKind, Seq, Stored, WatcherNumber, bounds,
 };
 
 use super::caller::Caller;
 use super::wire::InvalidClaim;
-use crate::dispatch::InFlight;
+use crate::dispatch::{InFlight, Running};
 use crate::handle::{AppendRefusal, Engine, EngineGone};
 
 /// Chains kept, so that the claims of one job read its own claim from the disk once.
@@ -85,12 +85,29 @@ struct Counted {
 struct Chain {
     root: Option<AttestationId>,
     depth: u32,
+    /// The watchers that led to it, from the last claim on whose cause is not sure.
+    watchers: Vec<Option<WatcherNumber>>,
+}
+
+/// The job that made a claim, as far as its chain goes.
+struct Maker {
+    job: JobId,
+    seq: Option<Seq>,
+    watcher: Option<WatcherNumber>,
 }
 
 /// Makes claims for plugins.
 pub(crate) struct Claims {
     engine: Engine,
-    chains: Mutex<BTreeMap<Seq, Chain>>,
+    chains: Mutex<Chains>,
+}
+
+/// Chains that were read, the latest [`CHAINS_KEPT`].
+#[derive(Default)]
+struct Chains {
+    by_seq: HashMap<Seq, Chain>,
+    /// In the order in which they were read.
+    read: VecDeque<Seq>,
 }
 
 impl Claims {
@@ -157,22 +174,23 @@ impl Claims {
         let given = u32::try_from(on_behalf.attempt)
             .map_err(|_| ClaimError::NoAttempt(on_behalf.attempt))?;
         let running = self.engine.in_flight().of_job(job);
-        let (seq, latest, is_running) = match running {
+        let (maker, latest, is_running) = match running {
             Some(running) if running.plugin == caller.plugin => {
-                (running.seq, running.attempt, running.incarnation == caller.incarnation)
+                let is_running = running.incarnation == caller.incarnation;
+                (maker_of(&running), running.attempt, is_running)
             }
             Some(_) => return Err(not_yours()),
             None => {
                 let row = self.engine.store().job(job).await?;
                 let row = row.filter(|row| row.plugin.as_ref() == Some(&caller.plugin));
                 let row = row.ok_or_else(not_yours)?;
-                (row.seq, row.attempts, false)
+                (Maker { job, seq: row.seq, watcher: row.watcher }, row.attempts, false)
             }
         };
         let attempt = if given == 0 { latest } else { given };
         let is_current = is_running && attempt == latest;
         let kind = if is_current { LineageKind::Sure } else { LineageKind::Stale };
-        let lineage = self.below(kind, job, seq).await?;
+        let lineage = self.below(kind, maker).await?;
         Ok((lineage, Named { job, attempt }))
     }
 
@@ -182,16 +200,16 @@ impl Claims {
             return Ok(Lineage::default());
         }
         let running = self.engine.in_flight().of_plugin(&caller.plugin, caller.incarnation);
-        if running.is_empty() {
-            caller.works_on_own_account();
-            return Ok(Lineage::default());
-        }
         let unsure = |depth| Lineage { kind: LineageKind::Unsure, depth, ..Lineage::default() };
         if caller.has_own_account() {
             return Ok(unsure(0));
         }
+        if running.is_empty() {
+            caller.works_on_own_account();
+            return Ok(Lineage::default());
+        }
         if let [only] = &running[..] {
-            return self.below(LineageKind::Sure, only.id, only.seq).await;
+            return self.below(LineageKind::Sure, maker_of(only)).await;
         }
         let seqs: Vec<_> = running.iter().filter_map(|attempt| attempt.seq).collect();
         let smallest = if seqs.len() < running.len() {
@@ -205,14 +223,14 @@ impl Claims {
     }
 
     /// The lineage of what this job makes.
-    async fn below(
-        &self,
-        kind: LineageKind,
-        job: JobId,
-        seq: Option<Seq>,
-    ) -> Result<Lineage, ClaimError> {
-        let chain = self.chains(seq.as_slice()).await?.pop().unwrap_or_default();
-        Ok(Lineage { kind, root: chain.root, parent_job: Some(job), depth: chain.depth + 1 })
+    async fn below(&self, kind: LineageKind, maker: Maker) -> Result<Lineage, ClaimError> {
+        let above = self.chains(maker.seq.as_slice()).await?.pop().unwrap_or_default();
+        let mut chain = above.watchers;
+        chain.push(maker.watcher);
+        // No watcher fires so deep in a chain, whatever it declares.
+        chain.truncate(bounds::CHAIN_MAX as usize + 1);
+        let parent_job = Some(maker.job);
+        Ok(Lineage { kind, root: above.root, parent_job, depth: above.depth + 1, chain })
     }
 
     /// Where these claims stand in their chains.
@@ -229,27 +247,38 @@ impl Claims {
 
     fn remembered(&self, seqs: &[Seq]) -> (Vec<Chain>, Vec<Seq>) {
         let chains = self.lock();
-        let unknown = seqs.iter().copied().filter(|seq| !chains.contains_key(seq)).collect();
-        let found = seqs.iter().filter_map(|seq| chains.get(seq).cloned()).collect();
+        let known = &chains.by_seq;
+        let unknown = seqs.iter().copied().filter(|seq| !known.contains_key(seq)).collect();
+        let found = seqs.iter().filter_map(|seq| known.get(seq).cloned()).collect();
         (found, unknown)
     }
 
     fn remember(&self, read: &[(Seq, Chain)]) {
         let mut chains = self.lock();
-        chains.extend(read.iter().cloned());
-        while chains.len() > CHAINS_KEPT {
-            chains.pop_first();
+        for (seq, chain) in read {
+            if chains.by_seq.insert(*seq, chain.clone()).is_none() {
+                chains.read.push_back(*seq);
+            }
+        }
+        while chains.read.len() > CHAINS_KEPT
+            && let Some(oldest) = chains.read.pop_front()
+        {
+            chains.by_seq.remove(&oldest);
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Seq, Chain>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Chains> {
         self.chains.lock().expect("no holder of the chains panics")
     }
 }
 
 fn chain_of(stored: &Stored) -> Chain {
     let root = stored.lineage.root.clone().unwrap_or_else(|| stored.attestation.id.clone());
-    Chain { root: Some(root), depth: stored.lineage.depth }
+    Chain { root: Some(root), depth: stored.lineage.depth, watchers: stored.lineage.chain.clone() }
+}
+
+fn maker_of(running: &Running) -> Maker {
+    Maker { job: running.id, seq: running.seq, watcher: running.watcher }
 }
 
 impl Prepared {

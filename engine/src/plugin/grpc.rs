@@ -6,14 +6,18 @@
 //!
 //! Not here: what an answer means (`super::wire`), the other calls (`super::actor`).
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use axwatch_core::supervise::Seen;
 use axwatch_core::{Ended, Outcome};
+use axwatch_failpoints::{Injected, Point, hit, is_armed};
 use axwatch_proto::protocol::domain_plugin_service_client::DomainPluginServiceClient;
 use axwatch_proto::protocol::{ExecuteJobResponse, JobLogEntry};
 use futures::future::BoxFuture;
+use futures::poll;
 use tokio::sync::mpsc;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -41,6 +45,18 @@ pub(crate) fn client(port: u16) -> Client {
         .max_decoding_message_size(wire::REPLY_BYTES_MAX)
 }
 
+/// A call, with a failpoint at which the request is on its way, perhaps in part.
+async fn sent<T>(call: impl Future<Output = T>) -> Result<T, Injected> {
+    let mut call = pin!(call);
+    if is_armed() {
+        if let Poll::Ready(reply) = poll!(call.as_mut()) {
+            return Ok(reply);
+        }
+        hit(Point::RequestSending)?;
+    }
+    Ok(call.await)
+}
+
 /// One process of a plugin that takes jobs.
 pub(crate) struct GrpcPlugin {
     client: Client,
@@ -65,14 +81,15 @@ impl GrpcPlugin {
     async fn execute(&self, attempt: &Attempt) -> Ended {
         let began = Instant::now();
         let mut client = self.client.clone();
-        let call = client.execute_job(wire::request(attempt, self.deadline));
+        let call = sent(client.execute_job(wire::request(attempt, self.deadline)));
         let reply = tokio::select! {
             reply = tokio::time::timeout(self.deadline, call) => reply,
             // The channel would dial again, and who knows who has the port by then.
             () = self.caller.died() => return self.lost(),
         };
         match reply {
-            Ok(reply) => {
+            Ok(Err(injected)) => Ended::bare(Outcome::Lost { error: injected.to_string() }),
+            Ok(Ok(reply)) => {
                 let quick = began.elapsed() <= self.deadline / 2;
                 self.answered(attempt, reply.map(tonic::Response::into_inner), quick)
             }

@@ -29,12 +29,14 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axwatch_core::supervise::STOP_MAX;
 pub use axwatch_core::supervise::Status;
 use axwatch_model::PluginName;
+use futures::FutureExt as _;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -150,7 +152,7 @@ impl PluginHost {
             if host.plugins.insert(name.clone(), Handle { commands, shown: seen }).is_some() {
                 return Err(HostError::Twice(name));
             }
-            actors.spawn(actor::run(shared.clone(), plugin, to_do, shown));
+            actors.spawn(run_or_end(shared.clone(), plugin, to_do, shown));
         }
         host.running = Mutex::new(Some(Running { actors, services, stop_services }));
         Ok(host)
@@ -207,6 +209,22 @@ impl PluginHost {
             name: axwatch_model::bounds::cut(name, 80).to_owned(),
             known: self.plugins.keys().map(ToString::to_string).collect(),
         })
+    }
+}
+
+/// A plugin's task. One that panics ends the engine: without it the plugin's processes would be gone
+/// and the engine would go on to send jobs to them, while a start puts all right.
+async fn run_or_end(
+    shared: Arc<Shared>,
+    plugin: PluginSettings,
+    to_do: mpsc::Receiver<Command>,
+    shown: watch::Sender<Shown>,
+) {
+    let (engine, name) = (shared.engine.clone(), plugin.name.clone());
+    let run = AssertUnwindSafe(actor::run(shared, plugin, to_do, shown));
+    if run.catch_unwind().await.is_err() {
+        tracing::error!(plugin = %name, "the task of a plugin panicked, so the engine ends");
+        engine.stop().await;
     }
 }
 

@@ -23,13 +23,14 @@ use axwatch_proto::axwatch::v1::plugin_host_server::{PluginHost, PluginHostServe
 use axwatch_proto::protocol;
 use axwatch_proto::protocol::ats_store_service_server::{AtsStoreService, AtsStoreServiceServer};
 use futures::{Stream, StreamExt as _, future, stream};
+use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
-use super::caller::{CALLS_MAX, Caller};
+use super::caller::{BYTES_PER_SECOND_MAX, CALLS_MAX, Caller};
 use super::claims::{ClaimError, Claims, OnBehalf, Prepared};
 use super::token::Callers;
 use super::wire::{self, InvalidSearch};
@@ -56,13 +57,20 @@ enum Denied {
         "resource_exhausted: {CALLS_MAX} calls of this plugin are under way; try again when one has ended"
     )]
     TooManyCalls,
+    #[error(
+        "resource_exhausted: more than {} MiB in a second from this plugin; try again in a second",
+        BYTES_PER_SECOND_MAX >> 20
+    )]
+    TooManyBytes,
 }
 
 impl From<Denied> for Status {
     fn from(denied: Denied) -> Status {
         match denied {
             Denied::Unauthenticated => Status::unauthenticated(denied.to_string()),
-            Denied::TooManyCalls => Status::resource_exhausted(denied.to_string()),
+            Denied::TooManyCalls | Denied::TooManyBytes => {
+                Status::resource_exhausted(denied.to_string())
+            }
         }
     }
 }
@@ -166,14 +174,19 @@ impl Services {
             .await
     }
 
-    fn admit(&self, token: &str) -> Result<Admitted, Denied> {
+    /// Lets the bearer of a token make a call of so many bytes.
+    fn admit(&self, token: &str, bytes: usize) -> Result<Admitted, Denied> {
         let caller = self.callers.find(token).ok_or(Denied::Unauthenticated)?;
         let call = caller.begin_call().ok_or(Denied::TooManyCalls)?;
+        if !caller.may_send(bytes) {
+            caller.call_failed();
+            return Err(Denied::TooManyBytes);
+        }
         Ok(Admitted { caller, is_done: false, _call: call })
     }
 
     async fn create(&self, request: protocol::CreateAttestationRequest) -> Result<(), CallError> {
-        let mut admitted = self.admit(&request.auth_token)?;
+        let mut admitted = self.admit(&request.auth_token, request.encoded_len())?;
         let claim = request.attestation.ok_or(CallError::Missing("attestation"))?;
         let on_behalf = OnBehalf { job_id: request.job_id, attempt: request.attempt };
         let draft = wire::draft_of_claim(claim).map_err(ClaimError::from)?;
@@ -187,7 +200,7 @@ impl Services {
         &self,
         request: protocol::GenerateAttestationRequest,
     ) -> Result<protocol::Attestation, CallError> {
-        let mut admitted = self.admit(&request.auth_token)?;
+        let mut admitted = self.admit(&request.auth_token, request.encoded_len())?;
         let command = request.command.ok_or(CallError::Missing("command"))?;
         let prepared = self.prepare(&admitted.caller, command).await?;
         let stored = self.claims.append_one(prepared).await?;
@@ -211,7 +224,7 @@ impl Services {
         &self,
         request: protocol::BatchGenerateAttestationRequest,
     ) -> Result<(usize, Option<CallError>), CallError> {
-        let mut admitted = self.admit(&request.auth_token)?;
+        let mut admitted = self.admit(&request.auth_token, request.encoded_len())?;
         let count = request.commands.len();
         if count > BATCH_COMMANDS_MAX {
             return Err(CallError::TooManyCommands(count));
@@ -241,7 +254,7 @@ impl Services {
         &self,
         request: protocol::GetAttestationsRequest,
     ) -> Result<Vec<protocol::Attestation>, CallError> {
-        let mut admitted = self.admit(&request.auth_token)?;
+        let mut admitted = self.admit(&request.auth_token, request.encoded_len())?;
         let asked = wire::search(request, self.engine.clock().now().wall)?;
         let mut search = Search::begin(&self.engine, asked).await?;
         // `success` takes two; what a reply that was done leaves out takes none.
@@ -260,7 +273,7 @@ impl Services {
     }
 
     async fn announced(&self, request: v1::AnnounceRequest) -> Result<Vec<String>, CallError> {
-        let mut admitted = self.admit(&request.auth_token)?;
+        let mut admitted = self.admit(&request.auth_token, request.encoded_len())?;
         let caller = &admitted.caller;
         let announcement = request.announcement.ok_or(CallError::Missing("announcement"))?;
         let registered = tokio::time::timeout(REGISTERED_WITHIN, caller.is_registered()).await;
@@ -359,7 +372,7 @@ impl AtsStoreService for Services {
         request: Request<protocol::AttestationExistsRequest>,
     ) -> Result<Response<protocol::AttestationExistsResponse>, Status> {
         let request = request.into_inner();
-        let mut admitted = self.admit(&request.auth_token)?;
+        let mut admitted = self.admit(&request.auth_token, request.encoded_len())?;
         let exists = match request.id.parse::<AttestationId>() {
             // What cannot be an id is the id of nothing.
             Err(_) => false,
@@ -412,7 +425,7 @@ impl AtsStoreService for Services {
         request: Request<protocol::GetAttestationsRequest>,
     ) -> Result<Response<Self::GetAttestationsStreamStream>, Status> {
         let request = request.into_inner();
-        let mut admitted = self.admit(&request.auth_token)?;
+        let mut admitted = self.admit(&request.auth_token, request.encoded_len())?;
         let invalid = |error| Status::invalid_argument(text(&CallError::Search(error)));
         let now = self.engine.clock().now().wall;
         let asked = wire::search(request, now).map_err(invalid)?;

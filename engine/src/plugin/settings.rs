@@ -12,7 +12,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use axwatch_model::PluginName;
+use axwatch_core::RetryLimits;
+use axwatch_model::{HandlerName, PluginName};
 use semver::{Version, VersionReq};
 
 /// The version of the plugin protocol that we speak, unless the operator says otherwise.
@@ -39,6 +40,18 @@ impl Default for HostSettings {
             search_paths: Vec::new(),
             protocol_version: PROTOCOL_VERSION,
         }
+    }
+}
+
+impl HostSettings {
+    /// When jobs are given up, by plugin and handler.
+    #[must_use]
+    pub fn retry_limits(&self) -> BTreeMap<(PluginName, Option<HandlerName>), RetryLimits> {
+        let of = |plugin: &PluginSettings| {
+            let (name, retry) = (plugin.name.clone(), plugin.retry.clone());
+            retry.into_iter().map(move |(handler, limits)| ((name.clone(), handler), limits))
+        };
+        self.plugins.iter().flat_map(of).collect()
     }
 }
 
@@ -82,6 +95,8 @@ pub struct PluginSettings {
     pub sha256: Option<String>,
     /// It runs stored handlers.
     pub handlers: bool,
+    /// When jobs of one of its handlers are given up, or, under `None`, those of all others.
+    pub retry: BTreeMap<Option<HandlerName>, RetryLimits>,
     /// Its own table: nested keys joined with dots, scalars as text, the rest as JSON.
     pub config: BTreeMap<String, String>,
 }
@@ -104,6 +119,7 @@ impl PluginSettings {
             zero_rate_never: false,
             sha256: None,
             handlers: false,
+            retry: BTreeMap::new(),
             config: BTreeMap::new(),
         }
     }

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axwatch_core::{Declaration, Ended, Outcome, Refusal, Registration};
+use axwatch_core::{Declaration, Ended, Outcome, Refusal, Registration, Since};
 use axwatch_model::bounds::{ERROR_BYTES_MAX, FIRES_PER_SECOND_MAX, RESULT_BYTES_MAX, cut};
 use axwatch_model::{
     Attributes, Declared, Draft, HandlerName, InvalidAttributes, InvalidTimestamp, Stored,
@@ -213,12 +213,6 @@ pub(crate) fn announced(reply: protocol::InitializeResponse, zero_is_never: bool
         }
     }
     for watcher in reply.watchers {
-        if !watcher.since.is_empty() {
-            let id = shown(&watcher.id);
-            announced.refused.push(format!(
-                "watcher {id:?}: since is not served by this version; it begins with the next claim"
-            ));
-        }
         announced.registration.watchers.push(declaration(watcher, zero_is_never));
     }
     announced
@@ -273,6 +267,9 @@ fn declaration(watcher: protocol::WatcherRegistration, zero_is_never: bool) -> D
         max_fires_per_second: watcher.max_fires_per_second.into(),
         zero_is_never,
         max_chain: watcher.max_chain,
+        since: Some(watcher.since).filter(|since| !since.is_empty()).map(Since::Written),
+        max_attempts: 0,
+        max_age: None,
     }
 }
 
@@ -601,14 +598,17 @@ mod tests {
         let announced = announced(reply, true);
         let handlers: Vec<_> = announced.registration.handlers.iter().map(|h| h.as_str()).collect();
         assert_eq!(handlers, ["a.b", "c"]);
-        let [slash, empty, since] = &announced.refused[..] else { panic!("{announced:?}") };
+        let [slash, empty] = &announced.refused[..] else { panic!("{announced:?}") };
         assert!(slash.contains("\"a/b\"") && empty.contains("1 to 256 bytes"), "{announced:?}");
-        assert!(since.contains("since is not served"), "{since}");
         let [first, second] = &announced.registration.watchers[..] else { panic!() };
         assert_eq!((first.local.as_str(), first.handlers[0].as_str()), ("w", "a.b"));
         assert_eq!((first.max_fires_per_second, first.max_chain), (-1, 9));
         assert_eq!(first.params.as_deref(), Some("{\"n\":1}"));
         assert!(first.zero_is_never);
+        assert_eq!(
+            [&first.since, &second.since],
+            [&None, &Some(Since::Written("yesterday".into()))]
+        );
         let never = "never fires (its 0 means so, by zero_rate)";
         assert_eq!(rate_text(second).as_deref(), Some(never));
         assert_eq!(rate_text(first), None, "-1 is refused");

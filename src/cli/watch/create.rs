@@ -3,7 +3,8 @@
 use std::io::{self, IsTerminal as _};
 
 use anyhow::{Context as _, Result};
-use axwatch_model::WatcherState;
+use axwatch_ats::since::Since;
+use axwatch_model::{Clock as _, SystemClock, WatcherState};
 use bytes::Bytes;
 use clap::Args;
 use hyper::Method;
@@ -16,14 +17,16 @@ use crate::cli::Context;
 use crate::client::{Client, JSON};
 use crate::config::nearest;
 use crate::fault::{Fault, InvalidQuery};
-use crate::output::quoted;
+use crate::output::{counted, quoted};
 use crate::source::{need_server, parse};
-use crate::views::{Plugin, Watcher};
+use crate::times;
+use crate::views::{DeclaredWatcher, Plugin, Watcher};
 
 const EXAMPLES: &str = "\
 Examples:
   axwatch watch create prs --when 'is author of GitHub' --run notify.log
   axwatch watch create prs --when 'is author so notify.log' --max-fires-per-second 5
+  axwatch watch create prs --when 'is author' --run notify.log --since yesterday
   axwatch watch create prs --when 'by HR' --run notify.file --params '{\"path\":\"/tmp/hr.jsonl\"}'
   axwatch watch create                       # on a terminal: asks for what is missing";
 
@@ -44,6 +47,15 @@ pub struct Create {
     /// Attempts a second at most; 0 is no limit [default: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_fires_per_second: Option<i64>,
+    /// Look at earlier claims too, from this one on: its number, a time such as yesterday, or start
+    #[arg(long, value_name = "WHEN")]
+    since: Option<String>,
+    /// Give a job up after so many attempts that count; 0 is as its handler has it [default: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    max_attempts: Option<i64>,
+    /// Give a job up when its attempts have failed for so long, such as 2h; else as its handler has it
+    #[arg(long, value_name = "SPAN")]
+    max_age: Option<String>,
 }
 
 impl Create {
@@ -52,10 +64,11 @@ impl Create {
             InvalidQuery::check_watcher(when)?;
         }
         let params = self.params.as_deref().map(json_params).transpose()?;
+        self.check_times()?;
         let wanted = Wanted {
-            id: self.id,
-            when: self.when,
-            run: self.run,
+            id: self.id.clone(),
+            when: self.when.clone(),
+            run: self.run.clone(),
             max_fires_per_second: self.max_fires_per_second,
         };
         let missing = wanted.missing();
@@ -70,11 +83,19 @@ impl Create {
         let declaration = json!({
             "id": wanted.id, "when": wanted.when, "handlers": wanted.run, "params": params,
             "max_fires_per_second": wanted.max_fires_per_second.unwrap_or(0),
+            "since": self.since, "max_attempts": self.max_attempts.unwrap_or(0), "max_age": self.max_age,
         });
-        let watcher: Watcher = client.send(Method::POST, BASE, &declaration).await?;
-        told(context, &watcher)?;
+        let declared: DeclaredWatcher = client.send(Method::POST, BASE, &declaration).await?;
+        let watcher = &declared.watcher;
+        match context.out.json {
+            true => context.out.object(&declared)?,
+            false => told(context, watcher)?,
+        }
+        if self.since.is_some() {
+            tell_of_history(context, &declared)?;
+        }
         if watcher.state == WatcherState::WaitingForHandler && !context.out.json {
-            for (unknown, near) in near_handlers(&watcher, &known_handlers(&client).await?) {
+            for (unknown, near) in near_handlers(watcher, &known_handlers(&client).await?) {
                 context
                     .out
                     .note(&format!("no handler is called {unknown}; did you mean {near}?"))?;
@@ -82,11 +103,77 @@ impl Create {
         }
         if asks {
             context.out.flush()?;
-            let line = context.typed(&command_line(&wanted, self.params.as_deref()));
+            let line = context.typed(&self.command_line(&wanted));
             anstream::eprintln!("\nthe same in one line:\n  {line}");
         }
         Ok(())
     }
+
+    /// Refuses times that nobody can have meant, before anything is asked of anybody.
+    fn check_times(&self) -> Result<(), Fault> {
+        if let Some(since) = &self.since {
+            let now = SystemClock::new().now().wall;
+            Since::read_past(since, now)
+                .map_err(|problem| Fault::Usage(format!("--since: {problem}")))?;
+        }
+        if let Some(max_age) = &self.max_age {
+            times::span(max_age)
+                .map_err(|problem| Fault::Usage(format!("--max-age: {problem}")))?;
+        }
+        Ok(())
+    }
+
+    /// The same, with what was answered, as one line.
+    fn command_line(&self, wanted: &Wanted) -> String {
+        let mut line = "axwatch watch create".to_owned();
+        let mut add = |flag: &str, value: &str| {
+            line.push_str(flag);
+            line.push(' ');
+            line.push_str(&quoted(value));
+        };
+        add("", wanted.id.as_deref().unwrap_or_default());
+        add(" --when", wanted.when.as_deref().unwrap_or_default());
+        wanted.run.iter().for_each(|handler| add(" --run", handler));
+        let rate = wanted.max_fires_per_second.filter(|rate| *rate != 0);
+        let others = [
+            (" --params", self.params.clone()),
+            (" --max-fires-per-second", rate.map(|rate| rate.to_string())),
+            (" --since", self.since.clone()),
+            (" --max-attempts", self.max_attempts.map(|attempts| attempts.to_string())),
+            (" --max-age", self.max_age.clone()),
+        ];
+        for (flag, value) in others {
+            value.iter().for_each(|value| add(flag, value));
+        }
+        line
+    }
+}
+
+/// What `--since` led to.
+fn tell_of_history(context: &mut Context, declared: &DeclaredWatcher) -> Result<()> {
+    let DeclaredWatcher { watcher, backlog } = declared;
+    let (id, first) = (quoted(&watcher.id), watcher.first_seq);
+    let told = match (*backlog, watcher.position) {
+        (None, _) => {
+            let replay = context.typed(&format!("axwatch watch replay {id} --from …"));
+            format!(
+                "it stood already, so --since changed nothing; `{replay}` fires again for earlier claims"
+            )
+        }
+        (Some(0), _) => format!("it sees the claims from seq {first} on, the next one that comes"),
+        (Some(claims), None) => format!(
+            "it has looked at {}, from seq {first} on, and has caught up",
+            counted(claims, "earlier claim")
+        ),
+        (Some(claims), Some(_)) => {
+            let show = context.typed(&format!("axwatch watch show {id}"));
+            format!(
+                "it catches up: it looks at {} first, from seq {first} on; `{show}` tells how far it is",
+                counted(claims, "earlier claim")
+            )
+        }
+    };
+    context.out.note(&told)
 }
 
 /// The handlers of a watcher that nobody has, each with the known one that it is most like.
@@ -143,26 +230,6 @@ fn qualified(plugins: &[Plugin]) -> Vec<String> {
     names
 }
 
-fn command_line(wanted: &Wanted, params: Option<&str>) -> String {
-    let mut line = "axwatch watch create".to_owned();
-    let mut add = |flag: &str, value: &str| {
-        line.push_str(flag);
-        line.push(' ');
-        line.push_str(&quoted(value));
-    };
-    add("", wanted.id.as_deref().unwrap_or_default());
-    add(" --when", wanted.when.as_deref().unwrap_or_default());
-    wanted.run.iter().for_each(|handler| add(" --run", handler));
-    if let Some(params) = params {
-        add(" --params", params);
-    }
-    match wanted.max_fires_per_second {
-        None | Some(0) => {}
-        Some(rate) => add(" --max-fires-per-second", &rate.to_string()),
-    }
-    line
-}
-
 fn json_params(text: &str) -> Result<Box<RawValue>> {
     let usage =
         |problem: String| Fault::Usage(format!("--params must be a JSON object: {problem}"));
@@ -194,9 +261,19 @@ mod tests {
             run: vec!["notify.log".into(), "git/x".into()],
             max_fires_per_second: Some(5),
         };
+        let create = Create {
+            id: None,
+            when: None,
+            run: Vec::new(),
+            params: Some("{}".into()),
+            max_fires_per_second: None,
+            since: Some("3 days ago".into()),
+            max_attempts: Some(3),
+            max_age: None,
+        };
         assert_eq!(
-            command_line(&wanted, Some("{}")),
-            r"axwatch watch create prs --when 'is '\''pull request'\'' of GitHub' --run notify.log --run git/x --params '{}' --max-fires-per-second 5"
+            create.command_line(&wanted),
+            r"axwatch watch create prs --when 'is '\''pull request'\'' of GitHub' --run notify.log --run git/x --params '{}' --max-fires-per-second 5 --since '3 days ago' --max-attempts 3"
         );
     }
 

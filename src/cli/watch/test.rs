@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
+use axwatch_ats::since::Since;
 use axwatch_model::{AttestationId, Clock as _, SystemClock};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::answers::{AnswerError, Since};
+use crate::answers::AnswerError;
 use crate::claim::text_of;
 use crate::cli::Context;
 use crate::fault::{Fault, InvalidQuery};

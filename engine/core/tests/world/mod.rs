@@ -5,7 +5,7 @@
 //! effects handed to whoever asked. [`World::die`] forgets everything but the tables. What a test does
 //! about the effects, and when the store's reads are answered, is its own affair.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use axwatch_core::audit::{Report, Row, Tree, Verifier};
@@ -14,8 +14,9 @@ use axwatch_core::{
     Snapshot, Start, State, Writes,
 };
 use axwatch_model::{
-    Attestation, Declared, Filled, HandlerRow, JobNumber, JobRow, JobState, LaneKey, Lineage, Mono,
-    Now, RevisionRow, Seq, StoreId, Stored, StructuralFilter, Timestamp, WatcherNumber, WatcherRow,
+    Attestation, Counters, CursorNumber, Declared, Filled, HandlerRow, HoldRow, JobNumber, JobRow,
+    JobState, LaneKey, LeafNumber, Lineage, Mono, Now, PassRow, RevisionRow, Seq, StoreId, Stored,
+    StructuralFilter, Timestamp, WatcherNumber, WatcherRow,
 };
 use axwatch_query::{AliasChange, Aliases};
 
@@ -32,9 +33,21 @@ pub struct World {
     /// What claims of the log change of the aliases.
     pub aliases: Vec<(Seq, AliasChange)>,
     pub handlers: Vec<HandlerRow>,
+    pub passes: BTreeMap<(WatcherNumber, u32), PassRow>,
+    pub cursors: BTreeMap<CursorNumber, Seq>,
+    pub holds: BTreeMap<(WatcherNumber, u32), HoldRow>,
+    /// Rows of passes and cursors that were ever written.
+    pub passes_written: usize,
+    pub cursors_written: usize,
     pub audit: Vec<AuditWrites>,
+    /// The counters, and up to which record they count.
+    pub counters: (LeafNumber, BTreeMap<WatcherNumber, Counters>),
+    /// The jobs whose rows the last commit wrote.
+    pub touched: BTreeSet<JobNumber>,
     pub open_jobs_from: JobNumber,
     pub matched_seq: Seq,
+    /// When attempts leave that do not leave with their commit, by job.
+    pub leave_at: BTreeMap<JobNumber, Mono>,
 }
 
 impl World {
@@ -52,9 +65,17 @@ impl World {
             revisions: BTreeMap::new(),
             aliases: Vec::new(),
             handlers: Vec::new(),
+            passes: BTreeMap::new(),
+            cursors: BTreeMap::new(),
+            holds: BTreeMap::new(),
+            passes_written: 0,
+            cursors_written: 0,
             audit: Vec::new(),
+            counters: Default::default(),
+            touched: BTreeSet::new(),
             open_jobs_from: JobNumber(1),
             matched_seq: Seq(0),
+            leave_at: BTreeMap::new(),
         };
         world.write([Event::Recovered { rows: Vec::new() }]);
         world
@@ -72,20 +93,38 @@ impl World {
     pub fn commit(&mut self) {
         let writes = self.state.take_writes(false);
         self.apply(writes);
-        assert!(
-            self.state.step(Event::Committed, self.now).is_empty(),
-            "nothing starts between commits"
-        );
+        self.committed();
     }
 
-    fn apply(&mut self, writes: Writes) {
+    /// Tells the core that its batch is on the disk.
+    pub fn committed(&mut self) {
+        for effect in self.state.step(Event::Committed, self.now) {
+            let Effect::LeaveAt { job, at } = effect else {
+                panic!("nothing starts between commits: {effect:?}");
+            };
+            assert!(at > self.now.mono);
+            self.leave_at.insert(job, at);
+        }
+    }
+
+    /// When an attempt of this job leaves that was committed just now.
+    pub fn leaves(&self, job: JobNumber) -> Mono {
+        self.leave_at.get(&job).map_or(self.now.mono, |at| self.now.mono.max(*at))
+    }
+
+    /// Puts a batch into the tables.
+    pub fn apply(&mut self, writes: Writes) {
+        self.touched.clear();
         for (watcher, from, _) in writes.cancelled {
             for row in self.jobs.range_mut(from..).map(|(_, row)| row) {
                 if row.watcher == Some(watcher) && row.state == JobState::Queued {
                     row.state = JobState::Cancelled;
+                    self.touched.insert(row.number);
                 }
             }
         }
+        self.touched.extend(writes.jobs.iter().map(|row| row.number));
+        assert!(writes.jobs.is_sorted_by(|a, b| a.number < b.number), "one row a job");
         self.jobs.extend(writes.jobs.into_iter().map(|row| (row.number, row)));
         self.watchers.extend(writes.watchers.into_iter().map(|row| (row.key.to_string(), row)));
         for row in writes.revisions {
@@ -96,12 +135,32 @@ impl World {
             let row = self.revisions.get_mut(&(watcher, revision));
             row.expect("only what stands is retired").retired_seq = Some(seq);
         }
+        self.passes_written += writes.passes.len();
+        self.cursors_written += writes.cursors.len();
+        for key in writes.passes_gone {
+            self.passes.remove(&key);
+        }
+        let passes = writes.passes.into_iter();
+        self.passes.extend(passes.map(|row| ((row.watcher, row.generation), row)));
+        for number in writes.cursors_gone {
+            self.cursors.remove(&number);
+        }
+        self.cursors.extend(writes.cursors.into_iter().map(|row| (row.number, row.seq)));
+        for row in self.passes.values() {
+            let stands = row.cursor.is_none_or(|cursor| self.cursors.contains_key(&cursor));
+            assert!(stands, "a pass that has not ended has a cursor: {row:?}");
+        }
+        self.holds.extend(writes.holds.into_iter().map(|row| ((row.watcher, row.number), row)));
         for (plugin, names) in writes.handlers {
             self.handlers.retain(|row| row.plugin != plugin);
             let row = |name| HandlerRow { plugin: plugin.clone(), name };
             self.handlers.extend(names.into_iter().map(row));
         }
         self.audit.extend(writes.audit);
+        if let Some((upto, counters)) = writes.counters {
+            self.counters.0 = upto;
+            self.counters.1.extend(counters);
+        }
         self.matched_seq = writes.matched_seq.unwrap_or(self.matched_seq);
         self.open_jobs_from = writes.open_jobs_from.unwrap_or(self.open_jobs_from);
     }
@@ -115,32 +174,56 @@ impl World {
     /// The engine dies and starts again on what was written. Gives the jobs that were left open, which
     /// it has yet to be told of with [`Event::Recovered`].
     pub fn die(&mut self) -> Vec<JobRow> {
-        let records = || self.audit.iter().flat_map(|audit| audit.records.lines());
+        self.start(self.snapshot(), self.now)
+    }
+
+    /// What the store holds when the engine starts.
+    pub fn snapshot(&self) -> Snapshot {
         let mut tree = Tree::new();
-        for record in records() {
+        for record in self.record_lines() {
             let _ = tree.append(record.as_bytes());
         }
         let _ = tree.take_nodes();
-        self.policy.epoch += 1;
         let mut aliases = Aliases::default();
         for (_, change) in self.aliases.iter().filter(|(seq, _)| *seq <= self.matched_seq) {
             aliases.apply(change);
         }
-        let snapshot = Snapshot {
+        let last_hold = |row: &HoldRow| {
+            let after = (row.watcher, row.number + 1)..=(row.watcher, u32::MAX);
+            self.holds.range(after).next().is_none()
+        };
+        let is_needed = |row: &&HoldRow| row.ended_at.is_none() || row.drops || last_hold(row);
+        Snapshot {
             matched_seq: self.matched_seq,
             head: Seq(self.seq),
             last_job: self.jobs.last_key_value().map_or(JobNumber(0), |(number, _)| *number),
             open_jobs_from: self.open_jobs_from,
             watchers: self.watchers.values().cloned().collect(),
+            counters: self.counters.1.iter().map(|(number, of_it)| (*number, *of_it)).collect(),
+            passes: (self.passes.values())
+                .filter_map(|row| Some((row.clone(), self.cursors[&row.cursor?])))
+                .collect(),
+            holds: self.holds.values().filter(is_needed).cloned().collect(),
             aliases,
             handlers: self.handlers.clone(),
             tree,
-            ..Snapshot::default()
-        };
-        self.state = State::new(self.policy.clone(), snapshot, self.now);
-        records().for_each(|record| self.state.recount(record));
+        }
+    }
+
+    /// A new life of the engine. Gives the open jobs.
+    pub fn start(&mut self, snapshot: Snapshot, now: Now) -> Vec<JobRow> {
+        self.policy.epoch += 1;
+        self.leave_at.clear();
+        self.state = State::new(self.policy.clone(), snapshot, now);
+        let counted = usize::try_from(self.counters.0.0).expect("a short audit");
+        let records = self.audit.iter().flat_map(|audit| audit.records.lines());
+        records.skip(counted).for_each(|record| self.state.recount(record));
         let candidates = self.jobs.range(self.open_jobs_from..).map(|(_, row)| row);
         candidates.filter(|row| row.state.is_open()).cloned().collect()
+    }
+
+    fn record_lines(&self) -> impl Iterator<Item = &str> {
+        self.audit.iter().flat_map(|audit| audit.records.lines())
     }
 
     /// Moves the clock, and tells nobody.
@@ -171,6 +254,7 @@ pub fn policy() -> Policy {
         epoch: 1,
         bounds: Bounds::default(),
         retry: RetryPolicy::default(),
+        handlers: BTreeMap::new(),
     }
 }
 
@@ -220,6 +304,9 @@ pub fn on_predicate(local: &str, predicate: &str, handler: &str) -> Declaration 
         max_fires_per_second: 0,
         zero_is_never: false,
         max_chain: 0,
+        since: None,
+        max_attempts: 0,
+        max_age: None,
     }
 }
 

@@ -57,6 +57,7 @@ fn attempt() -> Attempt {
         payload: None,
         params: Some("{\"n\":1}".into()),
         watcher: "user-w".into(),
+        watcher_number: None,
         revision: 5,
     };
     Attempt { start, payload: bytes::Bytes::from_static(b"{}") }

@@ -22,7 +22,7 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use super::*;
-use crate::plugin::caller::{CALLS_MAX, Caller};
+use crate::plugin::caller::{BYTES_PER_SECOND_MAX, CALLS_MAX, Caller};
 use crate::plugin::services::{Services, bind};
 use crate::plugin::token::{Callers, Token};
 use crate::plugin::wire;
@@ -148,6 +148,34 @@ async fn a_plugin_has_room_for_so_many_calls_and_no_more() {
     drop(calls);
     desk.token = own;
     desk.generate(about("x")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_plugin_that_sends_too_much_is_refused_and_every_call_is_accounted_for() {
+    let mut desk = desk().await;
+    // A second's worth at once, and a debt of nine more.
+    assert!(desk.caller.may_send(10 * BYTES_PER_SECOND_MAX as usize));
+    let (own, (other, _)) = (desk.token.clone(), admit(&desk.callers, "other"));
+    let (mut taken, mut refused) = (0, 0);
+    for n in 0..20 {
+        desk.token = if n % 2 == 0 { own.clone() } else { other.clone() };
+        match desk.generate(about("x")).await {
+            Ok(_) => taken += 1,
+            Err(refusal) => {
+                assert!(refusal.starts_with("resource_exhausted: more than 32 MiB"), "{refusal}");
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((taken, refused), (10, 10), "one pays its debt, and holds nobody else back");
+    assert_eq!(desk.engine.store().head().await.unwrap().0, taken, "what was not refused stands");
+    desk.token = own;
+    let paid = async {
+        while desk.generate(about("x")).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    soon(paid).await;
 }
 
 #[tokio::test]
@@ -529,6 +557,9 @@ async fn lineage_goes_on_from_the_claim_that_fired() {
         max_fires_per_second: 0,
         zero_is_never: false,
         max_chain: 0,
+        since: None,
+        max_attempts: 0,
+        max_age: None,
     };
     desk.engine.declare(declaration).await.unwrap();
     let seen =

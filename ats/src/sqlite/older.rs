@@ -1,0 +1,60 @@
+//! How a store of an older schema is read: what it lacks is put before each reading connection as
+//! temporary views, empty or made from what it has, which hide the tables of the same name. The file
+//! stays as it is.
+//!
+//! A reader that is kept while a writer brings the store up to date goes on with these views.
+
+use sqlx::AssertSqlSafe;
+use sqlx::sqlite::SqliteConnection;
+
+/// Each with the schema that no longer needs it.
+const VIEWS: [(i64, &str); 10] = [
+    (3, "aliases AS SELECT 0 AS seq, 0 AS kind, '[]' AS words WHERE false"),
+    // What it will have: the present revision of each watcher, as if it had always been in force.
+    (
+        3,
+        "watcher_revisions AS SELECT number AS watcher, revision, generation, declared, \
+         (SELECT json_group_array(json_extract(value, '$.declared')) FROM json_each(handlers)) \
+         AS handlers, max_fires_per_second, updated_at AS at, NULL AS leaf, since_seq, \
+         since_seq AS from_seq, CASE state WHEN 'retired' THEN \
+         (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'matched_seq') END AS retired_seq \
+         FROM main.watchers WHERE revision > 0",
+    ),
+    (4, "attestations AS SELECT *, NULL AS chain FROM main.attestations"),
+    (
+        4,
+        "watchers AS SELECT *, generation AS last_generation, NULL AS max_attempts, \
+         NULL AS max_age_ms FROM main.watchers",
+    ),
+    (
+        4,
+        "passes AS SELECT 0 AS watcher, 0 AS generation, 0 AS from_seq, 0 AS until_seq, \
+         0 AS cursor, 0 AS started_at, 0 AS ended_at, '' AS stopped WHERE false",
+    ),
+    (4, "cursors AS SELECT 0 AS number, 0 AS seq WHERE false"),
+    (
+        4,
+        "holds AS SELECT 0 AS watcher, 0 AS number, '' AS kind, 0 AS drops, 0 AS at, 0 AS until, \
+         0 AS from_seq, 0 AS from_job, 0 AS ended_at, 0 AS to_seq, 0 AS to_job WHERE false",
+    ),
+    // Nothing finds them by the claim yet: all are looked through.
+    (4, "job_seqs AS SELECT seq, number FROM main.jobs WHERE seq IS NOT NULL"),
+    (4, "removed AS SELECT 0 AS seq, '' AS id, 0 AS filled, x'' AS content WHERE false"),
+    (
+        4,
+        "quarantine AS SELECT 0 AS number, 0 AS at, '' AS \"table\", '' AS \"row\", '' AS reason, \
+         '' AS content, 0 AS told WHERE false",
+    ),
+];
+
+/// Lets a connection see a store of this schema as if it were of ours.
+pub(super) async fn show_as_present(
+    connection: &mut SqliteConnection,
+    schema: i64,
+) -> Result<(), sqlx::Error> {
+    for (_, view) in VIEWS.iter().filter(|(until, _)| schema < *until) {
+        let view = AssertSqlSafe(format!("CREATE TEMP VIEW IF NOT EXISTS {view}"));
+        sqlx::raw_sql(view).execute(&mut *connection).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! A watcher as whoever asks sees it: its row, what it has done, where it is, and what holds it.
+
+use axwatch_model::{
+    Counters, HoldRow, Owner, Seq, WatcherKey, WatcherNumber, WatcherRow, WatcherState,
+};
+
+use crate::state::State;
+
+/// A watcher at this moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WatcherView {
+    /// The watcher; its state may be `catching_up`.
+    pub row: WatcherRow,
+    /// What it has done.
+    pub counters: Counters,
+    /// Where it is, while it catches up.
+    pub position: Option<Position>,
+    /// Its replay, while one is under way.
+    pub replay: Option<ReplayView>,
+    /// What holds it.
+    pub hold: Option<HoldRow>,
+    /// Its open jobs, those of replays counted.
+    pub open_jobs: u64,
+}
+
+/// Where a watcher is that does not ride the commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// It has been asked about the claims up to this one.
+    pub seq: Seq,
+    /// It waits there until open jobs of it are done.
+    pub backpressured: bool,
+}
+
+/// A replay under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplayView {
+    /// The generation of its fires.
+    pub generation: u32,
+    /// The first claim of it.
+    pub from: Seq,
+    /// The last claim of it.
+    pub to: Seq,
+    /// Where it is.
+    pub position: Position,
+}
+
+impl State {
+    /// The watchers by number, the retired ones too when asked for.
+    #[must_use]
+    pub fn watchers(&self, retired: bool) -> Vec<WatcherView> {
+        let numbers = self.watchers.iter();
+        let numbers =
+            numbers.filter(|(_, watcher)| retired || watcher.row.state != WatcherState::Retired);
+        let mut numbers: Vec<_> = numbers.map(|(number, _)| *number).collect();
+        numbers.sort_unstable();
+        numbers.into_iter().map(|number| self.view(number)).collect()
+    }
+
+    /// A watcher that is not retired: by the id that people see, or the local id of one of theirs.
+    #[must_use]
+    pub fn watcher(&self, text: &str) -> Option<WatcherView> {
+        let of_user = || {
+            let key = WatcherKey { owner: Owner::User, local: text.parse().ok()? };
+            self.by_key.get(&key)
+        };
+        let number = *self.by_shown.get(text).or_else(of_user)?;
+        (self.watchers[&number].row.state != WatcherState::Retired).then(|| self.view(number))
+    }
+
+    fn view(&self, number: WatcherNumber) -> WatcherView {
+        let watcher = &self.watchers[&number];
+        let mut row = watcher.row.clone();
+        row.state = self.shown_state(&row);
+        let place = |generation: u32| {
+            let place = self.passes.place((number, generation))?;
+            Some(Position { seq: place.seq, backpressured: place.rests })
+        };
+        let replay = self.passes.of(number).find_map(|pass| {
+            Some(ReplayView {
+                generation: pass.generation,
+                from: pass.from_seq.next(),
+                to: pass.until_seq?,
+                position: place(pass.generation)?,
+            })
+        });
+        let lanes = self.lanes_of_watcher(number);
+        WatcherView {
+            counters: watcher.counters,
+            position: place(row.generation),
+            replay,
+            hold: watcher.hold.clone(),
+            open_jobs: lanes.iter().map(|lane| self.lanes[lane].open).sum(),
+            row,
+        }
+    }
+
+    /// What is shown of a watcher's state: a live one that has a position of its own, or that matching has
+    /// not brought to the head, catches up.
+    pub(crate) fn shown_state(&self, row: &WatcherRow) -> WatcherState {
+        if row.state == WatcherState::Live && self.passes.has((row.number, row.generation)) {
+            return WatcherState::CatchingUp;
+        }
+        row.shown_state(self.matched_seq, self.head)
+    }
+}

@@ -1,0 +1,875 @@
+//! Carries a plan out: the writer, the store, the plugins and the people around the core.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axwatch_core::{
+    Answer, Bounds, Declaration, Effect, Ended, Event, NextSegment, Outcome, Policy, Registration,
+    RequestId, RetryLimits, RetryPolicy, Since, Start, WatcherCommand, Writes,
+};
+use axwatch_model::{
+    Declared, JobId, JobNumber, JobRow, JobState, LaneKey, LeafNumber, Lineage, LineageKind, Mono,
+    Owner, Seq, Stored, StructuralFilter, Timestamp, WatcherKey, WatcherNumber,
+};
+
+use crate::bugs::Bug;
+use crate::model::{self, Accepted, Model};
+use crate::plan::{Action, Death, PLUGINS, PREDICATES, Plan, Step, WATCHERS, Wanted};
+use crate::world::{World, busy, done, lost, on_predicate, policy, registration, starts, stored};
+
+const REQUEST: RequestId = RequestId(1);
+/// Far more than any healing needs.
+const HEALING_STEPS_MAX: u32 = 2_000;
+/// A text that is no AX.
+const NO_AX: &str = "is 'p0";
+
+/// A running simulation.
+pub struct Simulation {
+    pub world: World,
+    pub model: Model,
+    bug: Option<Bug>,
+    log: BTreeMap<u64, Arc<Stored>>,
+    /// How many engines have started.
+    lives: u64,
+    /// How each commit of the step at hand goes.
+    deaths: VecDeque<Option<Death>>,
+    stall_ms: u64,
+    disk_low: bool,
+    /// The process of each plugin that is up, and what it announced.
+    up: [Option<(u64, &'static [&'static str])>; 2],
+    last_incarnation: u64,
+    running: Vec<Start>,
+    /// Attempts that are over, answered or not.
+    over: Vec<Start>,
+    /// Reads that the store has yet to make, and those that the core has yet to be told of.
+    lanes_asked: Vec<(LaneKey, JobNumber, usize)>,
+    lanes_read: Vec<(LaneKey, Vec<JobRow>)>,
+    segments_asked: Vec<NextSegment>,
+    segments_read: Vec<Event>,
+    /// Handlers that fail whatever they are asked.
+    sick: BTreeSet<&'static str>,
+    /// Watchers whose text this engine does not understand, and what it was.
+    broken: BTreeMap<String, Declared>,
+    /// When each watcher's attempts of the last second left.
+    left: BTreeMap<Arc<str>, VecDeque<Mono>>,
+}
+
+/// Runs a whole plan, and heals the world in the end.
+pub fn run(plan: &Plan, bug: Option<Bug>) -> Simulation {
+    let mut simulation = Simulation::new(plan, bug);
+    for step in &plan.steps {
+        simulation.step(step);
+    }
+    simulation.heal();
+    simulation.check_the_end();
+    simulation
+}
+
+impl Simulation {
+    fn new(plan: &Plan, bug: Option<Bug>) -> Simulation {
+        let bounds = Bounds {
+            lane_waiting_max: 4,
+            lane_delayed_max: 3,
+            jobs_in_memory_max: 14,
+            open_jobs_max: 120,
+            watcher_open_jobs_max: plan.watcher_open_jobs_max,
+            ..Bounds::default()
+        };
+        let retry = RetryPolicy {
+            counted_max: model::ATTEMPTS_MAX,
+            age_max: model::AGE_MAX,
+            ..RetryPolicy::default()
+        };
+        let limits =
+            |max_attempts: u32, max_age| RetryLimits { max_attempts: Some(max_attempts), max_age };
+        let [a, b] = PLUGINS.map(|name| name.parse().unwrap());
+        let handlers = BTreeMap::from([
+            ((a, Some("x".parse().unwrap())), limits(model::HANDLER_ATTEMPTS_MAX, None)),
+            ((b, None), limits(model::PLUGIN_ATTEMPTS_MAX, Some(model::PLUGIN_AGE_MAX))),
+        ]);
+        Simulation {
+            world: World::with(Policy { bounds, retry, handlers, ..policy() }),
+            model: Model::default(),
+            bug,
+            log: BTreeMap::new(),
+            lives: 0,
+            deaths: VecDeque::new(),
+            stall_ms: 0,
+            disk_low: false,
+            up: [None; 2],
+            last_incarnation: 0,
+            running: Vec::new(),
+            over: Vec::new(),
+            lanes_asked: Vec::new(),
+            lanes_read: Vec::new(),
+            segments_asked: Vec::new(),
+            segments_read: Vec::new(),
+            sick: BTreeSet::new(),
+            broken: BTreeMap::new(),
+            left: BTreeMap::new(),
+        }
+    }
+
+    fn has(&self, bug: Bug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    fn step(&mut self, step: &Step) {
+        self.deaths = step.deaths.iter().copied().collect();
+        self.stall_ms = step.stall_ms;
+        self.act(&step.action);
+        self.deaths.clear();
+        self.stall_ms = 0;
+    }
+
+    fn act(&mut self, action: &Action) {
+        match *action {
+            Action::Claims { many, predicate, with_segment } => {
+                self.claims(many, PREDICATES[predicate], with_segment);
+            }
+            Action::CatchUp { many } => self.catch_up(many),
+            Action::ClaimOfJob { pick, named, stale, predicate } => {
+                self.claim_of_job(pick, named, stale, PREDICATES[predicate]);
+            }
+            Action::End { pick, how, twice } => self.end_any(pick, how, twice),
+            Action::AnswerLate { pick, how } => self.answer_late(pick, how),
+            Action::Sick { handler } => {
+                if !self.sick.remove(handler) {
+                    self.sick.insert(handler);
+                }
+            }
+            Action::LoseConnection { plugin } => self.lose_connection(PLUGINS[plugin]),
+            Action::ReadLane { pick } => self.read_lane(pick),
+            Action::TellLane { pick } => self.tell_lane(pick),
+            Action::AskSegment => self.segments_asked.extend(self.world.state.next_segment()),
+            Action::ReadSegment { pick, rows } => self.read_segment(pick, rows),
+            Action::TellSegment { pick } => {
+                if let Some(segment) = take(&mut self.segments_read, pick) {
+                    self.batch(vec![segment]);
+                }
+            }
+            Action::Pass { ms } => self.pass(Duration::from_millis(ms)),
+            Action::SetClock { by_ms } => {
+                let ms = self.world.now.wall.ms().saturating_add(by_ms);
+                self.world.now.wall = Timestamp::from_ms_clamped(ms);
+                self.batch(Vec::new());
+            }
+            Action::ComeUp { plugin, fewer, watches } => self.come_up(plugin, fewer, watches),
+            Action::Announce { plugin, fewer, watches, doubtful } => {
+                self.announce(plugin, fewer, watches, doubtful);
+            }
+            Action::GoDown { plugin, crashed } => self.go_down(plugin, crashed),
+            Action::Declare { watcher, ref wanted, since } => self.declare(watcher, wanted, since),
+            Action::Remove { watcher } => self.command(watcher, WatcherCommand::Remove),
+            Action::Pause { watcher, skip } => {
+                self.command(watcher, WatcherCommand::Pause { skip })
+            }
+            Action::Resume { watcher, drop } => {
+                self.command(watcher, WatcherCommand::Resume { drop });
+            }
+            Action::Mute { watcher, for_ms, drop } => {
+                let until = self.world.now.wall.plus(Duration::from_millis(for_ms));
+                self.command(watcher, WatcherCommand::Mute { until, drop });
+            }
+            Action::Unmute { watcher, drop } => {
+                self.command(watcher, WatcherCommand::Unmute { drop });
+            }
+            Action::Replay { watcher, from, to } => {
+                let matched = self.world.matched_seq.0;
+                let (from, to) = (1 + from % (matched + 1), 1 + to % (matched + 1));
+                let (from, to) = (Seq(from.min(to)), Seq(from.max(to)));
+                self.command(watcher, WatcherCommand::Replay { from, to });
+            }
+            Action::StopReplay { watcher } => self.command(watcher, WatcherCommand::StopReplay),
+            Action::Redrive { pick } => self.ask_of_job(pick, true),
+            Action::Discard { pick } => self.ask_of_job(pick, false),
+            Action::Enqueue { handler } => self.enqueue(handler),
+            Action::DiskLow { low } => {
+                if low != self.disk_low {
+                    self.disk_low = low;
+                    self.batch(vec![Event::DiskLow(low)]);
+                }
+            }
+            Action::Retain { many } => self.retain(many),
+            Action::Stop => self.stop(),
+            Action::Upgrade { watcher } => self.upgrade(watcher),
+        }
+    }
+
+    /// From here on everything is up and everything succeeds.
+    fn heal(&mut self) {
+        self.act(&Action::DiskLow { low: false });
+        self.sick.clear();
+        (0..PLUGINS.len()).for_each(|plugin| self.come_up(plugin, false, true));
+        for watcher in 0..WATCHERS + PLUGINS.len() {
+            for action in
+                [Action::Resume { watcher, drop: false }, Action::Unmute { watcher, drop: false }]
+            {
+                self.act(&action);
+            }
+            let known = self.model.number_of(&key_of(watcher).to_string()).is_some();
+            if watcher < WATCHERS && known {
+                self.declare(watcher, &Wanted::usual(watcher), None);
+            }
+        }
+        self.live_on();
+    }
+
+    /// Lets time pass from one moment at which something is due to the next, until there is none.
+    fn live_on(&mut self) {
+        for _ in 0..HEALING_STEPS_MAX {
+            self.settle();
+            if self.is_at_rest() {
+                return;
+            }
+            // What is due next is due without anybody's help.
+            let leaves = self.running.iter().map(|start| self.world.leaves(start.job));
+            let Some(wake) = leaves.chain(self.world.state.next_wake()).min() else { return };
+            self.pass(wake.since(self.world.now.mono).max(Duration::from_millis(1)));
+        }
+    }
+
+    fn is_at_rest(&self) -> bool {
+        let catches_up = self.world.passes.values().any(|row| row.ended_at.is_none());
+        self.model.nothing_is_open() && !catches_up && self.is_caught_up()
+    }
+
+    /// Lets happen what can without time going by.
+    fn settle(&mut self) {
+        for _ in 0..HEALING_STEPS_MAX {
+            if !self.lanes_asked.is_empty() {
+                self.read_lane(0);
+            } else if !self.lanes_read.is_empty() {
+                self.tell_lane(0);
+            } else if let Some(place) = self.running.iter().position(|start| self.has_left(start)) {
+                let start = self.running.remove(place);
+                self.batch(vec![ended(&start, done())]);
+                self.over.push(start);
+            } else if self.world.state.next_segment().is_some() {
+                self.segments_asked = self.world.state.next_segment().into_iter().collect();
+                self.segments_read.clear();
+                self.read_segment(0, 16);
+                self.act(&Action::TellSegment { pick: 0 });
+            } else if !self.is_caught_up() && self.world.state.may_match() {
+                self.catch_up(8);
+            } else {
+                return;
+            }
+        }
+        panic!("something goes on without end");
+    }
+
+    fn check_the_end(&mut self) {
+        self.model.check_rest(&self.world);
+        assert!(self.is_caught_up(), "matching stays behind the log");
+        for predicate in PREDICATES {
+            let (before, expected) = (self.world.jobs.len(), self.model.jobs_expected(predicate));
+            self.claims(1, predicate, false);
+            assert_eq!(self.world.jobs.len() - before, expected, "jobs of one more claim");
+        }
+        let report = self.world.verify_audit();
+        assert!(report.ok, "{report:?}");
+    }
+
+    /// Everything that a run leaves behind, to be compared with another one.
+    pub fn digest(&self) -> String {
+        let world = &self.world;
+        let root = world.audit.last().map(|audit| audit.head);
+        format!(
+            "{root:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            world.jobs, world.watchers, world.passes, world.cursors, world.holds, world.handlers
+        )
+    }
+}
+
+/// The writer and the store.
+impl Simulation {
+    /// One batch, as the writer makes it: the events, then the time, then a commit that takes a while.
+    /// Says whether it came to be on the disk.
+    fn batch(&mut self, events: Vec<Event>) -> bool {
+        self.batch_of(events, Vec::new(), &mut |_, _| Vec::new())
+    }
+
+    /// A batch that brings claims into the log, and of which somebody is answered.
+    fn batch_of(
+        &mut self,
+        events: Vec<Event>,
+        claims: Vec<Arc<Stored>>,
+        accepted: &mut dyn FnMut(&World, &[Effect]) -> Vec<Accepted>,
+    ) -> bool {
+        let now = self.world.now;
+        let death = self.deaths.pop_front().flatten();
+        let mut effects = Vec::new();
+        for event in events.into_iter().chain([Event::Tick]) {
+            if !self.bug.is_some_and(|bug| bug.drops(&event)) {
+                effects.extend(self.world.state.step(event, now));
+            }
+        }
+        if death == Some(Death::BeforeCommit) {
+            self.die_before_commit(&effects);
+            return false;
+        }
+        self.world.advance(Duration::from_millis(self.stall_ms));
+        let writes = self.world.state.take_writes(false);
+        self.write(writes, death);
+        for claim in claims {
+            self.world.seq = claim.seq.0;
+            self.model.claim(&claim);
+            self.log.insert(claim.seq.0, claim);
+        }
+        let accepted = accepted(&self.world, &effects);
+        let starting = starts(&effects);
+        self.model.learn(&self.world, accepted, &starting, now);
+        if death == Some(Death::AfterCommit) {
+            self.begin_anew();
+            return true;
+        }
+        // When earlier attempts of these jobs left tells nothing.
+        starting.iter().for_each(|start| {
+            self.world.leave_at.remove(&start.job);
+        });
+        if !self.has(Bug::CommitsNotTold) {
+            self.world.committed();
+        }
+        starting.into_iter().for_each(|start| self.started(start));
+        for effect in effects {
+            if let Effect::Load { lane, from, limit } = effect {
+                self.lanes_asked.push((lane, from, limit));
+            }
+        }
+        true
+    }
+
+    fn write(&mut self, mut writes: Writes, death: Option<Death>) {
+        if self.has(Bug::IdsByTheClock) {
+            let now = self.world.now.mono.0;
+            for row in writes.jobs.iter_mut().filter(|row| row.attempts == 0) {
+                row.id.0[..8].copy_from_slice(&now.to_be_bytes());
+            }
+        }
+        if self.has(Bug::AuditApart) && death.is_some() {
+            writes.audit = None;
+        }
+        if self.has(Bug::MarkTooHigh) {
+            writes.open_jobs_from = writes
+                .open_jobs_from
+                .map(|from| JobNumber((from.0 + 1).min(self.world.state.last_job().0)));
+        }
+        self.world.apply(writes);
+    }
+
+    fn die_before_commit(&mut self, effects: &[Effect]) {
+        if self.has(Bug::SentBeforeCommit) {
+            starts(effects).into_iter().for_each(|start| self.started(start));
+        }
+        if self.has(Bug::CursorsAlone) {
+            let writes = self.world.state.take_writes(false);
+            let kept = Writes {
+                passes: writes.passes,
+                passes_gone: writes.passes_gone,
+                cursors: writes.cursors,
+                cursors_gone: writes.cursors_gone,
+                ..Writes::default()
+            };
+            self.world.apply(kept);
+        }
+        self.begin_anew();
+    }
+
+    /// The engine is gone with all that it had in memory, and starts again on what was written.
+    fn begin_anew(&mut self) {
+        self.lives += 1;
+        self.lanes_asked.clear();
+        self.lanes_read.clear();
+        self.segments_asked.clear();
+        self.segments_read.clear();
+        self.running.clear();
+        self.over.clear();
+        self.disk_low = false;
+        self.up = [None; 2];
+        // What had not left yet never will.
+        let died = self.world.now.mono;
+        self.left.values_mut().for_each(|left| left.retain(|at| *at <= died));
+        // Once declared anew, a watcher has the text that it was declared with.
+        let no_ax = Declared::Ax(NO_AX.to_owned());
+        self.broken.retain(|shown, _| self.world.watchers[shown].declared == no_ax);
+        self.model.died(&self.broken.keys().cloned().collect());
+
+        let mut snapshot = self.world.snapshot();
+        let mut now = self.world.now;
+        if self.has(Bug::HoldsForgotten) {
+            snapshot.holds.clear();
+        }
+        if self.has(Bug::PassesForgotten) {
+            snapshot.passes.clear();
+        }
+        if self.has(Bug::LimitsForgotten) {
+            now.mono = Mono(now.mono.0 - 1_000_000_000);
+        }
+        if self.has(Bug::CountersTwice) {
+            self.world.counters.0 = LeafNumber(0);
+        }
+        let mut rows = self.world.start(snapshot, now);
+        if self.has(Bug::RunningForgotten) {
+            rows.retain(|row| row.state != JobState::Running);
+        }
+        let portion = 1 + (self.lives * 3 % 8) as usize;
+        let life = self.lives;
+        for rows in rows.chunks(portion).chain([[].as_slice()]) {
+            self.batch(vec![Event::Recovered { rows: rows.to_vec() }]);
+            if self.lives != life {
+                return;
+            }
+            assert!(self.running.is_empty(), "nothing can start before a plugin is up");
+        }
+    }
+
+    /// The engine ends in order: nothing starts any more, and everything is written.
+    fn stop(&mut self) {
+        self.batch(vec![Event::Drain]);
+        let writes = self.world.state.take_writes(true);
+        self.write(writes, None);
+        self.model.learn(&self.world, Vec::new(), &[], self.world.now);
+        self.begin_anew();
+    }
+
+    /// Another engine takes over that does not understand a watcher's text, or does so again.
+    fn upgrade(&mut self, watcher: usize) {
+        let shown = key_of(watcher).to_string();
+        let Some(row) = self.world.watchers.get_mut(&shown) else { return };
+        if !self.model.is_standing(&shown) {
+            return;
+        }
+        let no_ax = Declared::Ax(NO_AX.to_owned());
+        match self.broken.remove(&shown) {
+            Some(declared) if row.declared == no_ax => row.declared = declared,
+            _ => {
+                let declared = std::mem::replace(&mut row.declared, no_ax);
+                self.broken.insert(shown, declared);
+            }
+        }
+        self.begin_anew();
+    }
+
+    fn started(&mut self, start: Start) {
+        let row = self.world.jobs.get(&start.job).map(|row| (row.state, row.attempts));
+        assert_eq!(row, Some((JobState::Running, start.attempt)), "{:?} is sent", start.job);
+        assert!(!self.disk_low, "{:?} starts while the disk is nearly full", start.job);
+        let plugin = PLUGINS.iter().position(|name| start.plugin.as_str() == *name);
+        let up = plugin.and_then(|plugin| self.up[plugin]);
+        let up = up.filter(|(incarnation, _)| *incarnation == start.incarnation);
+        let announced = up.is_some_and(|(_, handlers)| handlers.contains(&&*start.handler));
+        assert!(announced, "{start:?} starts at {up:?}");
+        self.check_limit(&start);
+        self.running.push(start);
+    }
+
+    fn check_limit(&mut self, start: &Start) {
+        let at = match self.has(Bug::LeavesAtOnce) {
+            true => self.world.now.mono,
+            false => self.world.leaves(start.job),
+        };
+        self.model.leaves(start.job, self.world.leaves(start.job));
+        if start.watcher.is_empty() {
+            return;
+        }
+        let left = self.left.entry(Arc::clone(&start.watcher)).or_default();
+        left.push_back(at);
+        while left.front().is_some_and(|first| at.since(*first) >= Duration::from_secs(1)) {
+            left.pop_front();
+        }
+        let watcher = &self.world.watchers[&*start.watcher];
+        if let Some(limit) = watcher.max_fires_per_second {
+            let count = left.len();
+            assert!(count <= limit as usize, "{count} starts of {} in a second", start.watcher);
+        }
+    }
+
+    /// So many claims enter the log in one batch, and are matched at once unless matching is behind.
+    fn claims(&mut self, many: usize, predicate: &str, with_segment: bool) {
+        let claims = (1..=many as u64)
+            .map(|n| stored(self.world.seq + n, "s", predicate, self.world.now))
+            .collect();
+        self.append(claims, with_segment);
+    }
+
+    fn append(&mut self, claims: Vec<Stored>, with_segment: bool) {
+        let claims: Vec<_> = claims.into_iter().map(Arc::new).collect();
+        let behind = !self.is_caught_up() || !self.world.state.may_match();
+        let mut events = Vec::new();
+        if with_segment {
+            events.extend(take(&mut self.segments_read, 0));
+        }
+        // That too many jobs are open may show in the middle of a batch; then the claims after it
+        // pass the bound a little, and it shows in the next.
+        events.extend(claims.iter().map(|claim| match behind {
+            true => Event::Deferred { seq: claim.seq },
+            false => Event::Match { stored: Arc::clone(claim) },
+        }));
+        self.batch_of(events, claims, &mut |_, _| Vec::new());
+    }
+
+    /// Matches the next claims behind the head.
+    fn catch_up(&mut self, many: usize) {
+        if self.is_caught_up() || !self.world.state.may_match() {
+            return;
+        }
+        let next = self.log.range(self.world.matched_seq.0 + 1..).take(many);
+        let events = next.map(|(_, stored)| Event::Match { stored: Arc::clone(stored) }).collect();
+        self.batch(events);
+    }
+
+    fn is_caught_up(&self) -> bool {
+        self.world.matched_seq == Seq(self.world.seq)
+    }
+
+    fn read_lane(&mut self, pick: u64) {
+        let Some((lane, from, limit)) = take(&mut self.lanes_asked, pick) else { return };
+        let mut rows = self.world.read(&lane, from, limit);
+        if self.has(Bug::ReadsClosedJobs) {
+            let of_lane = |row: &&JobRow| row.lane() == lane;
+            let jobs = self.world.jobs.range(from..).map(|(_, row)| row);
+            rows = jobs.filter(of_lane).take(limit).cloned().collect();
+            rows.iter_mut().for_each(|row| row.state = JobState::Queued);
+        }
+        self.lanes_read.push((lane, rows));
+    }
+
+    fn tell_lane(&mut self, pick: u64) {
+        if let Some((lane, rows)) = take(&mut self.lanes_read, pick) {
+            self.batch(vec![Event::Loaded { lane, rows }]);
+        }
+    }
+
+    /// What is read may lie beyond what was asked for, as the log has grown meanwhile.
+    fn read_segment(&mut self, pick: u64, many: usize) {
+        let Some(NextSegment { after, upto }) = take(&mut self.segments_asked, pick) else {
+            return;
+        };
+        let rows: Vec<_> =
+            self.log.range(after.0 + 1..).take(many).map(|(_, row)| Arc::clone(row)).collect();
+        let end = match rows.last() {
+            Some(last) if rows.len() >= many && !self.has(Bug::SegmentCutShort) => {
+                last.seq.min(upto)
+            }
+            _ => upto,
+        };
+        self.segments_read.push(Event::Segment { after, upto: end, rows, aliases: Arc::default() });
+    }
+
+    /// Removes some of the oldest claims, if nobody needs them.
+    fn retain(&mut self, many: usize) {
+        // The writer reads and tells in one go, so that nothing is removed between.
+        self.segments_asked.clear();
+        self.segments_read.clear();
+        let upto = match self.has(Bug::RemovedByAge) {
+            true => self.world.matched_seq,
+            false => self.world.state.lowest_position(),
+        };
+        let needed: BTreeSet<_> = (self.world.jobs.values())
+            .filter(|row| row.state.is_open() || row.state == JobState::Failed)
+            .filter_map(|row| row.seq)
+            .collect();
+        let seqs = self.log.range(..=upto.0).map(|(seq, _)| *seq);
+        let free = seqs.filter(|seq| !needed.contains(&Seq(*seq)));
+        for seq in free.take(many).collect::<Vec<_>>() {
+            self.log.remove(&seq);
+            self.model.removed(seq);
+        }
+    }
+
+    fn pass(&mut self, span: Duration) {
+        self.world.advance(span);
+        self.batch(Vec::new());
+    }
+}
+
+/// The plugins.
+impl Simulation {
+    fn registration(&self, plugin: usize, fewer: bool, watches: bool) -> Registration {
+        let watcher = WATCHERS + plugin;
+        let watchers = match watches {
+            true => vec![declaration(watcher, &Wanted::usual(watcher), None)],
+            false => Vec::new(),
+        };
+        registration(handlers(plugin, fewer), watchers)
+    }
+
+    fn come_up(&mut self, plugin: usize, fewer: bool, watches: bool) {
+        self.go_down(plugin, true);
+        self.last_incarnation += 1;
+        let incarnation = self.last_incarnation;
+        self.up[plugin] = Some((incarnation, handlers(plugin, fewer)));
+        let up = Event::PluginUp {
+            request: REQUEST,
+            plugin: PLUGINS[plugin].parse().unwrap(),
+            incarnation,
+            version: "1".into(),
+            max_in_flight: 6,
+            registration: self.registration(plugin, fewer, watches),
+        };
+        self.register(plugin, up);
+    }
+
+    /// A plugin that is up announces other handlers, and is believed or not.
+    fn announce(&mut self, plugin: usize, fewer: bool, watches: bool, doubtful: bool) {
+        let Some((incarnation, _)) = self.up[plugin] else { return };
+        let mut registration = self.registration(plugin, fewer, watches);
+        registration.doubtful = doubtful;
+        self.up[plugin] = Some((incarnation, handlers(plugin, fewer)));
+        let name = PLUGINS[plugin].parse().unwrap();
+        self.register(
+            plugin,
+            Event::Announced { request: REQUEST, plugin: name, incarnation, registration },
+        );
+    }
+
+    fn register(&mut self, plugin: usize, event: Event) {
+        let watcher = WATCHERS + plugin;
+        self.batch_of(vec![event], Vec::new(), &mut |_, effects| {
+            let verdicts = effects.iter().find_map(|effect| match effect {
+                Effect::Reply { answer: Answer::Registered(verdicts), .. } => Some(verdicts),
+                _ => None,
+            });
+            let verdicts = verdicts.expect("a registration is answered").iter();
+            let accepted = |_| Accepted::Declared {
+                watcher: key_of(watcher),
+                wanted: Wanted::usual(watcher),
+                since: None,
+            };
+            verdicts.filter(|(_, verdict)| verdict.is_ok()).map(accepted).collect()
+        });
+    }
+
+    fn go_down(&mut self, plugin: usize, crashed: bool) {
+        let Some((incarnation, _)) = self.up[plugin].take() else { return };
+        let here = |start: &mut Start| start.plugin.as_str() == PLUGINS[plugin];
+        self.over.extend(self.running.extract_if(.., here));
+        self.batch(vec![Event::PluginDown {
+            plugin: PLUGINS[plugin].parse().unwrap(),
+            incarnation,
+            reason: "killed".into(),
+            crashed,
+        }]);
+    }
+
+    /// Whether an attempt has left, as far as its limit allowed it.
+    fn has_left(&self, start: &Start) -> bool {
+        self.world.leaves(start.job) <= self.world.now.mono
+    }
+
+    fn outcome(&self, start: &Start, how: u64) -> Outcome {
+        match how {
+            4.. if self.sick.contains(&*start.handler) => busy(),
+            0 => lost(),
+            1 => Outcome::Permanent { error: "never".into() },
+            2 => Outcome::NotNow {
+                after: Some(Duration::from_millis(300)),
+                error: "not now".into(),
+                overloaded: true,
+            },
+            3 => Outcome::NoHandler { error: "no such handler".into() },
+            4 | 5 => busy(),
+            6 => Outcome::Retryable { error: "no answer".into(), missed_deadline: true },
+            _ => done(),
+        }
+    }
+
+    fn end_any(&mut self, pick: u64, how: u64, twice: bool) {
+        let left = |start: &&Start| self.has_left(start);
+        let left: Vec<_> = self.running.iter().filter(left).map(|start| start.job).collect();
+        let Some(job) = pick_of(&left, pick) else { return };
+        let place = self.running.iter().position(|start| start.job == job);
+        let start = self.running.remove(place.expect("listed above"));
+        let event = ended(&start, self.outcome(&start, how));
+        let again = twice.then(|| event.clone());
+        self.batch([event].into_iter().chain(again).collect());
+        self.over.push(start);
+    }
+
+    /// A plugin's connection breaks under all that it runs.
+    fn lose_connection(&mut self, plugin: &str) {
+        let died = self.world.now.mono;
+        let leaves: BTreeMap<_, _> =
+            self.running.iter().map(|start| (start.job, self.world.leaves(start.job))).collect();
+        let here =
+            |start: &mut Start| start.plugin.as_str() == plugin && leaves[&start.job] <= died;
+        let cut: Vec<_> = self.running.extract_if(.., here).collect();
+        self.batch(cut.iter().map(|start| ended(start, lost())).collect());
+        self.over.extend(cut);
+    }
+
+    /// Something comes of an attempt that is over.
+    fn answer_late(&mut self, pick: u64, how: u64) {
+        let Some(start) = take(&mut self.over, pick) else { return };
+        let job = start.job;
+        let before = (self.model.is_completed(job), self.model.counted(job));
+        let mut event = ended(&start, self.outcome(&start, how));
+        let current = self.running.iter().find(|start| start.job == job);
+        if let (true, Some(current)) = (self.has(Bug::OldAnswerTaken), current) {
+            event = ended(current, self.outcome(&start, how));
+        }
+        let life = self.lives;
+        self.batch(vec![event]);
+        // An engine that died just then has ended attempts of its own.
+        if self.lives == life {
+            let after = (self.model.is_completed(job), self.model.counted(job));
+            assert_eq!(before, after, "a late answer of {start:?} changed what became of it");
+        }
+    }
+
+    /// A plugin makes a claim on behalf of a job, or one that was its job, and says so or not.
+    fn claim_of_job(&mut self, pick: u64, named: bool, stale: bool, predicate: &str) {
+        let of = if stale { self.over.as_slice() } else { self.running.as_slice() };
+        let ready: Vec<_> = of.iter().filter(|start| self.has_left(start)).collect();
+        // Half of the time whoever is furthest down a chain goes on with it.
+        let furthest = ready.iter().max_by_key(|start| self.chain_of(start).len()).copied();
+        let picked = pick_of(&ready, pick / 2);
+        let Some(start) = furthest.filter(|_| pick.is_multiple_of(2)).or(picked) else { return };
+        let beside = self.running.iter().filter(|other| other.plugin == start.plugin).count();
+        let mut claim = stored(self.world.seq + 1, "s", predicate, self.world.now);
+        claim.appended_by = start.plugin.as_str().into();
+        claim.lineage = if named || beside == 1 {
+            let mut chain = self.chain_of(start);
+            chain.push(start.watcher_number);
+            let kind = if stale { LineageKind::Stale } else { LineageKind::Sure };
+            let depth = chain.len() as u32;
+            Lineage { kind, root: None, parent_job: Some(start.id), depth, chain }
+        } else {
+            Lineage { kind: LineageKind::Unsure, depth: 20, ..Lineage::default() }
+        };
+        self.append(vec![claim], false);
+    }
+
+    fn chain_of(&self, start: &Start) -> Vec<Option<WatcherNumber>> {
+        let claim = start.seq.and_then(|seq| self.log.get(&seq.0));
+        claim.map(|claim| claim.lineage.chain.clone()).unwrap_or_default()
+    }
+}
+
+/// The people.
+impl Simulation {
+    fn declare(&mut self, watcher: usize, wanted: &Wanted, since: Option<u64>) {
+        let since = since.map(|since| 1 + since % (self.world.seq + 1));
+        let event =
+            Event::Declare { request: REQUEST, declaration: declaration(watcher, wanted, since) };
+        self.batch_of(vec![event], Vec::new(), &mut |_, effects| {
+            let accepted =
+                Accepted::Declared { watcher: key_of(watcher), wanted: wanted.clone(), since };
+            watcher_answer(effects).then_some(accepted).into_iter().collect()
+        });
+    }
+
+    fn command(&mut self, watcher: usize, command: WatcherCommand) {
+        let key = key_of(watcher);
+        let event = Event::Command { request: REQUEST, watcher: key.clone(), command };
+        self.batch_of(vec![event], Vec::new(), &mut |_, effects| {
+            let accepted = Accepted::Commanded { watcher: key.clone(), command };
+            watcher_answer(effects).then_some(accepted).into_iter().collect()
+        });
+    }
+
+    /// Somebody wants any job at all to be tried again, or given up, and may well be refused.
+    fn ask_of_job(&mut self, pick: u64, again: bool) {
+        // Mostly one that is over.
+        let is_over = |row: &&JobRow| matches!(row.state, JobState::Failed | JobState::Cancelled);
+        let over: Vec<_> = self.world.jobs.values().filter(is_over).collect();
+        let any: Vec<_> = self.world.jobs.values().collect();
+        let from = if pick.is_multiple_of(4) { any } else { over };
+        let in_log = |row: &&JobRow| row.seq.is_none_or(|seq| self.log.contains_key(&seq.0));
+        let Some(row) = pick_of(&from, pick / 4).filter(in_log) else { return };
+        let (row, job) = (Box::new(row.clone()), row.number);
+        let event = match again {
+            true => Event::Redrive { request: REQUEST, row },
+            false => Event::Discard { request: REQUEST, row },
+        };
+        self.batch_of(vec![event], Vec::new(), &mut |_, effects| {
+            let is_ok = effects
+                .iter()
+                .any(|effect| matches!(effect, Effect::Reply { answer: Answer::Job(Ok(_)), .. }));
+            let accepted = match again {
+                true => Accepted::Redriven { job },
+                false => Accepted::Discarded { job },
+            };
+            is_ok.then_some(accepted).into_iter().collect()
+        });
+    }
+
+    fn enqueue(&mut self, handler: &str) {
+        let mut id = [7; 16];
+        id[..8].copy_from_slice(&self.world.state.last_job().0.to_be_bytes());
+        id[8..].copy_from_slice(&self.lives.to_be_bytes());
+        let payload = Arc::from(b"payload".as_slice());
+        let handler = handler.to_owned();
+        self.batch(vec![Event::Enqueue { request: REQUEST, id: JobId(id), handler, payload }]);
+    }
+}
+
+fn watcher_answer(effects: &[Effect]) -> bool {
+    let answer = effects.iter().find_map(|effect| match effect {
+        Effect::Reply { answer: Answer::Watcher(answer), .. } => Some(answer.is_ok()),
+        _ => None,
+    });
+    answer.expect("a watcher's request is answered")
+}
+
+fn ended(start: &Start, outcome: Outcome) -> Event {
+    Event::AttemptEnded {
+        job: start.job,
+        attempt: start.attempt,
+        incarnation: start.incarnation,
+        ended: Ended { outcome, quick: true, progress: None, cost: None },
+    }
+}
+
+fn declaration(watcher: usize, wanted: &Wanted, since: Option<u64>) -> Declaration {
+    let local = key_of(watcher).local.to_string();
+    let predicates: Vec<_> = wanted.predicates.iter().map(|p| (*p).to_owned()).collect();
+    let declared = match wanted.in_ax {
+        true => Declared::Ax(format!("is {}", predicates.join(" "))),
+        false => Declared::Structural(StructuralFilter { predicates, ..Default::default() }),
+    };
+    Declaration {
+        declared,
+        handlers: wanted.handlers.iter().map(|&handler| handler.into()).collect(),
+        max_fires_per_second: if wanted.never { 0 } else { wanted.limit },
+        zero_is_never: wanted.never,
+        max_chain: wanted.max_chain,
+        max_attempts: wanted.max_attempts,
+        max_age: wanted.max_age,
+        since: since.map(|since| Since::First(Seq(since))),
+        ..on_predicate(&local, "_", "x")
+    }
+}
+
+/// The people's watchers are `w0`, `w1` …; each plugin's is `n`.
+fn key_of(watcher: usize) -> WatcherKey {
+    match watcher.checked_sub(WATCHERS) {
+        None => WatcherKey { owner: Owner::User, local: format!("w{watcher}").parse().unwrap() },
+        Some(plugin) => WatcherKey {
+            owner: Owner::Plugin(PLUGINS[plugin].parse().unwrap()),
+            local: "n".parse().unwrap(),
+        },
+    }
+}
+
+/// What a plugin announces. `y` moves from one to the other, and may be at both or at neither.
+fn handlers(plugin: usize, other: bool) -> &'static [&'static str] {
+    match (plugin, other) {
+        (0, false) => &["x", "y"],
+        (0, true) => &["x"],
+        (_, false) => &["z"],
+        (_, true) => &["z", "y"],
+    }
+}
+
+fn pick_of<T: Copy>(of: &[T], pick: u64) -> Option<T> {
+    let many = of.len() as u64;
+    (many > 0).then(|| of[(pick % many) as usize])
+}
+
+fn take<T>(of: &mut Vec<T>, pick: u64) -> Option<T> {
+    let many = of.len() as u64;
+    (many > 0).then(|| of.remove((pick % many) as usize))
+}

@@ -1,0 +1,330 @@
+//! Bounds of the engine, driven past: what is refused is told, what is taken is fired once, and the two
+//! together are all that was sent.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axwatch_ats::{
+    Batch, Known, MemoryStore, Quarantined, Removal, Retention, Room, Store, StoreError,
+    StoreFuture, StoreWriter,
+};
+use axwatch_core::{Bounds, Ended, RefusalKind};
+use axwatch_engine::{AppendRefusal, Attempt, Engine, EngineConfig, Plugin, RequestError, start};
+use axwatch_model::{AttestationId, JobState, StoreId, SystemClock, Timestamp, WatcherState};
+use futures::future::BoxFuture;
+use support::{HANDLER, Running, done, failed};
+use tokio::sync::Semaphore;
+
+fn store_in(folder: &tempfile::TempDir) -> PathBuf {
+    folder.path().join("axwatch.db")
+}
+
+async fn bounded(folder: &tempfile::TempDir, bounds: Bounds) -> Running {
+    let config = EngineConfig { bounds, ..EngineConfig::default() };
+    Running::on(&store_in(folder), Arc::new(SystemClock::new()), config).await
+}
+
+/// A plugin that answers once the gate is open, and counts what it has at once.
+struct Gated {
+    gate: Semaphore,
+    running: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Gated {
+    fn closed() -> Arc<Gated> {
+        Arc::new(Gated {
+            gate: Semaphore::new(0),
+            running: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
+        })
+    }
+
+    fn open(&self) {
+        self.gate.add_permits(Semaphore::MAX_PERMITS / 2);
+    }
+}
+
+impl Plugin for Gated {
+    fn run<'a>(&'a self, _: &'a Attempt) -> BoxFuture<'a, Ended> {
+        Box::pin(async {
+            let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(running, Ordering::SeqCst);
+            drop(self.gate.acquire().await.expect("the gate is never closed for good"));
+            self.running.fetch_sub(1, Ordering::SeqCst);
+            Ended { outcome: done(), quick: true, progress: None, cost: None }
+        })
+    }
+}
+
+/// Every claim has one job, and every job is done.
+async fn check_fired_once(running: &Running, claims: usize) {
+    let jobs = running.jobs().await;
+    let matches: BTreeSet<_> = jobs.iter().map(|job| (job.watcher, job.seq)).collect();
+    assert_eq!((jobs.len(), matches.len()), (claims, claims), "one job a match");
+    assert!(jobs.iter().all(|job| job.state == JobState::Completed));
+    running.audit().await;
+}
+
+#[tokio::test]
+async fn a_watcher_at_its_bound_falls_behind_alone_and_comes_back() {
+    const BOUND: u64 = 100;
+    let folder = tempfile::tempdir().unwrap();
+    let bounds = Bounds { watcher_open_jobs_max: BOUND, ..Bounds::default() };
+    let running = bounded(&folder, bounds).await;
+    let plugin = Gated::closed();
+    running.transport(16, plugin.clone()).await;
+    running.watch("busy", 0).await;
+    running.watch("calm", 0).await;
+    for round in 0..10 {
+        running.append(round * 60..round * 60 + 60, "busy").await;
+        running.append(round..round + 1, "calm").await;
+    }
+    let busy = running
+        .until("it has a place of its own", async |engine: &Engine| {
+            let view = engine.watcher("busy").await.unwrap().unwrap();
+            view.position.is_some_and(|place| place.backpressured).then_some(view)
+        })
+        .await;
+    assert_eq!(busy.row.state, WatcherState::CatchingUp);
+    // What one claim causes is done whole, so the bound may be passed by that.
+    assert!((BOUND..BOUND + 2).contains(&busy.open_jobs), "{} open jobs", busy.open_jobs);
+    let calm = running.engine.watcher("calm").await.unwrap().unwrap();
+    assert_eq!((calm.row.state, calm.open_jobs), (WatcherState::Live, 10), "the other goes on");
+    assert_eq!(running.engine.overview().await.unwrap().backpressured, 1);
+
+    plugin.open();
+    running.settled().await;
+    let busy = running.engine.watcher("busy").await.unwrap().unwrap();
+    assert_eq!((busy.row.state, busy.position), (WatcherState::Live, None), "it is back");
+    check_fired_once(&running, 610).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn at_the_bound_of_all_open_jobs_claims_are_kept_and_jobs_refused() {
+    const BOUND: u64 = 200;
+    let folder = tempfile::tempdir().unwrap();
+    let running = bounded(&folder, Bounds { open_jobs_max: BOUND, ..Bounds::default() }).await;
+    let plugin = Gated::closed();
+    running.transport(16, plugin.clone()).await;
+    running.watch("seen", 0).await;
+    for round in 0..10 {
+        running.append(round * 100..round * 100 + 100, "seen").await;
+    }
+    let heads = *running.engine.heads().borrow();
+    assert_eq!(heads.seq.0, 1_000, "every claim is taken");
+    assert!(heads.matched < heads.seq, "matching waits: {heads:?}");
+    let open = running.engine.store().open_jobs(Default::default(), 10_000).await.unwrap().len();
+    assert!((200..=201).contains(&open), "{open} open jobs");
+    let refusal = running.engine.enqueue(HANDLER.into(), Arc::default()).await.unwrap_err();
+    let RequestError::Refused(refusal) = refusal else { panic!("{refusal:?}") };
+    assert_eq!(refusal.kind, RefusalKind::Exhausted);
+    assert!(refusal.reason.contains("try again"), "{}", refusal.reason);
+
+    plugin.open();
+    running.settled().await;
+    check_fired_once(&running, 1_000).await;
+    running.engine.enqueue(HANDLER.into(), Arc::default()).await.expect("there is room again");
+    running.settled().await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_plugin_has_so_many_jobs_at_once_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = bounded(&folder, Bounds::default()).await;
+    let plugin = Gated::closed();
+    running.transport(8, plugin.clone()).await;
+    running.watch("seen", 0).await;
+    running.append(0..100, "seen").await;
+    running
+        .until("a new process has what it starts with", async |_: &Engine| {
+            (plugin.running.load(Ordering::SeqCst) == 4).then_some(())
+        })
+        .await;
+    assert_eq!(plugin.most.load(Ordering::SeqCst), 4, "and no more");
+    plugin.open();
+    running.settled().await;
+    let most = plugin.most.load(Ordering::SeqCst);
+    assert!((4..=8).contains(&most), "{most} at once, of 8");
+    check_fired_once(&running, 100).await;
+    running.stop().await;
+}
+
+/// A plugin that fails the first attempts of one watcher at once, and answers everything else one by one,
+/// as it is let.
+struct FailsFirst {
+    gate: Semaphore,
+    retrying: AtomicUsize,
+    most_retrying: AtomicUsize,
+}
+
+impl Plugin for FailsFirst {
+    fn run<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Ended> {
+        Box::pin(async {
+            let is_retry = attempt.start.attempt > 1;
+            let ended = |outcome| Ended { outcome, quick: true, progress: None, cost: None };
+            if &*attempt.start.watcher == "user-flaky" && !is_retry {
+                return ended(failed("not yet"));
+            }
+            if is_retry {
+                let retrying = self.retrying.fetch_add(1, Ordering::SeqCst) + 1;
+                self.most_retrying.fetch_max(retrying, Ordering::SeqCst);
+            }
+            self.gate.acquire().await.expect("the gate is never closed for good").forget();
+            if is_retry {
+                self.retrying.fetch_sub(1, Ordering::SeqCst);
+            }
+            ended(done())
+        })
+    }
+}
+
+#[tokio::test]
+async fn retries_have_a_fifth_of_the_slots_while_others_wait() {
+    const SLOTS: u32 = 16;
+    let folder = tempfile::tempdir().unwrap();
+    let running = bounded(&folder, Bounds::default()).await;
+    let plugin = Arc::new(FailsFirst {
+        gate: Semaphore::new(0),
+        retrying: AtomicUsize::new(0),
+        most_retrying: AtomicUsize::new(0),
+    });
+    running.transport(SLOTS, plugin.clone()).await;
+    running.watch("flaky", 0).await;
+    running.watch("fresh", 0).await;
+    // Fewer than the breaker takes for an outage.
+    running.append(0..8, "flaky").await;
+    running
+        .until("all of them have failed", async |engine: &Engine| {
+            let jobs = engine.store().open_jobs(Default::default(), 100).await.unwrap();
+            jobs.iter().all(|job| job.due_at.is_some()).then_some(())
+        })
+        .await;
+    running.append(0..60, "fresh").await;
+    running
+        .until("all of them are due", async |engine: &Engine| {
+            let now = engine.clock().now().wall;
+            let jobs = engine.store().open_jobs(Default::default(), 1_000).await.unwrap();
+            jobs.iter().filter_map(|job| job.due_at).all(|due| due < now).then_some(())
+        })
+        .await;
+    // One slot after another becomes free, and always more than that wait for it.
+    for _ in 0..30 {
+        plugin.gate.add_permits(1);
+        tokio::task::yield_now().await;
+    }
+    running
+        .until("thirty have ended", async |_: &Engine| {
+            (plugin.gate.available_permits() == 0).then_some(())
+        })
+        .await;
+    let most = plugin.most_retrying.load(Ordering::SeqCst);
+    assert!((1..=3).contains(&most), "{most} retries at once, of {SLOTS} slots");
+    plugin.gate.add_permits(Semaphore::MAX_PERMITS / 2);
+    running.settled().await;
+    check_fired_once(&running, 68).await;
+    running.stop().await;
+}
+
+/// A store that commits only while its gate is open.
+struct StandingStill {
+    store: Box<dyn StoreWriter>,
+    gate: Arc<Semaphore>,
+}
+
+impl StoreWriter for StandingStill {
+    fn reader(&self) -> Arc<dyn Store> {
+        self.store.reader()
+    }
+
+    fn known<'a>(&'a mut self, ids: &'a [AttestationId]) -> StoreFuture<'a, Vec<Option<Known>>> {
+        self.store.known(ids)
+    }
+
+    fn commit<'a>(&'a mut self, batch: &'a Batch) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            drop(self.gate.acquire().await.expect("the gate is never closed for good"));
+            self.store.commit(batch).await
+        })
+    }
+
+    fn tidy(&mut self) -> StoreFuture<'_, bool> {
+        self.store.tidy()
+    }
+
+    fn removable<'a>(&'a mut self, retention: &'a Retention) -> StoreFuture<'a, Removal> {
+        self.store.removable(retention)
+    }
+
+    fn quarantined(&mut self, now: Timestamp) -> StoreFuture<'_, Vec<Quarantined>> {
+        self.store.quarantined(now)
+    }
+
+    fn room(&self) -> std::io::Result<Room> {
+        self.store.room()
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.store.close()
+    }
+}
+
+/// Sends requests of some claims each to a writer whose disk stands still until so many were refused;
+/// then it goes on, and all others are taken.
+async fn overrun(requests: u32, claims_each: u32, padding: usize, refused_meant: usize) {
+    let gate = Arc::new(Semaphore::new(1));
+    let store = StandingStill { store: MemoryStore::new(StoreId([7; 16])), gate: gate.clone() };
+    let clock = Arc::new(SystemClock::new());
+    let (engine, task) = start(Box::new(store), clock, EngineConfig::default()).await.unwrap();
+    let running = Running::of(engine.clone(), task);
+    let held = gate.acquire().await.unwrap();
+    let appends: Vec<_> = (0..requests)
+        .map(|request| {
+            let ids = request * claims_each..(request + 1) * claims_each;
+            let claims = running.padded_claims(ids, "seen", padding);
+            let engine = engine.clone();
+            tokio::spawn(async move { engine.append(claims).await.expect("the engine runs") })
+        })
+        .collect();
+    running
+        .until("those without room are refused", async |_: &Engine| {
+            let refused = appends.iter().filter(|append| append.is_finished()).count();
+            (refused == refused_meant).then_some(())
+        })
+        .await;
+    drop(held);
+    let (mut taken, mut refused) = (0, 0);
+    for append in appends {
+        let answers = append.await.unwrap();
+        if answers.iter().all(Result::is_ok) {
+            taken += 1;
+        } else {
+            let overloaded =
+                |answer: &Result<_, _>| matches!(answer, Err(AppendRefusal::Overloaded));
+            assert!(answers.iter().all(overloaded), "{answers:?}");
+            refused += 1;
+        }
+    }
+    let head = engine.store().head().await.unwrap().0;
+    assert_eq!(head, taken as u64 * u64::from(claims_each), "what was taken is in the log");
+    assert_eq!((taken, refused), (requests as usize - refused_meant, refused_meant));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_intake_that_is_full_by_requests_refuses_and_tells() {
+    // 1,024 have room.
+    overrun(1_500, 1, 0, 476).await;
+}
+
+#[tokio::test]
+async fn an_intake_that_is_full_by_bytes_refuses_and_tells() {
+    // Requests of 2 MiB and a bit: fifteen have room in 32 MiB.
+    overrun(20, 4, 512 * 1024, 5).await;
+}
