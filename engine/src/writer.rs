@@ -57,8 +57,6 @@ const RECOVERY_JOBS: usize = 1_000;
 const RECOUNT_ROWS: usize = 256;
 /// How long the inbox must be quiet before what commits left for later is done.
 const QUIET: Duration = Duration::from_millis(50);
-/// How often an idle writer looks whether readers found rows that do not decode.
-const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 /// How long after something could not be read or written it is tried again.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 /// What is kept free on the disk at most, unless configured.
@@ -119,7 +117,12 @@ pub async fn start(
     let opened = reader.opened().clone();
     let mut state = restore(&*reader, &*clock, &config).await?;
     let effects = recover(&mut state, &*reader, opened.open_jobs_from, &*clock).await?;
+    let plugins = reader.plugins().await?;
+    let incarnations: BTreeMap<_, _> =
+        plugins.into_iter().map(|row| (row.name, row.incarnation)).collect();
     let now = clock.now();
+    // After all that a start reads, and before anything writes: what does not decode is put aside before
+    // a new row takes its place.
     let quarantine_told = put_aside(&mut *store, &mut state, now).await?;
     let batch = batch_of(Vec::new(), state.take_writes(false), now);
     store.commit(&Batch { quarantine_told, ..batch }).await?;
@@ -135,9 +138,6 @@ pub async fn start(
         in_flight.clone(),
         sender.downgrade(),
     );
-    let plugins = reader.plugins().await?;
-    let incarnations: BTreeMap<_, _> =
-        plugins.into_iter().map(|row| (row.name, row.incarnation)).collect();
     let (heads, heads_seen) = watch::channel(Heads::default());
     let engine = Engine {
         inbox: sender.clone(),
@@ -407,17 +407,17 @@ impl Writer {
                 None => Some(TROUBLE_PAUSE),
                 Some(patience) => Some(patience.min(TROUBLE_PAUSE)),
             };
-            // Readers beside the writer may find rows that do not decode at any time.
-            let is_idle = patience.is_none_or(|patience| patience > LOOKED_AT_EVERY);
-            let patience = patience.map_or(LOOKED_AT_EVERY, |p| p.min(LOOKED_AT_EVERY));
-            match tokio::time::timeout(patience, self.inbox.recv()).await {
+            let received = match patience {
+                None => Ok(self.inbox.recv().await),
+                Some(patience) => tokio::time::timeout(patience, self.inbox.recv()).await,
+            };
+            match received {
                 Ok(Some(message)) => return Ok(Some(Some(message))),
                 Ok(None) => return Ok(None),
                 Err(_) if self.untidy && wake.is_none_or(|wake| wake > QUIET) => {
                     self.untidy = self.store.tidy().await?;
                     self.tell_of_quarantine().await?;
                 }
-                Err(_) if is_idle => self.tell_of_quarantine().await?,
                 Err(_) => return Ok(Some(None)),
             }
         }
