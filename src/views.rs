@@ -479,6 +479,9 @@ pub struct StoreStatus {
     pub bytes: u64,
     /// What of that the write-ahead log takes.
     pub wal_bytes: u64,
+    /// Rows that were put aside because they do not decode.
+    #[serde(default)]
+    pub quarantined: u64,
 }
 
 /// How a server is.

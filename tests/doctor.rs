@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 use support::{Home, Zoo, number, text, until};
 
@@ -122,6 +124,8 @@ fn a_claim_that_does_not_decode_is_passed_over_also_by_matching() {
         (home.json(&["fires", "--watcher", "zoo-seen"]).len() == 8).then_some(())
     });
     server.until_settled();
+    home.run(&["why-not", "zoo-seen", "c7"]).expect(1).says(&["c7 was seq 8", "axwatch doctor"]);
+    home.run(&["trace", "c7"]).expect(1).says(&["c7 was seq 8"]);
     // The ids are known, and the numbers are never given again.
     let repeated = home.object(&["as", "S9 is seen by ann", "--id", "c9"]);
     assert_eq!(number(&repeated, "fires"), 0, "{repeated}");
@@ -161,6 +165,71 @@ fn a_doctor_mends_what_can_be_mended_and_says_what_cannot() {
     let cut = "UPDATE audit SET head = x'00' WHERE first_leaf = 0";
     home.database().execute_batch(cut).expect("the store can be written to");
     home.run(&["doctor", "--repair"]).expect(1).says(&["audit"]);
+}
+
+/// The id of a job says which watcher it was for: of a watcher whose row is lost nobody knows which ids
+/// were given, so whoever takes its place gives none of them again.
+#[test]
+fn a_watcher_whose_row_was_lost_gives_no_job_id_again() {
+    let home = Home::new("doctor-generation");
+    used(&home);
+    let ids = |fires: &[Value]| -> BTreeSet<String> {
+        fires.iter().map(|fire| text(fire, "job_id").to_owned()).collect()
+    };
+    let before = ids(&home.json(&["fires", "--watcher", "zoo-seen"]));
+    let declare =
+        ["watch", "create", "all", "--when", "is seen", "--run", "zoo/work", "--since", "start"];
+    let first = {
+        let server = home.serve();
+        server.until_ready(&["zoo"]);
+        home.run(&declare).expect(0);
+        server.until_settled();
+        let first = ids(&home.json(&["fires", "--watcher", "all"]));
+        server.stop();
+        first
+    };
+    assert_eq!((before.len(), first.len()), (5, 5));
+    let spoil = "UPDATE watchers SET declared = '{' WHERE local_id = 'all'";
+    home.database().execute_batch(spoil).expect("the store can be written to");
+    for _ in 0..2 {
+        // Also at the start after the one that put it aside.
+        home.serve().stop();
+    }
+    let server = home.serve();
+    server.until_ready(&["zoo"]);
+    home.run(&declare).expect(0);
+    server.until_settled();
+    let again = ids(&home.json(&["fires", "--watcher", "all"]));
+    assert_eq!(again.len(), 5);
+    assert!(again.is_disjoint(&first) && again.is_disjoint(&before), "{again:?} and {first:?}");
+    assert_eq!(home.object(&["status"])["store"]["quarantined"], 1);
+    server.stop();
+}
+
+#[test]
+fn what_meta_says_wrongly_is_refused_or_set_right() {
+    let home = Home::new("doctor-meta");
+    used(&home);
+    // More was derived than there is: nobody knows what, so it has to be made again.
+    let spoil = "UPDATE meta SET value = 99 WHERE key IN ('derived_seq', 'deriving_seq')";
+    home.database().execute_batch(spoil).expect("the store can be written to");
+    let says = ["derived_seq in its meta is 99", "axwatch doctor --repair"];
+    home.run(&["serve"]).expect(3).says(&says);
+    home.run(&["ax", "S1 is seen"]).expect(3).says(&says);
+    home.run(&["doctor"]).expect(1).says(&["derived_seq in its meta is 99"]);
+    home.run(&["doctor", "--repair"]).expect(0);
+    assert_eq!(home.json(&["ax", "S1 is seen"]).len(), 1);
+
+    // More was matched than there is: what comes is matched all the same.
+    let spoil = "UPDATE meta SET value = 99 WHERE key = 'matched_seq'";
+    home.database().execute_batch(spoil).expect("the store can be written to");
+    home.run(&["doctor"]).expect(1).says(&["matched_seq is 99"]);
+    let server = home.serve();
+    server.until_ready(&["zoo"]);
+    assert_eq!(number(&home.object(&["as", "S9 is seen by ann"]), "fires"), 1);
+    server.stop();
+    home.run(&["doctor", "--repair"]).expect(0);
+    assert_eq!(home.object(&["doctor"])["ok"], true);
 }
 
 #[test]

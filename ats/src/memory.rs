@@ -246,6 +246,18 @@ impl Store for MemoryStore {
         })
     }
 
+    fn removed<'a>(&'a self, id: &'a AttestationId) -> StoreFuture<'a, Option<Removed>> {
+        self.answer(|tables| tables.removed.get(id).cloned())
+    }
+
+    fn quarantine_count(&self) -> StoreFuture<'_, u64> {
+        ready(Ok(0)).boxed()
+    }
+
+    fn generation_floor(&self) -> StoreFuture<'_, u32> {
+        ready(Ok(0)).boxed()
+    }
+
     fn exists<'a>(&'a self, id: &'a AttestationId) -> StoreFuture<'a, bool> {
         self.answer(|tables| tables.ids.contains_key(id))
     }

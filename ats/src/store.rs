@@ -10,7 +10,7 @@ use axwatch_model::{
 use axwatch_query::{AliasChange, Aliases, Dimension, Filter, matches};
 use futures::future::BoxFuture;
 
-use crate::append::Known;
+use crate::append::{Known, Removed};
 
 /// The answer of a backend, some time later.
 pub type StoreFuture<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
@@ -373,6 +373,16 @@ pub trait Store: Send + Sync {
 
     /// Whether an attestation has this id.
     fn exists<'a>(&'a self, id: &'a AttestationId) -> StoreFuture<'a, bool>;
+
+    /// What stays of the attestation with this id, when it is not there any more or does not decode.
+    fn removed<'a>(&'a self, id: &'a AttestationId) -> StoreFuture<'a, Option<Removed>>;
+
+    /// How many rows were put aside because they do not decode.
+    fn quarantine_count(&self) -> StoreFuture<'_, u64>;
+
+    /// A generation that no watcher had whose row was put aside: where a watcher begins that nobody
+    /// knows, as it may be one of them. 0 when there are none.
+    fn generation_floor(&self) -> StoreFuture<'_, u32>;
 
     /// The number of the last attestation.
     fn head(&self) -> StoreFuture<'_, Seq>;

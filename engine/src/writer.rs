@@ -124,6 +124,7 @@ pub async fn start(
     // After all that a start reads, and before anything writes: what does not decode is put aside before
     // a new row takes its place.
     let quarantine_told = put_aside(&mut *store, &mut state, now).await?;
+    state.begin_generations_at(reader.generation_floor().await?);
     let batch = batch_of(Vec::new(), state.take_writes(false), now);
     store.commit(&Batch { quarantine_told, ..batch }).await?;
     let leaving = state.step(Event::Committed, clock.now());
@@ -181,8 +182,14 @@ async fn restore(
 ) -> Result<State, StartError> {
     let opened = store.opened();
     let now = clock.now();
+    if opened.matched_seq > opened.head {
+        tracing::error!(
+            matched = %opened.matched_seq, head = %opened.head,
+            "the store says that more was matched than there is; matching goes on at the end of the log"
+        );
+    }
     let snapshot = Snapshot {
-        matched_seq: opened.matched_seq,
+        matched_seq: opened.matched_seq.min(opened.head),
         head: opened.head,
         last_job: opened.last_job,
         open_jobs_from: opened.open_jobs_from,

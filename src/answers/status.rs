@@ -82,6 +82,7 @@ impl Answers {
                 records,
                 bytes: file_bytes(path) + wal_bytes,
                 wal_bytes,
+                quarantined: self.store().quarantine_count().await?,
             },
             server: live.map(|live| live.server),
             watchers: watcher_counts(&overview),
@@ -265,6 +266,11 @@ fn attention(status: &Status, overview: &Overview) -> Vec<Attention> {
         add("disk_low", format!("only {} are left on the disk", size(free)), look);
     }
     let is_served = status.server.is_some();
+    if status.store.quarantined > 0 {
+        let rows = counted(status.store.quarantined, "row");
+        let message = format!("{rows} of the store did not decode and were put aside");
+        add("quarantined", message, "axwatch doctor".to_owned());
+    }
     for plugin in status.plugins.iter().filter(|_| is_served) {
         let error = plugin.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
         let (kind, state, verb) = match &*plugin.state {

@@ -125,6 +125,9 @@ impl Answers {
 
     /// That there is no such claim or job, with what may be meant.
     async fn nothing_to_trace(&self, text: &str) -> Result<AnswerError, StoreError> {
+        if let Some(gone) = self.gone_claim(text).await? {
+            return Ok(gone);
+        }
         let hint = if self.find_watcher(text).await?.is_some() {
             format!("; it is a watcher: `axwatch fires --watcher {}` shows its jobs", quoted(text))
         } else if let Some(hint) = self.claim_numbered(text).await? {

@@ -257,6 +257,9 @@ impl Answers {
 
     /// That there is no such claim, with what may be meant.
     async fn no_claim(&self, text: &str) -> Result<AnswerError, StoreError> {
+        if let Some(gone) = self.gone_claim(text).await? {
+            return Ok(gone);
+        }
         let hint = match self.what_else(text).await? {
             Some(hint) => hint,
             None => {
@@ -266,6 +269,19 @@ impl Answers {
             }
         };
         Ok(AnswerError::NotFound(format!("there is no attestation {text} in this store{hint}")))
+    }
+
+    /// That there was such a claim and is none any more.
+    pub(super) async fn gone_claim(&self, text: &str) -> Result<Option<AnswerError>, StoreError> {
+        let Ok(id) = text.parse::<AttestationId>() else { return Ok(None) };
+        let Some(removed) = self.store().removed(&id).await? else { return Ok(None) };
+        let why = match removed.content {
+            Some(_) => "retention took it away; its number and a hash of what it said are kept",
+            None => "its row does not decode, or did not; `axwatch doctor` shows it",
+        };
+        let told =
+            format!("attestation {id} was seq {} and is not there any more: {why}", removed.seq);
+        Ok(Some(AnswerError::NotFound(told)))
     }
 
     /// What a text names that is no claim's id.

@@ -4,6 +4,7 @@
 //! to harm: the name must be one that nothing has, the copy is its owner's alone (mode 0600), and one is
 //! made at a time. It ends with the connection that asked for it.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use axum::body::Body;
@@ -42,6 +43,9 @@ pub async fn make(
     body: Body,
 ) -> Result<Response, ApiError> {
     let (Wanted { path }, _room) = json(&api.bodies, &headers, body).await?;
+    if path.as_os_str().as_bytes().contains(&0) {
+        return Err(ApiError::invalid("path has a NUL character in it; no file can be called so"));
+    }
     if !path.is_absolute() {
         let told = format!(
             "path is {:?}; it must be absolute, as the server has a folder of its own",

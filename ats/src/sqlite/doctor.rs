@@ -148,7 +148,8 @@ pub(super) async fn repair(path: &Path, now: Timestamp) -> Result<Repaired, Stor
             break;
         }
     }
-    correct_meta(&mut connection).await.map_err(failed("correct what meta says"))?;
+    let (head, _) = read_marks(&mut connection).await?;
+    correct_meta(&mut connection, head.seq).await.map_err(failed("correct what meta says"))?;
     if look_through(&mut connection, &path).await?.has(FindingKind::Derived) {
         derive_again(&mut connection).await?;
     }
@@ -173,6 +174,10 @@ async fn look_through(
     match read_meta(&mut snapshot, path).await {
         Ok((opened, derivation)) => {
             check_meta(&mut snapshot, &opened, &mut examined).await?;
+            let head = Mark { seq: opened.head, job: opened.last_job };
+            if let Some(said) = derivation.past_the_end(head) {
+                examined.add(FindingKind::Derived, ("meta", ""), said, true);
+            }
             let checked =
                 check_derived(&mut snapshot, derivation.derived, &undecoded, &mut examined).await;
             or_damaged(checked, &mut examined)?;
@@ -265,7 +270,7 @@ async fn check_meta(
     if opened.matched_seq > opened.head {
         let what =
             format!("matched_seq is {}, and the log ends at {}", opened.matched_seq, opened.head);
-        examined.add(FindingKind::Meta, ("meta", "matched_seq"), what, false);
+        examined.add(FindingKind::Meta, ("meta", "matched_seq"), what, true);
     }
     let (oldest_open, gone): (Option<i64>, Option<i64>) = sqlx::query_as(
         "SELECT (SELECT min(number) FROM jobs WHERE state IN (0, 1)), \
@@ -544,8 +549,12 @@ async fn put_all_aside(
 }
 
 /// Lets meta say what is true of the jobs.
-async fn correct_meta(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+async fn correct_meta(connection: &mut SqliteConnection, head: Seq) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    sqlx::query("UPDATE meta SET value = min(CAST(value AS INTEGER), ?) WHERE key = 'matched_seq'")
+        .bind(head.0.cast_signed())
+        .execute(&mut *transaction)
+        .await?;
     sqlx::query(
         "UPDATE meta SET value = min(CAST(value AS INTEGER), \
          ifnull((SELECT min(number) FROM jobs WHERE state IN (0, 1)), value)) \

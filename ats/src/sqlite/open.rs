@@ -52,11 +52,37 @@ pub(super) struct Fresh {
     pub derivation: Derivation,
 }
 
-/// How far the derived tables are: whole up to `derived`, in part up to `deriving`.
+/// How far the derived tables are, as meta says: whole up to `derived`, in part up to `deriving`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Derivation {
     pub derived: Mark,
     pub deriving: Mark,
+}
+
+impl Derivation {
+    /// What is derived of more than there is, in words: nobody can tell then what is derived.
+    pub fn past_the_end(&self, head: Mark) -> Option<String> {
+        let marks = [
+            ("derived_seq", self.derived.seq.0, "log", head.seq.0),
+            ("deriving_seq", self.deriving.seq.0, "log", head.seq.0),
+            ("derived_job", self.derived.job.0, "list of jobs", head.job.0),
+            ("deriving_job", self.deriving.job.0, "list of jobs", head.job.0),
+        ];
+        let (key, said, what, end) = marks.into_iter().find(|(_, said, _, end)| said > end)?;
+        Some(format!("{key} in its meta is {said}, and the {what} ends at {end}"))
+    }
+}
+
+/// Refuses to go on with a store that says that more is derived than there is.
+pub(super) fn refuse_past_the_end(
+    path: &Path,
+    opened: &Opened,
+    derivation: &Derivation,
+) -> Result<(), StoreError> {
+    let head = Mark { seq: opened.head, job: opened.last_job };
+    let Some(said) = derivation.past_the_end(head) else { return Ok(()) };
+    let reason = format!("{said}; `axwatch doctor --repair` makes what is derived again");
+    Err(StoreError::Corrupt { path: path.display().to_string(), reason })
 }
 
 /// Opens for writing.

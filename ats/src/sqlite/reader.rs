@@ -23,7 +23,7 @@ use tokio::sync::Mutex;
 use super::connect::read_options;
 use super::derive::{SharedTail, fill, read_marks};
 use super::older::show_as_present;
-use super::open::open_for_reading;
+use super::open::{open_for_reading, refuse_past_the_end};
 use super::quarantine::Spoilt;
 use super::rows::{
     self, Select, Together, attestation_text, read_attestation, read_job, read_together,
@@ -32,6 +32,7 @@ use super::rows::{
 use super::times::{BlockTimes, Times};
 use super::trip::Values;
 use super::{failed, search};
+use crate::append::Removed;
 use crate::store::{
     AuditRow, Counted, JobCounts, JobsQuery, LaneQuery, Opened, Page, Question, Store, StoreError,
     StoreFuture,
@@ -58,6 +59,7 @@ impl SqliteReader {
     /// Opens a store of which another process may be the writer.
     pub async fn open(path: &Path) -> Result<SqliteReader, StoreError> {
         let (path, opened, derivation) = open_for_reading(path).await?;
+        refuse_past_the_end(&path, &opened, &derivation)?;
         let tail = SharedTail::new(Tail::new(derivation.derived));
         let following = Some(Mutex::new(()));
         let times = BlockTimes::default();
@@ -109,6 +111,49 @@ impl SqliteReader {
         let seqs = seqs_of_hashes(&mut connection, &self.tail, &[id.hash64()]).await?;
         let rows = fetch_by_seqs(&mut connection, &self.spoilt, &seqs).await?;
         Ok(rows.into_iter().find(|row| row.attestation.id == *id))
+    }
+
+    async fn removed_now(&self, id: &AttestationId) -> Result<Option<Removed>, StoreError> {
+        let mut connection = self.connection().await?;
+        let seqs = seqs_of_hashes(&mut connection, &self.tail, &[id.hash64()]).await?;
+        let rows = fetch_removed(&mut connection, &self.spoilt, &seqs).await?;
+        Ok(rows.into_iter().find(|removed| removed.id == *id))
+    }
+
+    async fn count_quarantined(&self) -> Result<u64, StoreError> {
+        let mut connection = self.connection().await?;
+        let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM quarantine")
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(failed("count what is in quarantine"))?;
+        Ok(rows.cast_unsigned())
+    }
+
+    async fn generation_floor_now(&self) -> Result<u32, StoreError> {
+        let mut connection = self.connection().await?;
+        let failed = failed("look for the generations of watchers in quarantine");
+        let some: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM quarantine WHERE \"table\" = 'watchers')",
+        )
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(&failed)?;
+        if !some {
+            return Ok(0);
+        }
+        // Reads all jobs, which is the price of a damaged store alone.
+        let last: Option<i64> = sqlx::query_scalar(
+            "WITH gone(number) AS (SELECT CAST(\"row\" AS INTEGER) FROM quarantine WHERE \"table\" = 'watchers')
+             SELECT max(generation) FROM (
+                SELECT generation FROM watcher_revisions WHERE watcher IN (SELECT number FROM gone)
+                UNION ALL SELECT generation FROM passes WHERE watcher IN (SELECT number FROM gone)
+                UNION ALL SELECT generation FROM jobs WHERE watcher IN (SELECT number FROM gone))",
+        )
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(&failed)?;
+        let last = u32::try_from(last.unwrap_or(0)).unwrap_or(0);
+        Ok(last.saturating_add(1))
     }
 
     async fn read_after_now(&self, after: Seq, limit: usize) -> Result<Vec<Stored>, StoreError> {
@@ -337,6 +382,29 @@ pub(super) async fn seqs_of_hashes(
     Ok(found)
 }
 
+/// What stays of the claims with these numbers that are gone, or that do not decode.
+pub(super) async fn fetch_removed(
+    connection: &mut SqliteConnection,
+    spoilt: &Spoilt,
+    seqs: &[Seq],
+) -> Result<Vec<Removed>, StoreError> {
+    if seqs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let seqs = serde_json::to_string(seqs).expect("numbers are always JSON");
+    let rows = sqlx::query(
+        "SELECT seq, id, filled, content FROM removed \
+         WHERE seq IN (SELECT value FROM json_each(?1)) \
+         UNION ALL SELECT seq, id, 0, NULL FROM attestations \
+         WHERE seq IN (SELECT value FROM json_each(?1))",
+    )
+    .bind(seqs)
+    .fetch_all(connection)
+    .await
+    .map_err(failed("look up ids of attestations"))?;
+    spoilt.keep(rows.iter().map(rows::read_removed))
+}
+
 /// The attestations with these numbers, rising.
 pub(super) async fn fetch_by_seqs(
     connection: &mut SqliteConnection,
@@ -490,6 +558,18 @@ impl Store for SqliteReader {
 
     fn exists<'a>(&'a self, id: &'a AttestationId) -> StoreFuture<'a, bool> {
         async move { Ok(self.get_now(id).await?.is_some()) }.boxed()
+    }
+
+    fn removed<'a>(&'a self, id: &'a AttestationId) -> StoreFuture<'a, Option<Removed>> {
+        self.removed_now(id).boxed()
+    }
+
+    fn quarantine_count(&self) -> StoreFuture<'_, u64> {
+        self.count_quarantined().boxed()
+    }
+
+    fn generation_floor(&self) -> StoreFuture<'_, u32> {
+        self.generation_floor_now().boxed()
     }
 
     fn head(&self) -> StoreFuture<'_, Seq> {

@@ -747,7 +747,7 @@ pub(super) fn read_plugin(row: &SqliteRow) -> Result<PluginRow, StoreError> {
     Ok(PluginRow {
         name: columns.check(columns.get::<&str>(0)?.parse())?,
         version: columns.get(1)?,
-        incarnation: columns.number(2)?,
+        incarnation: columns.exact(2)?,
         up_at: columns.time(3)?,
     })
 }
@@ -767,6 +767,9 @@ pub(super) fn read_handler(row: &SqliteRow) -> Result<axwatch_model::HandlerRow,
         name: columns.check(columns.get::<&str>(1)?.parse())?,
     })
 }
+
+/// Whole numbers up to here are told exactly by JSON everywhere: 2^53 - 1.
+const EXACT_MAX: u64 = (1 << 53) - 1;
 
 /// A table whose rows are known by their keys, and how one of them is read.
 pub(super) struct Table {
@@ -934,6 +937,15 @@ impl<'r> Columns<'r> {
     fn number(&self, column: usize) -> Result<u64, StoreError> {
         let number: i64 = self.get(column)?;
         u64::try_from(number).map_err(|_| self.wrong(format!("{number} is negative")))
+    }
+
+    /// A number that the audit's JSON can tell exactly.
+    fn exact(&self, column: usize) -> Result<u64, StoreError> {
+        let number = self.number(column)?;
+        if number > EXACT_MAX {
+            return Err(self.wrong(format!("{number} is more than any count comes to")));
+        }
+        Ok(number)
     }
 
     fn optional(&self, column: usize) -> Result<Option<u64>, StoreError> {

@@ -17,13 +17,13 @@ use sqlx::sqlite::SqliteConnection;
 use super::checkpoint::Checkpointer;
 use super::derive::{Deriver, NextSlice, SharedTail, fill, finish, read_marks};
 use super::lock::Lock;
-use super::open::{Fresh, open_for_writing};
+use super::open::{Fresh, open_for_writing, refuse_past_the_end};
 use super::quarantine::{Spoilt, put_noted_aside, read_quarantine};
-use super::reader::{SqliteReader, fetch_by_seqs, seqs_of_hashes};
+use super::reader::{SqliteReader, fetch_by_seqs, fetch_removed, seqs_of_hashes};
 use super::retain::{self, Thinned, thin_postings};
 use super::trip::{Transaction, WalFrames};
 use super::{failed, failpoint, rows};
-use crate::append::{Known, Removed};
+use crate::append::Known;
 use crate::store::{
     Batch, Quarantined, Removal, Retention, Room, Store, StoreError, StoreFuture, StoreWriter,
 };
@@ -60,6 +60,7 @@ impl SqliteWriter {
         // The lock first, so that after a failure it goes last.
         let Fresh { lock, path, mut connection, opened, derivation } =
             open_for_writing(path).await?;
+        refuse_past_the_end(&path, &opened, &derivation)?;
         let tail = SharedTail::new(Tail::new(derivation.derived));
         let spoilt = Spoilt::default();
         if derivation.deriving.seq > derivation.derived.seq
@@ -102,29 +103,10 @@ impl SqliteWriter {
         let missing: Vec<Seq> = seqs.into_iter().filter(|seq| !found.contains(seq)).collect();
         let here = |row: Stored| (row.attestation.id.clone(), Known::Here(Box::new(row)));
         let mut by_id: HashMap<_, _> = rows.into_iter().map(here).collect();
-        for removed in self.find_removed(&missing).await? {
+        for removed in fetch_removed(&mut self.connection, &self.spoilt, &missing).await? {
             by_id.entry(removed.id.clone()).or_insert(Known::Removed(removed));
         }
         Ok(ids.iter().map(|id| by_id.get(id).cloned()).collect())
-    }
-
-    /// What stays of claims that are gone, or that do not decode.
-    async fn find_removed(&mut self, seqs: &[Seq]) -> Result<Vec<Removed>, StoreError> {
-        if seqs.is_empty() {
-            return Ok(Vec::new());
-        }
-        let seqs = serde_json::to_string(seqs).expect("numbers are always JSON");
-        let rows = sqlx::query(
-            "SELECT seq, id, filled, content FROM removed \
-             WHERE seq IN (SELECT value FROM json_each(?1)) \
-             UNION ALL SELECT seq, id, 0, NULL FROM attestations \
-             WHERE seq IN (SELECT value FROM json_each(?1))",
-        )
-        .bind(seqs)
-        .fetch_all(&mut self.connection)
-        .await
-        .map_err(failed("look up ids of attestations"))?;
-        self.spoilt.keep(rows.iter().map(rows::read_removed))
     }
 
     async fn write_batch(&mut self, batch: &Batch) -> Result<(), sqlx::Error> {

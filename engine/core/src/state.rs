@@ -113,6 +113,9 @@ pub struct State {
     /// Watchers that stand, by the id that people see.
     pub(crate) by_shown: HashMap<Arc<str>, WatcherNumber>,
     pub(crate) last_watcher: WatcherNumber,
+    /// Where new watchers begin: higher than 0 when the rows of some were lost, whose job ids must not
+    /// come again.
+    pub(crate) first_generation: u32,
     /// The watchers that ride the commit.
     pub(crate) index: WatcherIndex,
     /// Those that do not, and replays.
@@ -401,6 +404,7 @@ impl State {
             by_key: BTreeMap::new(),
             by_shown: HashMap::new(),
             last_watcher: WatcherNumber(0),
+            first_generation: 0,
             index: WatcherIndex::default(),
             passes: Passes::default(),
             aliases: snapshot.aliases,
@@ -459,6 +463,12 @@ impl State {
     /// Watchers up to this number have been: none of their numbers is given to another.
     pub fn had_watchers_upto(&mut self, number: WatcherNumber) {
         self.last_watcher = self.last_watcher.max(number);
+    }
+
+    /// New watchers begin at this generation from now on: the rows of some were lost, and a new one may be
+    /// one of them, under whose job ids work was done.
+    pub fn begin_generations_at(&mut self, generation: u32) {
+        self.first_generation = self.first_generation.max(generation);
     }
 
     fn record_quarantined(&mut self, rows: &[SetAside], now: Now) {
