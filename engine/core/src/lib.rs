@@ -32,8 +32,8 @@ mod view;
 mod waits;
 
 pub use event::{
-    Answer, Declaration, Effect, Event, Refusal, RefusalKind, Registration, RequestId, SetAside,
-    Since, Start, WatcherCommand,
+    Answer, Declaration, Effect, Event, PluginTransition, Refusal, RefusalKind, Registration,
+    RequestId, RouteDeclaration, ScheduleDeclaration, SetAside, Since, Start, Verdicts, WatcherCommand,
 };
 pub use outcome::{Ended, Outcome};
 pub use passes::NextSegment;
