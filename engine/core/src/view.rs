@@ -1,7 +1,7 @@
 //! A watcher as whoever asks sees it: its row, what it has done, where it is, and what holds it.
 
 use axwatch_model::{
-    Counters, HoldRow, Owner, Seq, WatcherKey, WatcherNumber, WatcherRow, WatcherState,
+    Counters, HandlerRef, HoldRow, Owner, Seq, WatcherKey, WatcherNumber, WatcherRow, WatcherState,
 };
 
 use crate::state::State;
@@ -68,7 +68,7 @@ impl State {
         (self.watchers[&number].row.state != WatcherState::Retired).then(|| self.view(number))
     }
 
-    fn view(&self, number: WatcherNumber) -> WatcherView {
+    pub(crate) fn view(&self, number: WatcherNumber) -> WatcherView {
         let watcher = &self.watchers[&number];
         let mut row = watcher.row.clone();
         row.state = self.shown_state(&row);
@@ -96,8 +96,14 @@ impl State {
     }
 
     /// What is shown of a watcher's state: a live one that has a position of its own, or that matching has
-    /// not brought to the head, catches up.
+    /// not brought to the head, catches up; one whose handler's plugin is disabled waits for it.
     pub(crate) fn shown_state(&self, row: &WatcherRow) -> WatcherState {
+        let has_nobody = |handler: &HandlerRef| {
+            handler.plugin.as_ref().is_some_and(|plugin| self.is_disabled(plugin))
+        };
+        if row.state == WatcherState::Live && row.handlers.iter().any(has_nobody) {
+            return WatcherState::WaitingForHandler;
+        }
         if row.state == WatcherState::Live && self.passes.has((row.number, row.generation)) {
             return WatcherState::CatchingUp;
         }

@@ -69,6 +69,8 @@ pub enum WaitReason {
     NoHandler,
     /// Its plugin is not ready for jobs.
     PluginAway(PluginName),
+    /// Somebody disabled its plugin.
+    PluginDisabled(PluginName),
     /// Its plugin is up, and did not announce the handler this time.
     NotAnnounced(PluginName),
     /// Its watcher is paused.
@@ -238,6 +240,9 @@ impl State {
             return (WaitReason::WatcherPutAside, None);
         }
         let Some(name) = lane.plugin.clone() else { return (WaitReason::NoHandler, None) };
+        if self.is_disabled(&name) {
+            return (WaitReason::PluginDisabled(name), None);
+        }
         let Some(plugin) = self.plugins.get(&name).filter(|plugin| plugin.up) else {
             return (WaitReason::PluginAway(name), None);
         };

@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axwatch_core::supervise::{Action, Input, LogLevel, Seen, Status, Supervisor, Timing};
-use axwatch_core::{Refusal, Registration};
+use axwatch_core::{Registration, Verdicts};
 use axwatch_failpoints::{Point, hit, pass};
 use axwatch_model::{Mono, PluginName};
 use semver::Version;
@@ -486,7 +486,7 @@ async fn initialize(
     };
     match register(&callee, &version, &registration, &notes, &tell).await {
         Ok(verdicts) => {
-            callee.complain(&wire::refusals(&verdicts));
+            callee.complain(&wire::refusals(&verdicts.refused));
             callee.caller.registered();
             tell.seen(Seen::Ready);
             callee.register_glyphs().await;
@@ -541,9 +541,6 @@ fn ready(callee: &Callee, version: &str, registration: &Registration, tell: &Tel
         transport: Arc::new(transport),
     }
 }
-
-/// What became of each watcher of a registration.
-type Verdicts = Vec<(String, Result<(), Refusal>)>;
 
 /// What the engine is to be told of a plugin's processes, in this order.
 enum Note {
