@@ -144,7 +144,7 @@ impl State {
         let in_table = self.spills.first().map(|(number, _)| *number);
         Overview {
             watchers: counts,
-            troubled: troubled.iter().map(|number| self.watchers[number].row.clone()).collect(),
+            troubled: troubled.iter().map(|number| self.view(*number).row).collect(),
             held_jobs: held.map(|lane| lane.open.saturating_sub(lane.running)).sum(),
             oldest_waiting: in_memory.into_iter().chain(in_table).min(),
             disk_low: self.disk_low,
