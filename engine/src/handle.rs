@@ -7,13 +7,13 @@ use std::time::Duration;
 use axwatch_ats::since::{InvalidPlace, first_seq};
 use axwatch_ats::{AliasBook, AppendConflict, RetentionPlace, Store, StoreError};
 use axwatch_core::{
-    Declaration, Event, Overview, PluginTransition, Refusal, Registration, Since, Verdicts, Waiting,
-    WatcherCommand, WatcherView,
+    Declaration, Event, Overview, PluginTransition, Refusal, Registered, Registration, Since,
+    Verdicts, Waiting, WatcherCommand, WatcherView,
 };
 use axwatch_failpoints::{Point, pass};
 use axwatch_model::{
     Clock, Defaults, Draft, Incoming, InvalidDraft, JobId, JobNumber, JobRow, LeafNumber, Owner,
-    PluginName, PluginRow, Seq, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
+    PluginName, PluginRow, RouteRow, Seq, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
 };
 use axwatch_query::{AliasChange, Aliases};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -153,6 +153,13 @@ pub(crate) enum Message {
     Watcher {
         text: String,
         reply: oneshot::Sender<Option<Box<WatcherView>>>,
+    },
+    Plugin {
+        name: PluginName,
+        reply: oneshot::Sender<Option<Box<Registered>>>,
+    },
+    Routes {
+        reply: oneshot::Sender<Vec<(PluginName, RouteRow)>>,
     },
     Paused {
         reply: oneshot::Sender<Vec<WatcherNumber>>,
@@ -387,9 +394,14 @@ impl Engine {
             ready;
         self.transports.attach(plugin.clone(), incarnation, transport);
         let registration = self.placed(registration).await?;
+        let name = plugin.clone();
         let request =
             Request::PluginUp { plugin, incarnation, version, max_in_flight, registration };
-        self.registered(request).await
+        let registered = self.registered(request).await;
+        if let Err(RequestError::Refused(_)) = registered {
+            self.transports.detach(&name, incarnation);
+        }
+        registered
     }
 
     /// Replaces what a plugin's running process announced.
@@ -557,6 +569,26 @@ impl Engine {
     pub async fn watcher(&self, text: &str) -> Result<Option<Box<WatcherView>>, EngineGone> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Watcher { text: text.to_owned(), reply }).await?;
+        answer.await.map_err(|_| EngineGone)
+    }
+
+    /// What a plugin has registered, and what waits for it; `None` of one that was never heard of.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn plugin(&self, name: PluginName) -> Result<Option<Box<Registered>>, EngineGone> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Plugin { name, reply }).await?;
+        answer.await.map_err(|_| EngineGone)
+    }
+
+    /// The routes that plugins announced, by plugin.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn routes(&self) -> Result<Vec<(PluginName, RouteRow)>, EngineGone> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Routes { reply }).await?;
         answer.await.map_err(|_| EngineGone)
     }
 

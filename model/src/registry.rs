@@ -1,7 +1,9 @@
-//! What the store keeps of plugins and the handlers they announced, so that a restart knows them
-//! before they are up again.
+//! What the store keeps of plugins and of what they announced, so that a restart knows it before they
+//! are up again.
 
-use crate::{HandlerName, PluginName, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::{HandlerName, LocalId, Owner, PluginName, Timestamp};
 
 /// A handler that a plugin announced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,8 +35,44 @@ pub struct PluginRow {
     pub doubted_until: Option<Timestamp>,
 }
 
-/// A part of what a plugin announced that was not taken.
+/// A schedule: a handler that is to run again and again.
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleRow {
+    /// Who declared it.
+    pub owner: Owner,
+    /// Its name among those of its owner; a plugin's is named like its handler, and has only one.
+    pub name: LocalId,
+    /// The handler's bare name.
+    pub handler: HandlerName,
+    /// From one run to the next; 0 is never.
+    pub interval_secs: u32,
+    /// It runs without somebody having to enable it.
+    pub enabled_by_default: bool,
+    /// What it is for.
+    pub description: String,
+    /// What its owner says that it stands for in AX.
+    pub ats_code: String,
+    /// When it was declared: for the first time, or anew after it had been retired.
+    pub declared_at: Timestamp,
+    /// When a declaration last changed it.
+    pub changed_at: Timestamp,
+    /// Since when its owner does not declare it any more.
+    pub retired_at: Option<Timestamp>,
+}
+
+/// A path under which a plugin answers HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteRow {
+    /// The method, in capitals.
+    pub method: String,
+    /// The path below the plugin's own, with its slash.
+    pub path: String,
+    /// What it answers.
+    pub description: String,
+}
+
+/// A part of what a plugin announced that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedRow {
     /// What it is.
     pub kind: Announced,
@@ -45,7 +83,8 @@ pub struct RefusedRow {
 }
 
 /// The kinds of what a plugin announces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Announced {
     /// A handler that it answers for.
     Handler,

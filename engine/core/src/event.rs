@@ -387,6 +387,10 @@ pub enum Effect {
         handlers: Vec<String>,
         /// The watchers that it lacks, as shown; they stay.
         watchers: Vec<String>,
+        /// The schedules that it lacks; they stay.
+        schedules: Vec<String>,
+        /// The routes that it lacks; they stay.
+        routes: Vec<String>,
     },
     /// A watcher's AX text is none: one that stands, after an upgrade, or one that a plugin declares.
     Unparsed {

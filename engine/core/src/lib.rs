@@ -20,6 +20,7 @@ pub mod loops;
 mod matching;
 mod outcome;
 mod passes;
+mod plugins;
 mod policy;
 mod record;
 mod redrive;
@@ -37,6 +38,7 @@ pub use event::{
 };
 pub use outcome::{Ended, Outcome};
 pub use passes::NextSegment;
+pub use plugins::Registered;
 pub use policy::{Bounds, Policy, RetryLimits, RetryPolicy};
 pub use registry::{check_declared, check_fires_per_second};
 pub use rehearsal::{Rehearsal, Rehearsed};

@@ -730,7 +730,7 @@ async fn initialize(
     });
     match registered.await {
         Ok(verdicts) => {
-            callee.complain(&wire::refusals(&verdicts));
+            callee.complain(&wire::refusals(&verdicts.refused));
             callee.caller.registered();
             tell.seen(Seen::Ready);
             callee.register_glyphs().await;
@@ -750,7 +750,7 @@ async fn reconfigure(mut callee: Callee, once: InitializeOnce, engine: Engine, t
     };
     tell.seen(match tokio::time::timeout(within, told).await {
         Ok(Ok(verdicts)) => {
-            callee.complain(&wire::refusals(&verdicts));
+            callee.complain(&wire::refusals(&verdicts.refused));
             Seen::Reconfigured
         }
         Ok(Err(reason)) => Seen::ReconfigureFailed { reason },

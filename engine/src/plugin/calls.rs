@@ -220,11 +220,11 @@ impl Callee {
             Obstacle::Fault(reason) => Seen::Fatal { reason },
             Obstacle::NotYet(reason) => Seen::InitializeFailed { reason },
         })?;
-        let wire::Announced { mut registration, refused } =
+        let mut registration =
             wire::announced(reply.into_inner(), self.settings.zero_rate_never);
-        registration.doubtful = self.caller.is_doubtful();
+        registration.doubtful = self.caller.has_call_failed();
+        registration.called_back = self.caller.has_called();
         self.tell(&registration);
-        self.complain(&refused);
         self.caller.announce(registration.handlers.iter().map(ToString::to_string));
         self.caller.initialized();
         Ok(registration)
