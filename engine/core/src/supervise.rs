@@ -418,7 +418,9 @@ impl After {
             After::Rest => "stopped on request",
             After::Disabled => "disabled",
             After::Launch => "restarted on request",
-            After::Heal { reason } | After::BackOff { reason } | After::Fail { reason, .. } => reason,
+            After::Heal { reason } | After::BackOff { reason } | After::Fail { reason, .. } => {
+                reason
+            }
         }
     }
 }
@@ -791,8 +793,9 @@ impl Supervisor {
                 up.heal_at = Some(at);
                 let secs = at.since(now).as_secs_f64();
                 let times = if self.heals == 1 { "once" } else { "before" };
-                self.reason =
-                    format!("{reason}; it was restarted for that {times}, and is again in {secs:.0} s");
+                self.reason = format!(
+                    "{reason}; it was restarted for that {times}, and is again in {secs:.0} s"
+                );
             }
             _ => self.stop(After::Heal { reason }, now, actions),
         }
@@ -1082,12 +1085,7 @@ mod tests {
 
     impl Play {
         fn new() -> Play {
-            Play {
-                supervisor: supervisor(),
-                now: ZERO,
-                trace: Vec::new(),
-                transitions: Vec::new(),
-            }
+            Play { supervisor: supervisor(), now: ZERO, trace: Vec::new(), transitions: Vec::new() }
         }
 
         /// One that was brought up: launched at 0 s, up at 3 s.
@@ -1477,24 +1475,24 @@ mod tests {
             ),
             (
                 vec![sick(false), sick(false)],
-                "backing_off",
+                "starting",
                 "Health failed 2 times in a row: no answer",
             ),
             (vec![sick(true), sick(true)], "degraded", "Health failed 2 times in a row: no answer"),
             (vec![sick(true), sick(true), Seen::HealthOk], "ready", ""),
             (
                 vec![sick(true), sick(true), sick(false)],
-                "backing_off",
+                "starting",
                 "Health failed 3 times in a row: no answer",
             ),
             (
                 vec![sick(true), sick(true), late()],
-                "backing_off",
+                "starting",
                 "Health failed 2 times in a row: no answer; a job passed its deadline",
             ),
             (
                 vec![sick(true), late(), sick(true)],
-                "backing_off",
+                "starting",
                 "Health failed 2 times in a row: no answer; a job passed its deadline",
             ),
             (
@@ -1510,8 +1508,237 @@ mod tests {
             }
             assert_eq!(play.shows(), (status, reason), "{seen:?}");
             let stops = play.did().iter().any(|line| line.contains("SendShutdown"));
-            assert_eq!(stops, status == "backing_off", "{seen:?}");
+            assert_eq!(stops, status == "starting", "{seen:?}");
         }
+    }
+
+    /// Health fails from 13 s on, each time that it is asked, of every process.
+    fn fall_sick_again(play: &mut Play, until: f64) {
+        let mut last = after_secs(10.0);
+        while let Some(due) = play.supervisor.next_wake().filter(|due| *due <= after_secs(until)) {
+            play.step(Input::Tick, due);
+            let incarnation = play.supervisor.incarnation();
+            let see = |play: &mut Play, seen| {
+                play.step(Input::Process { incarnation, seen }, due);
+            };
+            match play.trace.last().and_then(|line| line.split_once(' ')) {
+                Some((_, line)) if line.starts_with("PollHealth") && last != due => {
+                    last = due;
+                    see(play, sick(false));
+                }
+                Some((_, line)) if line.starts_with("Spawn") => {
+                    up_by(0.0).into_iter().for_each(|(_, seen)| see(play, seen));
+                }
+                _ => {}
+            }
+            // It heeds its stop at once.
+            if play.trace.last().is_some_and(|line| line.contains("SendShutdown")) {
+                see(play, exited());
+                up_by(0.0).into_iter().for_each(|(_, seen)| {
+                    let incarnation = play.supervisor.incarnation();
+                    play.step(Input::Process { incarnation, seen }, due);
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn a_process_that_is_sick_again_and_again_is_restarted_ever_more_seldom() {
+        let mut play = Play::up();
+        fall_sick_again(&mut play, 3_000.0);
+        let launches: Vec<_> = play
+            .did()
+            .into_iter()
+            .filter_map(|line| {
+                line.strip_suffix(')')?.split_once(" Spawn(").map(|(at, _)| at.to_owned())
+            })
+            .collect();
+        // The second failure is seen 20 s after a process is up: 10 and 20 s pass within that.
+        let expected = [
+            "23.0", "43.0", "63.0", "103.0", "183.0", "343.0", "663.0", "1303.0", "1943.0",
+            "2583.0",
+        ];
+        assert_eq!(launches, expected);
+        assert!(!play.transitions.iter().any(|line| line.contains("backing_off")));
+        let cases = [
+            "23.0 ready → starting: Health failed 2 times in a row: no answer",
+            "83.0 ready → degraded: Health failed 2 times in a row: no answer; it was restarted for that before, and is again in 20 s",
+            "103.0 degraded → starting: Health failed 3 times in a row: no answer",
+        ];
+        for expected in cases {
+            assert!(
+                play.transitions.iter().any(|line| line == expected),
+                "{:#?}",
+                play.transitions
+            );
+        }
+    }
+
+    #[test]
+    fn ten_healthy_minutes_forget_restarts_for_health() {
+        for (healthy_secs, restarts_at_once) in [(590.0, false), (600.0, true)] {
+            let mut play = Play::up();
+            // Restarted so often that the next one is 640 s away.
+            (play.supervisor.heals, play.supervisor.healed_at) = (8, Some(after_secs(0.0)));
+            let mut secs = 13.0;
+            while secs <= 3.0 + healthy_secs {
+                play.see(secs, 1, Seen::HealthOk);
+                secs += 10.0;
+            }
+            play.see(secs, 1, sick(false));
+            play.see(secs + 10.0, 1, sick(false));
+            let expected = if restarts_at_once { "starting" } else { "degraded" };
+            assert_eq!(play.shows().0, expected, "{healthy_secs}");
+        }
+    }
+
+    #[test]
+    fn what_becomes_better_while_its_restart_waits_is_left_alone() {
+        let mut play = Play::up();
+        (play.supervisor.heals, play.supervisor.healed_at) = (3, Some(after_secs(3.0)));
+        play.see(13.0, 1, sick(false));
+        play.see(23.0, 1, sick(false));
+        let waits = "; it was restarted for that before, and is again in 20 s";
+        assert_eq!(play.shows().1, format!("Health failed 2 times in a row: no answer{waits}"));
+        play.see(33.0, 1, Seen::HealthOk);
+        play.run_until(43.0);
+        assert_eq!(play.shows(), ("ready", ""));
+        // While it works its silence is no proof, however long its restart was waited for.
+        play.see(53.0, 1, sick(true));
+        play.see(63.0, 1, sick(true));
+        play.run_until(73.0);
+        assert_eq!(play.shows().0, "degraded");
+        // A person does not wait.
+        play.see(74.0, 1, sick(false));
+        assert_eq!(play.shows(), ("starting", "Health failed 3 times in a row: no answer"));
+    }
+
+    #[test]
+    fn crashes_and_restarts_for_health_are_counted_apart() {
+        let mut play = Play::up();
+        play.see(13.0, 1, sick(false));
+        play.see(23.0, 1, sick(false));
+        play.see(23.0, 1, exited());
+        assert_eq!((play.supervisor.crashes, play.supervisor.heals), (0, 1));
+        up_by(23.0).into_iter().for_each(|(secs, seen)| play.see(secs, 2, seen));
+        play.see(27.0, 2, exited());
+        assert_eq!((play.supervisor.crashes, play.supervisor.heals), (1, 1));
+        assert!(play.shows().1.contains("; restart 1 in "), "{:?}", play.shows());
+        // In a try from `failed`, sick is as bad as crashed.
+        let mut play = Play::new();
+        play.input(0.0, Input::Start);
+        crash_loop(&mut play, 5);
+        play.see(3.5, 6, exited());
+        play.run_until(303.5);
+        up_by(304.0).into_iter().for_each(|(secs, seen)| play.see(secs, 7, seen));
+        play.see(317.0, 7, sick(false));
+        play.see(327.0, 7, sick(false));
+        play.see(327.0, 7, exited());
+        assert_eq!(play.shows(), ("failed", "Health failed 2 times in a row: no answer"));
+    }
+
+    #[test]
+    fn each_change_of_state_is_told_once_with_its_reason() {
+        let mut play = Play::new();
+        play.input(0.0, Input::Start);
+        for (secs, seen) in up_by(0.0) {
+            play.see(secs, 1, seen);
+        }
+        play.see(4.0, 1, sick(true));
+        play.see(5.0, 1, sick(true));
+        play.see(6.0, 1, Seen::HealthOk);
+        play.see(7.0, 1, exited());
+        play.run_until(8.0);
+        play.see(8.5, 2, Seen::SpawnFailed { reason: "no file".into() });
+        play.input(9.0, Input::DisableRequested);
+        play.input(10.0, Input::Start);
+        // The third was being launched when it was disabled.
+        play.see(10.5, 3, fatal());
+        play.see(11.0, 4, fatal());
+        let expected = [
+            "0.0 stopped → starting: launching",
+            "3.0 starting → ready: initialized",
+            "5.0 ready → degraded: Health failed 2 times in a row: no answer",
+            "6.0 degraded → ready: healthy again",
+            "7.0 ready → backing_off: ended: exit status: 1; restart 1 in 0.1 s",
+            "7.1 backing_off → starting: launching",
+            "8.5 starting → backing_off: cannot be launched: no file; restart 2 in 0.2 s",
+            "8.7 backing_off → starting: launching",
+            "9.0 starting → stopped: disabled",
+            "10.0 stopped → starting: restarted on request",
+            "11.0 starting → failed: its name is hub",
+        ];
+        assert_eq!(play.transitions, expected);
+    }
+
+    #[test]
+    fn a_disabled_plugin_stays_down_until_it_is_started() {
+        let mut play = Play::up();
+        play.input(4.0, Input::DisableRequested);
+        assert_eq!(play.shows(), ("stopped", "disabled"));
+        play.see(4.5, 1, Seen::ShutdownDone);
+        play.see(5.0, 1, exited());
+        assert!(play.supervisor.is_over());
+        assert_eq!(play.supervisor.next_wake(), None);
+        play.input(6.0, Input::Start);
+        let expected = [
+            r#"4.0 ReportDown { incarnation: 1, reason: "disabled" }"#,
+            "4.0 SendShutdown(1)",
+            "4.5 SendTerm(1)",
+            "6.0 Spawn(2)",
+        ];
+        assert_eq!(play.did(), expected);
+    }
+
+    #[test]
+    fn a_reset_tries_again_what_is_down_and_leaves_what_runs() {
+        let mut play = Play::new();
+        play.input(0.0, Input::Start);
+        crash_loop(&mut play, 5);
+        play.see(3.5, 6, exited());
+        assert_eq!(play.shows().0, "failed");
+        play.input(4.0, Input::ResetRequested);
+        assert_eq!(play.did(), ["4.0 Spawn(7)"]);
+        play.see(4.5, 7, exited());
+        assert!(play.shows().1.contains("restart 1 in 0.1 s"), "{:?}", play.shows());
+        play.input(4.51, Input::ResetRequested);
+        assert_eq!(play.did(), ["4.5 Spawn(8)"]);
+        up_by(5.0).into_iter().for_each(|(secs, seen)| play.see(secs, 8, seen));
+        play.did();
+        play.supervisor.heals = 3;
+        play.input(9.0, Input::ResetRequested);
+        assert_eq!(play.did(), [""; 0]);
+        assert_eq!((play.shows(), play.supervisor.heals), (("ready", ""), 0));
+    }
+
+    #[test]
+    fn a_process_that_is_up_is_told_another_configuration_and_goes_on_whatever_it_says() {
+        let refused = || Seen::ReconfigureFailed { reason: "depth = \"x\"".into() };
+        let reason = "not reconfigured: depth = \"x\"; it goes on as before";
+        let mut play = Play::up();
+        assert!(play.supervisor.may_be_reconfigured());
+        play.input(4.0, Input::ReconfigureRequested);
+        assert!(!play.supervisor.may_be_reconfigured());
+        play.input(5.0, Input::ReconfigureRequested);
+        // Meanwhile it is not asked for its health.
+        play.see(14.0, 1, refused());
+        assert_eq!(play.shows(), ("ready", reason));
+        play.see(24.0, 1, Seen::HealthOk);
+        assert_eq!(play.shows(), ("ready", reason), "it stands until somebody does something");
+        play.input(25.0, Input::ReconfigureRequested);
+        play.see(26.0, 1, Seen::Reconfigured);
+        assert_eq!(play.shows(), ("ready", ""));
+        // Nobody asked.
+        play.see(27.0, 1, refused());
+        assert_eq!(play.shows(), ("ready", ""));
+        play.see(28.0, 1, exited());
+        assert!(!play.supervisor.may_be_reconfigured());
+        play.input(28.01, Input::ReconfigureRequested);
+        let did = play.did();
+        let expected =
+            ["4.0 Reconfigure(1)", "23.0 PollHealth(1)", "25.0 Reconfigure(1)"].map(str::to_owned);
+        assert_eq!(did[..3], expected);
+        assert!(!did[3..].iter().any(|line| line.contains("configure")), "{did:?}");
     }
 
     #[test]
@@ -1582,6 +1809,8 @@ mod tests {
             1 => Just(Seen::HealthOk),
             1 => any::<bool>().prop_map(sick),
             1 => Just(Seen::DeadlinePassed),
+            1 => Just(Seen::Reconfigured),
+            1 => Just(Seen::ReconfigureFailed { reason: "x".to_owned() }),
             1 => Just(Seen::ShutdownDone),
             2 => Just(exited()),
         ]
@@ -1593,10 +1822,23 @@ mod tests {
             2 => Just((0, Input::Start)),
             1 => Just((0, Input::StopRequested)),
             1 => Just((0, Input::RestartRequested)),
+            1 => Just((0, Input::DisableRequested)),
+            1 => Just((0, Input::ResetRequested)),
+            1 => Just((0, Input::ReconfigureRequested)),
             4 => Just((0, Input::Tick)),
             16 => (prop_oneof![6 => Just(0_u64), 1 => 1_u64..4], any_seen())
                 .prop_map(|(ago, seen)| (ago, Input::Process { incarnation: 0, seen })),
         ]
+    }
+
+    /// What of a list of actions calls Initialize for the first time, and once more.
+    fn initializes(actions: &[Action]) -> (Vec<u64>, usize) {
+        let firsts = actions.iter().filter_map(|action| match action {
+            Action::Initialize(once) => Some(once.incarnation()),
+            _ => None,
+        });
+        let again = actions.iter().filter(|action| matches!(action, Action::Reconfigure(_)));
+        (firsts.collect(), again.count())
     }
 
     /// What became of each process that was seen to run: gone, or told to be.
@@ -1631,6 +1873,8 @@ mod tests {
             let mut supervisor = supervisor();
             let mut ledger = Ledger::default();
             let mut now = ZERO;
+            let mut shown = supervisor.status();
+            let mut initialized = std::collections::BTreeSet::new();
             for ((ago, input), pause_ms) in inputs {
                 now = now.plus(Duration::from_millis(pause_ms));
                 let input = match input {
@@ -1643,6 +1887,20 @@ mod tests {
                 let actions = supervisor.step(input.clone(), now);
                 ledger.note(&input, &actions);
                 prop_assert!(supervisor.next_wake().is_none_or(|due| due > now));
+                // Each process is initialised once, and once more only when somebody asked.
+                let (firsts, again) = initializes(&actions);
+                for first in firsts {
+                    prop_assert!(initialized.insert(first), "twice: {first}");
+                }
+                prop_assert!(again <= usize::from(input == Input::ReconfigureRequested));
+                // The transitions are all that there is to see, without a gap.
+                for action in &actions {
+                    if let Action::Transition { from, to, reason, .. } = action {
+                        prop_assert!(*from == shown && from != to && !reason.is_empty());
+                        shown = *to;
+                    }
+                }
+                prop_assert_eq!(shown, supervisor.status());
             }
             let asked = now;
             let actions = supervisor.step(Input::StopRequested, now);
