@@ -720,15 +720,19 @@ async fn initialize(
             return tell.seen(seen);
         }
     };
-    let notes = &notes;
-    let registered = until_written(&callee.settings.name, async || {
+    let registered = loop {
         let (reply, verdicts) = oneshot::channel();
         let ready = Box::new(ready(&callee, &registration, &tell));
         // Without the other side no answer comes, which is told apart below.
         let _ = notes.send(Note::Up { ready, reply });
-        verdicts.await.map_err(|_| "the plugin was stopped meanwhile".to_owned())
-    });
-    match registered.await {
+        let Ok(answer) = verdicts.await else {
+            break Err("the plugin was stopped meanwhile".to_owned());
+        };
+        if let Some(registered) = registered(&callee.settings.name, answer).await {
+            break registered;
+        }
+    };
+    match registered {
         Ok(verdicts) => {
             callee.complain(&wire::refusals(&verdicts.refused));
             callee.caller.registered();
@@ -744,9 +748,13 @@ async fn reconfigure(mut callee: Callee, once: InitializeOnce, engine: Engine, t
     let within = callee.settings.initialize_timeout;
     let told = async {
         let registration = callee.initialize(once).await.map_err(reason_of)?;
-        let Caller { plugin, incarnation, .. } = &*callee.caller;
-        let announce = || engine.announce(plugin.clone(), *incarnation, registration.clone());
-        until_written(plugin, async || Ok(announce().await)).await
+        let (plugin, incarnation) = (&callee.caller.plugin, callee.caller.incarnation);
+        loop {
+            let answer = engine.announce(plugin.clone(), incarnation, registration.clone()).await;
+            if let Some(registered) = registered(plugin, answer).await {
+                break registered;
+            }
+        }
     };
     tell.seen(match tokio::time::timeout(within, told).await {
         Ok(Ok(verdicts)) => {
@@ -769,23 +777,23 @@ fn reason_of(seen: Seen) -> String {
     }
 }
 
-/// Tells the engine what a plugin has. Waits for room on the disk as long as the supervisor has
-/// patience: the process is not at fault, and a new one would fare no better.
-async fn until_written(
+/// What became of a registration; `None`, after a while, when it is to be tried again: without room on the
+/// disk the process is not at fault, and a new one would fare no better. So it is tried for as long as the
+/// supervisor has patience.
+async fn registered(
     plugin: &PluginName,
-    mut tell: impl AsyncFnMut() -> Result<Result<Verdicts, RequestError>, String>,
-) -> Result<Verdicts, String> {
-    loop {
-        let error = match tell().await? {
-            Ok(verdicts) => return Ok(verdicts),
-            Err(error) => error,
-        };
-        tracing::error!(%plugin, %error, "Failed to setup plugin watchers");
-        if !matches!(error, RequestError::Exhausted(_)) {
-            return Err(error.to_string());
-        }
-        tokio::time::sleep(REGISTER_EVERY).await;
+    answer: Result<Verdicts, RequestError>,
+) -> Option<Result<Verdicts, String>> {
+    let error = match answer {
+        Ok(verdicts) => return Some(Ok(verdicts)),
+        Err(error) => error,
+    };
+    tracing::error!(%plugin, %error, "Failed to setup plugin watchers");
+    if !matches!(error, RequestError::Exhausted(_)) {
+        return Some(Err(error.to_string()));
     }
+    tokio::time::sleep(REGISTER_EVERY).await;
+    None
 }
 
 fn ready(callee: &Callee, registration: &Registration, tell: &Tell) -> PluginReady {
