@@ -7,7 +7,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axwatch_core::{Refusal as CoreRefusal, RefusalKind};
-use axwatch_engine::plugin::UnknownPlugin;
+use axwatch_engine::plugin::{HostRefusal, UnknownPlugin};
 use axwatch_engine::{AppendRefusal, EngineGone, RequestError};
 use axwatch_model::{InvalidDraft, InvalidId};
 
@@ -159,6 +159,21 @@ impl From<InvalidId> for ApiError {
 impl From<UnknownPlugin> for ApiError {
     fn from(error: UnknownPlugin) -> ApiError {
         ApiError::not_found(error.to_string())
+    }
+}
+
+impl From<HostRefusal> for ApiError {
+    fn from(refusal: HostRefusal) -> ApiError {
+        let (status, kind) = match refusal {
+            HostRefusal::Unknown(unknown) => return unknown.into(),
+            HostRefusal::Engine(error) => return error.into(),
+            HostRefusal::Disabled(_) | HostRefusal::NotUp { .. } => {
+                (StatusCode::CONFLICT, "conflict")
+            }
+            HostRefusal::Configuration { .. } => (StatusCode::BAD_REQUEST, "invalid"),
+            HostRefusal::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+        };
+        ApiError::new(status, kind, refusal.to_string())
     }
 }
 

@@ -534,12 +534,7 @@ async fn a_row_of_any_table_that_does_not_decode_stops_nothing() {
             9,
             "UPDATE schedules SET interval_secs = 4294967296 WHERE owner = 'q'",
         ),
-        (
-            "routes",
-            "[\"\",\"GET\",\"/\"]",
-            10,
-            "UPDATE routes SET plugin = '' WHERE plugin = 'q'",
-        ),
+        ("routes", "[\"\",\"GET\",\"/\"]", 10, "UPDATE routes SET plugin = '' WHERE plugin = 'q'"),
         ("refused", "q", 11, "UPDATE refused SET parts = '[{}]' WHERE plugin = 'q'"),
     ];
     for (table, key, kind, spoil) in cases {

@@ -19,9 +19,7 @@ use crate::event::{
     Answer, Effect, PluginTransition, Refusal, RefusalKind, Registration, RouteDeclaration,
     ScheduleDeclaration, Verdicts,
 };
-use crate::record::{
-    PluginRecord, PluginStateRecord, PluginWantedRecord, Record, ScheduleRecord,
-};
+use crate::record::{PluginRecord, PluginStateRecord, PluginWantedRecord, Record, ScheduleRecord};
 use crate::state::{PluginState, State, Timer};
 use crate::view::WatcherView;
 
@@ -424,7 +422,13 @@ impl State {
 
     /// Keeps what an announcement lacks, loudly, for a while: until then that was said when it was first
     /// doubted, so that a plugin which starts again and again is believed in the end.
-    fn doubt(&mut self, plugin: &PluginName, lacking: Doubted, now: Now, effects: &mut Vec<Effect>) {
+    fn doubt(
+        &mut self,
+        plugin: &PluginName,
+        lacking: Doubted,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
         let row = self.row_of(plugin);
         let since_then = row.doubted_until.filter(|until| *until > now.wall);
         let left = since_then.map_or(DOUBTED, |until| until.since(now.wall).min(DOUBTED));

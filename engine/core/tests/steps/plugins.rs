@@ -1,9 +1,7 @@
 //! What plugins announce: schedules and routes beside handlers and watchers, what is refused, what is
 //! doubted, also over a restart of the engine, and plugins that somebody disables.
 
-use axwatch_core::{
-    PluginTransition, RouteDeclaration, ScheduleDeclaration, Verdicts, WaitReason,
-};
+use axwatch_core::{PluginTransition, RouteDeclaration, ScheduleDeclaration, Verdicts, WaitReason};
 use axwatch_model::{Announced, RefusedRow};
 
 use super::*;
@@ -75,12 +73,7 @@ impl World {
     /// What demo has: handlers, watchers, schedules and routes, each with how many.
     fn has(&self) -> [usize; 4] {
         let plugin = self.state.plugin(&demo()).unwrap();
-        [
-            plugin.handlers.len(),
-            plugin.watchers.len(),
-            plugin.schedules.len(),
-            plugin.routes.len(),
-        ]
+        [plugin.handlers.len(), plugin.watchers.len(), plugin.schedules.len(), plugin.routes.len()]
     }
 
     /// The same, from the rows.
@@ -234,7 +227,11 @@ fn two_plugins_with_one_handler_name_or_one_prefix_are_two() {
     assert_eq!(at, ["gi", "git", "git-hub"], "each runs its own");
     // A name alone is nobody's.
     let refusal = world.declare(in_ax("mine", "is q", "act")).unwrap_err();
-    assert!(refusal.reason.contains("gi/act, git-hub/act, git/act") || refusal.reason.contains("ambiguous"), "{refusal}");
+    assert!(
+        refusal.reason.contains("gi/act, git-hub/act, git/act")
+            || refusal.reason.contains("ambiguous"),
+        "{refusal}"
+    );
     // One that has nothing any more takes nothing from the others.
     up(&mut world, "git", Registration::default());
     for (plugin, has) in plugins.into_iter().zip([0, 2, 2]) {
@@ -339,7 +336,10 @@ fn disable_retires_what_a_plugin_has_and_enable_brings_a_new_generation() {
     let cancelled = world.jobs.values().filter(|job| job.state == JobState::Cancelled).count();
     assert_eq!(cancelled, 2);
     let retired = world.records("watcher_retired");
-    assert_eq!((&retired[0]["cancelled"], &retired[0]["reason"]), (&2.into(), &"plugin demo was disabled".into()));
+    assert_eq!(
+        (&retired[0]["cancelled"], &retired[0]["reason"]),
+        (&2.into(), &"plugin demo was disabled".into())
+    );
     // Its process dies next; what ran is withdrawn, and not tried again.
     world.goes_down(1);
     assert!(world.pass_through(Duration::from_secs(60)).is_empty());
