@@ -260,7 +260,7 @@ impl State {
         if doubted {
             self.doubt(plugin, lacking, now, effects);
         } else {
-            self.let_go(plugin, lacking, now);
+            self.let_it_go(plugin, lacking, now);
         }
         self.keep_refused_parts(plugin, &refused);
         self.schedule_plugin(plugin);
@@ -411,7 +411,7 @@ impl State {
     }
 
     /// What an announcement lacks is gone.
-    fn let_go(&mut self, plugin: &PluginName, lacking: Doubted, now: Now) {
+    fn let_it_go(&mut self, plugin: &PluginName, lacking: Doubted, now: Now) {
         self.plugin_entry(plugin).doubted = None;
         if self.plugins[plugin].row.as_ref().is_some_and(|row| row.doubted_until.is_some()) {
             self.row_of(plugin).doubted_until = None;
@@ -460,7 +460,7 @@ impl State {
         self.set_handlers(plugin, announced, now);
         routes.retain(|route| !doubted.routes.contains(route));
         self.set_routes(plugin, routes);
-        self.let_go(plugin, doubted, now);
+        self.let_it_go(plugin, doubted, now);
     }
 
     /// A person wants a plugin not to run: it has nothing any more.

@@ -624,7 +624,10 @@ impl State {
         watcher.row.updated_at = now.wall;
         let (shown, revision) = (watcher.shown.clone(), watcher.row.revision);
         let position = self.position_of(number);
-        self.unwritten.retired.push((number, revision, position));
+        // One that never stood has no revision to end.
+        if revision > 0 {
+            self.unwritten.retired.push((number, revision, position));
+        }
         // Its limiter stays: what is under way may not be started beyond it again.
         self.end_holds(number, now);
         self.end_passes(number, &format!("the watcher was retired: {reason}"), now);
