@@ -532,7 +532,9 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn is_dead(pid: Pid) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid()));
-        stat.map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
+        stat.map_or(true, |stat| {
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
+        })
     }
 
     /// Waits for what must come. A test that hangs is ended from outside.
@@ -551,7 +553,10 @@ mod tests {
         let (ours, other) = (folder.path().join("a.plugins"), folder.path().join("b.plugins"));
         let script = format!("echo; echo launcher=$PPID; echo plugin=$$; {DAEMON}; sleep 60");
         let mut command = again("engine");
-        command.env(PROGRAM, "sh").env(SCRIPT, script).env("AXWATCH_LAUNCH", host::tag(Some(&ours)));
+        command
+            .env(PROGRAM, "sh")
+            .env(SCRIPT, script)
+            .env("AXWATCH_LAUNCH", host::tag(Some(&ours)));
         let mut engine = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(engine.stdout.take().unwrap()).lines().map(Result::unwrap);
         let mut hear = |key: &str| {
@@ -606,7 +611,8 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn the_system_ends_a_plugin_before_the_engine() {
         let mut launched = launch("echo; echo score=$(cat /proc/self/oom_score_adj); sleep 60");
-        let own: i32 = fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap();
+        let own: i32 =
+            fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap();
         let score: i32 = launched.hear("score").parse().unwrap();
         assert_eq!(score, (own + OOM_SCORE_ADDED).min(1_000));
         launched.order(ORDER_KILL);
