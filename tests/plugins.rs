@@ -72,7 +72,9 @@ fn who_does_not_come_up_is_reported_with_the_reason() {
     let listed = home.json(&["plugin", "list"]);
     assert_eq!(listed.len(), 11);
     for plugin in &listed {
-        assert_eq!(keys(plugin), ["error", "handlers", "name", "pid", "state", "version"]);
+        let expected =
+            ["disabled_at", "error", "handlers", "name", "pid", "since", "state", "version"];
+        assert_eq!(keys(plugin), expected);
     }
     let missing = listed.iter().find(|plugin| plugin["name"] == "missing").unwrap();
     assert!(text(missing, "error").contains("SHA-256"), "{missing}");
