@@ -156,22 +156,6 @@ impl From<InvalidId> for ApiError {
     }
 }
 
-impl From<HostRefusal> for ApiError {
-    fn from(error: HostRefusal) -> ApiError {
-        match error {
-            HostRefusal::Unknown(error) => error.into(),
-            HostRefusal::Engine(error) => error.into(),
-            HostRefusal::Disabled(_) | HostRefusal::NotUp { .. } => {
-                ApiError::new(StatusCode::CONFLICT, "conflict", error.to_string())
-            }
-            HostRefusal::Configuration { .. } => ApiError::invalid(error.to_string()),
-            HostRefusal::Stopping => {
-                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", error.to_string())
-            }
-        }
-    }
-}
-
 impl From<UnknownPlugin> for ApiError {
     fn from(error: UnknownPlugin) -> ApiError {
         ApiError::not_found(error.to_string())
