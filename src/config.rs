@@ -1135,7 +1135,10 @@ mod tests {
             pong_timeout: Duration::from_millis(500),
         };
         assert_eq!((host.keepalive, host.body_bytes_max), (keepalive, 32 << 20));
-        assert_eq!((host.plugins[0].memory_bytes_max, host.plugins[0].open), (Some(512 << 20), true));
+        assert_eq!(
+            (host.plugins[0].memory_bytes_max, host.plugins[0].open),
+            (Some(512 << 20), true)
+        );
         let host = settings("[plugin]\nenabled = ['git']");
         assert_eq!((host.keepalive, host.body_bytes_max), (Keepalive::default(), 16 << 20));
         assert_eq!((host.plugins[0].memory_bytes_max, host.plugins[0].open), (None, false));
@@ -1147,11 +1150,8 @@ mod tests {
         let file = folder.path().join("am.toml");
         let write = |text: &str| std::fs::write(&file, text).unwrap();
         write("[plugin]\nenabled = ['greet']\n[greet]\ndepth = 1");
-        let overrides = Overrides {
-            store: Some("/a".into()),
-            config: Some(file.clone()),
-            http: None,
-        };
+        let overrides =
+            Overrides { store: Some("/a".into()), config: Some(file.clone()), http: None };
         let config = Config::load(&overrides, no_variable).unwrap();
         let name: PluginName = "greet".parse().unwrap();
         let depth = || {

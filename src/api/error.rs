@@ -156,24 +156,25 @@ impl From<InvalidId> for ApiError {
     }
 }
 
-impl From<UnknownPlugin> for ApiError {
-    fn from(error: UnknownPlugin) -> ApiError {
-        ApiError::not_found(error.to_string())
+impl From<HostRefusal> for ApiError {
+    fn from(error: HostRefusal) -> ApiError {
+        match error {
+            HostRefusal::Unknown(error) => error.into(),
+            HostRefusal::Engine(error) => error.into(),
+            HostRefusal::Disabled(_) | HostRefusal::NotUp { .. } => {
+                ApiError::new(StatusCode::CONFLICT, "conflict", error.to_string())
+            }
+            HostRefusal::Configuration { .. } => ApiError::invalid(error.to_string()),
+            HostRefusal::Stopping => {
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", error.to_string())
+            }
+        }
     }
 }
 
-impl From<HostRefusal> for ApiError {
-    fn from(refusal: HostRefusal) -> ApiError {
-        let (status, kind) = match refusal {
-            HostRefusal::Unknown(unknown) => return unknown.into(),
-            HostRefusal::Engine(error) => return error.into(),
-            HostRefusal::Disabled(_) | HostRefusal::NotUp { .. } => {
-                (StatusCode::CONFLICT, "conflict")
-            }
-            HostRefusal::Configuration { .. } => (StatusCode::BAD_REQUEST, "invalid"),
-            HostRefusal::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
-        };
-        ApiError::new(status, kind, refusal.to_string())
+impl From<UnknownPlugin> for ApiError {
+    fn from(error: UnknownPlugin) -> ApiError {
+        ApiError::not_found(error.to_string())
     }
 }
 
