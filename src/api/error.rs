@@ -7,7 +7,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axwatch_core::{Refusal as CoreRefusal, RefusalKind};
-use axwatch_engine::plugin::UnknownPlugin;
+use axwatch_engine::plugin::{HostRefusal, UnknownPlugin};
 use axwatch_engine::{AppendRefusal, EngineGone, RequestError};
 use axwatch_model::{InvalidDraft, InvalidId};
 
@@ -153,6 +153,22 @@ impl From<InvalidDraft> for ApiError {
 impl From<InvalidId> for ApiError {
     fn from(error: InvalidId) -> ApiError {
         ApiError::invalid(error.to_string())
+    }
+}
+
+impl From<HostRefusal> for ApiError {
+    fn from(error: HostRefusal) -> ApiError {
+        match error {
+            HostRefusal::Unknown(error) => error.into(),
+            HostRefusal::Engine(error) => error.into(),
+            HostRefusal::Disabled(_) | HostRefusal::NotUp { .. } => {
+                ApiError::new(StatusCode::CONFLICT, "conflict", error.to_string())
+            }
+            HostRefusal::Configuration { .. } => ApiError::invalid(error.to_string()),
+            HostRefusal::Stopping => {
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", error.to_string())
+            }
+        }
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Fake {
     pub(super) metadata: MetadataResponse,
     pub(super) initialize: Answer<InitializeRequest, InitializeResponse>,
     pub(super) execute: Answer<Request<ExecuteJobRequest>, ExecuteJobResponse>,
+    pub(super) config_schema: Answer<Empty, ConfigSchemaResponse>,
+    pub(super) health: Answer<Empty, HealthResponse>,
 }
 
 impl Fake {
@@ -49,6 +51,10 @@ impl Fake {
             execute: answer(move |_| {
                 let done = done.clone();
                 async { Ok(done) }
+            }),
+            config_schema: answer(|_| async { Err(Status::unimplemented("no schema")) }),
+            health: answer(|_| async {
+                Ok(HealthResponse { healthy: true, ..Default::default() })
             }),
         }
     }
@@ -95,14 +101,14 @@ impl DomainPluginService for Fake {
     }
 
     async fn health(&self, _: Request<Empty>) -> Result<Response<HealthResponse>, Status> {
-        Ok(Response::new(HealthResponse { healthy: true, ..Default::default() }))
+        (self.health)(Empty {}).await.map(Response::new)
     }
 
     async fn config_schema(
         &self,
         _: Request<Empty>,
     ) -> Result<Response<ConfigSchemaResponse>, Status> {
-        Err(Status::unimplemented("no schema"))
+        (self.config_schema)(Empty {}).await.map(Response::new)
     }
 
     async fn register_glyphs(
