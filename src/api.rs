@@ -19,8 +19,10 @@ mod jobs;
 mod listen;
 mod ndjson;
 mod plugins;
+mod proxy;
 mod request;
 mod retain;
+mod socket;
 mod trace;
 mod watchers;
 mod why_not;
@@ -30,13 +32,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, State};
-use axum::routing::{delete, get, post};
+use axum::routing::{any, delete, get, post};
 use axum::{Json, Router};
 use axwatch_engine::plugin::{PluginHost, Status as PluginStatus};
 use axwatch_engine::{Engine, EngineGone};
 use axwatch_model::{PluginName, Timestamp};
 use tokio::sync::{Semaphore, watch};
 
+pub use guard::Guard;
 pub use listen::Listener;
 
 use crate::answers::{Answers, Held, Live};
@@ -54,7 +57,7 @@ pub struct Api {
     engine: Engine,
     plugins: Arc<PluginHost>,
     answers: Arc<Answers>,
-    token_hash: guard::TokenHash,
+    guard: guard::Guard,
     intake: Semaphore,
     bodies: Bodies,
     stopping: watch::Receiver<bool>,
@@ -69,8 +72,8 @@ pub struct Parts {
     pub engine: Engine,
     /// The plugins.
     pub plugins: Arc<PluginHost>,
-    /// The token that every request must bring.
-    pub token: String,
+    /// Who may ask.
+    pub guard: Guard,
     /// Becomes true when streams have to end.
     pub stopping: watch::Receiver<bool>,
     /// Where it listens: `http://HOST:PORT`.
@@ -88,7 +91,7 @@ pub fn router(parts: Parts) -> Router {
         started_at: parts.engine.clock().now().wall,
         engine: parts.engine,
         plugins: parts.plugins,
-        token_hash: guard::TokenHash::of(&parts.token),
+        guard: parts.guard,
         intake: Semaphore::new(INTAKE_KIB_MAX),
         bodies: Bodies::new(),
         stopping: parts.stopping,
@@ -97,6 +100,7 @@ pub fn router(parts: Parts) -> Router {
     });
     let v1 = Router::new()
         .route("/server", get(server))
+        .route("/session", get(guard::session))
         .route("/status", get(status))
         .route("/attestations", post(attestations::append))
         .route("/attestations/{id}", get(attestations::one))
@@ -134,7 +138,13 @@ pub fn router(parts: Parts) -> Router {
         .route("/audit/proof/{id}", get(audit::proof));
     Router::new()
         .nest("/api/v1", v1)
-        .fallback(async || ApiError::not_found("there is no such route; docs/http.md lists them"))
+        .route("/api/{plugin}", any(proxy::http))
+        .route("/api/{plugin}/", any(proxy::http))
+        .route("/api/{plugin}/{*path}", any(proxy::http))
+        .route("/ws/{plugin}", any(socket::open))
+        .route("/ws/{plugin}/", any(socket::open))
+        .route("/ws/{plugin}/{*path}", any(socket::open))
+        .fallback(no_route)
         .layer(axum::middleware::from_fn(error::as_json))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&api), guard::check))
         .layer(DefaultBodyLimit::disable())
@@ -155,6 +165,10 @@ impl Api {
         let plugins = self.plugins.list().into_iter();
         plugins.filter(|plugin| takes_jobs(plugin.state)).map(|plugin| plugin.name).collect()
     }
+}
+
+async fn no_route() -> ApiError {
+    ApiError::not_found("there is no such route; docs/http.md lists them")
 }
 
 /// Waits until the server stops.

@@ -109,7 +109,7 @@ impl Server {
         let router = api::router(api::Parts {
             engine: engine.clone(),
             plugins: Arc::clone(&plugins),
-            token: token.clone(),
+            guard: api::Guard::new(&token, listener.address(), &[], false),
             stopping: stopping.clone(),
             http: http.clone(),
             store: store.clone(),

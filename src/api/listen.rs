@@ -36,6 +36,10 @@ const REST: Duration = Duration::from_millis(100);
 /// How long requests under way may take once the server stops.
 const FINISH_WITHIN: Duration = Duration::from_secs(3);
 
+/// A place among the connections, given back when all who share it are done: a request that becomes a
+/// WebSocket keeps it beyond its connection.
+pub struct Place(#[allow(dead_code, reason = "it is held")] OwnedSemaphorePermit);
+
 /// A socket that listens.
 pub struct Listener {
     socket: TcpListener,
@@ -115,15 +119,18 @@ async fn attend(
 ) {
     let _ = stream.set_nodelay(true);
     let router = TowerToHyperService::new(router);
+    let place = Arc::new(Place(place));
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&guest));
+        request.extensions_mut().insert(Arc::clone(&place));
         router.call(request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
         .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -137,7 +144,6 @@ async fn attend(
         tracing::debug!(%error, "a connection ended early");
     }
     guest.leave();
-    drop(place);
 }
 
 /// The connections that have not shown the token yet, in the order in which they came.

@@ -20,10 +20,12 @@ use axwatch_model::{Mono, PluginName};
 use semver::Version;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
+use tonic::transport::Channel;
 
 use super::caller::{Account, Caller};
 use super::calls::{Callee, Tell};
 use super::grpc::{self, Client, GrpcPlugin};
+use super::http::Reach;
 use super::output::Capture;
 use super::process::{Launched, LauncherCommand, Order, Port, Ports, attend, launch};
 use super::settings::{PluginSettings, arguments, environment, find_program};
@@ -67,6 +69,8 @@ pub(crate) struct Shown {
     pub(crate) launcher: Option<u32>,
     /// The last process that was up.
     pub(crate) caller: Option<Arc<Caller>>,
+    /// The process that is up, for calls beside jobs.
+    pub(crate) reach: Option<Reach>,
     pub(crate) error: Option<String>,
 }
 
@@ -77,6 +81,7 @@ impl Shown {
             version: String::new(),
             launcher: None,
             caller: None,
+            reach: None,
             error: None,
         }
     }
@@ -116,6 +121,7 @@ impl Session {
 /// The one channel to a process.
 struct Dialled {
     port: u16,
+    channel: Channel,
     client: Client,
     call: AbortHandle,
 }
@@ -232,9 +238,14 @@ impl Actor {
             Action::SendKill(incarnation) => self.order(incarnation, Order::Kill),
             Action::ReportUp(incarnation) => {
                 let caller = self.sessions.get(&incarnation).map(|session| session.caller.clone());
-                self.shown.send_modify(|shown| shown.caller = caller);
+                let reach = self.reach(incarnation);
+                self.shown.send_modify(|shown| {
+                    shown.caller = caller;
+                    shown.reach = reach;
+                });
             }
             Action::ReportDown { incarnation, reason } => {
+                self.shown.send_modify(|shown| shown.reach = None);
                 // Whoever is stopped is reported before: what has ended by then ended by itself.
                 let session = self.sessions.get(&incarnation);
                 let crashed = session.is_some_and(|session| session.has_ended);
@@ -319,10 +330,11 @@ impl Actor {
         if let Some(former) = session.dialled.take() {
             former.call.abort();
         }
-        let client = grpc::client(port);
+        let channel = grpc::channel(port);
+        let client = grpc::client(channel.clone());
         let callee = callee(&self.shared, &self.settings, session, client.clone());
         let call = session.call(describe(callee, session.facts.clone(), tell));
-        session.dialled = Some(Dialled { port, client, call });
+        session.dialled = Some(Dialled { port, channel, client, call });
     }
 
     /// What calls to this process need, once it has been dialled.
@@ -330,6 +342,13 @@ impl Actor {
         let session = self.sessions.get(&incarnation)?;
         let client = session.dialled.as_ref()?.client.clone();
         Some(callee(&self.shared, &self.settings, session, client))
+    }
+
+    /// How a process that is up is reached.
+    fn reach(&self, incarnation: u64) -> Option<Reach> {
+        let session = self.sessions.get(&incarnation)?;
+        let channel = session.dialled.as_ref()?.channel.clone();
+        Some(Reach { channel, caller: session.caller.clone(), token: session.token.clone() })
     }
 
     fn initialize(&mut self, incarnation: u64) {

@@ -3,7 +3,8 @@
 //! Each plugin has a task of its own (`actor`) around the pure machine of
 //! [`axwatch_core::supervise`]. Its process stands under a launcher ([`launcher`], `process`), which
 //! ends it and all that it started when we say so or are gone. Jobs reach it over one gRPC channel
-//! (`grpc`), which its other calls share (`calls`). Its calls back come to one port for all plugins
+//! (`grpc`), which its other calls share (`calls`), those of browsers too (`http`, `socket`, and the room
+//! that both have, `transit`). Its calls back come to one port for all plugins
 //! (`services`, `claims`), and who it is there is decided by a token that belongs to its process alone
 //! (`token`, `caller`). Protobuf ends in `wire`.
 //!
@@ -15,13 +16,16 @@ mod caller;
 mod calls;
 mod claims;
 mod grpc;
+mod http;
 pub mod launcher;
 pub mod listeners;
 mod output;
 mod process;
 mod services;
 mod settings;
+mod socket;
 mod token;
+mod transit;
 mod wire;
 
 #[cfg(test)]
@@ -41,13 +45,21 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+pub use http::{CallError, Callable, HttpCall, HttpReply};
 pub use process::LauncherCommand;
-pub use settings::{HostSettings, MAX_IN_FLIGHT_MAX, PluginSettings, Program};
+pub use settings::{
+    BODY_BYTES_MAX, HostSettings, Keepalive, MAX_IN_FLIGHT_MAX, PluginSettings, Program,
+};
+pub use socket::{
+    Frame, FrameKind, NotSent, Opening, Pulse, Socket, SocketEnd, SocketReceiver, SocketSender,
+};
+pub use transit::Load;
 
 use crate::handle::Engine;
 use actor::{Command, Shared, Shown};
 use services::Services;
 use token::Callers;
+use transit::{PluginTransit, Transit};
 
 /// Commands of people that may wait for a plugin's task.
 const COMMANDS_MAX: usize = 16;
@@ -95,6 +107,7 @@ pub struct PluginView {
 /// Runs the configured plugins. When it is dropped, all their processes are killed.
 pub struct PluginHost {
     plugins: BTreeMap<PluginName, Handle>,
+    keepalive: Keepalive,
     running: Mutex<Option<Running>>,
 }
 
@@ -102,6 +115,10 @@ pub struct PluginHost {
 struct Handle {
     commands: mpsc::Sender<Command>,
     shown: watch::Receiver<Shown>,
+    /// What is on its way between browsers and it.
+    transit: PluginTransit,
+    /// Browsers need no token for it.
+    is_open: bool,
 }
 
 struct Running {
@@ -143,13 +160,18 @@ impl PluginHost {
             launcher,
             ports: Arc::default(),
         });
-        let mut host = PluginHost { plugins: BTreeMap::new(), running: Mutex::default() };
+        let transit = Transit::new(settings.body_bytes_max);
+        let keepalive = settings.keepalive;
+        let mut host =
+            PluginHost { plugins: BTreeMap::new(), keepalive, running: Mutex::default() };
         let mut actors = JoinSet::new();
         for plugin in settings.plugins {
             let name = plugin.name.clone();
             let (commands, to_do) = mpsc::channel(COMMANDS_MAX);
             let (shown, seen) = watch::channel(Shown::nothing());
-            if host.plugins.insert(name.clone(), Handle { commands, shown: seen }).is_some() {
+            let (transit, is_open) = (transit.of_plugin(), plugin.open);
+            let handle = Handle { commands, shown: seen, transit, is_open };
+            if host.plugins.insert(name.clone(), handle).is_some() {
                 return Err(HostError::Twice(name));
             }
             actors.spawn(run_or_end(shared.clone(), plugin, to_do, shown));
@@ -170,6 +192,43 @@ impl PluginHost {
     /// [`UnknownPlugin`].
     pub fn show(&self, name: &str) -> Result<PluginView, UnknownPlugin> {
         self.find(name).map(|(name, handle)| handle.view(name))
+    }
+
+    /// A plugin whose process is up, to be asked something by a browser.
+    ///
+    /// # Errors
+    /// [`CallError`]: there is none of this name, or it does not run just now.
+    pub fn callable(&self, name: &str) -> Result<Callable, CallError> {
+        let (plugin, handle) = self.find(name)?;
+        let shown = handle.shown.borrow();
+        match (&shown.reach, shown.state) {
+            (Some(reach), _) => Ok(Callable {
+                plugin: plugin.clone(),
+                transit: handle.transit.clone(),
+                reach: reach.clone(),
+            }),
+            (None, Status::Stopped) => {
+                let is_up = |handle: &Handle| handle.shown.borrow().reach.is_some();
+                let running = self.plugins.iter().filter(|(other, handle)| {
+                    *other != plugin && is_up(handle)
+                });
+                let running = running.map(|(name, _)| name.to_string()).collect();
+                Err(CallError::Disabled { plugin: plugin.clone(), running })
+            }
+            (None, state) => Err(Callable::away(plugin, state, shown.error.clone())),
+        }
+    }
+
+    /// Whether a browser needs no token for this plugin.
+    #[must_use]
+    pub fn is_open(&self, name: &str) -> bool {
+        self.find(name).is_ok_and(|(_, handle)| handle.is_open)
+    }
+
+    /// How sockets of plugins are kept alive.
+    #[must_use]
+    pub fn keepalive(&self) -> Keepalive {
+        self.keepalive
     }
 
     /// Asks for a new process of a plugin, whatever its state. Answers when the plugin's task has

@@ -22,6 +22,10 @@ const PROTOCOL_VERSION: Version = Version::new(0, 2, 0);
 /// The highest number of attempts that a plugin may be allowed to have in flight.
 pub const MAX_IN_FLIGHT_MAX: u32 = 4_096;
 
+/// Bytes that one HTTP or WebSocket body to or from a plugin may have, unless the operator says
+/// otherwise.
+pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// All that the host needs to know before it starts.
 #[derive(Debug, Clone)]
 pub struct HostSettings {
@@ -31,6 +35,10 @@ pub struct HostSettings {
     pub search_paths: Vec<PathBuf>,
     /// What a plugin's `qntx_version` constraint is held against.
     pub protocol_version: Version,
+    /// How the sockets of browsers to plugins are kept alive.
+    pub keepalive: Keepalive,
+    /// Bytes that one HTTP or WebSocket body to or from a plugin may have.
+    pub body_bytes_max: usize,
 }
 
 impl Default for HostSettings {
@@ -39,6 +47,26 @@ impl Default for HostSettings {
             plugins: Vec::new(),
             search_paths: Vec::new(),
             protocol_version: PROTOCOL_VERSION,
+            keepalive: Keepalive::default(),
+            body_bytes_max: BODY_BYTES_MAX,
+        }
+    }
+}
+
+/// How the sockets of browsers to plugins are kept alive: `[plugin.websocket.keepalive]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    /// From one PING to the plugin to the next.
+    pub ping_interval: Duration,
+    /// How long no PONG may come until the socket is closed.
+    pub pong_timeout: Duration,
+}
+
+impl Default for Keepalive {
+    fn default() -> Keepalive {
+        Keepalive {
+            ping_interval: Duration::from_secs(30),
+            pong_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -93,6 +121,8 @@ pub struct PluginSettings {
     pub zero_rate_never: bool,
     /// What the SHA-256 of its file must be, in hex.
     pub sha256: Option<String>,
+    /// Its HTTP routes and its sockets are for everyone on this machine: no token is asked for.
+    pub open: bool,
     /// It runs stored handlers.
     pub handlers: bool,
     /// When jobs of one of its handlers are given up, or, under `None`, those of all others.
@@ -118,6 +148,7 @@ impl PluginSettings {
             allow_remote: false,
             zero_rate_never: false,
             sha256: None,
+            open: false,
             handlers: false,
             retry: BTreeMap::new(),
             config: BTreeMap::new(),

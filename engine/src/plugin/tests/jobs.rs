@@ -25,7 +25,7 @@ fn way(port: u16, deadline: Duration) -> Way {
     let caller = Arc::new(Caller::new("git".parse().unwrap(), 3, false, Arc::default()));
     caller.announce(["git.do".to_owned()]);
     let (tell, seen) = mpsc::unbounded_channel();
-    let plugin = GrpcPlugin::new(client(port), deadline, caller.clone(), token(), tell);
+    let plugin = GrpcPlugin::new(client(channel(port)), deadline, caller.clone(), token(), tell);
     Way { plugin, caller, seen }
 }
 
@@ -202,7 +202,7 @@ async fn everything_goes_over_one_connection() {
             });
         }
     });
-    let mut client = client(port);
+    let mut client = client(channel(port));
     client.metadata(Empty {}).await.unwrap();
     let caller = Arc::new(Caller::new("git".parse().unwrap(), 3, false, Arc::default()));
     let (tell, _seen) = mpsc::unbounded_channel();
