@@ -2,7 +2,8 @@
 //!
 //! In: requests from loopback with the token of the store's token file. Out: JSON, or one JSON object
 //! a line for lists and streams. A handler checks and translates; what is answered comes from
-//! `crate::answers` and the engine. `docs/http.md` documents every route.
+//! `crate::answers` and the engine. What lies under `/api/{plugin}` and `/ws/{plugin}` is the plugin's
+//! to answer (`proxy`, `socket`). `docs/http.md` documents every route.
 //!
 //! Not here: sockets and connections (`listen`), who may ask (`guard`), starting and stopping
 //! (`crate::serve`).
@@ -14,6 +15,7 @@ mod ax;
 mod backup;
 mod bodies;
 mod error;
+mod events;
 mod guard;
 mod jobs;
 mod listen;
@@ -130,6 +132,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/plugins", get(plugins::list))
         .route("/plugins/{name}", get(plugins::one))
         .route("/plugins/{name}/restart", post(plugins::restart))
+        .route("/plugins/{name}/logs", get(events::logs))
         .route("/backup", post(backup::make))
         .route("/retain", post(retain::retain))
         .route("/audit", get(audit::records))
@@ -138,6 +141,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/audit/proof/{id}", get(audit::proof));
     Router::new()
         .nest("/api/v1", v1)
+        .route("/api/plugins/{name}/logs", get(events::logs))
         .route("/api/{plugin}", any(proxy::http))
         .route("/api/{plugin}/", any(proxy::http))
         .route("/api/{plugin}/{*path}", any(proxy::http))

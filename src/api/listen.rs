@@ -17,9 +17,11 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, Rlimit};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use super::stopped;
 
@@ -65,7 +67,13 @@ impl Listener {
 
     /// Takes connections until `stopping` says so, and then lets requests under way finish for a
     /// short while.
-    pub async fn serve(self, router: Router, mut stopping: watch::Receiver<bool>) {
+    /// With `tls` it is what they speak first.
+    pub async fn serve(
+        self,
+        router: Router,
+        tls: Option<TlsAcceptor>,
+        mut stopping: watch::Receiver<bool>,
+    ) {
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let lobby = Arc::new(Lobby::default());
         let mut connections = JoinSet::new();
@@ -77,8 +85,13 @@ impl Listener {
             match taken {
                 Ok((stream, place)) => {
                     let guest = lobby.enter();
-                    let router = router.clone();
-                    connections.spawn(attend(stream, place, guest, router, stopping.clone()));
+                    let attending = Attending {
+                        place: Arc::new(Place(place)),
+                        guest,
+                        router: router.clone(),
+                        stopping: stopping.clone(),
+                    };
+                    connections.spawn(attending.welcome(stream, tls.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot take a connection");
@@ -110,40 +123,62 @@ async fn take(
     Ok((stream, place))
 }
 
-async fn attend(
-    stream: TcpStream,
-    place: OwnedSemaphorePermit,
+/// One connection.
+struct Attending {
+    place: Arc<Place>,
     guest: Arc<Guest>,
     router: Router,
-    mut stopping: watch::Receiver<bool>,
-) {
-    let _ = stream.set_nodelay(true);
-    let router = TowerToHyperService::new(router);
-    let place = Arc::new(Place(place));
-    let service = service_fn(|mut request: Request<Incoming>| {
-        request.extensions_mut().insert(Arc::clone(&guest));
-        request.extensions_mut().insert(Arc::clone(&place));
-        router.call(request)
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
-        .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = guest.sent_away.notified() => Ok(()),
-        () = stopped(&mut stopping) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    stopping: watch::Receiver<bool>,
+}
+
+impl Attending {
+    async fn welcome(mut self, stream: TcpStream, tls: Option<TlsAcceptor>) {
+        let _ = stream.set_nodelay(true);
+        let Some(tls) = tls else { return self.attend(stream).await };
+        let shaken = tokio::select! {
+            shaken = tokio::time::timeout(HEAD_WITHIN, tls.accept(stream)) => shaken,
+            () = self.guest.sent_away.notified() => return,
+            () = stopped(&mut self.stopping) => return,
+        };
+        match shaken {
+            Ok(Ok(stream)) => self.attend(stream).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a connection that speaks no TLS"),
+            Err(_) => tracing::debug!("a connection that was too slow to speak TLS"),
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
     }
-    guest.leave();
+
+    async fn attend(mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let router = TowerToHyperService::new(self.router.clone());
+        let service = service_fn(|mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Arc::clone(&self.guest));
+            request.extensions_mut().insert(Arc::clone(&self.place));
+            router.call(request)
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_WITHIN)
+            .max_buf_size(BUFFER_BYTES)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.guest.sent_away.notified() => Ok(()),
+            () = stopped(&mut self.stopping) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+}
+
+impl Drop for Attending {
+    fn drop(&mut self) {
+        self.guest.leave();
+    }
 }
 
 /// The connections that have not shown the token yet, in the order in which they came.
@@ -228,7 +263,7 @@ mod tests {
         };
         let (stop, stopping) = watch::channel(false);
         let serving =
-            tokio::spawn(listener.serve(Router::new().route("/", get(welcome)), stopping));
+            tokio::spawn(listener.serve(Router::new().route("/", get(welcome)), None, stopping));
         let mut known = TcpStream::connect(address).await.unwrap();
         assert!(asked(&mut known).await.unwrap() > 0);
         let mut silent = Vec::new();

@@ -54,7 +54,7 @@ const PROTOCOL: &str = "qntx-plugin-v1";
 /// How long a browser may leave its socket unread.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 /// How long a browser may take to notice that its socket is closed.
-const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// Bytes of JSON around the data of a frame.
 const ENVELOPE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes that are read from a socket at a time; each open socket has so many.

@@ -26,9 +26,10 @@ use super::caller::{Account, Caller};
 use super::calls::{Callee, Tell};
 use super::grpc::{self, Client, GrpcPlugin};
 use super::http::Reach;
-use super::output::Capture;
+use super::output::{Capture, HOST};
 use super::process::{Launched, LauncherCommand, Order, Port, Ports, attend, launch};
 use super::settings::{PluginSettings, arguments, environment, find_program};
+use super::tail::Logs;
 use super::token::{Callers, Token};
 use super::wire;
 use crate::handle::{Engine, PluginReady, RequestError};
@@ -49,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) search_paths: Vec<PathBuf>,
     pub(crate) launcher: LauncherCommand,
     pub(crate) ports: Arc<Ports>,
+    /// What people read of each plugin.
+    pub(crate) logs: Logs,
 }
 
 /// What people may ask of a plugin.
@@ -258,6 +261,12 @@ impl Actor {
 
     fn log(&self, level: LogLevel, text: &str) {
         let plugin = &self.settings.name;
+        let word = match level {
+            LogLevel::Info => "info",
+            LogLevel::Warn => "warn",
+            LogLevel::Error => "error",
+        };
+        self.shared.logs.of(plugin).push(word, HOST, text, None);
         match level {
             LogLevel::Info => tracing::info!(%plugin, "plugin {plugin}: {text}"),
             LogLevel::Warn => tracing::warn!(%plugin, "plugin {plugin}: {text}"),
@@ -294,7 +303,7 @@ impl Actor {
         let caller =
             Arc::new(Caller::new(name.clone(), incarnation, zero_is_never, self.account.clone()));
         self.shared.callers.admit(&token, caller.clone());
-        let capture = Capture::new(name.as_str(), token.clone());
+        let capture = Capture::new(name.as_str(), token.clone(), self.shared.logs.of(name));
         let (orders, to_obey) = mpsc::unbounded_channel();
         let facts = Arc::new(Facts::default());
         let mut calls = JoinSet::new();
@@ -409,6 +418,7 @@ fn callee(
         caller: session.caller.clone(),
         launcher: session.facts.launcher.get().copied().unwrap_or(u32::MAX),
         client,
+        log: shared.logs.of(&settings.name),
     }
 }
 
@@ -549,6 +559,7 @@ fn ready(callee: &Callee, version: &str, registration: &Registration, tell: &Tel
         settings.execute_timeout,
         callee.caller.clone(),
         callee.token.clone(),
+        callee.log.clone(),
         tell.to.clone(),
     );
     PluginReady {

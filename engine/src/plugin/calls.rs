@@ -19,6 +19,7 @@ use super::caller::Caller;
 use super::grpc::Client;
 use super::listeners::{descendants, listening_beyond_loopback};
 use super::settings::{PluginSettings, check_version};
+use super::tail::Log;
 use super::token::Token;
 use super::wire;
 
@@ -41,6 +42,8 @@ pub(crate) struct Callee {
     /// The process id of its launcher.
     pub(crate) launcher: u32,
     pub(crate) client: Client,
+    /// What people read of it.
+    pub(crate) log: Arc<Log>,
 }
 
 /// Lines of the log that one announcement may cause, of each kind.

@@ -23,7 +23,8 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use super::caller::Caller;
-use super::output::{Level, level_named};
+use super::output::{JOB, Level, level_named};
+use super::tail::Log;
 use super::token::Token;
 use super::wire;
 use crate::dispatch::{Attempt, Plugin};
@@ -76,19 +77,21 @@ pub(crate) struct GrpcPlugin {
     deadline: Duration,
     caller: Arc<Caller>,
     token: Arc<Token>,
+    log: Arc<Log>,
     seen: mpsc::UnboundedSender<(u64, Seen)>,
 }
 
 impl GrpcPlugin {
-    /// `seen` hears of each deadline that passes.
+    /// `seen` hears of each deadline that passes; `log` gets what answers bring along.
     pub(crate) fn new(
         client: Client,
         deadline: Duration,
         caller: Arc<Caller>,
         token: Arc<Token>,
+        log: Arc<Log>,
         seen: mpsc::UnboundedSender<(u64, Seen)>,
     ) -> GrpcPlugin {
-        GrpcPlugin { client, deadline, caller, token, seen }
+        GrpcPlugin { client, deadline, caller, token, log, seen }
     }
 
     async fn execute(&self, attempt: &Attempt) -> Ended {
@@ -166,7 +169,9 @@ impl GrpcPlugin {
         let stage = Some(wire::shown(&entry.stage)).filter(|stage| !stage.is_empty());
         let stage = stage.as_deref();
         let message = self.token.redact(wire::shown(&entry.message));
-        match level_named(&entry.level) {
+        let level = level_named(&entry.level);
+        self.log.push(level.as_str(), JOB, &message, Some(job));
+        match level {
             Level::Error => {
                 tracing::error!(target: "axwatch::plugin", %plugin, %job, stage, "{message}")
             }

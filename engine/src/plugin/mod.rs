@@ -4,7 +4,7 @@
 //! [`axwatch_core::supervise`]. Its process stands under a launcher ([`launcher`], `process`), which
 //! ends it and all that it started when we say so or are gone. Jobs reach it over one gRPC channel
 //! (`grpc`), which its other calls share (`calls`), those of browsers too (`http`, `socket`, and the room
-//! that both have, `transit`). Its calls back come to one port for all plugins
+//! that both have, `transit`). What it prints (`output`) can be read along (`tail`). Its calls back come to one port for all plugins
 //! (`services`, `claims`), and who it is there is decided by a token that belongs to its process alone
 //! (`token`, `caller`). Protobuf ends in `wire`.
 //!
@@ -24,6 +24,7 @@ mod process;
 mod services;
 mod settings;
 mod socket;
+mod tail;
 mod token;
 mod transit;
 mod wire;
@@ -53,11 +54,13 @@ pub use settings::{
 pub use socket::{
     Frame, FrameKind, NotSent, Opening, Pulse, Socket, SocketEnd, SocketReceiver, SocketSender,
 };
+pub use tail::{LogLine, Tail, Told};
 pub use transit::Load;
 
 use crate::handle::Engine;
 use actor::{Command, Shared, Shown};
 use services::Services;
+use tail::{Log, Logs};
 use token::Callers;
 use transit::{PluginTransit, Transit};
 
@@ -119,6 +122,7 @@ struct Handle {
     transit: PluginTransit,
     /// Browsers need no token for it.
     is_open: bool,
+    log: Arc<Log>,
 }
 
 struct Running {
@@ -151,7 +155,10 @@ impl PluginHost {
                 tracing::error!(%error, "the services for plugins have ended");
             }
         });
+        let names = settings.plugins.iter().map(|plugin| &plugin.name);
+        let logs = Logs::new(names, engine.clock());
         let shared = Arc::new(Shared {
+            logs,
             engine,
             callers,
             endpoint: endpoint.into(),
@@ -170,7 +177,8 @@ impl PluginHost {
             let (commands, to_do) = mpsc::channel(COMMANDS_MAX);
             let (shown, seen) = watch::channel(Shown::nothing());
             let (transit, is_open) = (transit.of_plugin(), plugin.open);
-            let handle = Handle { commands, shown: seen, transit, is_open };
+            let log = shared.logs.of(&name);
+            let handle = Handle { commands, shown: seen, transit, is_open, log };
             if host.plugins.insert(name.clone(), handle).is_some() {
                 return Err(HostError::Twice(name));
             }
@@ -223,6 +231,15 @@ impl PluginHost {
     #[must_use]
     pub fn is_open(&self, name: &str) -> bool {
         self.find(name).is_ok_and(|(_, handle)| handle.is_open)
+    }
+
+    /// A reader of a plugin's log, from so many of its last lines on.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`].
+    pub fn logs(&self, name: &str, last: usize) -> Result<Tail, UnknownPlugin> {
+        let (_, handle) = self.find(name)?;
+        Ok(handle.log.clone().tail(last))
     }
 
     /// How sockets of plugins are kept alive.

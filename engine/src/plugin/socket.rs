@@ -14,7 +14,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axwatch_model::PluginName;
 use axwatch_proto::protocol::WebSocketMessage;
-use axwatch_proto::protocol::web_socket_message::Type;
 use bytes::Buf as _;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
