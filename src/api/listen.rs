@@ -5,8 +5,11 @@
 //! that has waited longest goes, and whoever comes with the token is not kept out.
 
 use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -17,10 +20,11 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, Rlimit};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
 use super::stopped;
@@ -35,6 +39,8 @@ const HEAD_WITHIN: Duration = Duration::from_secs(5);
 const BUFFER_BYTES: usize = 64 * 1024;
 /// How long to rest when no connection can be taken: file descriptors are used up, most likely.
 const REST: Duration = Duration::from_millis(100);
+/// How long a client may leave what it was sent unread before it is cut off: what waits for it holds room.
+const READ_WITHIN: Duration = Duration::from_secs(300);
 /// How long requests under way may take once the server stops.
 const FINISH_WITHIN: Duration = Duration::from_secs(3);
 
@@ -158,7 +164,7 @@ impl Attending {
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_WITHIN)
             .max_buf_size(BUFFER_BYTES)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(Patient::new(stream, READ_WITHIN)), service)
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
@@ -178,6 +184,78 @@ impl Attending {
 impl Drop for Attending {
     fn drop(&mut self) {
         self.guest.leave();
+    }
+}
+
+/// A connection that gives up a client which does not read.
+struct Patient<S> {
+    io: S,
+    /// Runs out while nothing can be written.
+    stalled: Option<Pin<Box<Sleep>>>,
+    within: Duration,
+}
+
+impl<S> Patient<S> {
+    fn new(io: S, within: Duration) -> Patient<S> {
+        Patient { io, stalled: None, within }
+    }
+
+    /// The outcome of a write or a flush, or an error when none has gone on for too long.
+    fn unless_stalled<T>(
+        &mut self,
+        polled: Poll<io::Result<T>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stalled = None;
+            return polled;
+        }
+        let within = self.within;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(within)));
+        stalled.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write(context, bytes);
+        self.unless_stalled(polled, context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write_vectored(context, pieces);
+        self.unless_stalled(polled, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.io).poll_flush(context);
+        self.unless_stalled(polled, context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
     }
 }
 
@@ -251,6 +329,18 @@ mod tests {
     async fn asked(stream: &mut TcpStream) -> std::io::Result<usize> {
         stream.write_all(ASK).await?;
         stream.read(&mut [0; 1024]).await
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_cut_off_in_the_end() {
+        let (ours, mut theirs) = tokio::io::duplex(10);
+        let mut patient = Patient::new(ours, Duration::from_millis(20));
+        for _ in 0..3 {
+            patient.write_all(&[1; 10]).await.unwrap();
+            theirs.read_exact(&mut [0; 10]).await.unwrap();
+        }
+        let error = patient.write_all(&[1; 11]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]
