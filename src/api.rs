@@ -131,8 +131,13 @@ pub fn router(parts: Parts) -> Router {
         .route("/aliases", get(aliases::list))
         .route("/plugins", get(plugins::list))
         .route("/plugins/{name}", get(plugins::one))
+        .route("/plugins/{name}/config", get(plugins::config))
         .route("/plugins/{name}/restart", post(plugins::restart))
         .route("/plugins/{name}/logs", get(events::logs))
+        .route("/plugins/{name}/enable", post(plugins::enable))
+        .route("/plugins/{name}/disable", post(plugins::disable))
+        .route("/plugins/{name}/reconfigure", post(plugins::reconfigure))
+        .route("/plugins/{name}/reset", post(plugins::reset))
         .route("/backup", post(backup::make))
         .route("/retain", post(retain::retain))
         .route("/audit", get(audit::records))
@@ -141,6 +146,15 @@ pub fn router(parts: Parts) -> Router {
         .route("/audit/proof/{id}", get(audit::proof));
     Router::new()
         .nest("/api/v1", v1)
+        .route("/api/plugins", get(plugins::all))
+        .route("/api/plugins/routes", get(plugins::routes))
+        .route("/api/plugins/{name}", get(plugins::one))
+        .route("/api/plugins/{name}/config", get(plugins::config))
+        .route("/api/plugins/{name}/restart", post(plugins::restart))
+        .route("/api/plugins/{name}/enable", post(plugins::enable))
+        .route("/api/plugins/{name}/disable", post(plugins::disable))
+        .route("/api/plugins/{name}/reconfigure", post(plugins::reconfigure))
+        .route("/api/plugins/{name}/reset", post(plugins::reset))
         .route("/api/plugins/{name}/logs", get(events::logs))
         .route("/api/{plugin}", any(proxy::http))
         .route("/api/{plugin}/", any(proxy::http))
@@ -205,7 +219,7 @@ async fn status(State(api): Shared) -> Result<Json<views::Status>, ApiError> {
         commits: heads.commits,
         durability: "power".to_owned(),
     };
-    let plugins = api.plugins.list().into_iter().map(plugins::view).collect();
+    let plugins = api.plugin_views();
     let live = Live { server, plugins, overview: api.engine.overview().await?, heads };
     Ok(Json(api.answers.status(&api.store, now, Some(live)).await?))
 }

@@ -6,15 +6,15 @@
 //!
 //! Not here: what a plugin makes of its table, whether its program is there (`axwatch_engine`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axwatch_core::RetryLimits;
 use axwatch_engine::EngineConfig;
-use axwatch_engine::plugin::{HostSettings, MAX_IN_FLIGHT_MAX, PluginSettings};
+use axwatch_engine::plugin::{HostSettings, Keepalive, MAX_IN_FLIGHT_MAX, PluginSettings};
 use axwatch_model::{HandlerName, PluginName, bounds};
 use serde::Deserialize;
 use toml::de::DeTable;
@@ -28,6 +28,12 @@ const HTTP_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::
 
 /// Bytes of one mebibyte.
 const MIB: u64 = 1024 * 1024;
+
+/// Mebibytes that a body to or from a plugin may be allowed to have.
+const BODY_MAX_MB: RangeInclusive<u64> = 16..=100;
+
+/// Mebibytes of memory that a plugin may be bounded to: more than there is anywhere.
+const MEMORY_MB_MAX: u64 = 16 * 1024 * 1024;
 
 /// What is meant, after file, environment and flags.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,10 +60,14 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Default)]
 struct PluginsConfig {
     file: PathBuf,
+    /// The file was there.
+    was_read: bool,
     /// `None` when nothing says which: then those that ship with us are.
     enabled: Option<Vec<PluginName>>,
     paths: Vec<PathBuf>,
     protocol_version: Option<semver::Version>,
+    keepalive: Keepalive,
+    body_max_mb: Option<u64>,
     hosts: BTreeMap<String, RawHost>,
     own: BTreeMap<String, toml::Table>,
 }
@@ -134,6 +144,21 @@ struct RawPlugin {
     enabled: Option<Vec<String>>,
     paths: Vec<PathBuf>,
     protocol_version: Option<String>,
+    body_max_mb: Option<u64>,
+    websocket: RawWebSocket,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawWebSocket {
+    keepalive: RawKeepalive,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawKeepalive {
+    ping_interval_secs: Option<f64>,
+    pong_timeout_secs: Option<f64>,
 }
 
 /// `[plugins.NAME]`.
@@ -151,6 +176,7 @@ struct RawHost {
     zero_rate: Option<ZeroRate>,
     sha256: Option<String>,
     memory_mb: Option<u64>,
+    open: bool,
     handlers: bool,
     // As in `RawRetry`, which flattened would lose the lines of mistakes.
     max_attempts: Option<u32>,
@@ -177,7 +203,7 @@ enum ZeroRate {
 
 const SECTIONS: [&str; 6] = ["store", "retention", "http", "log", "plugin", "plugins"];
 const RETRY_KEYS: [&str; 2] = ["max_attempts", "max_age_secs"];
-const HOST_KEYS: [&str; 15] = [
+const HOST_KEYS: [&str; 16] = [
     "binary",
     "args",
     "env",
@@ -192,6 +218,7 @@ const HOST_KEYS: [&str; 15] = [
     "zero_rate",
     "sha256",
     "memory_mb",
+    "open",
     "handlers",
 ];
 
@@ -201,7 +228,9 @@ fn section_keys(section: &str) -> &'static [&'static str] {
         "retention" => &["older_than"],
         "http" => &["addr", "tls_cert", "tls_key", "hosts"],
         "log" => &["filter"],
-        "plugin" => &["enabled", "paths", "protocol_version"],
+        "plugin" => &["enabled", "paths", "protocol_version", "body_max_mb", "websocket"],
+        "plugin.websocket" => &["keepalive"],
+        "plugin.websocket.keepalive" => &["ping_interval_secs", "pong_timeout_secs"],
         _ => &[],
     }
 }
@@ -219,7 +248,8 @@ impl Config {
         let given =
             overrides.config.clone().or_else(|| variable("AXWATCH_CONFIG").map(PathBuf::from));
         let (file, text) = find_file(given.as_deref(), &variable)?;
-        let config = read(&file, &text)?;
+        let mut config = read(&file, text.as_deref().unwrap_or_default())?;
+        config.plugins.was_read = text.is_some();
         config.lay_over(overrides, &variable)
     }
 
@@ -294,37 +324,68 @@ impl Config {
         let config = &self.plugins;
         let mut settings =
             HostSettings { search_paths: config.paths.clone(), ..HostSettings::default() };
+        settings.keepalive = config.keepalive;
         if let Some(version) = &config.protocol_version {
             settings.protocol_version = version.clone();
+        }
+        if let Some(bytes) = config.body_max_mb.and_then(|mb| usize::try_from(mb * MIB).ok()) {
+            settings.body_bytes_max = bytes;
         }
         let plugin = |name: &PluginName| config.settings_of(name, &variable);
         settings.plugins = config.enabled().iter().map(plugin).collect::<Result<_, _>>()?;
         Ok(settings)
     }
+
+    /// The settings of one plugin as the file says now. Which plugins run, and all else, stays as it was
+    /// read at the start.
+    ///
+    /// # Errors
+    /// [`ConfigError`], also when the file is not there any more.
+    pub fn plugin_settings_now(
+        &self,
+        name: &PluginName,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<PluginSettings, ConfigError> {
+        let file = &self.plugins.file;
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) => text,
+            // There was none, and there need not be one.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !self.plugins.was_read => {
+                return self.plugins.settings_of(name, &variable);
+            }
+            Err(error) => return Err(unreadable(file, &error)),
+        };
+        let mut now = read(file, &text)?;
+        now.plugins.enabled.clone_from(&self.plugins.enabled);
+        now.plugins.settings_of(name, &variable)
+    }
 }
 
-/// The file that is meant and its text; an empty text when there is none and none was asked for.
+/// The file that is meant and its text; no text when there is none and none was asked for.
 fn find_file(
     given: Option<&Path>,
     variable: &impl Fn(&str) -> Option<String>,
-) -> Result<(PathBuf, String), ConfigError> {
-    let unreadable = |path: &Path, error: std::io::Error| {
-        ConfigError::new(path.display().to_string(), format!("it cannot be read: {error}"))
-    };
+) -> Result<(PathBuf, Option<String>), ConfigError> {
+    // Absolute, because it is read again when a plugin is told its configuration anew.
+    let place = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     if let Some(path) = given {
-        let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, error))?;
-        return Ok((path.to_owned(), text));
+        let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+        return Ok((path.to_owned(), Some(text)));
     }
     let users =
         xdg(variable, "XDG_CONFIG_HOME", ".config").map(|home| home.join("axwatch/am.toml"));
     for path in [Some(PathBuf::from("am.toml")), users].into_iter().flatten() {
         match std::fs::read_to_string(&path) {
-            Ok(text) => return Ok((path, text)),
+            Ok(text) => return Ok((path, Some(text))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(unreadable(&path, error)),
+            Err(error) => return Err(unreadable(&path, &error)),
         }
     }
-    Ok((PathBuf::from("am.toml"), String::new()))
+    Ok((PathBuf::from("am.toml"), None))
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> ConfigError {
+    ConfigError::new(path.display().to_string(), format!("it cannot be read: {error}"))
 }
 
 /// A folder of the user: what the variable says, else its usual place in the home folder.
@@ -389,6 +450,13 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
         })?),
         None => None,
     };
+    let keepalive = keepalive(&raw.plugin.websocket.keepalive)
+        .map_err(|(key, problem)| ConfigError::new(place(&key), problem))?;
+    if raw.plugin.body_max_mb.is_some_and(|mb| !BODY_MAX_MB.contains(&mb)) {
+        let (least, most) = BODY_MAX_MB.into_inner();
+        let problem = format!("plugin.body_max_mb must be {least} to {most}");
+        return Err(ConfigError::new(place("plugin.body_max_mb"), problem));
+    }
     let mut own: BTreeMap<String, toml::Table> = BTreeMap::new();
     for (name, value) in text.parse::<toml::Table>().map_err(of_toml)? {
         if let (false, toml::Value::Table(table)) = (SECTIONS.contains(&name.as_str()), value) {
@@ -414,9 +482,12 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
         log: raw.log.filter,
         plugins: PluginsConfig {
             file: file.to_owned(),
+            was_read: false,
             enabled,
             paths: raw.plugin.paths.into_iter().map(beside).collect(),
             protocol_version,
+            keepalive,
+            body_max_mb: raw.plugin.body_max_mb,
             hosts,
             own,
         },
@@ -454,6 +525,26 @@ fn tls(
         return Err(("http.hosts", problem));
     }
     Ok((files, http.hosts.clone()))
+}
+
+/// What is configured, or the key that cannot be and why.
+fn keepalive(raw: &RawKeepalive) -> Result<Keepalive, (String, String)> {
+    let mut keepalive = Keepalive::default();
+    let given = [
+        ("ping_interval_secs", raw.ping_interval_secs, &mut keepalive.ping_interval),
+        ("pong_timeout_secs", raw.pong_timeout_secs, &mut keepalive.pong_timeout),
+    ];
+    for (key, secs, duration) in given {
+        let Some(secs) = secs else { continue };
+        // Not under a millisecond: that would be a flood.
+        if !(0.001..=86_400.0).contains(&secs) {
+            let key = format!("plugin.websocket.keepalive.{key}");
+            let problem = format!("{key} must be a number of seconds over 0, up to 86400");
+            return Err((key, problem));
+        }
+        *duration = Duration::from_secs_f64(secs);
+    }
+    Ok(keepalive)
 }
 
 /// The names of `plugin.enabled`, each once.
@@ -548,7 +639,12 @@ fn check_keys(source: &Source<'_>, keys: &DeTable<'_>, raw: &RawConfig) -> Resul
                     }
                 }
             }
-            (true, Some(table)) => known_keys(source, table, name, section_keys(name))?,
+            (true, Some(table)) => {
+                known_keys(source, table, name, section_keys(name))?;
+                if name == "plugin" {
+                    known_websocket_keys(source, table)?;
+                }
+            }
             (false, _) if plugins.contains(&name) => {
                 if table.is_none() {
                     let problem = format!("{name} must be a table: write [{name}]");
@@ -589,6 +685,18 @@ fn known_handler_keys(
         if let Some(table) = value.get_ref().as_table() {
             known_keys(source, table, &format!("{prefix}.handler.{name}"), &RETRY_KEYS)?;
         }
+    }
+    Ok(())
+}
+
+/// The keys of `[plugin.websocket]` and of its `keepalive`.
+fn known_websocket_keys(source: &Source<'_>, plugin: &DeTable<'_>) -> Result<(), ConfigError> {
+    let (mut table, mut section) = (plugin, "plugin".to_owned());
+    for part in ["websocket", "keepalive"] {
+        let found = table.iter().find(|(key, _)| key.get_ref().as_ref() == part);
+        let Some(below) = found.and_then(|(_, value)| value.get_ref().as_table()) else { break };
+        (table, section) = (below, format!("{section}.{part}"));
+        known_keys(source, table, &section, section_keys(&section))?;
     }
     Ok(())
 }
@@ -669,8 +777,9 @@ fn check_host(
         let problem = format!("plugins.{name}.sha256 must be 64 hex digits");
         return Err(ConfigError::new(place("sha256"), problem));
     }
-    if host.memory_mb.is_some() {
-        tracing::warn!(plugin = name, "plugins.{name}.memory_mb is read and not yet enforced");
+    if host.memory_mb.is_some_and(|mb| !(1..=MEMORY_MB_MAX).contains(&mb)) {
+        let problem = format!("plugins.{name}.memory_mb must be 1 to {MEMORY_MB_MAX}");
+        return Err(ConfigError::new(place("memory_mb"), problem));
     }
     Ok(())
 }
@@ -694,7 +803,9 @@ impl PluginsConfig {
         shipped::settle(&mut settings);
         let missing = |(key, wanted): (String, String)| self.no_variable(name, &key, &wanted);
         for (key, value) in self.own.get(name.as_str()).into_iter().flatten() {
+            let written = value;
             let value = resolved(key, value, variable).map_err(missing)?;
+            secrets(written, variable, &mut settings.secrets);
             match key.as_str() {
                 // Existing configurations put these two here; they are the host's, not the plugin's.
                 "args" => {
@@ -707,13 +818,19 @@ impl PluginsConfig {
                         .env
                         .extend(entries.map(|(key, value)| (key.clone(), scalar_text(value))));
                 }
-                _ => flatten(key, &value, &mut settings.config),
+                _ => {
+                    flatten(key, &value, &mut settings.config);
+                    from_env(key, written, &mut settings.from_env);
+                }
             }
         }
         if let Some(host) = self.hosts.get(name.as_str()) {
             host.apply(&mut settings);
             for (key, text) in &mut settings.env {
-                *text = resolved_text(key, text, variable).map_err(missing)?;
+                if text.starts_with(FROM_ENV) {
+                    *text = resolved_text(key, text, variable).map_err(missing)?;
+                    settings.secrets.insert(text.clone());
+                }
             }
         }
         Ok(settings)
@@ -752,6 +869,8 @@ impl RawHost {
         settings.allow_remote = self.allow_remote;
         settings.zero_rate_never = self.zero_rate == Some(ZeroRate::Never);
         settings.sha256.clone_from(&self.sha256);
+        settings.memory_bytes_max = self.memory_mb.map(|mb| mb * MIB);
+        settings.open = self.open;
         settings.handlers = self.handlers;
         let handlers = self.handler.iter();
         let handlers = handlers.filter_map(|(name, retry)| Some((Some(name.parse().ok()?), retry)));
@@ -803,9 +922,46 @@ fn resolved_text(
     text: &str,
     variable: &impl Fn(&str) -> Option<String>,
 ) -> Result<String, (String, String)> {
-    match text.strip_prefix("env:") {
+    match text.strip_prefix(FROM_ENV) {
         None => Ok(text.to_owned()),
         Some(wanted) => variable(wanted).ok_or_else(|| (key.to_owned(), wanted.to_owned())),
+    }
+}
+
+/// Begins a text that stands for the value of a variable of the environment.
+const FROM_ENV: &str = "env:";
+
+/// The texts `env:NAME` in a value, however deep.
+fn places(value: &toml::Value) -> Vec<&str> {
+    match value {
+        toml::Value::String(text) if text.starts_with(FROM_ENV) => vec![text],
+        toml::Value::Array(items) => items.iter().flat_map(places).collect(),
+        toml::Value::Table(table) => table.values().flat_map(places).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The values that such texts stand for.
+fn secrets(
+    written: &toml::Value,
+    variable: &impl Fn(&str) -> Option<String>,
+    into: &mut BTreeSet<String>,
+) {
+    let names = places(written).into_iter().filter_map(|text| text.strip_prefix(FROM_ENV));
+    into.extend(names.filter_map(variable));
+}
+
+/// The keys, as [`flatten`] has them, whose values hold such texts, with what was written there.
+fn from_env(key: &str, written: &toml::Value, into: &mut BTreeMap<String, String>) {
+    if let toml::Value::Table(table) = written {
+        for (part, value) in table {
+            from_env(&format!("{key}.{part}"), value, into);
+        }
+        return;
+    }
+    let places = places(written);
+    if !places.is_empty() {
+        into.insert(key.to_owned(), places.join(", "));
     }
 }
 

@@ -253,7 +253,10 @@ async fn an_older_program_leaves_no_trace_beside_a_newer_store() {
 }
 
 /// Takes back what the last migrations did, so that a store has schema 3 or 1.
-pub(super) const BACK_TO_3: &str = "ALTER TABLE attestations DROP COLUMN chain; \
+pub(super) const BACK_TO_3: &str = "ALTER TABLE plugins DROP COLUMN disabled_at; \
+     ALTER TABLE plugins DROP COLUMN called_back; ALTER TABLE plugins DROP COLUMN doubted_until; \
+     DROP TABLE schedules; DROP TABLE routes; DROP TABLE refused; \
+     ALTER TABLE attestations DROP COLUMN chain; \
      ALTER TABLE watchers DROP COLUMN last_generation; ALTER TABLE watchers DROP COLUMN max_attempts; \
      ALTER TABLE watchers DROP COLUMN max_age_ms; DROP TABLE passes; DROP TABLE cursors; \
      DROP TABLE holds; DROP TABLE job_seqs; DROP TABLE removed; DROP TABLE quarantine; \
@@ -283,7 +286,7 @@ async fn a_store_of_an_older_schema_is_read_as_it_is_and_brought_up_to_be_writte
     let revisions = reader.revisions(WatcherNumber(1)).await.unwrap();
     drop(reader);
     let writer = SqliteStore::open_writer(&path).await.unwrap();
-    assert_eq!(writer.reader().opened().schema, 4);
+    assert_eq!(writer.reader().opened().schema, 5);
     let [revision] = &revisions[..] else { panic!("{revisions:?}") };
     assert_eq!((revision.revision, revision.since_seq, revision.from_seq), (3, Seq(4), Seq(4)));
     assert_eq!((&revision.handlers[..], revision.retired_seq), (&["h".into()][..], Some(Seq(7))));

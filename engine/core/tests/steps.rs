@@ -141,7 +141,8 @@ fn verdicts(effects: &[Effect]) -> Vec<Result<(), Refusal>> {
         Effect::Reply { answer: Answer::Registered(verdicts), .. } => Some(verdicts.clone()),
         _ => None,
     });
-    found.expect("a registration is answered").into_iter().map(|(_, verdict)| verdict).collect()
+    let verdicts = found.expect("a registration is answered").unwrap();
+    verdicts.watchers.into_iter().map(|(_, verdict)| verdict).collect()
 }
 
 fn watcher_answer(effects: &[Effect]) -> Result<WatcherRow, Refusal> {

@@ -74,8 +74,7 @@ impl Running {
         let plugin = PLUGIN.parse().unwrap();
         let registration = Registration {
             handlers: vec![HANDLER.parse().unwrap()],
-            watchers: Vec::new(),
-            doubtful: false,
+            ..Registration::default()
         };
         let ready = PluginReady {
             incarnation: self.engine.next_incarnation(&plugin),
