@@ -350,7 +350,9 @@ impl Config {
         let text = match std::fs::read_to_string(file) {
             Ok(text) => text,
             // There was none, and there need not be one.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !self.plugins.was_read => {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::NotFound && !self.plugins.was_read =>
+            {
                 return self.plugins.settings_of(name, &variable);
             }
             Err(error) => return Err(unreadable(file, &error)),

@@ -87,6 +87,11 @@ pub fn settle(store: &Path) -> PathBuf {
     })
 }
 
+/// The folder of the plugin host beside the store. Made when it is needed.
+pub fn plugin_home(store: &Path) -> PathBuf {
+    beside(store, ".plugins")
+}
+
 fn beside(store: &Path, ending: &str) -> PathBuf {
     let mut name = store.as_os_str().to_owned();
     name.push(ending);

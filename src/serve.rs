@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use axwatch_ats::{SqliteStore, Store, StoreError};
-use axwatch_engine::plugin::{LauncherCommand, PluginHost};
+use axwatch_engine::plugin::{LauncherCommand, PluginHost, Reload};
 use axwatch_engine::{Engine, EngineConfig, EngineStopped, Retained};
 use axwatch_model::SystemClock;
 use serde::Serialize;
@@ -59,6 +59,7 @@ struct Started<'a> {
 /// What kept it from starting, or ended it.
 pub async fn run(config: &Config, out: &mut Output) -> Result<()> {
     start_log(config)?;
+    keep_memory_private();
     let mut signals = Signals::listen()?;
     let mut server = Server::start(config).await?;
     server.tell(out)?;
@@ -86,7 +87,7 @@ impl Server {
     /// # Errors
     /// What kept it from starting; whatever had started is down again.
     pub async fn start(config: &Config) -> Result<Server> {
-        let settings = config.host_settings(variable)?;
+        let mut settings = config.host_settings(variable)?;
         let tls = config.tls.as_ref().map(ServerTls::read).transpose()?;
         refuse_beyond_loopback(config.http, tls.is_some())?;
         let writer = SqliteStore::open_writer(&config.store).await?;
@@ -102,6 +103,11 @@ impl Server {
             EngineConfig { handlers: settings.retry_limits(), ..config.engine_config() };
         let clock = Arc::new(SystemClock::new());
         let (engine, engine_task) = axwatch_engine::start(writer, clock, engine_config).await?;
+        settings.home = Some(runtime::plugin_home(&store));
+        let configured = config.clone();
+        settings.reload = Some(Reload::new(move |plugin| {
+            configured.plugin_settings_now(plugin, variable).map_err(|error| error.to_string())
+        }));
         let plugins = PluginHost::start(engine.clone(), settings, launcher()).await?;
         let plugins = Arc::new(plugins);
 
@@ -284,6 +290,23 @@ impl Signals {
             _ = self.term.recv() => "SIGTERM",
             _ = self.int.recv() => "SIGINT",
         }
+    }
+}
+
+/// In our memory are the tokens of all plugins, and what the environment gave us for them. Another process
+/// of this user cannot look into it from now on, and no core file is written, of us or of what we start.
+fn keep_memory_private() {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+            tracing::warn!(%error, "other processes of this user can look into our memory");
+        }
+    }
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "a core file may be written");
     }
 }
 

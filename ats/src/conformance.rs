@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axwatch_model::{
-    Announced, AttestationId, Attributes, Counters, CursorNumber, CursorRow, Declared, DefaultActor,
-    Defaults, Draft, HandlerRef, HoldRow, Incoming, JobId, JobNumber, JobOrigin, JobRow, JobState,
-    LaneKey, LeafNumber, Lineage, LineageKind, Owner, PassRow, PluginName, PluginRow, RefusedRow,
-    RevisionRow, RouteRow, ScheduleRow, Seq, StoreId, Stored, StructuralFilter, Timestamp, WatcherKey, WatcherNumber, WatcherRow, WatcherState,
+    Announced, AttestationId, Attributes, Counters, CursorNumber, CursorRow, Declared,
+    DefaultActor, Defaults, Draft, HandlerRef, HoldRow, Incoming, JobId, JobNumber, JobOrigin,
+    JobRow, JobState, LaneKey, LeafNumber, Lineage, LineageKind, Owner, PassRow, PluginName,
+    PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleRow, Seq, StoreId, Stored,
+    StructuralFilter, Timestamp, WatcherKey, WatcherNumber, WatcherRow, WatcherState,
 };
 use axwatch_query::{AliasChange, AliasChangeKind, Aliases, Filter};
 use proptest::prelude::*;
@@ -879,11 +880,8 @@ async fn what_plugins_announce_is_kept(mut subject: Subject) {
         path: path.into(),
         description: "it's one".into(),
     };
-    let refused = |kind, name: &str| RefusedRow {
-        kind,
-        name: name.into(),
-        reason: format!("{name}: no"),
-    };
+    let refused =
+        |kind, name: &str| RefusedRow { kind, name: name.into(), reason: format!("{name}: no") };
     subject
         .commit(Batch {
             schedules: vec![
@@ -896,7 +894,10 @@ async fn what_plugins_announce_is_kept(mut subject: Subject) {
                 (name("git-hub"), vec![route("GET", "/a")]),
             ],
             refused: vec![
-                (name("git"), vec![refused(Announced::Route, "z"), refused(Announced::Watcher, "")]),
+                (
+                    name("git"),
+                    vec![refused(Announced::Route, "z"), refused(Announced::Watcher, "")],
+                ),
                 (name("git-hub"), vec![refused(Announced::Schedule, "s")]),
             ],
             ..Batch::default()

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use axwatch_model::{
     AttestationId, Counters, CursorNumber, HandlerName, HandlerRow, HoldRow, JobId, JobIdPrefix,
     JobNumber, JobOrigin, JobRow, JobState, LeafNumber, LocalId, Owner, PassRow, PluginName,
-    PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleRow, Seq, StoreId, Stored, Timestamp, WatcherNumber, WatcherRow,
+    PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleRow, Seq, StoreId, Stored, Timestamp,
+    WatcherNumber, WatcherRow,
 };
 use axwatch_query::AliasChange;
 use futures::future::{BoxFuture, FutureExt, ready};

@@ -452,11 +452,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`RequestError`] says.
-    pub async fn plugin_enabled(
-        &self,
-        plugin: PluginName,
-        by: String,
-    ) -> Result<(), RequestError> {
+    pub async fn plugin_enabled(&self, plugin: PluginName, by: String) -> Result<(), RequestError> {
         self.wanted(Request::PluginEnabled { plugin, by }).await
     }
 

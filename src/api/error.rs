@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axwatch_core::{Refusal as CoreRefusal, RefusalKind};
-use axwatch_engine::plugin::{CallError, UnknownPlugin};
+use axwatch_engine::plugin::{CallError, HostRefusal, UnknownPlugin};
 use axwatch_engine::{AppendRefusal, EngineGone, RequestError};
 use axwatch_model::{InvalidDraft, InvalidId};
 
@@ -167,6 +167,22 @@ impl From<InvalidId> for ApiError {
     }
 }
 
+impl From<HostRefusal> for ApiError {
+    fn from(error: HostRefusal) -> ApiError {
+        match error {
+            HostRefusal::Unknown(error) => error.into(),
+            HostRefusal::Engine(error) => error.into(),
+            HostRefusal::Disabled(_) | HostRefusal::NotUp { .. } => {
+                ApiError::new(StatusCode::CONFLICT, "conflict", error.to_string())
+            }
+            HostRefusal::Configuration { .. } => ApiError::invalid(error.to_string()),
+            HostRefusal::Stopping => {
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", error.to_string())
+            }
+        }
+    }
+}
+
 impl From<UnknownPlugin> for ApiError {
     fn from(error: UnknownPlugin) -> ApiError {
         ApiError::not_found(error.to_string())
@@ -190,6 +206,21 @@ impl From<CallError> for ApiError {
             CallError::Failed { .. } => (StatusCode::BAD_GATEWAY, "plugin", None),
         };
         ApiError { retry_after: after, ..ApiError::new(status, kind, error.to_string()) }
+    }
+}
+
+impl From<HostRefusal> for ApiError {
+    fn from(refusal: HostRefusal) -> ApiError {
+        let (status, kind) = match refusal {
+            HostRefusal::Unknown(unknown) => return unknown.into(),
+            HostRefusal::Engine(error) => return error.into(),
+            HostRefusal::Disabled(_) | HostRefusal::NotUp { .. } => {
+                (StatusCode::CONFLICT, "conflict")
+            }
+            HostRefusal::Configuration { .. } => (StatusCode::BAD_REQUEST, "invalid"),
+            HostRefusal::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+        };
+        ApiError::new(status, kind, refusal.to_string())
     }
 }
 

@@ -39,7 +39,9 @@ enum Command {
     #[command(after_help = "Example:\n  axwatch plugin list --json")]
     List,
     /// Show one plugin: how it is, all that it registered, and what was refused of that
-    #[command(after_help = "Examples:\n  axwatch plugin show git\n  axwatch plugin show git --json | jq .refused")]
+    #[command(
+        after_help = "Examples:\n  axwatch plugin show git\n  axwatch plugin show git --json | jq .refused"
+    )]
     Show(Which),
     /// Start a new process of a plugin, whatever its state; what it registered and its jobs stay
     #[command(after_help = "Example:\n  axwatch plugin restart git")]

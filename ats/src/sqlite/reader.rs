@@ -11,7 +11,8 @@ use std::path::Path;
 
 use axwatch_model::{
     AttestationId, Counters, HandlerRow, HoldRow, JobId, JobIdPrefix, JobNumber, JobRow, JobState,
-    LeafNumber, PassRow, PluginName, PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleRow, Seq, Stored, Timestamp, WatcherNumber, WatcherRow,
+    LeafNumber, PassRow, PluginName, PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleRow,
+    Seq, Stored, Timestamp, WatcherNumber, WatcherRow,
 };
 use axwatch_query::AliasChange;
 use futures::future::FutureExt;

@@ -10,8 +10,7 @@ use axwatch_model::{
     Attestation, AttestationId, Attributes, Counters, CursorNumber, CursorRow, Filled, HandlerRef,
     HoldRow, JobId, JobNumber, JobOrigin, JobRow, JobState, LeafNumber, Lineage, LineageKind,
     PassRow, PluginName, PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleRow, Seq, Stored,
-    Timestamp, WatcherKey, WatcherNumber, WatcherRow,
-    WatcherState,
+    Timestamp, WatcherKey, WatcherNumber, WatcherRow, WatcherState,
 };
 use axwatch_query::{AliasChange, AliasChangeKind};
 use serde::de::value::SeqAccessDeserializer;
@@ -83,8 +82,7 @@ pub(super) const INSERT_AUDIT: &str = "INSERT INTO audit \
      (first_leaf,count,at,records,nodes,head) VALUES (?,?,?,?,?,?);\
      INSERT OR REPLACE INTO meta (key,value) VALUES ('audit_head',?);";
 
-pub(super) const REPLACE_PLUGIN: &str =
-    "INSERT OR REPLACE INTO plugins (name,version,incarnation,up_at,disabled_at,called_back,\
+pub(super) const REPLACE_PLUGIN: &str = "INSERT OR REPLACE INTO plugins (name,version,incarnation,up_at,disabled_at,called_back,\
      doubted_until) VALUES (?,?,?,?,?,?,?);";
 
 pub(super) static REPLACE_SCHEDULES: Insert = Insert::new(
@@ -93,10 +91,8 @@ pub(super) static REPLACE_SCHEDULES: Insert = Insert::new(
     10,
 );
 
-pub(super) static INSERT_ROUTES: Insert = Insert::new(
-    "INSERT OR REPLACE INTO routes (plugin,method,path,description) VALUES ",
-    4,
-);
+pub(super) static INSERT_ROUTES: Insert =
+    Insert::new("INSERT OR REPLACE INTO routes (plugin,method,path,description) VALUES ", 4);
 
 pub(super) static REPLACE_REFUSED: Insert =
     Insert::new("INSERT OR REPLACE INTO refused (plugin,parts) VALUES ", 2);
@@ -966,12 +962,7 @@ pub(super) static SCHEDULES: Table = Table {
 };
 pub(super) static ROUTES: Table = Table {
     has_names: true,
-    ..Table::new(
-        "routes",
-        &["plugin", "method", "path"],
-        select_routes!(""),
-        checks!(read_route)
-    )
+    ..Table::new("routes", &["plugin", "method", "path"], select_routes!(""), checks!(read_route))
 };
 pub(super) static REFUSED: Table = Table {
     has_names: true,

@@ -34,7 +34,8 @@ mod waits;
 
 pub use event::{
     Answer, Declaration, Effect, Event, PluginTransition, Refusal, RefusalKind, Registration,
-    RequestId, RouteDeclaration, ScheduleDeclaration, SetAside, Since, Start, Verdicts, WatcherCommand,
+    RequestId, RouteDeclaration, ScheduleDeclaration, SetAside, Since, Start, Verdicts,
+    WatcherCommand,
 };
 pub use outcome::{Ended, Outcome};
 pub use passes::NextSegment;

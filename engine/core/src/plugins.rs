@@ -19,9 +19,7 @@ use crate::event::{
     Answer, Effect, PluginTransition, Refusal, RefusalKind, Registration, RouteDeclaration,
     ScheduleDeclaration, Verdicts,
 };
-use crate::record::{
-    PluginRecord, PluginStateRecord, PluginWantedRecord, Record, ScheduleRecord,
-};
+use crate::record::{PluginRecord, PluginStateRecord, PluginWantedRecord, Record, ScheduleRecord};
 use crate::state::{PluginState, State, Timer};
 use crate::view::WatcherView;
 
@@ -260,7 +258,7 @@ impl State {
         if doubted {
             self.doubt(plugin, lacking, now, effects);
         } else {
-            self.let_go(plugin, lacking, now);
+            self.let_it_go(plugin, lacking, now);
         }
         self.keep_refused_parts(plugin, &refused);
         self.schedule_plugin(plugin);
@@ -411,7 +409,7 @@ impl State {
     }
 
     /// What an announcement lacks is gone.
-    fn let_go(&mut self, plugin: &PluginName, lacking: Doubted, now: Now) {
+    fn let_it_go(&mut self, plugin: &PluginName, lacking: Doubted, now: Now) {
         self.plugin_entry(plugin).doubted = None;
         if self.plugins[plugin].row.as_ref().is_some_and(|row| row.doubted_until.is_some()) {
             self.row_of(plugin).doubted_until = None;
@@ -424,7 +422,13 @@ impl State {
 
     /// Keeps what an announcement lacks, loudly, for a while: until then that was said when it was first
     /// doubted, so that a plugin which starts again and again is believed in the end.
-    fn doubt(&mut self, plugin: &PluginName, lacking: Doubted, now: Now, effects: &mut Vec<Effect>) {
+    fn doubt(
+        &mut self,
+        plugin: &PluginName,
+        lacking: Doubted,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
         let row = self.row_of(plugin);
         let since_then = row.doubted_until.filter(|until| *until > now.wall);
         let left = since_then.map_or(DOUBTED, |until| until.since(now.wall).min(DOUBTED));
@@ -460,7 +464,7 @@ impl State {
         self.set_handlers(plugin, announced, now);
         routes.retain(|route| !doubted.routes.contains(route));
         self.set_routes(plugin, routes);
-        self.let_go(plugin, doubted, now);
+        self.let_it_go(plugin, doubted, now);
     }
 
     /// A person wants a plugin not to run: it has nothing any more.

@@ -13,9 +13,7 @@ use axwatch_model::{
 };
 use axwatch_query::{Filter, Mistakes};
 
-use crate::event::{
-    Answer, Declaration, Effect, Refusal, RefusalKind, Since, WatcherCommand,
-};
+use crate::event::{Answer, Declaration, Effect, Refusal, RefusalKind, Since, WatcherCommand};
 use crate::limits::Limit;
 use crate::record::{Record, WatcherRecord};
 use crate::state::{Lane, State, Watcher};
@@ -77,7 +75,11 @@ impl State {
     }
 
     /// The standing watchers of an owner whose local ids are not among these.
-    pub(crate) fn watchers_besides(&self, owner: &Owner, named: &BTreeSet<String>) -> Vec<WatcherNumber> {
+    pub(crate) fn watchers_besides(
+        &self,
+        owner: &Owner,
+        named: &BTreeSet<String>,
+    ) -> Vec<WatcherNumber> {
         let first = WatcherKey {
             owner: owner.clone(),
             local: FIRST_LOCAL.parse().expect("a blank is a local id"),
@@ -624,7 +626,10 @@ impl State {
         watcher.row.updated_at = now.wall;
         let (shown, revision) = (watcher.shown.clone(), watcher.row.revision);
         let position = self.position_of(number);
-        self.unwritten.retired.push((number, revision, position));
+        // One that never stood has no revision to end.
+        if revision > 0 {
+            self.unwritten.retired.push((number, revision, position));
+        }
         // Its limiter stays: what is under way may not be started beyond it again.
         self.end_holds(number, now);
         self.end_passes(number, &format!("the watcher was retired: {reason}"), now);

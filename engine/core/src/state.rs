@@ -462,7 +462,8 @@ impl State {
             state.plugin_entry(&handler.plugin).handlers.insert(handler.name);
         }
         for row in snapshot.plugins {
-            state.plugin_entry(&row.name.clone()).row = Some(row);
+            let plugin = row.name.clone();
+            state.plugin_entry(&plugin).row = Some(row);
         }
         for row in snapshot.schedules {
             // Those of people come with who runs them.

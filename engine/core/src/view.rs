@@ -72,7 +72,7 @@ impl State {
         let watcher = &self.watchers[&number];
         let mut row = watcher.row.clone();
         row.state = self.shown_state(&row);
-        if let Some(plugin) = self.disabled_plugin_of(&row)
+        if let Some(plugin) = self.disabled_plugin_of(&row).cloned()
             && row.state == WatcherState::WaitingForHandler
         {
             row.error.get_or_insert_with(|| {

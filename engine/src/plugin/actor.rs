@@ -823,13 +823,25 @@ fn ready(callee: &Callee, registration: &Registration, tell: &Tell) -> PluginRea
 
 /// What the engine is to be told of a plugin's processes, in this order.
 enum Note {
-    Up { ready: Box<PluginReady>, reply: oneshot::Sender<Result<Verdicts, RequestError>> },
-    Down { incarnation: u64, reason: String, crashed: bool },
+    Up {
+        ready: Box<PluginReady>,
+        reply: oneshot::Sender<Result<Verdicts, RequestError>>,
+    },
+    Down {
+        incarnation: u64,
+        reason: String,
+        crashed: bool,
+    },
     State(PluginTransition),
     /// It is not to run. Told back when that is on the disk; a refusal goes to who asked.
-    Disable { reply: Reply },
+    Disable {
+        reply: Reply,
+    },
     /// It is to run again. As above.
-    Enable { settings: Option<Box<PluginSettings>>, reply: Reply },
+    Enable {
+        settings: Option<Box<PluginSettings>>,
+        reply: Reply,
+    },
 }
 
 /// What the engine has noted, and the actor has to go on with.

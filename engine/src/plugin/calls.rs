@@ -172,10 +172,7 @@ impl Callee {
 
     /// Asks what can be configured, holds the configuration against it, and calls Initialize, whose time
     /// the supervisor keeps. This uses up the right to it.
-    pub(crate) async fn initialize(
-        &mut self,
-        once: InitializeOnce,
-    ) -> Result<Registration, Seen> {
+    pub(crate) async fn initialize(&mut self, once: InitializeOnce) -> Result<Registration, Seen> {
         let schema = self.config_schema().await;
         let problems = schema.as_ref().map(|schema| schema.problems(&self.settings));
         self.facts.heard().schema = Some(schema.map(Arc::new));
@@ -223,8 +220,7 @@ impl Callee {
             Obstacle::Fault(reason) => Seen::Fatal { reason },
             Obstacle::NotYet(reason) => Seen::InitializeFailed { reason },
         })?;
-        let mut registration =
-            wire::announced(reply.into_inner(), self.settings.zero_rate_never);
+        let mut registration = wire::announced(reply.into_inner(), self.settings.zero_rate_never);
         registration.doubtful = self.caller.has_call_failed();
         registration.called_back = self.caller.has_called();
         self.tell(&registration);

@@ -461,8 +461,13 @@ mod tests {
             (file("script", "#!/no/such/interpreter\n", 0o755), 126, "interpreter"),
         ];
         for (program, code, reason) in cases {
-            let output =
-                again("launcher").env(PROGRAM, &program).stdin(Stdio::piped()).output().unwrap();
+            let mut command = again("launcher");
+            command.env(PROGRAM, &program).stdin(Stdio::piped());
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut launcher = command.spawn().unwrap();
+            // The engine stays: its end would be the end of the plugin.
+            let _orders = launcher.stdin.take();
+            let output = launcher.wait_with_output().unwrap();
             let said = String::from_utf8(output.stderr).unwrap();
             let expected = format!("cannot start {}: ", program.display());
             assert_eq!(output.status.code(), Some(code), "{program:?}");
@@ -521,6 +526,91 @@ mod tests {
         engine.output.read_to_string(&mut rest).unwrap();
         assert_eq!(rest, "");
         assert!(is_gone(daemon));
+    }
+
+    /// Gone, or only waiting for whoever is its parent now.
+    #[cfg(target_os = "linux")]
+    fn is_dead(pid: Pid) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid()));
+        stat.map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
+    }
+
+    /// Waits for what must come. A test that hangs is ended from outside.
+    #[cfg(target_os = "linux")]
+    fn until(is_it: impl Fn() -> bool) {
+        while !is_it() {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn when_the_launcher_is_killed_with_the_engine_the_next_engine_ends_the_rest() {
+        use super::super::process as host;
+        let folder = tempfile::tempdir().unwrap();
+        let (ours, other) = (folder.path().join("a.plugins"), folder.path().join("b.plugins"));
+        let script = format!("echo; echo launcher=$PPID; echo plugin=$$; {DAEMON}; sleep 60");
+        let mut command = again("engine");
+        command.env(PROGRAM, "sh").env(SCRIPT, script).env("AXWATCH_LAUNCH", host::tag(Some(&ours)));
+        let mut engine = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(engine.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let mut hear = |key: &str| {
+            let number = lines.find_map(|line| line.strip_prefix(key)?.parse().ok()).expect(key);
+            Pid::from_raw(number).unwrap()
+        };
+        let [launcher, plugin, daemon] = ["launcher=", "plugin=", "pid="].map(&mut hear);
+        // First the launcher, or it would do its work.
+        process::kill_process(launcher, Signal::STOP).unwrap();
+        engine.kill().unwrap();
+        process::kill_process(launcher, Signal::KILL).unwrap();
+        engine.wait().unwrap();
+        until(|| is_dead(plugin));
+        assert!(!is_dead(daemon), "nobody is left who knows of it");
+        host::end_leftovers(&other);
+        assert!(!is_dead(daemon), "it is not that engine's");
+        host::end_leftovers(&ours);
+        until(|| is_dead(daemon));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_killed_launcher_takes_the_plugin_with_it() {
+        let mut launched = launch("echo; echo pid=$$; sleep 60");
+        let plugin = launched.hear_pid();
+        launched.process.kill().unwrap();
+        launched.process.wait().unwrap();
+        until(|| is_dead(plugin));
+    }
+
+    /// A child of the plugin holds far more than is allowed, where the plugin itself holds next to
+    /// nothing.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn who_uses_too_much_memory_is_ended_with_all_it_started() {
+        let hungry = "echo; echo pid=$$; (head -c 400000000 /dev/zero | tail | sleep 60) & wait";
+        for (allowed, code) in [("0", 137), ("100000000", 137)] {
+            let mut launched = launch(hungry);
+            let plugin = launched.hear_pid();
+            launched.order("memory much");
+            launched.order(&format!("{ORDER_MEMORY} {allowed}"));
+            assert_eq!(launched.end(), code, "{allowed}");
+            assert!(is_gone(plugin));
+        }
+        let mut modest = launch("echo; echo pid=$$; read never; sleep 1; exit 4");
+        modest.hear_pid();
+        modest.order(&format!("{ORDER_MEMORY} 1000000000"));
+        assert_eq!(modest.end(), 4);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_system_ends_a_plugin_before_the_engine() {
+        let mut launched = launch("echo; echo score=$(cat /proc/self/oom_score_adj); sleep 60");
+        let own: i32 = fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap();
+        let score: i32 = launched.hear("score").parse().unwrap();
+        assert_eq!(score, (own + OOM_SCORE_ADDED).min(1_000));
+        launched.order(ORDER_KILL);
+        launched.end();
     }
 
     #[test]

@@ -114,7 +114,9 @@ pub enum HostRefusal {
         state: Status,
     },
     /// What is configured for it cannot be, or it did not take it.
-    #[error("the configuration of plugin {plugin} was not taken, and it goes on as before: {reason}")]
+    #[error(
+        "the configuration of plugin {plugin} was not taken, and it goes on as before: {reason}"
+    )]
     Configuration {
         /// Which plugin.
         plugin: PluginName,

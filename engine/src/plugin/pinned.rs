@@ -203,8 +203,10 @@ mod tests {
         std::os::unix::fs::symlink(place.folder.path(), place.home()).unwrap();
         let error = place.settle(RIGHT).unwrap_err();
         assert!(error.contains("is not a folder of this user"), "{error}");
-        let settings =
-            PluginSettings { sha256: Some(RIGHT.into()), ..PluginSettings::new("git".parse().unwrap()) };
+        let settings = PluginSettings {
+            sha256: Some(RIGHT.into()),
+            ..PluginSettings::new("git".parse().unwrap())
+        };
         let program = Program { path: place.program(), args: vec![] };
         let error = super::settle(&settings, program, None).unwrap_err().to_string();
         assert!(error.contains("no folder is known"), "{error}");

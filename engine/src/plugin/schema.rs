@@ -16,7 +16,7 @@ use axwatch_model::PluginName;
 use axwatch_model::bounds::cut;
 use axwatch_proto::protocol;
 use regex::{Regex, RegexBuilder};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::settings::PluginSettings;
@@ -51,7 +51,7 @@ struct Field {
 }
 
 /// What may be configured for a plugin, and what is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigView {
     /// Whether the plugin said what may be configured, this time or the last time that it ran.
     pub has_schema: bool,
@@ -65,7 +65,7 @@ pub struct ConfigView {
 }
 
 /// One key that may be configured. Texts are empty where the schema says nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigField {
     /// The key below the plugin's table, nested ones joined with dots.
     pub name: String,
@@ -113,7 +113,9 @@ impl ConfigView {
             has_schema: schema.is_some(),
             fields: schema.iter().flat_map(|schema| &schema.fields).map(field).collect(),
             unknown,
-            values: keys.filter_map(|key| Some((key.clone(), shown_value(settings, key)?))).collect(),
+            values: keys
+                .filter_map(|key| Some((key.clone(), shown_value(settings, key)?)))
+                .collect(),
         }
     }
 }
@@ -193,16 +195,22 @@ impl Field {
     /// What of it is not understood, and so not checked.
     fn doubt(&self) -> Option<String> {
         let kinds = [&self.kind, &self.element_type];
-        if let Some(kind) = kinds.into_iter().find(|kind| !kind.is_empty() && Kind::of(kind).is_none()) {
+        if let Some(kind) =
+            kinds.into_iter().find(|kind| !kind.is_empty() && Kind::of(kind).is_none())
+        {
             return Some(format!("{kind:?} is no type, so that it is not checked"));
         }
         let limits = [&self.min, &self.max];
-        if let Some(limit) = limits.into_iter().find(|limit| !limit.is_empty() && number(limit).is_none())
+        if let Some(limit) =
+            limits.into_iter().find(|limit| !limit.is_empty() && number(limit).is_none())
         {
             return Some(format!("the limit {limit:?} is no number, so that it is not checked"));
         }
         if !self.pattern.is_empty() && self.regex.is_none() {
-            return Some(format!("the pattern {:?} is none, so that it is not checked", self.pattern));
+            return Some(format!(
+                "the pattern {:?} is none, so that it is not checked",
+                self.pattern
+            ));
         }
         None
     }
@@ -242,7 +250,9 @@ impl Field {
                 }
                 Some(_) => None,
             },
-            Kind::Boolean => (!matches!(value, "true" | "false")).then(|| "be true or false".to_owned()),
+            Kind::Boolean => {
+                (!matches!(value, "true" | "false")).then(|| "be true or false".to_owned())
+            }
             Kind::Array => {
                 let Ok(Value::Array(items)) = serde_json::from_str(value) else {
                     return Some("be a list".to_owned());
@@ -318,10 +328,7 @@ mod tests {
 
     fn settings(config: &[(&str, &str)]) -> PluginSettings {
         let config = config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        PluginSettings {
-            config: config.collect(),
-            ..PluginSettings::new("greet".parse().unwrap())
-        }
+        PluginSettings { config: config.collect(), ..PluginSettings::new("greet".parse().unwrap()) }
     }
 
     #[test]
@@ -363,7 +370,11 @@ mod tests {
             (list_of("string"), "[\"a\"]", None),
             (list_of("string"), "[1]", Some("\"[1]\": must be a list of strings")),
             (list_of("number"), "[1, \"2\"]", None),
-            (list_of("boolean"), "[true, 1]", Some("\"[true, 1]\": must be a list of true or false")),
+            (
+                list_of("boolean"),
+                "[true, 1]",
+                Some("\"[true, 1]\": must be a list of true or false"),
+            ),
             (field("duration"), "soon", None),
             (field(""), "x", None),
         ];
@@ -393,7 +404,8 @@ mod tests {
 
     #[test]
     fn a_view_shows_both_sides_and_no_secret() {
-        let number = protocol::ConfigFieldSchema { description: "How deep.".into(), ..field("number") };
+        let number =
+            protocol::ConfigFieldSchema { description: "How deep.".into(), ..field("number") };
         let schema = schema(vec![("depth", number), ("key", field("number"))]);
         let mut settings = settings(&[("key", "hunter2"), ("depht", "3")]);
         settings.from_env.insert("key".into(), "env:KEY".into());
@@ -405,10 +417,7 @@ mod tests {
             .map(|field| (field.name.as_str(), field.value.as_deref(), field.problem.as_deref()))
             .collect();
         let problem = "[greet] key = (from env:KEY): must be a number";
-        assert_eq!(
-            fields,
-            [("depth", None, None), ("key", Some("(from env:KEY)"), Some(problem))]
-        );
+        assert_eq!(fields, [("depth", None, None), ("key", Some("(from env:KEY)"), Some(problem))]);
         assert_eq!(view.unknown, ["depht"]);
         assert_eq!(view.values["key"], "(from env:KEY)");
         let bare = ConfigView::of(&settings, None);

@@ -74,10 +74,7 @@ pub struct Keepalive {
 
 impl Default for Keepalive {
     fn default() -> Keepalive {
-        Keepalive {
-            ping_interval: Duration::from_secs(30),
-            pong_timeout: Duration::from_secs(60),
-        }
+        Keepalive { ping_interval: Duration::from_secs(30), pong_timeout: Duration::from_secs(60) }
     }
 }
 
@@ -240,7 +237,9 @@ pub enum BinaryError {
         expected: String,
     },
     /// It is pinned, and cannot be copied to where it would be executed from.
-    #[error("plugins.{plugin}.sha256 is set, and its program cannot be copied to be checked: {reason}")]
+    #[error(
+        "plugins.{plugin}.sha256 is set, and its program cannot be copied to be checked: {reason}"
+    )]
     NoPlace {
         /// Whose.
         plugin: PluginName,

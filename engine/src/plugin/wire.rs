@@ -247,7 +247,7 @@ fn bounded<T>(
     max: usize,
     kind: Announced,
     refused: &mut Vec<RefusedRow>,
-) -> impl Iterator<Item = T> {
+) -> impl Iterator<Item = T> + use<T> {
     if all.len() > max {
         let reason = format!("{} are announced; at most {max} are taken", all.len());
         refused.push(refusal(kind, "", reason));
@@ -280,9 +280,7 @@ pub(crate) fn refusals(refused: &[RefusedRow]) -> Vec<String> {
 
 fn handler_name(name: &str) -> Result<HandlerName, String> {
     if name.contains('/') {
-        return Err(
-            "a bare name has no '/', which stands between plugin and handler".to_owned()
-        );
+        return Err("a bare name has no '/', which stands between plugin and handler".to_owned());
     }
     name.parse().map_err(|error: axwatch_model::InvalidId| error.to_string())
 }
@@ -633,14 +631,38 @@ mod tests {
                     ..Default::default()
                 },
             ],
+            schedules: vec![protocol::ScheduleInfo {
+                handler_name: "a.b".into(),
+                interval_seconds: -5,
+                enabled_by_default: true,
+                description: "every\nso often\n".into(),
+                ats_code: "x is y".into(),
+            }],
+            http_routes: vec![protocol::RouteInfo {
+                method: "GET".into(),
+                path: "hello".into(),
+                description: "says it".into(),
+            }],
             ..Default::default()
         };
         let announced = announced(reply, true);
-        let handlers: Vec<_> = announced.registration.handlers.iter().map(|h| h.as_str()).collect();
+        let handlers: Vec<_> = announced.handlers.iter().map(|h| h.as_str()).collect();
         assert_eq!(handlers, ["a.b", "c"]);
         let [slash, empty] = &announced.refused[..] else { panic!("{announced:?}") };
-        assert!(slash.contains("\"a/b\"") && empty.contains("1 to 256 bytes"), "{announced:?}");
-        let [first, second] = &announced.registration.watchers[..] else { panic!() };
+        assert_eq!((slash.kind, &*slash.name), (Announced::Handler, "a/b"));
+        assert!(empty.reason.contains("1 to 256 bytes"), "{announced:?}");
+        let line =
+            "handler \"a/b\": a bare name has no '/', which stands between plugin and handler";
+        assert_eq!(refusals(&announced.refused)[0], line);
+        let [schedule] = &announced.schedules[..] else { panic!("{announced:?}") };
+        assert_eq!((&*schedule.handler, schedule.interval_secs), ("a.b", -5));
+        assert_eq!((&*schedule.description, schedule.enabled_by_default), ("every so often", true));
+        let [route] = &announced.routes[..] else { panic!("{announced:?}") };
+        assert_eq!(
+            (&*route.method, &*route.path, &*route.description),
+            ("GET", "hello", "says it")
+        );
+        let [first, second] = &announced.watchers[..] else { panic!() };
         assert_eq!((first.local.as_str(), first.handlers[0].as_str()), ("w", "a.b"));
         assert_eq!((first.max_fires_per_second, first.max_chain), (-1, 9));
         assert_eq!(first.params.as_deref(), Some("{\"n\":1}"));
@@ -663,6 +685,19 @@ mod tests {
         assert_eq!(second.declared, Declared::Ax("ALICE is author".into()));
         assert!(second.handlers.is_empty());
         assert_eq!(second.params.as_deref(), Some("bytes that are not UTF-8"));
+    }
+
+    #[test]
+    fn of_a_flood_the_first_are_taken() {
+        let reply = protocol::InitializeResponse {
+            handler_names: (0..HANDLERS_MAX + 5).map(|n| format!("h{n}")).collect(),
+            http_routes: vec![protocol::RouteInfo::default(); ROUTES_MAX],
+            ..Default::default()
+        };
+        let announced = announced(reply, false);
+        assert_eq!((announced.handlers.len(), announced.routes.len()), (HANDLERS_MAX, ROUTES_MAX));
+        let [refused] = &announced.refused[..] else { panic!("{:?}", announced.refused) };
+        assert_eq!(refused.reason, "10005 are announced; at most 10000 are taken");
     }
 
     #[test]

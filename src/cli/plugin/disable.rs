@@ -42,7 +42,9 @@ impl Disable {
                 if context.out.json {
                     return context.out.object(&shown);
                 }
-                return context.out.line(&format!("would stop plugin {}, and retire {told}", self.name));
+                return context
+                    .out
+                    .line(&format!("would stop plugin {}, and retire {told}", self.name));
             }
             Go::Ask => {
                 context.out.note(&format!("stops plugin {}, and retires {told}", self.name))?;

@@ -2,9 +2,7 @@
 
 use anyhow::Result;
 
-use crate::output::{
-    Output, TablePage, counted, or_dash, plugin_style, watcher_style,
-};
+use crate::output::{Output, TablePage, counted, or_dash, plugin_style, watcher_style};
 use crate::source::parse;
 use crate::views::{Plugin, ShownPlugin, Watcher};
 

@@ -16,7 +16,8 @@ use axwatch_core::{
 use axwatch_model::{
     Attestation, Counters, CursorNumber, Declared, Filled, HandlerRow, HoldRow, JobNumber, JobRow,
     JobState, LaneKey, LeafNumber, Lineage, Mono, Now, PassRow, PluginName, PluginRow, RefusedRow,
-    RevisionRow, RouteRow, ScheduleRow, Seq, StoreId, Stored, StructuralFilter, Timestamp, WatcherNumber, WatcherRow,
+    RevisionRow, RouteRow, ScheduleRow, Seq, StoreId, Stored, StructuralFilter, Timestamp,
+    WatcherNumber, WatcherRow,
 };
 use axwatch_query::{AliasChange, Aliases};
 
