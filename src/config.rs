@@ -438,7 +438,7 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
         }
         None => HTTP_DEFAULT,
     };
-    let (tls, hosts) = tls(&raw.http, &beside)
+    let (tls, names) = tls(&raw.http, &beside)
         .map_err(|(key, problem)| ConfigError::new(place(key), problem))?;
     let retain_older_than = raw.retention.older_than.as_deref().map(times::span).transpose();
     let retain_older_than = retain_older_than
@@ -480,7 +480,7 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
         retain_older_than,
         http,
         tls,
-        hosts,
+        hosts: names,
         log: raw.log.filter,
         plugins: PluginsConfig {
             file: file.to_owned(),

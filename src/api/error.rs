@@ -209,21 +209,6 @@ impl From<CallError> for ApiError {
     }
 }
 
-impl From<HostRefusal> for ApiError {
-    fn from(refusal: HostRefusal) -> ApiError {
-        let (status, kind) = match refusal {
-            HostRefusal::Unknown(unknown) => return unknown.into(),
-            HostRefusal::Engine(error) => return error.into(),
-            HostRefusal::Disabled(_) | HostRefusal::NotUp { .. } => {
-                (StatusCode::CONFLICT, "conflict")
-            }
-            HostRefusal::Configuration { .. } => (StatusCode::BAD_REQUEST, "invalid"),
-            HostRefusal::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
-        };
-        ApiError::new(status, kind, refusal.to_string())
-    }
-}
-
 /// Bytes of a plain refusal that are kept.
 const PLAIN_BYTES_MAX: usize = 4 * 1024;
 
