@@ -438,8 +438,8 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
         }
         None => HTTP_DEFAULT,
     };
-    let (tls, names) = tls(&raw.http, &beside)
-        .map_err(|(key, problem)| ConfigError::new(place(key), problem))?;
+    let (tls, names) =
+        tls(&raw.http, &beside).map_err(|(key, problem)| ConfigError::new(place(key), problem))?;
     let retain_older_than = raw.retention.older_than.as_deref().map(times::span).transpose();
     let retain_older_than = retain_older_than
         .map_err(|problem| ConfigError::new(place("retention.older_than"), problem))?;
@@ -507,10 +507,16 @@ fn tls(
         }
         (None, None) => None,
         (Some(_), None) => {
-            return Err(("http.tls_cert", "a certificate needs its key: set http.tls_key".to_owned()));
+            return Err((
+                "http.tls_cert",
+                "a certificate needs its key: set http.tls_key".to_owned(),
+            ));
         }
         (None, Some(_)) => {
-            return Err(("http.tls_key", "a key needs its certificate: set http.tls_cert".to_owned()));
+            return Err((
+                "http.tls_key",
+                "a key needs its certificate: set http.tls_cert".to_owned(),
+            ));
         }
     };
     if files.is_none() && !http.hosts.is_empty() {
@@ -523,7 +529,9 @@ fn tls(
         !name.is_empty() && name.bytes().all(may_stand) && (is_number || !name.contains(':'))
     };
     if let Some(name) = http.hosts.iter().find(|name| !is_name(name)) {
-        let problem = format!("{name:?} is no name; it must be one such as axwatch.example, without scheme and port");
+        let problem = format!(
+            "{name:?} is no name; it must be one such as axwatch.example, without scheme and port"
+        );
         return Err(("http.hosts", problem));
     }
     Ok((files, http.hosts.clone()))
