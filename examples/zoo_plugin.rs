@@ -21,6 +21,8 @@
 //!   stands in the file `job_of`; `first_attempt`, after it has failed; `late`, the job, once it has been
 //!   answered and the file `late` is there)
 
+#[path = "zoo/serves.rs"]
+mod serves;
 #[path = "zoo/wire.rs"]
 mod wire;
 
@@ -157,6 +159,8 @@ enum Mode {
     ReopensSocket,
     /// Takes a second Initialize, and announces what that says.
     Reconfigurable,
+    /// Serves HTTP and sockets, as their paths say (`zoo/serves.rs`).
+    Serves,
 }
 
 impl Mode {
@@ -210,6 +214,7 @@ impl Mode {
             "reuses-dead-token" => Mode::ReusesDeadToken,
             "reopens-socket" => Mode::ReopensSocket,
             "reconfigurable" => Mode::Reconfigurable,
+            "serves" => Mode::Serves,
             _ => return None,
         })
     }
@@ -296,7 +301,7 @@ async fn main() {
         _ => {}
     }
     let (mode, zoo) = (args.mode, Zoo::new(args.mode, args.name));
-    let inner = DomainPluginServiceServer::new(zoo);
+    let inner = DomainPluginServiceServer::new(zoo).max_decoding_message_size(256 << 20);
     let served = Server::builder()
         .add_service(Replaced { inner, instead: mode.instead() })
         .serve_with_incoming(wire::incoming(listener, mode.manner()));
@@ -993,17 +998,28 @@ impl DomainPluginService for Zoo {
         }
     }
 
-    async fn handle_http(&self, _: Request<HttpRequest>) -> Result<Response<HttpResponse>, Status> {
-        Err(Status::unimplemented("no HTTP here"))
+    async fn handle_http(
+        &self,
+        request: Request<HttpRequest>,
+    ) -> Result<Response<HttpResponse>, Status> {
+        match self.mode {
+            Mode::Serves => Ok(Response::new(serves::http(request.into_inner()).await?)),
+            _ => Err(Status::unimplemented("no HTTP here")),
+        }
     }
 
-    type HandleWebSocketStream = tokio_stream::Empty<Result<WebSocketMessage, Status>>;
+    type HandleWebSocketStream = serves::Frames;
 
     async fn handle_web_socket(
         &self,
-        _: Request<Streaming<WebSocketMessage>>,
+        request: Request<Streaming<WebSocketMessage>>,
     ) -> Result<Response<Self::HandleWebSocketStream>, Status> {
-        Err(Status::unimplemented("no WebSocket here"))
+        if self.mode != Mode::Serves {
+            return Err(Status::unimplemented("no WebSocket here"));
+        }
+        let room = request.metadata().get("room").and_then(|room| room.to_str().ok());
+        let room = room.unwrap_or("no room").to_owned();
+        Ok(Response::new(serves::socket(request.into_inner(), room)))
     }
 
     async fn config_schema(

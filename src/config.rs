@@ -21,6 +21,7 @@ use toml::de::DeTable;
 
 use crate::shipped;
 use crate::times;
+use crate::tls::TlsFiles;
 
 /// Where `serve` listens when nobody says otherwise.
 const HTTP_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8770);
@@ -45,6 +46,10 @@ pub struct Config {
     pub retain_older_than: Option<Duration>,
     /// Where `serve` listens.
     pub http: SocketAddr,
+    /// The API speaks TLS with these.
+    pub tls: Option<TlsFiles>,
+    /// Names under which the API is reached beside those of loopback.
+    pub hosts: Vec<String>,
     /// Which log lines are written, as `tracing` filters are: `info,axwatch_engine=debug`.
     pub log: Option<String>,
     /// The plugins and how they are treated.
@@ -122,6 +127,9 @@ struct RawRetention {
 #[serde(default)]
 struct RawHttp {
     addr: Option<String>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    hosts: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -218,7 +226,7 @@ fn section_keys(section: &str) -> &'static [&'static str] {
     match section {
         "store" => &["path", "reserve_mb"],
         "retention" => &["older_than"],
-        "http" => &["addr"],
+        "http" => &["addr", "tls_cert", "tls_key", "hosts"],
         "log" => &["filter"],
         "plugin" => &["enabled", "paths", "protocol_version", "body_max_mb", "websocket"],
         "plugin.websocket" => &["keepalive"],
@@ -253,6 +261,8 @@ impl Config {
             reserve_mb: None,
             retain_older_than: None,
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            tls: None,
+            hosts: Vec::new(),
             log: variable("AXWATCH_LOG").or_else(|| variable("RUST_LOG")),
             plugins: PluginsConfig::default(),
         }
@@ -426,6 +436,8 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
         }
         None => HTTP_DEFAULT,
     };
+    let (tls, names) =
+        tls(&raw.http, &beside).map_err(|(key, problem)| ConfigError::new(place(key), problem))?;
     let retain_older_than = raw.retention.older_than.as_deref().map(times::span).transpose();
     let retain_older_than = retain_older_than
         .map_err(|problem| ConfigError::new(place("retention.older_than"), problem))?;
@@ -465,6 +477,8 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
         reserve_mb: raw.store.reserve_mb,
         retain_older_than,
         http,
+        tls,
+        hosts: names,
         log: raw.log.filter,
         plugins: PluginsConfig {
             file: file.to_owned(),
@@ -478,6 +492,47 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
             own,
         },
     })
+}
+
+/// What is said about TLS, and the names to go by. The error is the key and what is wrong.
+fn tls(
+    http: &RawHttp,
+    beside: &impl Fn(PathBuf) -> PathBuf,
+) -> Result<(Option<TlsFiles>, Vec<String>), (&'static str, String)> {
+    let files = match (&http.tls_cert, &http.tls_key) {
+        (Some(certificate), Some(key)) => {
+            Some(TlsFiles { certificate: beside(certificate.clone()), key: beside(key.clone()) })
+        }
+        (None, None) => None,
+        (Some(_), None) => {
+            return Err((
+                "http.tls_cert",
+                "a certificate needs its key: set http.tls_key".to_owned(),
+            ));
+        }
+        (None, Some(_)) => {
+            return Err((
+                "http.tls_key",
+                "a key needs its certificate: set http.tls_cert".to_owned(),
+            ));
+        }
+    };
+    if files.is_none() && !http.hosts.is_empty() {
+        let problem = "names beyond loopback need TLS: set http.tls_cert and http.tls_key";
+        return Err(("http.hosts", problem.to_owned()));
+    }
+    let is_name = |name: &&String| {
+        let may_stand = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+        let is_number = name.starts_with('[') && name.ends_with(']');
+        !name.is_empty() && name.bytes().all(may_stand) && (is_number || !name.contains(':'))
+    };
+    if let Some(name) = http.hosts.iter().find(|name| !is_name(name)) {
+        let problem = format!(
+            "{name:?} is no name; it must be one such as axwatch.example, without scheme and port"
+        );
+        return Err(("http.hosts", problem));
+    }
+    Ok((files, http.hosts.clone()))
 }
 
 /// What is configured, or the key that cannot be and why.
@@ -1039,6 +1094,12 @@ mod tests {
             ),
             ("[plugins.user]\n", "am.toml:1: plugin name \"user\" is not valid"),
             ("[plugin]\nenabled = ['a', 'a']", "am.toml:2: plugin a is enabled twice"),
+            ("[http]\ntls_cert = 'a.pem'", "am.toml:2: a certificate needs its key"),
+            ("[http]\nhosts = ['x']", "am.toml:2: names beyond loopback need TLS"),
+            (
+                "[http]\ntls_cert = 'a'\ntls_key = 'b'\nhosts = ['https://x:1']",
+                "am.toml:4: \"https://x:1\" is no name",
+            ),
             ("[plugin\n", "am.toml:1:"),
         ];
         for (text, expected) in cases {
@@ -1063,10 +1124,12 @@ mod tests {
 
     #[test]
     fn relative_paths_lie_beside_the_file() {
-        let text = "[store]\npath = 'db/a.db'\n[plugin]\npaths = ['plugins', '/opt']\n\
+        let text = "[http]\ntls_cert = 'a.pem'\ntls_key = '/k.pem'\n[store]\npath = 'db/a.db'\n[plugin]\npaths = ['plugins', '/opt']\n\
                     [plugins.a]\nbinary = './a'\n[plugins.b]\nbinary = 'b'";
         let config = read(Path::new("/etc/ax/am.toml"), text).unwrap();
         assert_eq!(config.store, Path::new("/etc/ax/db/a.db"));
+        let tls = TlsFiles { certificate: "/etc/ax/a.pem".into(), key: "/k.pem".into() };
+        assert_eq!(config.tls, Some(tls));
         assert_eq!(config.plugins.paths, [Path::new("/etc/ax/plugins"), Path::new("/opt")]);
         assert_eq!(config.plugins.hosts["a"].binary.as_deref(), Some(Path::new("/etc/ax/./a")));
         assert_eq!(config.plugins.hosts["b"].binary.as_deref(), Some(Path::new("b")));

@@ -9,7 +9,7 @@
 //! Not here: what any of these does.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +34,7 @@ use crate::output::Output;
 use crate::runtime::{self, Runtime, RuntimeFiles};
 use crate::shipped;
 use crate::times;
+use crate::tls::ServerTls;
 
 /// What is logged when nobody says otherwise.
 const LOG_DEFAULT: &str = "info,sqlx=warn,hyper=warn,h2=warn,tower=warn";
@@ -87,7 +88,8 @@ impl Server {
     /// What kept it from starting; whatever had started is down again.
     pub async fn start(config: &Config) -> Result<Server> {
         let mut settings = config.host_settings(variable)?;
-        refuse_beyond_loopback(config.http)?;
+        let tls = config.tls.as_ref().map(ServerTls::read).transpose()?;
+        refuse_beyond_loopback(config.http, tls.is_some())?;
         let writer = SqliteStore::open_writer(&config.store).await?;
         let store = runtime::settle(&config.store);
         let listener = match bind(config.http).await {
@@ -109,19 +111,21 @@ impl Server {
         let plugins = PluginHost::start(engine.clone(), settings, launcher()).await?;
         let plugins = Arc::new(plugins);
 
-        let http = format!("http://{}", listener.address());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let http = format!("{scheme}://{}", reached_at(listener.address()));
+        let certificate = tls.as_ref().map(|tls| tls.fingerprint.clone());
         let token = random_token();
         let (stop, stopping) = watch::channel(false);
         let router = api::router(api::Parts {
             engine: engine.clone(),
             plugins: Arc::clone(&plugins),
-            token: token.clone(),
+            guard: api::Guard::new(&token, listener.address(), &config.hosts, tls.is_some()),
             stopping: stopping.clone(),
             http: http.clone(),
             store: store.clone(),
         });
-        let serving = tokio::spawn(listener.serve(router, stopping));
-        let runtime = Runtime { http, pid: std::process::id() };
+        let serving = tokio::spawn(listener.serve(router, tls.map(|tls| tls.acceptor), stopping));
+        let runtime = Runtime { http, pid: std::process::id(), certificate };
         let files = RuntimeFiles::write(&store, &runtime, &token).with_context(|| {
             format!("cannot write the runtime files beside {}", store.display())
         })?;
@@ -143,7 +147,7 @@ impl Server {
     }
 
     fn tell(&self, out: &mut Output) -> Result<()> {
-        let Runtime { http, pid } = &self.runtime;
+        let Runtime { http, pid, .. } = &self.runtime;
         let store = self.store.display().to_string();
         tracing::info!(http, store, pid, "axwatch serves");
         if out.json {
@@ -328,15 +332,25 @@ where
     Ok(())
 }
 
-/// The API has a token and no encryption, so it stays where nobody listens in.
-fn refuse_beyond_loopback(address: SocketAddr) -> Result<()> {
-    if address.ip().is_loopback() {
+/// Without encryption the API stays where nobody listens in.
+fn refuse_beyond_loopback(address: SocketAddr, is_encrypted: bool) -> Result<()> {
+    if address.ip().is_loopback() || is_encrypted {
         return Ok(());
     }
     Err(Fault::Usage(format!(
-        "{address} is not loopback: the API is not encrypted, so it listens on 127.0.0.1 or [::1] only; put a proxy with TLS and its own authentication before it to reach it from elsewhere"
+        "{address} is not loopback: the API is not encrypted, so it listens on 127.0.0.1 or [::1] only; set http.tls_cert, http.tls_key and http.hosts to reach it from elsewhere"
     ))
     .into())
+}
+
+/// Where commands on this machine reach a server that listens there.
+fn reached_at(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 async fn bind(address: SocketAddr) -> Result<Listener> {
@@ -384,11 +398,9 @@ mod tests {
             ("0.0.0.0:8770", false),
             ("192.168.1.2:8770", false),
         ] {
-            assert_eq!(
-                refuse_beyond_loopback(address.parse().unwrap()).is_ok(),
-                allowed,
-                "{address}"
-            );
+            let address = address.parse().unwrap();
+            assert_eq!(refuse_beyond_loopback(address, false).is_ok(), allowed, "{address}");
+            assert!(refuse_beyond_loopback(address, true).is_ok(), "{address}");
         }
     }
 

@@ -145,6 +145,22 @@ pub enum Named {
     Shown,
 }
 
+/// A line of a plugin's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When it came.
+    pub at: Timestamp,
+    /// `error`, `warn`, `info` or `debug`.
+    pub level: String,
+    /// `stdout`, `stderr`, `job` or `host`.
+    pub stream: String,
+    /// What it says.
+    pub message: String,
+    /// The job whose answer brought it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+}
+
 /// The answer to an append.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Appended {

@@ -22,14 +22,17 @@ use axwatch_model::{Mono, PluginName, Timestamp};
 use semver::Version;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
+use tonic::transport::Channel;
 
 use super::caller::{Account, Caller};
 use super::calls::{Callee, Facts, Tell};
 use super::grpc::{self, Client, GrpcPlugin};
-use super::output::Capture;
+use super::http::Reach;
+use super::output::{Capture, HOST};
 use super::process::{self, Launched, LauncherCommand, Order, Ports, attend, launch};
 use super::schema::Schema;
 use super::settings::{BinaryError, PluginSettings, arguments, environment, find_program};
+use super::tail::Logs;
 use super::token::{Callers, Token};
 use super::{About, HealthView, pinned, wire};
 use crate::handle::{Engine, PluginReady, RequestError};
@@ -52,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) home: Option<PathBuf>,
     pub(crate) launcher: LauncherCommand,
     pub(crate) ports: Arc<Ports>,
+    /// What people read of each plugin.
+    pub(crate) logs: Logs,
 }
 
 /// What people may ask of a plugin. With settings: as they were just read.
@@ -109,15 +114,6 @@ pub(crate) struct Shown {
     pub(crate) schema: Option<Arc<Schema>>,
 }
 
-/// A process that is up, for calls beside jobs: they go over its one channel, and end when it does.
-#[derive(Clone)]
-#[allow(dead_code, reason = "for what carries HTTP and WebSockets to a plugin")]
-pub(crate) struct Reach {
-    pub(crate) client: Client,
-    pub(crate) caller: Arc<Caller>,
-    pub(crate) token: Arc<Token>,
-}
-
 impl Shown {
     pub(crate) fn nothing(shared: &Shared, settings: PluginSettings) -> Shown {
         Shown {
@@ -156,8 +152,8 @@ struct Session {
 impl Session {
     /// How it is called, once it has been dialled.
     fn reach(&self) -> Option<Reach> {
-        let client = self.dialled.as_ref()?.client.clone();
-        Some(Reach { client, caller: self.caller.clone(), token: self.token.clone() })
+        let channel = self.dialled.as_ref()?.channel.clone();
+        Some(Reach { channel, caller: self.caller.clone(), token: self.token.clone() })
     }
 
     /// Says something to the process, in a task of its own.
@@ -171,6 +167,7 @@ impl Session {
 /// The one channel to a process.
 struct Dialled {
     port: u16,
+    channel: Channel,
     client: Client,
     call: AbortHandle,
 }
@@ -439,6 +436,12 @@ impl Actor {
 
     fn log(&self, level: LogLevel, text: &str) {
         let plugin = &self.settings.name;
+        let word = match level {
+            LogLevel::Info => "info",
+            LogLevel::Warn => "warn",
+            LogLevel::Error => "error",
+        };
+        self.shared.logs.of(plugin).push(word, HOST, text, None);
         match level {
             LogLevel::Info => tracing::info!(%plugin, "plugin {plugin}: {text}"),
             LogLevel::Warn => tracing::warn!(%plugin, "plugin {plugin}: {text}"),
@@ -487,7 +490,7 @@ impl Actor {
         let caller =
             Arc::new(Caller::new(name.clone(), incarnation, zero_is_never, self.account.clone()));
         self.shared.callers.admit(&token, caller.clone());
-        let capture = Capture::new(name.as_str(), token.clone());
+        let capture = Capture::new(name.as_str(), token.clone(), self.shared.logs.of(name));
         let (orders, to_obey) = mpsc::unbounded_channel();
         let facts = Arc::new(Facts::default());
         let mut calls = JoinSet::new();
@@ -524,10 +527,11 @@ impl Actor {
         if let Some(former) = session.dialled.take() {
             former.call.abort();
         }
-        let client = grpc::client(port);
+        let channel = grpc::channel(port);
+        let client = grpc::client(channel.clone());
         let callee = callee(&self.shared, &self.settings, session, client.clone());
         let call = session.call(describe(callee, tell));
-        session.dialled = Some(Dialled { port, client, call });
+        session.dialled = Some(Dialled { port, channel, client, call });
     }
 
     /// What calls to this process need, once it has been dialled.
@@ -611,6 +615,7 @@ fn callee(
         facts: session.facts.clone(),
         clock: shared.engine.clock().clone(),
         client,
+        log: shared.logs.of(&settings.name),
     }
 }
 
@@ -803,6 +808,7 @@ fn ready(callee: &Callee, registration: &Registration, tell: &Tell) -> PluginRea
         settings.execute_timeout,
         callee.caller.clone(),
         callee.token.clone(),
+        callee.log.clone(),
         tell.to.clone(),
     );
     PluginReady {

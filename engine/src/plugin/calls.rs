@@ -23,6 +23,7 @@ use super::listeners::{descendants, listening_beyond_loopback};
 use super::process::Port;
 use super::schema::Schema;
 use super::settings::{PluginSettings, check_version};
+use super::tail::Log;
 use super::token::Token;
 use super::{About, HealthView, wire};
 
@@ -84,6 +85,8 @@ pub(crate) struct Callee {
     pub(crate) facts: Arc<Facts>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) client: Client,
+    /// What people read of it.
+    pub(crate) log: Arc<Log>,
 }
 
 /// Lines of the log that one announcement may cause, of each kind.

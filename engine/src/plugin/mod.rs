@@ -3,7 +3,8 @@
 //! Each plugin has a task of its own (`actor`) around the pure machine of
 //! [`axwatch_core::supervise`]. Its process stands under a launcher ([`launcher`], `process`), which
 //! ends it and all that it started when we say so or are gone. Jobs reach it over one gRPC channel
-//! (`grpc`), which its other calls share (`calls`). Its calls back come to one port for all plugins
+//! (`grpc`), which its other calls share (`calls`), those of browsers too (`http`, `socket`, and the room
+//! that both have, `transit`). What it prints (`output`) can be read along (`tail`). Its calls back come to one port for all plugins
 //! (`services`, `claims`), and who it is there is decided by a token that belongs to its process alone
 //! (`token`, `caller`). Protobuf ends in `wire`.
 //!
@@ -15,6 +16,7 @@ mod caller;
 mod calls;
 mod claims;
 mod grpc;
+mod http;
 pub mod launcher;
 pub mod listeners;
 mod output;
@@ -23,7 +25,10 @@ mod process;
 mod schema;
 mod services;
 mod settings;
+mod socket;
+mod tail;
 mod token;
+mod transit;
 mod wire;
 
 #[cfg(test)]
@@ -43,16 +48,24 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+pub use http::{CallError, Callable, HttpCall, HttpReply};
 pub use process::LauncherCommand;
 pub use schema::{ConfigField, ConfigView};
 pub use settings::{
     BODY_BYTES_MAX, HostSettings, Keepalive, MAX_IN_FLIGHT_MAX, PluginSettings, Program, Reload,
 };
+pub use socket::{
+    Frame, FrameKind, NotSent, Opening, Pulse, Socket, SocketEnd, SocketReceiver, SocketSender,
+};
+pub use tail::{LogLine, Tail, Told};
+pub use transit::Load;
 
 use crate::handle::{Engine, RequestError};
 use actor::{Command, Declined, Reply, Shared, Shown};
 use services::Services;
+use tail::{Log, Logs};
 use token::Callers;
+use transit::{PluginTransit, Transit};
 
 /// Commands of people that may wait for a plugin's task.
 const COMMANDS_MAX: usize = 16;
@@ -190,6 +203,9 @@ pub struct PluginHost {
 struct Handle {
     commands: mpsc::Sender<Command>,
     shown: watch::Receiver<Shown>,
+    /// What is on its way between browsers and it.
+    transit: PluginTransit,
+    log: Arc<Log>,
 }
 
 struct Running {
@@ -226,7 +242,10 @@ impl PluginHost {
                 tracing::error!(%error, "the services for plugins have ended");
             }
         });
+        let names = settings.plugins.iter().map(|plugin| &plugin.name);
+        let logs = Logs::new(names, engine.clock());
         let shared = Arc::new(Shared {
+            logs,
             engine,
             callers,
             endpoint: endpoint.into(),
@@ -236,6 +255,7 @@ impl PluginHost {
             launcher,
             ports: Arc::default(),
         });
+        let transit = Transit::new(settings.body_bytes_max);
         let mut host = PluginHost {
             plugins: BTreeMap::new(),
             running: Mutex::default(),
@@ -248,7 +268,9 @@ impl PluginHost {
             let name = plugin.name.clone();
             let (commands, to_do) = mpsc::channel(COMMANDS_MAX);
             let (shown, seen) = watch::channel(Shown::nothing(&shared, plugin.clone()));
-            if host.plugins.insert(name.clone(), Handle { commands, shown: seen }).is_some() {
+            let (transit, log) = (transit.of_plugin(), shared.logs.of(&name));
+            let handle = Handle { commands, shown: seen, transit, log };
+            if host.plugins.insert(name.clone(), handle).is_some() {
                 return Err(HostError::Twice(name));
             }
             actors.spawn(run_or_end(shared.clone(), plugin, to_do, shown));
@@ -281,6 +303,45 @@ impl PluginHost {
     /// [`UnknownPlugin`].
     pub fn show(&self, name: &str) -> Result<PluginView, UnknownPlugin> {
         self.find(name).map(|(name, handle)| handle.view(name))
+    }
+
+    /// A plugin whose process is up, to be asked something by a browser.
+    ///
+    /// # Errors
+    /// [`CallError`]: there is none of this name, or it does not run just now.
+    pub fn callable(&self, name: &str) -> Result<Callable, CallError> {
+        let (plugin, handle) = self.find(name)?;
+        let shown = handle.shown.borrow();
+        match (&shown.reach, shown.state) {
+            (Some(reach), _) => Ok(Callable {
+                plugin: plugin.clone(),
+                transit: handle.transit.clone(),
+                reach: reach.clone(),
+            }),
+            (None, _) if shown.disabled => {
+                let is_up = |handle: &Handle| handle.shown.borrow().reach.is_some();
+                let running =
+                    self.plugins.iter().filter(|(other, handle)| *other != plugin && is_up(handle));
+                let running = running.map(|(name, _)| name.to_string()).collect();
+                Err(CallError::Disabled { plugin: plugin.clone(), running })
+            }
+            (None, state) => Err(Callable::away(plugin, state, shown.error.clone())),
+        }
+    }
+
+    /// Whether a browser needs no token for this plugin.
+    #[must_use]
+    pub fn is_open(&self, name: &str) -> bool {
+        self.find(name).is_ok_and(|(_, handle)| handle.shown.borrow().settings.open)
+    }
+
+    /// A reader of a plugin's log, from so many of its last lines on.
+    ///
+    /// # Errors
+    /// [`UnknownPlugin`].
+    pub fn logs(&self, name: &str, last: usize) -> Result<Tail, UnknownPlugin> {
+        let (_, handle) = self.find(name)?;
+        Ok(handle.log.clone().tail(last))
     }
 
     /// Asks for a new process of a plugin, whatever its state, with its configuration read anew. What it

@@ -4,8 +4,10 @@
 mod authority;
 mod fake;
 mod host;
+mod http;
 mod jobs;
 mod services;
+mod socket;
 
 use std::sync::Arc;
 use std::time::Duration;
