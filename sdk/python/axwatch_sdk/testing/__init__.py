@@ -24,7 +24,7 @@ import grpc
 
 from .._proto import plugin_pb2
 from .._service import Service
-from .._wire import CHANNEL_OPTIONS, SERVER_OPTIONS, Client, status_text
+from .._wire import BODY_BYTES_MAX, CHANNEL_OPTIONS, SERVER_OPTIONS, Client, status_text
 from ..claim import Attestation, Claim
 from ..failure import Failure, NotNow, Permanent, Retry
 from ..http import Response
@@ -162,7 +162,9 @@ class Harness:
         #: Where the plugin listens, for a test that speaks gRPC itself.
         self.address = f"127.0.0.1:{self._plugin_server.add_insecure_port('127.0.0.1:0')}"
         self._plugin_server.start()
-        self._channel = grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+        # Of two of one name the first counts.
+        options = [("grpc.max_receive_message_length", BODY_BYTES_MAX), *CHANNEL_OPTIONS]
+        self._channel = grpc.insecure_channel(self.address, options=options)
         self._client = Client(self._channel, "protocol.DomainPluginService")
         #: What the plugin said at its last Initialize.
         self.announced = Announced([], [], [], [])
