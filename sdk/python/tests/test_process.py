@@ -98,10 +98,13 @@ class Processes(unittest.TestCase):
         process = self.start(SLOW, "--port", "0")
         client = self.client(process)
         client("Initialize")(plugin_pb2.InitializeRequest(), wait_for_ready=True)
-        client("ExecuteJob").future(plugin_pb2.ExecuteJobRequest(handler_name="slow.sleep", job_id="j", attempt=2))
+        request = plugin_pb2.ExecuteJobRequest(handler_name="slow.sleep", job_id="j", attempt=2)
+        # Held: a call that nobody holds may be cancelled.
+        running = client("ExecuteJob").future(request)
         line = json.loads(process.stderr.readline())
         said = {"level": "info", "message": "sleeping", "job": "j", "handler": "slow.sleep", "attempt": 2}
         self.assertEqual(line, {**line, **said})
+        self.assertFalse(running.done())
         process.send_signal(signal.SIGTERM)
         # Killed by a host after 3 s, which a busy machine may stretch.
         code, err = self.ended(process)
