@@ -1,5 +1,7 @@
 //! `axwatch plugin`: the programs that act.
 
+mod new;
+
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
@@ -44,6 +46,7 @@ enum Command {
         /// Its name
         name: String,
     },
+    New(new::New),
     /// Be one of the plugins that ship with axwatch; the host starts them so
     #[command(after_help = "Example:\n  axwatch plugin serve git --port 50051")]
     Serve(Served),
@@ -70,6 +73,9 @@ impl Plugin {
     }
 
     pub async fn run(self, context: &mut Context) -> Result<()> {
+        if let Command::New(new) = self.command {
+            return new.run(context);
+        }
         let client = need_server(&context.config()?.store).await?;
         match self.command {
             Command::List => {
@@ -84,7 +90,7 @@ impl Plugin {
                 let plugin = client.send(Method::POST, &path, &json!({})).await?;
                 show(&mut context.out, &plugin)
             }
-            Command::Serve(_) => unreachable!("it was served without a store"),
+            Command::New(_) | Command::Serve(_) => unreachable!("neither needs a server"),
         }
     }
 }
