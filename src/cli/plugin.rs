@@ -1,5 +1,6 @@
 //! `axwatch plugin`: the programs that act.
 
+mod check;
 mod new;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -47,6 +48,7 @@ enum Command {
         name: String,
     },
     New(new::New),
+    Check(check::Check),
     /// Be one of the plugins that ship with axwatch; the host starts them so
     #[command(after_help = "Example:\n  axwatch plugin serve git --port 50051")]
     Serve(Served),
@@ -73,8 +75,10 @@ impl Plugin {
     }
 
     pub async fn run(self, context: &mut Context) -> Result<()> {
-        if let Command::New(new) = self.command {
-            return new.run(context);
+        match self.command {
+            Command::New(new) => return new.run(context),
+            Command::Check(check) => return check.run(context).await,
+            _ => {}
         }
         let client = need_server(&context.config()?.store).await?;
         match self.command {
@@ -90,7 +94,9 @@ impl Plugin {
                 let plugin = client.send(Method::POST, &path, &json!({})).await?;
                 show(&mut context.out, &plugin)
             }
-            Command::New(_) | Command::Serve(_) => unreachable!("neither needs a server"),
+            Command::New(_) | Command::Check(_) | Command::Serve(_) => {
+                unreachable!("none of them needs a server")
+            }
         }
     }
 }

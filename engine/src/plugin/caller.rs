@@ -121,6 +121,11 @@ impl Caller {
         }
     }
 
+    /// Whether it has called us.
+    pub(crate) fn has_called(&self) -> bool {
+        self.called.load(Ordering::Relaxed)
+    }
+
     /// Whether what it announces may lack something for no good reason: a call back failed while it
     /// put that together, or its former process made calls then and this one made none. To be asked
     /// once, when Initialize has been answered.

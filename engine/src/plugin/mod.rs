@@ -13,6 +13,7 @@
 mod actor;
 mod caller;
 mod calls;
+pub mod check;
 mod claims;
 mod grpc;
 pub mod launcher;
