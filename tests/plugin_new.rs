@@ -32,6 +32,8 @@ fn sees_it_fire(home: &Home) {
     });
     assert_eq!(text, "Good day, ALICE!");
     server.stop();
+    let report = home.run(&["plugin", "check", "greet"]).expect(0).object();
+    assert_eq!(report["declares"]["watchers"][0]["when"], "is new", "{report}");
 }
 
 #[test]

@@ -9,14 +9,12 @@
 
 mod probe;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axwatch_ats::MemoryStore;
 use axwatch_model::{StoreId, SystemClock, WatcherState};
 use axwatch_proto::protocol;
-use semver::Version;
 use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -46,10 +44,8 @@ pub struct CheckSettings {
     pub plugin: PluginSettings,
     /// Nobody said its name: the one that it says itself is taken.
     pub is_name_guessed: bool,
-    /// Where its program is looked for when no `binary` is set.
-    pub search_paths: Vec<PathBuf>,
-    /// What its version constraint is held against.
-    pub protocol_version: Version,
+    /// What holds for all plugins; which plugins it names does not count.
+    pub host: HostSettings,
 }
 
 /// All that was found out about a plugin.
@@ -160,9 +156,10 @@ pub enum Weight {
 
 impl CheckReport {
     fn find(&mut self, weight: Weight, text: impl Into<String>) {
-        let finding = Finding { weight, text: text.into() };
-        if !self.findings.contains(&finding) {
-            self.findings.push(finding);
+        let text = text.into();
+        // The host and the questions come upon the same mistake.
+        if !self.findings.iter().any(|known| known.text.contains(&text)) {
+            self.findings.push(Finding { weight, text });
         }
     }
 
@@ -258,12 +255,7 @@ async fn under_a_host(
     report: &mut CheckReport,
 ) -> Result<(), String> {
     let engine = engine().await?;
-    let host = HostSettings {
-        plugins: vec![settings.plugin.clone()],
-        search_paths: settings.search_paths.clone(),
-        protocol_version: settings.protocol_version.clone(),
-        ..HostSettings::default()
-    };
+    let host = HostSettings { plugins: vec![settings.plugin.clone()], ..settings.host.clone() };
     let began = Instant::now();
     let host = PluginHost::start(engine.clone(), host, launcher.clone());
     let host = host.await.map_err(|error| error.to_string())?;
@@ -429,7 +421,7 @@ fn tell_who(
         report
             .warn("Metadata has no version; people and `plugin list` cannot tell one from another");
     }
-    if let Err(reason) = check_version(&metadata.qntx_version, &settings.protocol_version) {
+    if let Err(reason) = check_version(&metadata.qntx_version, &settings.host.protocol_version) {
         report.problem(reason);
     }
     report.about = Some(Who {

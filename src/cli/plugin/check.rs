@@ -82,8 +82,7 @@ impl Check {
         if !self.args.is_empty() {
             plugin.args = self.args;
         }
-        let HostSettings { search_paths, protocol_version, .. } = host;
-        Ok(CheckSettings { plugin, is_name_guessed, search_paths, protocol_version })
+        Ok(CheckSettings { plugin, is_name_guessed, host })
     }
 
     /// One that the configuration does not name: it may ship with us, or lie in `plugin.paths`.

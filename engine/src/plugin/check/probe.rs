@@ -96,7 +96,7 @@ impl Probe {
     ) -> Result<Probe, String> {
         let plugin = &settings.plugin;
         let program =
-            find_program(plugin, &settings.search_paths).map_err(|error| error.to_string())?;
+            find_program(plugin, &settings.host.search_paths).map_err(|error| error.to_string())?;
         let port = Arc::new(Ports::default()).take();
         let port = port.map_err(|error| format!("no port of loopback is free: {error}"))?.number;
         let mut launcher = Command::new(&launcher.program)
@@ -214,8 +214,7 @@ impl Probe {
             config: self.config.clone().into_iter().collect(),
             ..Default::default()
         };
-        let (reply, served) =
-            call("Initialize", patience, self.client.initialize(request)).await;
+        let (reply, served) = call("Initialize", patience, self.client.initialize(request)).await;
         if reply.is_some()
             && let Some((_, caller)) = &self.caller
         {
@@ -247,8 +246,7 @@ impl Probe {
 
     /// Whether it says that it is well; why not otherwise.
     pub(super) async fn health(&mut self) -> (Result<(), String>, Served) {
-        let (reply, served) =
-            call("Health", CALL_WITHIN, self.client.health(Empty {})).await;
+        let (reply, served) = call("Health", CALL_WITHIN, self.client.health(Empty {})).await;
         let verdict = match reply {
             Some(reply) if !reply.healthy => Err(wire::shown(&reply.message)),
             _ => Ok(()),
