@@ -26,7 +26,7 @@ from ._proto import plugin_pb2
 from ._text import cut
 from ._wire import SERVER_OPTIONS, serve
 from .config import Config
-from .failure import Cancelled, Failure, NotNow, Permanent, Retry, chain
+from .failure import Failure, NotNow, Permanent, Retry, chain
 from .host import Host, channel
 from .job import Done, Job
 from .log import job_fields
@@ -146,7 +146,7 @@ class Service:
                 self._changed.wait_for(lambda: not self._running, max(deadline - time.monotonic(), 0))
                 left = list(self._running)
             if left:
-                _log.warning("ending, although %d jobs are running", len(left))
+                _log.warning("ending, although jobs are running: %d", len(left))
             for job in left:
                 job._process_ends()
             if self._plugin._shutdown is not None:
@@ -332,8 +332,6 @@ def _outcome(job: Job, handler: Handler) -> Done:
     fields = job_fields.set({"job": job.id, "handler": job.handler, "attempt": job.attempt})
     try:
         answer = _called(handler, job)
-    except Cancelled:
-        raise
     except Failure:
         raise
     except BaseException as error:

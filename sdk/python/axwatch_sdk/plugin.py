@@ -11,7 +11,7 @@ from .claim import Terms, _terms
 from .config import Config
 from .host import Host
 from .http import Answer, Request, Route
-from .job import Done, Job
+from .job import Job
 from .socket import Socket
 
 _FIRES_PER_SECOND_MAX = 100_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from typing import Any, Callable, Dict, Iterator, Optional, Union
+from typing import Callable, Dict, Iterator, Optional, Union
 
 from ._proto import plugin_pb2
 

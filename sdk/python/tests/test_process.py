@@ -109,7 +109,7 @@ class Processes(unittest.TestCase):
         # Killed by a host after 3 s, which a busy machine may stretch.
         code, err = self.ended(process)
         self.assertEqual(code, 0)
-        self.assertIn("ending, although 1 jobs are running", err)
+        self.assertIn("ending, although jobs are running: 1", err)
 
     def test_what_is_wrong_is_said_with_an_exit_code(self):
         taken = socket.create_server(("127.0.0.1", 0))
