@@ -375,7 +375,7 @@ async fn bind(address: SocketAddr) -> Result<Listener> {
 }
 
 /// Our own program, as a launcher of plugins.
-fn launcher() -> LauncherCommand {
+pub fn launcher() -> LauncherCommand {
     let args = ["plugin-launcher", "--"].map(OsString::from).to_vec();
     LauncherCommand { program: shipped::ourselves(), args }
 }

@@ -1,8 +1,10 @@
 //! `axwatch plugin`: the programs that act.
 
+mod check;
 mod config;
 mod disable;
 mod logs;
+mod new;
 mod show;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -60,6 +62,8 @@ enum Command {
     Reset(Which),
     Config(config::Config),
     Logs(logs::Logs),
+    New(new::New),
+    Check(check::Check),
     /// Be one of the plugins that ship with axwatch; the host starts them so
     #[command(after_help = "Example:\n  axwatch plugin serve git --port 50051")]
     Serve(Served),
@@ -93,6 +97,8 @@ impl Plugin {
 
     pub async fn run(self, context: &mut Context) -> Result<()> {
         let (which, verb) = match self.command {
+            Command::New(new) => return new.run(context),
+            Command::Check(check) => return check.run(context).await,
             Command::List => {
                 let client = need_server(&context.config()?.store).await?;
                 let lines = client.text(Method::GET, BASE, JSON, Bytes::new()).await?;

@@ -18,8 +18,8 @@ use anyhow::Result;
 const USAGE: &str = "\
 usage: cargo xtask <command>
 
-  check               everything that has to hold: formatting, clippy, docs, tests, dependencies, the
-                      demo; stops at the first failure
+  check               everything that has to hold: formatting, clippy, docs, tests, the Python SDK,
+                      dependencies, the demo; stops at the first failure
   deps                only the direction of dependencies
   picture             makes docs/terminal.svg anew: the real program on a real terminal; needs git,
                       and script of util-linux

@@ -14,6 +14,7 @@
 mod actor;
 mod caller;
 mod calls;
+pub mod check;
 mod claims;
 mod grpc;
 mod http;
