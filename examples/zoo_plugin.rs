@@ -108,6 +108,8 @@ enum Mode {
     Gate,
     /// Makes claims about whatever the job is about, as `makes` says. With a file `gate`: once it is there.
     Relays,
+    /// Takes a second Initialize, and announces what that says.
+    Reconfigurable,
 }
 
 impl Mode {
@@ -140,6 +142,7 @@ impl Mode {
             "hang-in-shutdown" => Mode::HangInShutdown,
             "gate" => Mode::Gate,
             "relays" => Mode::Relays,
+            "reconfigurable" => Mode::Reconfigurable,
             _ => return None,
         })
     }
@@ -737,7 +740,12 @@ impl DomainPluginService for Zoo {
         &self,
         request: Request<InitializeRequest>,
     ) -> Result<Response<InitializeResponse>, Status> {
-        if self.host.set(Host::of(request.into_inner())).is_err() {
+        let told = request.into_inner();
+        if self.mode == Mode::Reconfigurable && self.host.get().is_some() {
+            let handler_names = Zoo::handlers(&Host::of(told));
+            return Ok(Response::new(InitializeResponse { handler_names, ..Default::default() }));
+        }
+        if self.host.set(Host::of(told)).is_err() {
             return Err(Status::failed_precondition("Initialize came twice"));
         }
         let host = self.host()?;
