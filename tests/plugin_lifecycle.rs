@@ -79,7 +79,7 @@ fn a_plugin_is_shown_with_all_that_it_registered_and_all_that_was_refused() {
         ("route", "GET /a b"),
     ];
     assert_eq!(refused, expected.into());
-    let plain = home.run_plain(&["plugin", "show", "zoo"]).expect(0).stdout;
+    let plain = home.run_plain(&["plugin", "show", "zoo"]).expect(0).out;
     let says = [
         "zoo-more",
         "5 a second",
@@ -145,7 +145,7 @@ fn disable_retires_all_and_lasts_and_enable_brings_a_new_generation() {
         home.object(&["as", &format!("X{n} is seen")]);
     }
     home.run(&["plugin", "disable", "zoo"]).expect(2).says(&["--yes"]);
-    let would = home.run_plain(&["plugin", "disable", "zoo", "--dry-run"]).expect(0).stdout;
+    let would = home.run_plain(&["plugin", "disable", "zoo", "--dry-run"]).expect(0).out;
     assert!(would.contains("1 handler") && would.contains("1 watcher"), "{would}");
     let disabled = home.object(&["plugin", "disable", "zoo", "--yes"]);
     assert!(!disabled["disabled_at"].is_null(), "{disabled}");
@@ -169,7 +169,7 @@ fn disable_retires_all_and_lasts_and_enable_brings_a_new_generation() {
     let fire = home.json(&["fires", "--watcher", "user-mine"]).remove(0);
     let why = home.object(&["why", text(&fire, "job_id")]).to_string();
     assert!(why.contains("plugin_disabled") && why.contains("axwatch plugin enable zoo"), "{why}");
-    let why_not = home.run(&["why-not", "waits", "user-mine"]).stdout;
+    let why_not = home.run(&["why-not", "user-mine", "waits"]).out;
     assert!(why_not.contains("plugin_disabled"), "{why_not}");
     let status = home.object(&["status"]).to_string();
     assert!(status.contains("plugin zoo is disabled"), "{status}");
@@ -218,7 +218,7 @@ fn an_announcement_that_is_not_believed_keeps_everything_also_over_a_restart_of_
     };
     let until_when = doubted(&home);
     assert!(home.log().contains("no longer announces what it had"), "loudly");
-    let plain = home.run_plain(&["plugin", "show", "zoo"]).expect(0).stdout;
+    let plain = home.run_plain(&["plugin", "show", "zoo"]).expect(0).out;
     assert!(plain.contains("kept until"), "{plain}");
     // The watcher fires; what is announced runs, and the rest is held.
     assert_eq!(number(&home.object(&["as", "X is seen"]), "fires"), 1);
