@@ -60,6 +60,14 @@ impl Rig {
     /// # Errors
     /// When the store, the engine or the plugin does not start.
     pub async fn start(store: &Path) -> Result<Rig> {
+        Rig::start_beside(store, Vec::new()).await
+    }
+
+    /// The same with other plugins beside ours, which need not come up.
+    ///
+    /// # Errors
+    /// When the store, the engine or our plugin does not start.
+    pub async fn start_beside(store: &Path, others: Vec<PluginSettings>) -> Result<Rig> {
         let writer = SqliteStore::open_writer(store).await?;
         let clock = Arc::new(SystemClock::new());
         let (engine, task) = axwatch_engine::start(writer, clock, EngineConfig::default()).await?;
@@ -71,7 +79,8 @@ impl Rig {
             program: program.clone(),
             args: vec!["launcher".into(), "--".into()],
         };
-        let plugins = vec![settings(program, &port_file)?];
+        let mut plugins = vec![settings(program, &port_file)?];
+        plugins.extend(others);
         let settings = HostSettings { plugins, ..HostSettings::default() };
         let host = PluginHost::start(engine.clone(), settings, launcher).await?;
         wait_until_ready(&host).await?;
@@ -167,6 +176,15 @@ impl Rig {
         let request =
             HttpRequest { method: "GET".into(), path: path.into(), ..HttpRequest::default() };
         Ok(self.client.clone().handle_http(request).await?.into_inner().body)
+    }
+
+    /// Waits until another plugin has come up, or for as long as this.
+    pub async fn until_begun(&self, name: &str, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let is_up = || self.host.show(name).is_ok_and(|view| view.state == Status::Ready);
+        while !is_up() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Stops the plugin, then the engine, which leaves a store with nothing left for later.
