@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_model::{
-    Declared, HandlerName, JobId, JobNumber, JobRow, LaneKey, Mono, PluginName, RefusedRow, Seq,
-    Stored, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
+    Declared, HandlerName, JobId, JobNumber, JobRow, LaneKey, Mono, Owner, PluginName, RefusedRow,
+    Seq, Stored, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
 };
 use axwatch_query::Aliases;
 
@@ -394,6 +394,8 @@ pub enum Effect {
     },
     /// A watcher's AX text is none: one that stands, after an upgrade, or one that a plugin declares.
     Unparsed {
+        /// The plugin that declared it, or `user`.
+        owner: Owner,
         /// The watcher as shown.
         watcher: Arc<str>,
         /// Its text, or the beginning of a long one.
@@ -405,6 +407,8 @@ pub enum Effect {
     GaveUp {
         /// The job.
         id: JobId,
+        /// The plugin that had it last; `None` of a handler that nobody has.
+        plugin: Option<PluginName>,
         /// The watcher as shown; empty without one.
         watcher: Arc<str>,
         /// The handler as declared.

@@ -479,7 +479,8 @@ impl State {
         }
         self.unindex(number);
         self.rest_passes(number);
-        self.unparsed.push(unparsed(watcher, &declared, mistakes));
+        let owner = self.watchers[&number].row.key.owner.clone();
+        self.unparsed.push(unparsed(owner, watcher, &declared, mistakes));
         if is_news {
             self.unwritten.watchers.insert(number);
             self.record_watcher(number, "watcher_broken", Some(mistakes), None, now);
@@ -694,7 +695,8 @@ impl State {
         }));
         if let (Owner::Plugin(_), Some(mistakes)) = (owner, &refusal.mistakes) {
             let watcher = shown.as_str().into();
-            self.unparsed.push(unparsed(watcher, &declaration.declared, &mistakes.to_string()));
+            let (owner, mistakes) = (owner.clone(), mistakes.to_string());
+            self.unparsed.push(unparsed(owner, watcher, &declaration.declared, &mistakes));
         }
         let Ok(local) = declaration.local.parse::<LocalId>() else { return };
         let key = WatcherKey { owner: owner.clone(), local };
@@ -802,8 +804,9 @@ fn check_handler_count(count: usize) -> Result<(), Refusal> {
 }
 
 /// That a watcher's text is no AX, for the log: so much of it as is worth a line.
-fn unparsed(watcher: Arc<str>, declared: &Declared, mistakes: &str) -> Effect {
+fn unparsed(owner: Owner, watcher: Arc<str>, declared: &Declared, mistakes: &str) -> Effect {
     Effect::Unparsed {
+        owner,
         watcher,
         text: bounds::cut(&declared.shown(), bounds::ERROR_BYTES_MAX).to_owned(),
         reason: bounds::cut(mistakes, bounds::ERROR_BYTES_MAX).to_owned(),
