@@ -323,3 +323,44 @@ fn one_handler_name_and_names_that_begin_alike_are_kept_apart() {
     assert_eq!(ledger::read(&Zoo::ledger_of(&home, "git")).len(), 2);
     assert_eq!(ledger::read(&Zoo::ledger_of(&home, "git-hub")).len(), 2);
 }
+
+#[test]
+fn people_say_what_they_want_of_a_plugin_and_are_told_what_became_of_it() {
+    let home = Home::new("wanted");
+    let server = serve(&home, &[whole("zoo").own("n", 3)], &["zoo"]);
+    // It does not say what may be configured, so all that is configured is shown.
+    let config = home.object(&["plugin", "config", "zoo"]);
+    assert_eq!((&config["has_schema"], &config["values"]["n"]), (&json!(false), &json!("3")));
+    home.run_plain(&["plugin", "config", "zoo"]).expect(0).says(&["does not say", "n"]);
+    // It takes no second Initialize, and goes on as it was.
+    let pid = shown(&home, "zoo")["pid"].clone();
+    home.run(&["plugin", "reconfigure", "zoo"]).expect(1).says(&["goes on as before"]);
+    let plugin = shown(&home, "zoo");
+    assert_eq!((&plugin["pid"], text(&plugin, "state")), (&pid, "ready"));
+    assert_eq!(has(&home, "zoo"), [2, 2, 1, 1, 0]);
+    // For one that runs a reset is a restart, and to enable it changes nothing.
+    home.object(&["plugin", "reset", "zoo"]);
+    until("another process is ready", || {
+        let plugin = shown(&home, "zoo");
+        (plugin["state"] == "ready" && plugin["pid"] != pid).then_some(())
+    });
+    home.object(&["plugin", "enable", "zoo"]);
+    assert!(home.json(&["audit", "show", "--type", "plugin_enabled"]).is_empty());
+    for verb in ["restart", "enable", "reconfigure", "reset", "config"] {
+        home.run(&["plugin", verb, "nobody"]).expect(1).says(&["nobody", "zoo"]);
+    }
+    // The same for programs.
+    for base in ["/api/plugins", "/api/v1/plugins"] {
+        for (method, verb) in [("POST", "disable"), ("POST", "enable"), ("POST", "restart")] {
+            let (status, body) =
+                server.request(method, &format!("{base}/zoo/{verb}"), "{}").expect("an answer");
+            assert_eq!(status, 200, "{verb}: {body}");
+            let (status, _) =
+                server.request(method, &format!("{base}/nobody/{verb}"), "{}").unwrap();
+            assert_eq!(status, 404, "{verb}");
+        }
+        server.until_ready(&["zoo"]);
+    }
+    assert_eq!(has(&home, "zoo"), [2, 2, 1, 1, 0]);
+    assert_eq!(home.json(&["audit", "show", "--type", "plugin_disabled", "--all"]).len(), 2);
+}

@@ -599,12 +599,6 @@ impl Simulation {
 
     fn come_up(&mut self, plugin: usize, fewer: bool, watches: bool) {
         self.go_down(plugin, true);
-        let name = PLUGINS[plugin].parse().unwrap();
-        self.batch(vec![Event::PluginEnabled {
-            request: REQUEST,
-            plugin: name,
-            by: "user".into(),
-        }]);
         self.last_incarnation += 1;
         let incarnation = self.last_incarnation;
         self.up[plugin] = Some((incarnation, handlers(plugin, fewer)));
@@ -616,7 +610,10 @@ impl Simulation {
             max_in_flight: 6,
             registration: self.registration(plugin, fewer, watches),
         };
-        self.register(plugin, up);
+        // In one batch with it: a death between the two would leave it disabled.
+        let (name, by) = (PLUGINS[plugin].parse().unwrap(), "user".to_owned());
+        let enabled = Event::PluginEnabled { request: REQUEST, plugin: name, by };
+        self.register(plugin, vec![enabled, up]);
     }
 
     /// A plugin that is up announces other handlers, and is believed or not.
@@ -628,7 +625,7 @@ impl Simulation {
         let name = PLUGINS[plugin].parse().unwrap();
         self.register(
             plugin,
-            Event::Announced { request: REQUEST, plugin: name, incarnation, registration },
+            vec![Event::Announced { request: REQUEST, plugin: name, incarnation, registration }],
         );
     }
 
@@ -643,9 +640,9 @@ impl Simulation {
         self.go_down(plugin, false);
     }
 
-    fn register(&mut self, plugin: usize, event: Event) {
+    fn register(&mut self, plugin: usize, events: Vec<Event>) {
         let watcher = WATCHERS + plugin;
-        self.batch_of(vec![event], Vec::new(), &mut |_, effects| {
+        self.batch_of(events, Vec::new(), &mut |_, effects| {
             let verdicts = effects.iter().find_map(|effect| match effect {
                 Effect::Reply { answer: Answer::Registered(verdicts), .. } => Some(verdicts),
                 _ => None,
