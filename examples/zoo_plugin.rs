@@ -113,6 +113,8 @@ enum Mode {
     Relays,
     /// Serves HTTP and sockets, as their paths say (`zoo/serves.rs`).
     Serves,
+    /// Takes a second Initialize, and announces what that says.
+    Reconfigurable,
 }
 
 impl Mode {
@@ -146,6 +148,7 @@ impl Mode {
             "gate" => Mode::Gate,
             "relays" => Mode::Relays,
             "serves" => Mode::Serves,
+            "reconfigurable" => Mode::Reconfigurable,
             _ => return None,
         })
     }
@@ -743,7 +746,12 @@ impl DomainPluginService for Zoo {
         &self,
         request: Request<InitializeRequest>,
     ) -> Result<Response<InitializeResponse>, Status> {
-        if self.host.set(Host::of(request.into_inner())).is_err() {
+        let told = request.into_inner();
+        if self.mode == Mode::Reconfigurable && self.host.get().is_some() {
+            let handler_names = Zoo::handlers(&Host::of(told));
+            return Ok(Response::new(InitializeResponse { handler_names, ..Default::default() }));
+        }
+        if self.host.set(Host::of(told)).is_err() {
             return Err(Status::failed_precondition("Initialize came twice"));
         }
         let host = self.host()?;

@@ -368,8 +368,6 @@ fn find_file(
     given: Option<&Path>,
     variable: &impl Fn(&str) -> Option<String>,
 ) -> Result<(PathBuf, Option<String>), ConfigError> {
-    // Absolute, because it is read again when a plugin is told its configuration anew.
-    let place = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     if let Some(path) = given {
         let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
         return Ok((path.to_owned(), Some(text)));

@@ -3,7 +3,8 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -33,10 +34,12 @@ fn a_pinned_program_is_executed_from_its_checked_copy() {
     let home = Home::new("pinned");
     let program = copied_zoo(&home, "qntx-zoo-plugin");
     let digest = sha256_of(&program);
-    let pinned = |digest: &str| {
-        Zoo::good("zoo").host("binary", json!(program)).host("sha256", digest.to_owned())
+    let usual = support::zoo_plugin_path();
+    let configure = |digest: &str| {
+        let toml = home.zoo_toml(&[Zoo::good("zoo").host("sha256", digest.to_owned())]);
+        home.configure(&toml.replace(usual.to_str().unwrap(), program.to_str().unwrap()));
     };
-    home.configure_zoo(&[pinned(&digest)]);
+    configure(&digest);
     let server = home.serve();
     server.until_ready(&["zoo"]);
     let running = executable_of(number(&server.plugin("zoo"), "pid"));
@@ -47,13 +50,13 @@ fn a_pinned_program_is_executed_from_its_checked_copy() {
     other.push(0);
     fs::remove_file(&program).unwrap();
     fs::write(&program, other).unwrap();
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
     home.object(&["plugin", "restart", "zoo"]);
     let failed = server.until_plugin("zoo", &["failed"]);
     assert!(text(&failed, "error").contains(&format!("sha256 says {digest}")), "{failed}");
     // Until somebody says that it is the right one.
     let digest = sha256_of(&program);
-    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    home.configure_zoo(&[pinned(&digest)]);
+    configure(&digest);
     home.object(&["plugin", "restart", "zoo"]);
     server.until_ready(&["zoo"]);
     assert_eq!(fs::read_dir(copies.join("zoo")).unwrap().count(), 1, "the old copy is gone");
@@ -146,7 +149,7 @@ fn what_a_killed_engine_and_its_killed_launchers_leave_is_ended_by_the_next() {
 #[test]
 fn a_plugin_is_told_what_is_written_for_it_now() {
     let home = Home::new("reread");
-    let zoo = |handlers: &[&str]| [Zoo::good("zoo").handlers(handlers)];
+    let zoo = |handlers: &[&str]| [Zoo::new("zoo", "reconfigurable").handlers(handlers)];
     home.configure_zoo(&zoo(&["one"]));
     let server = home.serve();
     server.until_ready(&["zoo"]);
@@ -158,8 +161,12 @@ fn a_plugin_is_told_what_is_written_for_it_now() {
     assert_eq!((number(&shown, "pid"), &shown["handlers"]), (pid, &json!(["one", "two"])));
     // What cannot be read changes nothing, and says where.
     home.configure("[zoo\n");
-    home.run(&["plugin", "reconfigure", "zoo"]).expect(1).says(&["am.toml:1", "goes on as before"]);
-    home.run(&["plugin", "restart", "zoo"]).expect(1).says(&["am.toml:1"]);
+    for command in ["reconfigure", "restart", "reset", "enable"] {
+        let asked = server.request("POST", &format!("/api/v1/plugins/zoo/{command}"), "");
+        let (status, answer) = asked.expect("the server answers");
+        assert_eq!(status, 400, "{command}: {answer}");
+        assert!(answer.contains("am.toml:1") && answer.contains("goes on as before"), "{answer}");
+    }
     assert_eq!(number(&server.plugin("zoo"), "pid"), pid);
     home.configure_zoo(&zoo(&["three"]));
     home.object(&["plugin", "restart", "zoo"]);

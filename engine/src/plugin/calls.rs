@@ -179,7 +179,7 @@ impl Callee {
         match problems {
             Some(problems) if !problems.is_empty() => {
                 // No restart helps: somebody has to write something else.
-                return Err(Seen::Fatal { reason: problems.join("; ") });
+                Err(Seen::Fatal { reason: problems.join("; ") })
             }
             _ => self.call_initialize(once).await,
         }

@@ -102,6 +102,12 @@ fn well_behaved(mode: &str) -> Fake {
     if mode == "choosy" {
         return choosy(fake);
     }
+    if mode == "mumbling" {
+        fake.config_schema = answer(|_| async { Err(Status::internal("cannot decode myself")) });
+    }
+    if mode == "mute" {
+        fake.config_schema = answer(|_| std::future::pending());
+    }
     let session = Arc::new(std::sync::OnceLock::<InitializeRequest>::new());
     let known = session.clone();
     fake.initialize = answer(move |request: InitializeRequest| {
@@ -459,6 +465,21 @@ async fn a_configuration_that_does_not_fit_is_told_by_its_key_and_fails_the_plug
     let view = host.config("zoo").unwrap();
     assert_eq!((view.fields[0].problem.as_deref(), view.unknown), (None, vec!["other".to_owned()]));
     soon(host.shutdown()).await;
+}
+
+#[tokio::test]
+async fn who_does_not_say_what_can_be_configured_runs_all_the_same() {
+    let engine = engine().await;
+    for mode in ["mumbling", "mute"] {
+        let patient = Duration::from_secs(2);
+        let mut plugin = PluginSettings { initialize_timeout: patient, ..settings(mode) };
+        plugin.config.insert("key".into(), "value".into());
+        let host = host_of(&engine, vec![plugin]).await.unwrap();
+        host.is_ready().await;
+        let view = host.config("zoo").unwrap();
+        assert_eq!((view.has_schema, view.values["key"].as_str()), (false, "value"), "{mode}");
+        soon(host.shutdown()).await;
+    }
 }
 
 #[tokio::test]
