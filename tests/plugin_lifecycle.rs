@@ -79,7 +79,7 @@ fn a_plugin_is_shown_with_all_that_it_registered_and_all_that_was_refused() {
         ("route", "GET /a b"),
     ];
     assert_eq!(refused, expected.into());
-    let plain = home.run_plain(&["plugin", "show", "zoo"]).expect(0).stdout;
+    let plain = home.run_plain(&["plugin", "show", "zoo"]).expect(0).out;
     let says = [
         "zoo-more",
         "5 a second",
@@ -145,7 +145,7 @@ fn disable_retires_all_and_lasts_and_enable_brings_a_new_generation() {
         home.object(&["as", &format!("X{n} is seen")]);
     }
     home.run(&["plugin", "disable", "zoo"]).expect(2).says(&["--yes"]);
-    let would = home.run_plain(&["plugin", "disable", "zoo", "--dry-run"]).expect(0).stdout;
+    let would = home.run_plain(&["plugin", "disable", "zoo", "--dry-run"]).expect(0).out;
     assert!(would.contains("1 handler") && would.contains("1 watcher"), "{would}");
     let disabled = home.object(&["plugin", "disable", "zoo", "--yes"]);
     assert!(!disabled["disabled_at"].is_null(), "{disabled}");
@@ -169,7 +169,7 @@ fn disable_retires_all_and_lasts_and_enable_brings_a_new_generation() {
     let fire = home.json(&["fires", "--watcher", "user-mine"]).remove(0);
     let why = home.object(&["why", text(&fire, "job_id")]).to_string();
     assert!(why.contains("plugin_disabled") && why.contains("axwatch plugin enable zoo"), "{why}");
-    let why_not = home.run(&["why-not", "waits", "user-mine"]).stdout;
+    let why_not = home.run(&["why-not", "user-mine", "waits"]).out;
     assert!(why_not.contains("plugin_disabled"), "{why_not}");
     let status = home.object(&["status"]).to_string();
     assert!(status.contains("plugin zoo is disabled"), "{status}");
@@ -218,7 +218,7 @@ fn an_announcement_that_is_not_believed_keeps_everything_also_over_a_restart_of_
     };
     let until_when = doubted(&home);
     assert!(home.log().contains("no longer announces what it had"), "loudly");
-    let plain = home.run_plain(&["plugin", "show", "zoo"]).expect(0).stdout;
+    let plain = home.run_plain(&["plugin", "show", "zoo"]).expect(0).out;
     assert!(plain.contains("kept until"), "{plain}");
     // The watcher fires; what is announced runs, and the rest is held.
     assert_eq!(number(&home.object(&["as", "X is seen"]), "fires"), 1);
@@ -322,4 +322,45 @@ fn one_handler_name_and_names_that_begin_alike_are_kept_apart() {
     server.until_settled();
     assert_eq!(ledger::read(&Zoo::ledger_of(&home, "git")).len(), 2);
     assert_eq!(ledger::read(&Zoo::ledger_of(&home, "git-hub")).len(), 2);
+}
+
+#[test]
+fn people_say_what_they_want_of_a_plugin_and_are_told_what_became_of_it() {
+    let home = Home::new("wanted");
+    let server = serve(&home, &[whole("zoo").own("n", 3)], &["zoo"]);
+    // It does not say what may be configured, so all that is configured is shown.
+    let config = home.object(&["plugin", "config", "zoo"]);
+    assert_eq!((&config["has_schema"], &config["values"]["n"]), (&json!(false), &json!("3")));
+    home.run_plain(&["plugin", "config", "zoo"]).expect(0).says(&["does not say", "n"]);
+    // It takes no second Initialize, and goes on as it was.
+    let pid = shown(&home, "zoo")["pid"].clone();
+    home.run(&["plugin", "reconfigure", "zoo"]).expect(1).says(&["goes on as before"]);
+    let plugin = shown(&home, "zoo");
+    assert_eq!((&plugin["pid"], text(&plugin, "state")), (&pid, "ready"));
+    assert_eq!(has(&home, "zoo"), [2, 2, 1, 1, 0]);
+    // For one that runs a reset is a restart, and to enable it changes nothing.
+    home.object(&["plugin", "reset", "zoo"]);
+    until("another process is ready", || {
+        let plugin = shown(&home, "zoo");
+        (plugin["state"] == "ready" && plugin["pid"] != pid).then_some(())
+    });
+    home.object(&["plugin", "enable", "zoo"]);
+    assert!(home.json(&["audit", "show", "--type", "plugin_enabled"]).is_empty());
+    for verb in ["restart", "enable", "reconfigure", "reset", "config"] {
+        home.run(&["plugin", verb, "nobody"]).expect(1).says(&["nobody", "zoo"]);
+    }
+    // The same for programs.
+    for base in ["/api/plugins", "/api/v1/plugins"] {
+        for (method, verb) in [("POST", "disable"), ("POST", "enable"), ("POST", "restart")] {
+            let (status, body) =
+                server.request(method, &format!("{base}/zoo/{verb}"), "{}").expect("an answer");
+            assert_eq!(status, 200, "{verb}: {body}");
+            let (status, _) =
+                server.request(method, &format!("{base}/nobody/{verb}"), "{}").unwrap();
+            assert_eq!(status, 404, "{verb}");
+        }
+        server.until_ready(&["zoo"]);
+    }
+    assert_eq!(has(&home, "zoo"), [2, 2, 1, 1, 0]);
+    assert_eq!(home.json(&["audit", "show", "--type", "plugin_disabled", "--all"]).len(), 2);
 }
