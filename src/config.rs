@@ -494,11 +494,14 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
     })
 }
 
-/// What is said about TLS, and the names to go by. The error is the key and what is wrong.
+/// What is said about TLS, and the names to go by.
+type TlsAndNames = (Option<TlsFiles>, Vec<String>);
+
+/// What `[http]` says of both. The error is the key and what is wrong.
 fn tls(
     http: &RawHttp,
     beside: &impl Fn(PathBuf) -> PathBuf,
-) -> Result<(Option<TlsFiles>, Vec<String>), (&'static str, String)> {
+) -> Result<TlsAndNames, (&'static str, String)> {
     let files = match (&http.tls_cert, &http.tls_key) {
         (Some(certificate), Some(key)) => {
             Some(TlsFiles { certificate: beside(certificate.clone()), key: beside(key.clone()) })

@@ -128,6 +128,16 @@ fn each_way_to_fail_has_its_status_and_its_words() {
     }
     let away = get(&server, "/api/stuck/x").expect(503).says(&["stuck", "starting"]);
     assert_eq!(away.all("retry-after"), ["1"]);
+    // A disabled one is as good as none, until it is enabled.
+    asked(&server, "POST", "/api/plugins/plain/disable", &[], b"").expect(200);
+    until("it is disabled", || {
+        (get(&server, "/api/plain/x").text().contains("is disabled")).then_some(())
+    });
+    get(&server, "/api/plain/x").expect(404).says(&["plain", "disabled", "web"]);
+    asked(&server, "POST", "/api/plugins/plain/enable", &[], b"").expect(200);
+    until("it answers again", || {
+        get(&server, "/api/plain/x").text().contains("serves no HTTP").then_some(())
+    });
     // A process that ends under a request.
     let away = get(&server, "/api/web/exit").expect(503);
     assert_eq!(away.all("retry-after"), ["1"]);

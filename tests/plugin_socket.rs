@@ -227,7 +227,8 @@ fn only_who_may_opens_a_socket() {
         let cookie = format!("axwatch_token={}", server.token());
         let cookie = ("cookie", cookie.as_str());
         let own = format!("http://{}", server.address());
-        let cases: [(&[(&str, &str)], Option<u16>); 9] = [
+        type Headers<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(Headers<'_>, Option<u16>); 9] = [
             (&[], Some(401)),
             (&[("authorization", "Bearer wrong")], Some(401)),
             (&[("sec-websocket-protocol", "axwatch.token.wrong")], Some(401)),

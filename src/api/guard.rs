@@ -390,7 +390,8 @@ mod tests {
         let cookie = ("cookie", "a=b; axwatch_token=secret");
         let (own, other) = ("http://127.0.0.1:8770", "http://127.0.0.1:3000");
         let (get, post) = (Method::GET, Method::POST);
-        let cases: [(&Method, &[(&str, &str)], Option<StatusCode>); 11] = [
+        type Headers<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(&Method, Headers<'_>, Option<StatusCode>); 11] = [
             (&get, &[], None),
             (&get, &[("sec-fetch-site", "none")], None),
             (&get, &[("sec-fetch-site", "same-site")], REFUSED),
