@@ -16,6 +16,9 @@
 //!   stands in the file `job_of`; `first_attempt`, after it has failed; `late`, the job, once it has been
 //!   answered and the file `late` is there)
 
+#[path = "zoo/serves.rs"]
+mod serves;
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
@@ -102,6 +105,8 @@ enum Mode {
     Gate,
     /// Makes claims about whatever the job is about, as `makes` says. With a file `gate`: once it is there.
     Relays,
+    /// Serves HTTP and sockets, as their paths say (`zoo/serves.rs`).
+    Serves,
 }
 
 impl Mode {
@@ -134,6 +139,7 @@ impl Mode {
             "hang-in-shutdown" => Mode::HangInShutdown,
             "gate" => Mode::Gate,
             "relays" => Mode::Relays,
+            "serves" => Mode::Serves,
             _ => return None,
         })
     }
@@ -199,7 +205,7 @@ async fn main() {
     }
     let zoo = Zoo::new(args.mode, args.name);
     let served = Server::builder()
-        .add_service(DomainPluginServiceServer::new(zoo))
+        .add_service(DomainPluginServiceServer::new(zoo).max_decoding_message_size(256 << 20))
         .serve_with_incoming(TcpListenerStream::new(listener));
     if let Err(error) = served.await {
         eprintln!("cannot serve: {error}");
@@ -713,17 +719,28 @@ impl DomainPluginService for Zoo {
         Ok(Response::new(HealthResponse { healthy: true, ..HealthResponse::default() }))
     }
 
-    async fn handle_http(&self, _: Request<HttpRequest>) -> Result<Response<HttpResponse>, Status> {
-        Err(Status::unimplemented("no HTTP here"))
+    async fn handle_http(
+        &self,
+        request: Request<HttpRequest>,
+    ) -> Result<Response<HttpResponse>, Status> {
+        match self.mode {
+            Mode::Serves => Ok(Response::new(serves::http(request.into_inner()).await?)),
+            _ => Err(Status::unimplemented("no HTTP here")),
+        }
     }
 
-    type HandleWebSocketStream = tokio_stream::Empty<Result<WebSocketMessage, Status>>;
+    type HandleWebSocketStream = serves::Frames;
 
     async fn handle_web_socket(
         &self,
-        _: Request<Streaming<WebSocketMessage>>,
+        request: Request<Streaming<WebSocketMessage>>,
     ) -> Result<Response<Self::HandleWebSocketStream>, Status> {
-        Err(Status::unimplemented("no WebSocket here"))
+        if self.mode != Mode::Serves {
+            return Err(Status::unimplemented("no WebSocket here"));
+        }
+        let room = request.metadata().get("room").and_then(|room| room.to_str().ok());
+        let room = room.unwrap_or("no room").to_owned();
+        Ok(Response::new(serves::socket(request.into_inner(), room)))
     }
 
     async fn config_schema(

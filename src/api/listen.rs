@@ -5,8 +5,11 @@
 //! that has waited longest goes, and whoever comes with the token is not kept out.
 
 use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -17,9 +20,12 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, Rlimit};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Sleep;
+use tokio_rustls::TlsAcceptor;
 
 use super::stopped;
 
@@ -33,8 +39,14 @@ const HEAD_WITHIN: Duration = Duration::from_secs(5);
 const BUFFER_BYTES: usize = 64 * 1024;
 /// How long to rest when no connection can be taken: file descriptors are used up, most likely.
 const REST: Duration = Duration::from_millis(100);
+/// How long a client may leave what it was sent unread before it is cut off: what waits for it holds room.
+const READ_WITHIN: Duration = Duration::from_secs(300);
 /// How long requests under way may take once the server stops.
 const FINISH_WITHIN: Duration = Duration::from_secs(3);
+
+/// A place among the connections, given back when all who share it are done: a request that becomes a
+/// WebSocket keeps it beyond its connection.
+pub struct Place(#[allow(dead_code, reason = "it is held")] OwnedSemaphorePermit);
 
 /// A socket that listens.
 pub struct Listener {
@@ -61,7 +73,13 @@ impl Listener {
 
     /// Takes connections until `stopping` says so, and then lets requests under way finish for a
     /// short while.
-    pub async fn serve(self, router: Router, mut stopping: watch::Receiver<bool>) {
+    /// With `tls` it is what they speak first.
+    pub async fn serve(
+        self,
+        router: Router,
+        tls: Option<TlsAcceptor>,
+        mut stopping: watch::Receiver<bool>,
+    ) {
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let lobby = Arc::new(Lobby::default());
         let mut connections = JoinSet::new();
@@ -73,8 +91,13 @@ impl Listener {
             match taken {
                 Ok((stream, place)) => {
                     let guest = lobby.enter();
-                    let router = router.clone();
-                    connections.spawn(attend(stream, place, guest, router, stopping.clone()));
+                    let attending = Attending {
+                        place: Arc::new(Place(place)),
+                        guest,
+                        router: router.clone(),
+                        stopping: stopping.clone(),
+                    };
+                    connections.spawn(attending.welcome(stream, tls.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot take a connection");
@@ -106,38 +129,134 @@ async fn take(
     Ok((stream, place))
 }
 
-async fn attend(
-    stream: TcpStream,
-    place: OwnedSemaphorePermit,
+/// One connection.
+struct Attending {
+    place: Arc<Place>,
     guest: Arc<Guest>,
     router: Router,
-    mut stopping: watch::Receiver<bool>,
-) {
-    let _ = stream.set_nodelay(true);
-    let router = TowerToHyperService::new(router);
-    let service = service_fn(|mut request: Request<Incoming>| {
-        request.extensions_mut().insert(Arc::clone(&guest));
-        router.call(request)
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
-        .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = guest.sent_away.notified() => Ok(()),
-        () = stopped(&mut stopping) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    stopping: watch::Receiver<bool>,
+}
+
+impl Attending {
+    async fn welcome(mut self, stream: TcpStream, tls: Option<TlsAcceptor>) {
+        let _ = stream.set_nodelay(true);
+        let Some(tls) = tls else { return self.attend(stream).await };
+        let shaken = tokio::select! {
+            shaken = tokio::time::timeout(HEAD_WITHIN, tls.accept(stream)) => shaken,
+            () = self.guest.sent_away.notified() => return,
+            () = stopped(&mut self.stopping) => return,
+        };
+        match shaken {
+            Ok(Ok(stream)) => self.attend(stream).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a connection that speaks no TLS"),
+            Err(_) => tracing::debug!("a connection that was too slow to speak TLS"),
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
     }
-    guest.leave();
-    drop(place);
+
+    async fn attend(mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let router = TowerToHyperService::new(self.router.clone());
+        let service = service_fn(|mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Arc::clone(&self.guest));
+            request.extensions_mut().insert(Arc::clone(&self.place));
+            router.call(request)
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_WITHIN)
+            .max_buf_size(BUFFER_BYTES)
+            .serve_connection(TokioIo::new(Patient::new(stream, READ_WITHIN)), service)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.guest.sent_away.notified() => Ok(()),
+            () = stopped(&mut self.stopping) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+}
+
+impl Drop for Attending {
+    fn drop(&mut self) {
+        self.guest.leave();
+    }
+}
+
+/// A connection that gives up a client which does not read.
+struct Patient<S> {
+    io: S,
+    /// Runs out while nothing can be written.
+    stalled: Option<Pin<Box<Sleep>>>,
+    within: Duration,
+}
+
+impl<S> Patient<S> {
+    fn new(io: S, within: Duration) -> Patient<S> {
+        Patient { io, stalled: None, within }
+    }
+
+    /// The outcome of a write or a flush, or an error when none has gone on for too long.
+    fn unless_stalled<T>(
+        &mut self,
+        polled: Poll<io::Result<T>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stalled = None;
+            return polled;
+        }
+        let within = self.within;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(within)));
+        stalled.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write(context, bytes);
+        self.unless_stalled(polled, context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write_vectored(context, pieces);
+        self.unless_stalled(polled, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.io).poll_flush(context);
+        self.unless_stalled(polled, context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
 }
 
 /// The connections that have not shown the token yet, in the order in which they came.
@@ -213,6 +332,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_client_that_does_not_read_is_cut_off_in_the_end() {
+        let (ours, mut theirs) = tokio::io::duplex(10);
+        let mut patient = Patient::new(ours, Duration::from_millis(20));
+        for _ in 0..3 {
+            patient.write_all(&[1; 10]).await.unwrap();
+            theirs.read_exact(&mut [0; 10]).await.unwrap();
+        }
+        let error = patient.write_all(&[1; 11]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
     async fn silent_connections_keep_nobody_out() {
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.address();
@@ -222,7 +353,7 @@ mod tests {
         };
         let (stop, stopping) = watch::channel(false);
         let serving =
-            tokio::spawn(listener.serve(Router::new().route("/", get(welcome)), stopping));
+            tokio::spawn(listener.serve(Router::new().route("/", get(welcome)), None, stopping));
         let mut known = TcpStream::connect(address).await.unwrap();
         assert!(asked(&mut known).await.unwrap() > 0);
         let mut silent = Vec::new();

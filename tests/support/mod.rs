@@ -9,6 +9,7 @@
 #![allow(dead_code, reason = "each file of tests takes what it needs")]
 #![allow(unused_imports, reason = "each file of tests takes what it needs")]
 
+pub mod browser;
 mod home;
 pub mod ledger;
 pub mod processes;

@@ -49,7 +49,8 @@ impl Server {
         let greeting: Value = serde_json::from_str(&first)
             .unwrap_or_else(|error| panic!("the first line is no JSON ({error}): {first}"));
         let http = text(&greeting, "http");
-        let address = http.strip_prefix("http://").expect("http:// is spoken").to_owned();
+        let address = http.strip_prefix("http://").or_else(|| http.strip_prefix("https://"));
+        let address = address.expect("http:// or https:// is spoken").to_owned();
         let store = home.store();
         let token =
             std::fs::read_to_string(store.with_extension("db.token")).expect("a token file");

@@ -1,4 +1,6 @@
-//! Watchers and handlers: what is declared, what is refused, and what a plugin's announcement changes.
+//! Watchers: what is declared, what is refused, and who answers for their handlers.
+//!
+//! Not here: what else a plugin announces (`crate::plugins`), what holds a watcher (`crate::holds`).
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -7,22 +9,15 @@ use std::time::Duration;
 
 use axwatch_model::{
     Attributes, Counters, Declared, HandlerName, HandlerRef, LeafNumber, LocalId, Now, Owner,
-    PluginName, PluginRow, RevisionRow, Seq, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
-    WatcherState, bounds,
+    PluginName, RevisionRow, Seq, WatcherKey, WatcherNumber, WatcherRow, WatcherState, bounds,
 };
 use axwatch_query::{Filter, Mistakes};
 
-use crate::event::{
-    Answer, Declaration, Effect, Refusal, RefusalKind, Registration, Since, WatcherCommand,
-};
+use crate::event::{Answer, Declaration, Effect, Refusal, RefusalKind, Since, WatcherCommand};
 use crate::limits::Limit;
-use crate::record::{PluginRecord, Record, WatcherRecord};
-use crate::state::{Lane, State, Timer, Watcher};
+use crate::record::{Record, WatcherRecord};
+use crate::state::{Lane, State, Watcher};
 
-/// How long a doubtful announcement is not believed.
-const DOUBTED: Duration = Duration::from_secs(10 * 60);
-/// Why a plugin's watcher is retired.
-const NO_LONGER_DECLARED: &str = "its plugin no longer declares it";
 /// How the error of a watcher begins whose text is no AX any more.
 pub(crate) const BROKEN: &str = "its text is not understood any more: ";
 /// No local id sorts before it, because control characters are none.
@@ -55,112 +50,7 @@ impl Refusal {
 }
 
 impl State {
-    /// A plugin's process is ready: it has slots and a number, and its lanes may go on.
-    pub(crate) fn plugin_up(
-        &mut self,
-        plugin: &PluginName,
-        incarnation: u64,
-        version: String,
-        max_in_flight: u32,
-        now: Now,
-    ) {
-        let slots = self.policy.bounds.slots_first.min(max_in_flight.max(1));
-        let state = self.plugin_entry(plugin);
-        state.incarnation = incarnation;
-        state.up = true;
-        state.max_in_flight = max_in_flight.max(1);
-        state.slots = slots;
-        state.broken_until = None;
-        if let Some(since) = state.away_since.take() {
-            state.away += now.mono.since(since);
-        }
-        let row = PluginRow { name: plugin.clone(), version, incarnation, up_at: now.wall };
-        self.unwritten.plugins.insert(plugin.clone(), row);
-    }
-
-    pub(crate) fn record_plugin_up(&mut self, plugin: &PluginName, at: Timestamp) {
-        let Some(state) = self.plugins.get(plugin) else { return };
-        let (incarnation, names) = (state.incarnation, state.handlers.clone());
-        let version = self.unwritten.plugins.get(plugin).map(|row| row.version.clone());
-        self.record(&Record::Plugin(PluginRecord {
-            at,
-            handlers: names.iter().map(HandlerName::as_str).collect(),
-            incarnation,
-            plugin: plugin.as_str(),
-            reason: None,
-            r#type: "plugin_up",
-            version: version.as_deref(),
-        }));
-    }
-
-    /// A running plugin announces something else than before.
-    pub(crate) fn announced(
-        &mut self,
-        plugin: &PluginName,
-        incarnation: u64,
-        registration: Registration,
-        now: Now,
-        effects: &mut Vec<Effect>,
-    ) -> Answer {
-        let current = self
-            .plugins
-            .get(plugin)
-            .is_some_and(|state| state.up && state.incarnation == incarnation);
-        if current {
-            return self.register(plugin, registration, now, effects);
-        }
-        let reason = format!("plugin {plugin}: this process is not the one in force");
-        let refused =
-            |local: String| (local, Err(Refusal::new(RefusalKind::Conflict, reason.clone())));
-        Answer::Registered(
-            registration
-                .watchers
-                .into_iter()
-                .map(|declaration| refused(declaration.local))
-                .collect(),
-        )
-    }
-
-    /// Takes all that a plugin announced: its handlers, its watchers, and that what is missing is gone.
-    /// A doubtful announcement that lacks something is believed only after a while; until then what it
-    /// lacks stays, and its jobs are held.
-    pub(crate) fn register(
-        &mut self,
-        plugin: &PluginName,
-        registration: Registration,
-        now: Now,
-        effects: &mut Vec<Effect>,
-    ) -> Answer {
-        let announced: BTreeSet<_> = registration.handlers.into_iter().collect();
-        let state = self.plugin_entry(plugin);
-        let lacking: Vec<_> = state.handlers.difference(&announced).cloned().collect();
-        let mut known = announced.clone();
-        state.announced = announced;
-        let owner = Owner::Plugin(plugin.clone());
-        let named: BTreeSet<_> = registration.watchers.iter().map(|w| w.local.clone()).collect();
-        let gone = self.watchers_besides(&owner, &named);
-        let doubted = registration.doubtful && !(lacking.is_empty() && gone.is_empty());
-        if doubted {
-            known.extend(lacking.iter().cloned());
-        }
-        if self.plugin_entry(plugin).handlers != known {
-            self.plugin_entry(plugin).handlers = known;
-            self.unwritten.handlers.insert(plugin.clone());
-            self.forget_breakers(plugin, now);
-        }
-        self.bind_waiting(plugin, now);
-        let verdicts = self.declare_all(&owner, registration.watchers, now);
-        if doubted {
-            self.doubt(plugin, &lacking, &gone, now, effects);
-        } else {
-            self.plugin_entry(plugin).doubted_until = None;
-            gone.into_iter().for_each(|number| self.retire(number, NO_LONGER_DECLARED, now));
-        }
-        self.schedule_plugin(plugin);
-        Answer::Registered(verdicts)
-    }
-
-    fn declare_all(
+    pub(crate) fn declare_all(
         &mut self,
         owner: &Owner,
         declarations: Vec<Declaration>,
@@ -185,7 +75,11 @@ impl State {
     }
 
     /// The standing watchers of an owner whose local ids are not among these.
-    fn watchers_besides(&self, owner: &Owner, named: &BTreeSet<String>) -> Vec<WatcherNumber> {
+    pub(crate) fn watchers_besides(
+        &self,
+        owner: &Owner,
+        named: &BTreeSet<String>,
+    ) -> Vec<WatcherNumber> {
         let first = WatcherKey {
             owner: owner.clone(),
             local: FIRST_LOCAL.parse().expect("a blank is a local id"),
@@ -199,39 +93,6 @@ impl State {
             })
             .map(|(_, number)| *number)
             .collect()
-    }
-
-    /// Keeps what an announcement lacks, loudly, for a while.
-    fn doubt(
-        &mut self,
-        plugin: &PluginName,
-        lacking: &[HandlerName],
-        gone: &[WatcherNumber],
-        now: Now,
-        effects: &mut Vec<Effect>,
-    ) {
-        let until = now.mono.plus(DOUBTED);
-        let state = self.plugin_entry(plugin);
-        (state.doubted_until, state.doubted) = (Some(until), gone.to_vec());
-        self.timers.insert((until, Timer::Doubt(plugin.clone())));
-        effects.push(Effect::Doubted {
-            plugin: plugin.clone(),
-            handlers: lacking.iter().map(ToString::to_string).collect(),
-            watchers: gone.iter().map(|number| self.watchers[number].shown.to_string()).collect(),
-        });
-    }
-
-    /// Nothing came that would have shown a doubted announcement to be wrong: what it lacks is gone.
-    pub(crate) fn believe(&mut self, plugin: &PluginName, now: Now) {
-        let Some(state) = self.plugins.get_mut(plugin) else { return };
-        if state.doubted_until.take_if(|until| *until <= now.mono).is_none() || !state.up {
-            return;
-        }
-        let gone = std::mem::take(&mut state.doubted);
-        state.handlers = state.announced.clone();
-        self.unwritten.handlers.insert(plugin.clone());
-        self.forget_breakers(plugin, now);
-        gone.into_iter().for_each(|number| self.retire(number, NO_LONGER_DECLARED, now));
     }
 
     /// A person declares a watcher.
@@ -626,7 +487,7 @@ impl State {
     }
 
     /// Binds watchers that waited for a handler that this plugin now has.
-    fn bind_waiting(&mut self, plugin: &PluginName, now: Now) {
+    pub(crate) fn bind_waiting(&mut self, plugin: &PluginName, now: Now) {
         let waiting: Vec<_> = self
             .watchers
             .values()
@@ -669,14 +530,16 @@ impl State {
         }
     }
 
-    /// Who answers for a handler that was this plugin's: it, as long as it has the handler or nobody else
-    /// does.
+    /// Who answers for a handler that was this plugin's: it, as long as it has the handler, is disabled, or
+    /// nobody else has it.
     pub(crate) fn who_has(&self, handler: &str, former: Option<&PluginName>) -> Option<PluginName> {
         let has = |plugin: &&PluginName| {
             let (_, bare) = HandlerName::parse_qualified(handler).ok()?;
             Some(self.plugins.get(*plugin)?.handlers.contains(&bare))
         };
-        let kept = former.filter(|plugin| has(plugin) == Some(true)).cloned();
+        // One that is disabled will have it again: nobody asked for another to do its work.
+        let keeps = |plugin: &&PluginName| has(plugin) == Some(true) || self.is_disabled(plugin);
+        let kept = former.filter(keeps).cloned();
         let other = || self.resolve_handler(handler).ok().flatten();
         kept.or_else(other).or_else(|| former.cloned())
     }
@@ -754,7 +617,7 @@ impl State {
     }
 
     /// Retires a watcher: it matches nothing more, its queued jobs are withdrawn, running ones finish.
-    fn retire(&mut self, number: WatcherNumber, reason: &str, now: Now) {
+    pub(crate) fn retire(&mut self, number: WatcherNumber, reason: &str, now: Now) {
         let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
         if watcher.row.state == WatcherState::Retired {
             return;
@@ -763,7 +626,10 @@ impl State {
         watcher.row.updated_at = now.wall;
         let (shown, revision) = (watcher.shown.clone(), watcher.row.revision);
         let position = self.position_of(number);
-        self.unwritten.retired.push((number, revision, position));
+        // One that never stood has no revision to end.
+        if revision > 0 {
+            self.unwritten.retired.push((number, revision, position));
+        }
         // Its limiter stays: what is under way may not be started beyond it again.
         self.end_holds(number, now);
         self.end_passes(number, &format!("the watcher was retired: {reason}"), now);

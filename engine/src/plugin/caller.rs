@@ -76,8 +76,6 @@ enum Phase {
 pub(crate) struct Account {
     /// It has made claims that no job asked for.
     own: AtomicBool,
-    /// Its former process called us before Initialize was answered.
-    former_called: AtomicBool,
 }
 
 impl Caller {
@@ -126,13 +124,10 @@ impl Caller {
         self.called.load(Ordering::Relaxed)
     }
 
-    /// Whether what it announces may lack something for no good reason: a call back failed while it
-    /// put that together, or its former process made calls then and this one made none. To be asked
-    /// once, when Initialize has been answered.
-    pub(crate) fn is_doubtful(&self) -> bool {
-        let called = self.called.load(Ordering::Relaxed);
-        let former_called = self.account.former_called.swap(called, Ordering::Relaxed);
-        self.call_failed.load(Ordering::Relaxed) || former_called && !called
+    /// Whether a call of it failed before Initialize was answered, so that what it announces may lack
+    /// something for no good reason.
+    pub(crate) fn has_call_failed(&self) -> bool {
+        self.call_failed.load(Ordering::Relaxed)
     }
 
     /// Whether its token still counts.

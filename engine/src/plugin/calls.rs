@@ -3,24 +3,29 @@
 //! Each says what was seen. When to call, and what follows from an answer, is for
 //! `axwatch_core::supervise`; jobs go their own way (`super::grpc`).
 
+use std::collections::BTreeMap;
 use std::error::Error;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axwatch_core::Registration;
-use axwatch_core::supervise::{HEALTH_WITHIN, SHUTDOWN_WITHIN, Seen};
+use axwatch_core::supervise::{HEALTH_WITHIN, InitializeOnce, SHUTDOWN_WITHIN, Seen};
+use axwatch_model::Clock;
 use axwatch_proto::protocol;
 use semver::Version;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::caller::Caller;
 use super::grpc::Client;
 use super::listeners::{descendants, listening_beyond_loopback};
+use super::process::Port;
+use super::schema::Schema;
 use super::settings::{PluginSettings, check_version};
+use super::tail::Log;
 use super::token::Token;
-use super::wire;
+use super::{About, HealthView, wire};
 
 /// From the start of one try of Metadata to the next.
 const METADATA_EVERY: Duration = Duration::from_millis(100);
@@ -28,6 +33,45 @@ const METADATA_EVERY: Duration = Duration::from_millis(100);
 const METADATA_WITHIN: Duration = Duration::from_secs(1);
 /// How long a plugin may take to name what it adds to a user interface.
 const GLYPHS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a plugin may take to say what can be configured.
+const SCHEMA_WITHIN: Duration = Duration::from_secs(5);
+/// Details of one answer to Health that are kept.
+const DETAILS_MAX: usize = 32;
+
+/// What is found out about a process.
+#[derive(Default)]
+pub(crate) struct Facts {
+    pub(crate) requested_port: OnceLock<Port>,
+    /// The process id of its launcher.
+    pub(crate) launcher: OnceLock<u32>,
+    pub(crate) about: OnceLock<About>,
+    heard: Mutex<Heard>,
+}
+
+/// What it said last.
+#[derive(Default)]
+struct Heard {
+    /// Inside: what it answered, if that was a schema.
+    schema: Option<Option<Arc<Schema>>>,
+    health: Option<HealthView>,
+}
+
+impl Facts {
+    /// What it answered to ConfigSchema: `None` before that, `Some(None)` when it has none.
+    pub(crate) fn schema(&self) -> Option<Option<Arc<Schema>>> {
+        self.heard().schema.clone()
+    }
+
+    /// What it answered to Health last.
+    pub(crate) fn health(&self) -> Option<HealthView> {
+        self.heard().health.clone()
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// One process of a plugin, as far as calls to it go.
 #[derive(Clone)]
@@ -38,18 +82,15 @@ pub(crate) struct Callee {
     pub(crate) endpoint: Arc<str>,
     pub(crate) token: Arc<Token>,
     pub(crate) caller: Arc<Caller>,
-    /// The process id of its launcher.
-    pub(crate) launcher: u32,
+    pub(crate) facts: Arc<Facts>,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) client: Client,
+    /// What people read of it.
+    pub(crate) log: Arc<Log>,
 }
 
 /// Lines of the log that one announcement may cause, of each kind.
 const LINES_MAX: usize = 100;
-
-/// Who a process says it is.
-pub(crate) struct Described {
-    pub(crate) version: String,
-}
 
 /// What stands between a process and being ready.
 enum Obstacle {
@@ -61,11 +102,11 @@ enum Obstacle {
 
 impl Callee {
     /// Calls Metadata until it is answered. `not_yet` hears of each try that failed.
-    pub(crate) async fn describe(mut self, not_yet: impl Fn(String)) -> Result<Described, String> {
+    pub(crate) async fn describe(mut self, not_yet: impl Fn(String)) -> Result<About, String> {
         loop {
             let next = tokio::time::Instant::now() + METADATA_EVERY;
             match self.try_to_describe().await {
-                Ok(described) => return Ok(described),
+                Ok(about) => return Ok(about),
                 Err(Obstacle::Fault(reason)) => return Err(reason),
                 Err(Obstacle::NotYet(reason)) => not_yet(reason),
             }
@@ -73,7 +114,7 @@ impl Callee {
         }
     }
 
-    async fn try_to_describe(&mut self) -> Result<Described, Obstacle> {
+    async fn try_to_describe(&mut self) -> Result<About, Obstacle> {
         let answer = timeout(METADATA_WITHIN, self.client.metadata(protocol::Empty {})).await;
         let metadata = match answer {
             Ok(Ok(metadata)) => metadata.into_inner(),
@@ -88,7 +129,13 @@ impl Callee {
         };
         self.check(&metadata).map_err(Obstacle::Fault)?;
         self.check_listeners().await?;
-        Ok(Described { version: wire::shown(&metadata.version) })
+        Ok(About {
+            version: wire::shown(&metadata.version),
+            qntx_version: wire::shown(&metadata.qntx_version),
+            description: wire::shown(&metadata.description),
+            author: wire::shown(&metadata.author),
+            license: wire::shown(&metadata.license),
+        })
     }
 
     fn check(&self, metadata: &protocol::MetadataResponse) -> Result<(), String> {
@@ -109,7 +156,7 @@ impl Callee {
         if self.settings.allow_remote {
             return Ok(());
         }
-        let launcher = self.launcher;
+        let launcher = self.facts.launcher.get().copied().unwrap_or(u32::MAX);
         let look = move || listening_beyond_loopback(&descendants(launcher));
         let unseen = |reason| Obstacle::NotYet(format!("cannot see where it listens: {reason}"));
         let found = match tokio::task::spawn_blocking(look).await {
@@ -123,8 +170,39 @@ impl Callee {
         )))
     }
 
-    /// Calls Initialize, whose time the supervisor keeps.
-    pub(crate) async fn initialize(&mut self) -> Result<Registration, Seen> {
+    /// Asks what can be configured, holds the configuration against it, and calls Initialize, whose time
+    /// the supervisor keeps. This uses up the right to it.
+    pub(crate) async fn initialize(&mut self, once: InitializeOnce) -> Result<Registration, Seen> {
+        let schema = self.config_schema().await;
+        let problems = schema.as_ref().map(|schema| schema.problems(&self.settings));
+        self.facts.heard().schema = Some(schema.map(Arc::new));
+        match problems {
+            Some(problems) if !problems.is_empty() => {
+                // No restart helps: somebody has to write something else.
+                return Err(Seen::Fatal { reason: problems.join("; ") });
+            }
+            _ => self.call_initialize(once).await,
+        }
+    }
+
+    /// What can be configured; `None` when it does not say, which is that plugin's own business.
+    async fn config_schema(&mut self) -> Option<Schema> {
+        let plugin = &self.settings.name;
+        let answer = timeout(SCHEMA_WITHIN, self.client.config_schema(protocol::Empty {})).await;
+        let problem = match answer {
+            Ok(Ok(reply)) => return Some(Schema::read(plugin, reply.into_inner())),
+            Ok(Err(status)) if status.code() == Code::Unimplemented => return None,
+            Ok(Err(status)) => self.token.redact(with_cause(&status)),
+            Err(_) => format!("no answer in {SCHEMA_WITHIN:?}"),
+        };
+        tracing::warn!(
+            %plugin,
+            "plugin {plugin} does not say what can be configured, so nothing is checked: ConfigSchema: {problem}"
+        );
+        None
+    }
+
+    async fn call_initialize(&mut self, _: InitializeOnce) -> Result<Registration, Seen> {
         let request = protocol::InitializeRequest {
             ats_store_endpoint: self.endpoint.to_string(),
             host_endpoint: self.endpoint.to_string(),
@@ -142,11 +220,10 @@ impl Callee {
             Obstacle::Fault(reason) => Seen::Fatal { reason },
             Obstacle::NotYet(reason) => Seen::InitializeFailed { reason },
         })?;
-        let wire::Announced { mut registration, refused } =
-            wire::announced(reply.into_inner(), self.settings.zero_rate_never);
-        registration.doubtful = self.caller.is_doubtful();
+        let mut registration = wire::announced(reply.into_inner(), self.settings.zero_rate_never);
+        registration.doubtful = self.caller.has_call_failed();
+        registration.called_back = self.caller.has_called();
         self.tell(&registration);
-        self.complain(&refused);
         self.caller.announce(registration.handlers.iter().map(ToString::to_string));
         self.caller.initialized();
         Ok(registration)
@@ -186,21 +263,40 @@ impl Callee {
     /// Calls Health once. `has_jobs` is asked when it failed.
     pub(crate) async fn poll_health(mut self, has_jobs: impl Fn() -> bool) -> Seen {
         let had_jobs = has_jobs();
-        let reason = match timeout(HEALTH_WITHIN, self.client.health(protocol::Empty {})).await {
-            Ok(Ok(reply)) if reply.get_ref().healthy => match self.check_listeners().await {
-                Err(Obstacle::Fault(reason)) => return Seen::Fatal { reason },
-                // That we cannot look just now is no fault of the plugin's.
-                Ok(()) | Err(Obstacle::NotYet(_)) => return Seen::HealthOk,
-            },
-            Ok(Ok(reply)) => match wire::shown(&reply.get_ref().message) {
-                message if message.is_empty() => "it says that it is not healthy".to_owned(),
-                message => message,
-            },
-            Ok(Err(status)) => with_cause(&status),
-            Err(_) => format!("no answer in {HEALTH_WITHIN:?}"),
+        let answer = timeout(HEALTH_WITHIN, self.client.health(protocol::Empty {})).await;
+        let (healthy, message, details) = match answer {
+            Ok(Ok(reply)) => {
+                let reply = reply.into_inner();
+                (reply.healthy, wire::shown(&reply.message), self.shown_details(reply.details))
+            }
+            Ok(Err(status)) => (false, with_cause(&status), BTreeMap::new()),
+            Err(_) => (false, format!("no answer in {HEALTH_WITHIN:?}"), BTreeMap::new()),
         };
-        let reason = self.token.redact(reason);
-        Seen::HealthFailed { reason, jobs_running: had_jobs || has_jobs() }
+        let message = self.token.redact(message);
+        let reason = match message.as_str() {
+            "" => "it says that it is not healthy".to_owned(),
+            message => message.to_owned(),
+        };
+        let at = self.clock.now().wall;
+        self.facts.heard().health = Some(HealthView { at, healthy, message, details });
+        if !healthy {
+            return Seen::HealthFailed { reason, jobs_running: had_jobs || has_jobs() };
+        }
+        match self.check_listeners().await {
+            Err(Obstacle::Fault(reason)) => Seen::Fatal { reason },
+            // That we cannot look just now is no fault of the plugin's.
+            Ok(()) | Err(Obstacle::NotYet(_)) => Seen::HealthOk,
+        }
+    }
+
+    fn shown_details(
+        &self,
+        details: impl IntoIterator<Item = (String, String)>,
+    ) -> BTreeMap<String, String> {
+        let shown = |text: String| self.token.redact(wire::shown(&text));
+        let details = details.into_iter().map(|(name, value)| (shown(name), shown(value)));
+        // In order before it is cut, so that it is the same ones each time.
+        details.collect::<BTreeMap<_, _>>().into_iter().take(DETAILS_MAX).collect()
     }
 
     /// Calls Shutdown, best effort.

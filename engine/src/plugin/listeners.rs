@@ -58,12 +58,13 @@ pub fn children(pid: u32) -> Vec<u32> {
     found
 }
 
-/// The living processes whose environment has this entry, `NAME=value`, as far as we may look.
+/// The living processes whose environment has an entry that begins so: `NAME=value`, or only the first
+/// part of the value. As far as we may look.
 #[must_use]
-pub(super) fn with_environment(entry: &str) -> Vec<u32> {
+pub(super) fn with_environment(beginning: &str) -> Vec<u32> {
     let has_entry = |pid: u32| {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|&byte| byte == 0).any(|found| found == entry.as_bytes())
+        environment.split(|&byte| byte == 0).any(|found| found.starts_with(beginning.as_bytes()))
     };
     let pids = processes().into_iter().map(|process| process.pid);
     pids.filter(|&pid| has_entry(pid)).collect()
@@ -78,6 +79,40 @@ pub fn first_child(pid: u32) -> Option<u32> {
     children_of(pid)
         .min_by_key(|process| (process.started_ticks, process.pid))
         .map(|process| process.pid)
+}
+
+/// The bytes of memory that these processes use, together.
+///
+/// What they share counts once where the kernel tells (`Pss`), which it does when we may look into them;
+/// else a process counts with all that it has resident. Asking for `Pss` makes the kernel walk all pages
+/// of a process, so that it is asked only when the sum of the simple figures is over `enough`.
+#[must_use]
+pub(super) fn memory_bytes(pids: &[u32], enough: u64) -> u64 {
+    let resident: Vec<_> = pids.iter().map(|&pid| (pid, resident_bytes(pid))).collect();
+    let sum: u64 = resident.iter().map(|(_, bytes)| bytes).sum();
+    if sum <= enough {
+        return sum;
+    }
+    resident.into_iter().map(|(pid, resident)| shared_bytes(pid).unwrap_or(resident)).sum()
+}
+
+/// See proc_pid_statm(5): the second field, in pages.
+fn resident_bytes(pid: u32) -> u64 {
+    let pages = || {
+        let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+        statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    pages().unwrap_or(0) * rustix::param::page_size() as u64
+}
+
+/// See proc_pid_smaps(5): `Pss` of the summary, and what is swapped out.
+fn shared_bytes(pid: u32) -> Option<u64> {
+    let summary = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let kib = |name: &str| {
+        let line = summary.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_ascii_whitespace().next()?.parse::<u64>().ok()
+    };
+    Some((kib("Pss:")? + kib("SwapPss:").unwrap_or(0)) * 1024)
 }
 
 fn children_of(pid: u32) -> impl Iterator<Item = Process> {
@@ -262,6 +297,17 @@ mod tests {
             let expected = expected.map(|(inode, address)| (inode, address.parse().unwrap()));
             assert_eq!(parse_listening(line), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn memory_counts_what_is_shared_once() {
+        let own = std::process::id();
+        let resident = resident_bytes(own);
+        assert!(resident > 0 && memory_bytes(&[own], u64::MAX) > 0);
+        let shared = shared_bytes(own).unwrap();
+        // Half as much again: the tests beside this one go on.
+        assert!(shared > 0 && shared <= resident * 3 / 2, "{shared} of {resident}");
+        assert_eq!(memory_bytes(&[u32::MAX], 0), 0);
     }
 
     #[test]

@@ -280,15 +280,13 @@ impl Services {
         if registered.is_err() || !caller.is_alive() {
             return Err(CallError::NotRegistered);
         }
-        let wire::Announced { registration, mut refused } =
-            wire::announced(announcement, caller.zero_is_never);
+        let registration = wire::announced(announcement, caller.zero_is_never);
         let handlers: Vec<_> = registration.handlers.iter().map(ToString::to_string).collect();
         let verdicts =
             self.engine.announce(caller.plugin.clone(), caller.incarnation, registration).await?;
         caller.announce(handlers);
-        refused.extend(wire::refusals(&verdicts));
         admitted.done();
-        Ok(refused)
+        Ok(wire::refusals(&verdicts.refused))
     }
 }
 

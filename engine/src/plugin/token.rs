@@ -2,9 +2,11 @@
 //!
 //! A token is made for one process, told to it in Initialize, kept here only as a hash, and dead when
 //! the process is. Who calls is decided by the token alone, never by what a request says.
+//!
+//! With it goes what else must not be seen in the plugin's words: the secrets of its configuration.
 
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -14,32 +16,50 @@ use super::settings::hex;
 
 /// What stands where a token stood.
 const REDACTED: &str = "[redacted]";
+/// Secrets of a configuration that are shorter are not looked for: they would be found everywhere.
+const SECRET_BYTES_MIN: usize = 6;
 
 /// The secret of one process: 256 random bits, in hex.
 ///
 /// It can be told and looked for, and nothing else: no `Debug`, no `Display`, no comparison.
-pub(crate) struct Token(String);
+pub(crate) struct Token {
+    secret: String,
+    /// What else is taken out of the process's words.
+    others: RwLock<Vec<String>>,
+}
 
 impl Token {
     /// A new one.
     pub(crate) fn random() -> Token {
-        Token(hex(&rand::random::<[u8; 32]>()))
+        Token { secret: hex(&rand::random::<[u8; 32]>()), others: RwLock::default() }
+    }
+
+    /// From now on these are redacted too.
+    pub(crate) fn hide(&self, secrets: &BTreeSet<String>) {
+        let secrets = secrets.iter().filter(|secret| secret.len() >= SECRET_BYTES_MIN).cloned();
+        self.others.write().unwrap_or_else(PoisonError::into_inner).extend(secrets);
     }
 
     /// A known one, for tests.
     #[cfg(test)]
     pub(crate) fn known(secret: &str) -> Token {
-        Token(secret.to_owned())
+        Token { secret: secret.to_owned(), others: RwLock::default() }
     }
 
     /// The same text without this token in it: plugins have been seen to print what they are told.
-    pub(crate) fn redact(&self, text: String) -> String {
-        if text.contains(self.0.as_str()) { text.replace(self.0.as_str(), REDACTED) } else { text }
+    pub(crate) fn redact(&self, mut text: String) -> String {
+        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        for secret in others.iter().chain([&self.secret]) {
+            if text.contains(secret.as_str()) {
+                text = text.replace(secret.as_str(), REDACTED);
+            }
+        }
+        text
     }
 
     /// The text that the process gets, and that must not be seen anywhere else.
     pub(crate) fn expose(&self) -> &str {
-        &self.0
+        &self.secret
     }
 }
 
@@ -102,6 +122,9 @@ mod tests {
         assert_eq!(first.expose().len(), 64);
         let told = first.redact(format!("auth_token: {:?}, rest", first.expose()));
         assert_eq!(told, "auth_token: \"[redacted]\", rest");
+        first.hide(&["hunter22", "on"].map(str::to_owned).into());
+        let told = first.redact(format!("on with hunter22 and {}", first.expose()));
+        assert_eq!(told, "on with [redacted] and [redacted]");
         assert!(Arc::ptr_eq(&callers.find(first.expose()).unwrap(), &git));
         assert!(Arc::ptr_eq(&callers.find(second.expose()).unwrap(), &notify));
         for wrong in ["", "x", &first.expose()[1..], &format!("{}0", first.expose())] {

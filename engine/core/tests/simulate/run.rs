@@ -632,7 +632,8 @@ impl Simulation {
                 Effect::Reply { answer: Answer::Registered(verdicts), .. } => Some(verdicts),
                 _ => None,
             });
-            let verdicts = verdicts.expect("a registration is answered").iter();
+            let verdicts = verdicts.expect("a registration is answered").as_ref().unwrap();
+            let verdicts = verdicts.watchers.iter();
             let accepted = |_| Accepted::Declared {
                 watcher: key_of(watcher),
                 wanted: Wanted::usual(watcher),

@@ -33,7 +33,12 @@ pub(super) struct Fake {
     pub(super) metadata: MetadataResponse,
     pub(super) initialize: Answer<InitializeRequest, InitializeResponse>,
     pub(super) execute: Answer<Request<ExecuteJobRequest>, ExecuteJobResponse>,
+    pub(super) http: Answer<HttpRequest, HttpResponse>,
+    pub(super) socket: Answer<Request<Streaming<WebSocketMessage>>, Frames>,
 }
+
+/// The frames of a socket that a plugin sends.
+pub(super) type Frames = Pin<Box<dyn Stream<Item = Result<WebSocketMessage, Status>> + Send>>;
 
 impl Fake {
     /// A plugin with this name that has nothing and does everything.
@@ -50,13 +55,17 @@ impl Fake {
                 let done = done.clone();
                 async { Ok(done) }
             }),
+            http: answer(|_| async { Err(Status::unimplemented("no HTTP")) }),
+            socket: answer(|_| async { Err(Status::unimplemented("no sockets")) }),
         }
     }
 
     /// Serves for as long as the process lives, or until this is dropped.
     pub(super) async fn serve(self, listener: TcpListener) {
+        // As large as any that the host sends.
+        let service = DomainPluginServiceServer::new(self).max_decoding_message_size(256 << 20);
         Server::builder()
-            .add_service(DomainPluginServiceServer::new(self))
+            .add_service(service)
             .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
             .await
             .unwrap();
@@ -80,18 +89,20 @@ impl DomainPluginService for Fake {
         Ok(Response::new(Empty {}))
     }
 
-    async fn handle_http(&self, _: Request<HttpRequest>) -> Result<Response<HttpResponse>, Status> {
-        Err(Status::unimplemented("no HTTP"))
+    async fn handle_http(
+        &self,
+        request: Request<HttpRequest>,
+    ) -> Result<Response<HttpResponse>, Status> {
+        (self.http)(request.into_inner()).await.map(Response::new)
     }
 
-    type HandleWebSocketStream =
-        Pin<Box<dyn Stream<Item = Result<WebSocketMessage, Status>> + Send>>;
+    type HandleWebSocketStream = Frames;
 
     async fn handle_web_socket(
         &self,
-        _: Request<Streaming<WebSocketMessage>>,
-    ) -> Result<Response<Self::HandleWebSocketStream>, Status> {
-        Err(Status::unimplemented("no sockets"))
+        request: Request<Streaming<WebSocketMessage>>,
+    ) -> Result<Response<Frames>, Status> {
+        (self.socket)(request).await.map(Response::new)
     }
 
     async fn health(&self, _: Request<Empty>) -> Result<Response<HealthResponse>, Status> {

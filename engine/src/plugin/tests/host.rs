@@ -58,6 +58,11 @@ async fn behave(port: u16, mode: &str) {
     if mode == "deaf" {
         return std::future::pending().await;
     }
+    if mode == "hungry" {
+        let held = vec![1_u8; 300 << 20];
+        std::hint::black_box(&held);
+        return std::future::pending().await;
+    }
     if mode == "stubborn" {
         leave_a_daemon();
         ignore_sigterm();
@@ -353,6 +358,16 @@ async fn a_restart_is_a_new_process() {
     assert!(second != first && is_gone(first));
     let job = engine.enqueue("zoo.do".into(), Arc::from(b"hello".as_slice())).await.unwrap();
     assert_eq!(job_ends(&engine, job.id).await.state, JobState::Completed);
+    soon(host.shutdown()).await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_uses_too_much_memory_is_ended_and_says_so() {
+    let engine = engine().await;
+    let hungry = PluginSettings { memory_bytes_max: Some(200 << 20), ..settings("hungry") };
+    let host = host_of(&engine, vec![hungry]).await.unwrap();
+    let error = host.becomes(|shown| shown.state == State::BackingOff).await.error.unwrap();
+    assert!(error.contains("MiB of memory, plugins.zoo.memory_mb allows 200"), "{error}");
     soon(host.shutdown()).await;
 }
 

@@ -11,7 +11,8 @@ use tokio::net::TcpListener;
 use super::fake::{Fake, answer};
 use super::*;
 use crate::plugin::caller::Caller;
-use crate::plugin::grpc::{GrpcPlugin, client};
+use crate::plugin::grpc::{GrpcPlugin, channel, client};
+use crate::plugin::tail::Log;
 use crate::plugin::token::Token;
 
 /// The way to a plugin's server.
@@ -25,12 +26,16 @@ fn way(port: u16, deadline: Duration) -> Way {
     let caller = Arc::new(Caller::new("git".parse().unwrap(), 3, false, Arc::default()));
     caller.announce(["git.do".to_owned()]);
     let (tell, seen) = mpsc::unbounded_channel();
-    let plugin = GrpcPlugin::new(client(port), deadline, caller.clone(), token(), tell);
+    let plugin = GrpcPlugin::new(client(channel(port)), deadline, caller.clone(), token(), log(), tell);
     Way { plugin, caller, seen }
 }
 
 fn token() -> Arc<Token> {
     Arc::new(Token::known("a secret"))
+}
+
+fn log() -> Arc<Log> {
+    Arc::new(Log::new(Arc::new(SystemClock::new())))
 }
 
 async fn listen() -> (TcpListener, u16) {
@@ -202,11 +207,11 @@ async fn everything_goes_over_one_connection() {
             });
         }
     });
-    let mut client = client(port);
+    let mut client = client(channel(port));
     client.metadata(Empty {}).await.unwrap();
     let caller = Arc::new(Caller::new("git".parse().unwrap(), 3, false, Arc::default()));
     let (tell, _seen) = mpsc::unbounded_channel();
-    let plugin = GrpcPlugin::new(client.clone(), PATIENCE, caller, token(), tell);
+    let plugin = GrpcPlugin::new(client.clone(), PATIENCE, caller, token(), log(), tell);
     let attempt = attempt();
     let runs = (0..100).map(|_| plugin.run(&attempt));
     let ended = soon(futures::future::join_all(runs)).await;

@@ -3,8 +3,10 @@
 
 mod fake;
 mod host;
+mod http;
 mod jobs;
 mod services;
+mod socket;
 
 use std::sync::Arc;
 use std::time::Duration;
