@@ -7,6 +7,10 @@
 //! - `ledger`: a file; each ExecuteJob is one JSON line in it, on the disk before anything else happens
 //! - `handlers`: what it announces, by default `["work"]`
 //! - `watchers`: what it registers, as tables with the keys of `WatcherRegistration`
+//! - `schedules`, `routes`: the same, with the keys of `ScheduleInfo` and `RouteInfo`
+//! - `calls`: true; it calls the host back before it answers Initialize
+//! - `announce`: a file; once it is there, what it holds as JSON (`handlers`, `watchers`, `schedules`,
+//!   `routes`) is announced instead, and the answer is written beside it, with the ending `.answer`
 //! - `n`: how often, where a mode says so, by default 2
 //! - `ms`: how long, where a mode says so, by default 200
 //! - `gate`: a file; mode `gate` answers no job before it is there
@@ -30,16 +34,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use axwatch_proto::axwatch::v1::AnnounceRequest;
+use axwatch_proto::axwatch::v1::plugin_host_client::PluginHostClient;
 use axwatch_proto::protocol::ats_store_service_client::AtsStoreServiceClient;
 use axwatch_proto::protocol::domain_plugin_service_server::{
     DomainPluginService, DomainPluginServiceServer,
 };
 use axwatch_proto::protocol::{
-    AttestationCommand, AttestationFilter, ConfigSchemaResponse, Empty, ExecuteJobRequest,
-    ExecuteJobResponse, GenerateAttestationRequest, GetAttestationsRequest, GlyphDefResponse,
-    HealthResponse, HttpRequest, HttpResponse, InitializeRequest, InitializeResponse,
-    MetadataResponse, ParseAxQueryRequest, ParseAxQueryResponse, WatcherRegistration,
-    WebSocketMessage,
+    AttestationCommand, AttestationExistsRequest, AttestationFilter, ConfigSchemaResponse, Empty,
+    ExecuteJobRequest, ExecuteJobResponse, GenerateAttestationRequest, GetAttestationsRequest,
+    GlyphDefResponse, HealthResponse, HttpRequest, HttpResponse, InitializeRequest,
+    InitializeResponse, MetadataResponse, ParseAxQueryRequest, ParseAxQueryResponse, RouteInfo,
+    ScheduleInfo, WatcherRegistration, WebSocketMessage,
 };
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -107,6 +113,8 @@ enum Mode {
     Relays,
     /// Serves HTTP and sockets, as their paths say (`zoo/serves.rs`).
     Serves,
+    /// Takes a second Initialize, and announces what that says.
+    Reconfigurable,
 }
 
 impl Mode {
@@ -140,6 +148,7 @@ impl Mode {
             "gate" => Mode::Gate,
             "relays" => Mode::Relays,
             "serves" => Mode::Serves,
+            "reconfigurable" => Mode::Reconfigurable,
             _ => return None,
         })
     }
@@ -253,6 +262,7 @@ fn flood() {
 /// What was configured, and how calls back are made.
 struct Host {
     endpoint: String,
+    host_endpoint: String,
     token: String,
     config: HashMap<String, String>,
     ledger: Option<Ledger>,
@@ -263,6 +273,7 @@ impl Host {
         let ledger = request.config.get("ledger").map(|path| Ledger::open(Path::new(path)));
         Host {
             endpoint: request.ats_store_endpoint,
+            host_endpoint: request.host_endpoint,
             token: request.auth_token,
             config: request.config,
             ledger,
@@ -291,6 +302,13 @@ impl Host {
         AtsStoreServiceClient::connect(format!("http://{}", self.endpoint))
             .await
             .map_err(|error| Status::unavailable(format!("the host is not there: {error}")))
+    }
+
+    /// A call that changes nothing.
+    async fn call_back(&self) -> Result<(), Status> {
+        let (auth_token, id) = (self.token.clone(), "whatever".to_owned());
+        let request = AttestationExistsRequest { auth_token, id };
+        self.client().await?.attestation_exists(request).await.map(drop)
     }
 
     /// Waits for the file under this key, if one is configured.
@@ -646,6 +664,53 @@ fn registration(table: &Value) -> WatcherRegistration {
     }
 }
 
+fn schedule(table: &Value) -> ScheduleInfo {
+    let text = |key: &str| table[key].as_str().unwrap_or_default().to_owned();
+    let interval = table["interval_seconds"].as_i64().unwrap_or(0);
+    ScheduleInfo {
+        handler_name: table["handler_name"].as_str().unwrap_or("work").to_owned(),
+        interval_seconds: i32::try_from(interval).expect("an interval fits into its field"),
+        enabled_by_default: table["enabled_by_default"].as_bool().unwrap_or(true),
+        description: text("description"),
+        ats_code: text("ats_code"),
+    }
+}
+
+fn route(table: &Value) -> RouteInfo {
+    let text = |key: &str| table[key].as_str().unwrap_or_default().to_owned();
+    RouteInfo { method: text("method"), path: text("path"), description: text("description") }
+}
+
+/// Waits for a file, announces what it says, and writes the answer beside it.
+async fn announce(endpoint: String, token: String, file: PathBuf) {
+    while !file.exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let text = std::fs::read_to_string(&file).expect("what is to be announced");
+    let said: Value = serde_json::from_str(&text).expect("JSON");
+    let list = |key: &str| said[key].as_array().cloned().unwrap_or_default();
+    let announcement = InitializeResponse {
+        handler_names: (list("handlers").iter())
+            .map(|name| name.as_str().expect("a name").to_owned())
+            .collect(),
+        watchers: list("watchers").iter().map(registration).collect(),
+        schedules: list("schedules").iter().map(schedule).collect(),
+        http_routes: list("routes").iter().map(route).collect(),
+        ..Default::default()
+    };
+    let request = AnnounceRequest { auth_token: token, announcement: Some(announcement) };
+    let host = PluginHostClient::connect(format!("http://{endpoint}")).await;
+    let reply = host.expect("the host is there").announce(request).await;
+    let answer = match reply.map(Response::into_inner) {
+        Ok(reply) => {
+            json!({ "success": reply.success, "error": reply.error, "refused": reply.refused })
+        }
+        Err(status) => json!({ "status": status.to_string() }),
+    };
+    let beside = file.with_extension("answer");
+    std::fs::write(&beside, answer.to_string()).expect("an answer can be written");
+}
+
 /// One of each kind that cannot stand, between two that can.
 fn refused_watchers() -> Vec<WatcherRegistration> {
     let good = |id: &str| registration(&json!({ "id": id, "predicates": ["stands"] }));
@@ -681,7 +746,12 @@ impl DomainPluginService for Zoo {
         &self,
         request: Request<InitializeRequest>,
     ) -> Result<Response<InitializeResponse>, Status> {
-        if self.host.set(Host::of(request.into_inner())).is_err() {
+        let told = request.into_inner();
+        if self.mode == Mode::Reconfigurable && self.host.get().is_some() {
+            let handler_names = Zoo::handlers(&Host::of(told));
+            return Ok(Response::new(InitializeResponse { handler_names, ..Default::default() }));
+        }
+        if self.host.set(Host::of(told)).is_err() {
             return Err(Status::failed_precondition("Initialize came twice"));
         }
         let host = self.host()?;
@@ -697,8 +767,19 @@ impl DomainPluginService for Zoo {
             Mode::RefusedWatchers => watchers = refused_watchers(),
             _ => {}
         }
-        let handler_names = Zoo::handlers(host);
-        Ok(Response::new(InitializeResponse { handler_names, watchers, ..Default::default() }))
+        if host.config.get("calls").is_some_and(|calls| calls == "true") {
+            host.call_back().await?;
+        }
+        if let Some(file) = host.config.get("announce").map(PathBuf::from) {
+            tokio::spawn(announce(host.host_endpoint.clone(), host.token.clone(), file));
+        }
+        Ok(Response::new(InitializeResponse {
+            handler_names: Zoo::handlers(host),
+            watchers,
+            schedules: host.list("schedules").iter().map(schedule).collect(),
+            http_routes: host.list("routes").iter().map(route).collect(),
+            ..Default::default()
+        }))
     }
 
     async fn shutdown(&self, _: Request<Empty>) -> Result<Response<Empty>, Status> {

@@ -368,8 +368,6 @@ fn find_file(
     given: Option<&Path>,
     variable: &impl Fn(&str) -> Option<String>,
 ) -> Result<(PathBuf, Option<String>), ConfigError> {
-    // Absolute, because it is read again when a plugin is told its configuration anew.
-    let place = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     if let Some(path) = given {
         let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
         return Ok((path.to_owned(), Some(text)));
@@ -438,8 +436,8 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
         }
         None => HTTP_DEFAULT,
     };
-    let (tls, names) = tls(&raw.http, &beside)
-        .map_err(|(key, problem)| ConfigError::new(place(key), problem))?;
+    let (tls, names) =
+        tls(&raw.http, &beside).map_err(|(key, problem)| ConfigError::new(place(key), problem))?;
     let retain_older_than = raw.retention.older_than.as_deref().map(times::span).transpose();
     let retain_older_than = retain_older_than
         .map_err(|problem| ConfigError::new(place("retention.older_than"), problem))?;
@@ -496,21 +494,30 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
     })
 }
 
-/// What is said about TLS, and the names to go by. The error is the key and what is wrong.
+/// What is said about TLS, and the names to go by.
+type TlsAndNames = (Option<TlsFiles>, Vec<String>);
+
+/// What `[http]` says of both. The error is the key and what is wrong.
 fn tls(
     http: &RawHttp,
     beside: &impl Fn(PathBuf) -> PathBuf,
-) -> Result<(Option<TlsFiles>, Vec<String>), (&'static str, String)> {
+) -> Result<TlsAndNames, (&'static str, String)> {
     let files = match (&http.tls_cert, &http.tls_key) {
         (Some(certificate), Some(key)) => {
             Some(TlsFiles { certificate: beside(certificate.clone()), key: beside(key.clone()) })
         }
         (None, None) => None,
         (Some(_), None) => {
-            return Err(("http.tls_cert", "a certificate needs its key: set http.tls_key".to_owned()));
+            return Err((
+                "http.tls_cert",
+                "a certificate needs its key: set http.tls_key".to_owned(),
+            ));
         }
         (None, Some(_)) => {
-            return Err(("http.tls_key", "a key needs its certificate: set http.tls_cert".to_owned()));
+            return Err((
+                "http.tls_key",
+                "a key needs its certificate: set http.tls_cert".to_owned(),
+            ));
         }
     };
     if files.is_none() && !http.hosts.is_empty() {
@@ -523,7 +530,9 @@ fn tls(
         !name.is_empty() && name.bytes().all(may_stand) && (is_number || !name.contains(':'))
     };
     if let Some(name) = http.hosts.iter().find(|name| !is_name(name)) {
-        let problem = format!("{name:?} is no name; it must be one such as axwatch.example, without scheme and port");
+        let problem = format!(
+            "{name:?} is no name; it must be one such as axwatch.example, without scheme and port"
+        );
         return Err(("http.hosts", problem));
     }
     Ok((files, http.hosts.clone()))
@@ -1061,6 +1070,26 @@ mod tests {
                 "[plugins.git]\nready_timeout_secs = 0",
                 "am.toml:2: plugins.git.ready_timeout_secs must be",
             ),
+            ("[plugins.git]\nmemory_mb = 0", "am.toml:2: plugins.git.memory_mb must be 1 to"),
+            ("[plugin]\nbody_max_mb = 15", "am.toml:2: plugin.body_max_mb must be 16 to 100"),
+            ("[plugin]\nbody_max_mb = 101", "am.toml:2: plugin.body_max_mb must be 16 to 100"),
+            (
+                "[plugin.websocket]\nkeepalife = 1",
+                "am.toml:2: unknown key plugin.websocket.keepalife; did you mean plugin.websocket.keepalive?",
+            ),
+            (
+                "[plugin.websocket.keepalive]\nping_interval = 1",
+                "am.toml:2: unknown key plugin.websocket.keepalive.ping_interval; ",
+            ),
+            (
+                "[plugin.websocket.keepalive]\nping_interval_secs = 0",
+                "am.toml:2: plugin.websocket.keepalive.ping_interval_secs must be a number of seconds over 0",
+            ),
+            (
+                "[plugin.websocket.keepalive]\npong_timeout_secs = nan",
+                "am.toml:2: plugin.websocket.keepalive.pong_timeout_secs must be a number of seconds over 0",
+            ),
+            ("[plugins.git]\nopen = 1", "am.toml:2: plugins.git.open: invalid type"),
             ("[plugins.git]\nzero_rate = 'none'", "am.toml:2: plugins.git.zero_rate: unknown"),
             (
                 "[plugins.git]\nbinray = 'x'",
@@ -1137,6 +1166,72 @@ mod tests {
         );
         let error = config.host_settings(no_variable).unwrap_err().to_string();
         assert!(error.contains("environment variable SECRET is not set"), "{error}");
+    }
+
+    #[test]
+    fn what_comes_from_the_environment_is_known_as_secret() {
+        let text = "[plugin]\nenabled = ['git']\n[plugins.git]\nenv = { A = 'env:ONE', B = 'plain' }\n\
+                    [git]\nkey = 'env:TWO'\nlist = ['x', 'env:ONE', 'env:TWO']\nplain = 'y'\n[git.deep]\nkey = 'env:THREE'";
+        let config = read(Path::new("am.toml"), text).unwrap();
+        let variable = |name: &str| Some(format!("value of {name}"));
+        let git = config.host_settings(variable).unwrap().plugins.remove(0);
+        let from_env: Vec<_> = git.from_env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(
+            from_env,
+            [("deep.key", "env:THREE"), ("key", "env:TWO"), ("list", "env:ONE, env:TWO")]
+        );
+        let secrets: Vec<_> = git.secrets.iter().map(String::as_str).collect();
+        assert_eq!(secrets, ["value of ONE", "value of THREE", "value of TWO"]);
+        assert_eq!((git.env["A"].as_str(), git.env["B"].as_str()), ("value of ONE", "plain"));
+    }
+
+    #[test]
+    fn what_the_host_is_told_is_what_is_written() {
+        let settings = |text: &str| {
+            read(Path::new("am.toml"), text).unwrap().host_settings(no_variable).unwrap()
+        };
+        let text = "[plugin]\nenabled = ['git']\nbody_max_mb = 32\n\
+                    [plugin.websocket.keepalive]\nping_interval_secs = 5\npong_timeout_secs = 0.5\n\
+                    [plugins.git]\nmemory_mb = 512\nopen = true";
+        let host = settings(text);
+        let keepalive = Keepalive {
+            ping_interval: Duration::from_secs(5),
+            pong_timeout: Duration::from_millis(500),
+        };
+        assert_eq!((host.keepalive, host.body_bytes_max), (keepalive, 32 << 20));
+        assert_eq!(
+            (host.plugins[0].memory_bytes_max, host.plugins[0].open),
+            (Some(512 << 20), true)
+        );
+        let host = settings("[plugin]\nenabled = ['git']");
+        assert_eq!((host.keepalive, host.body_bytes_max), (Keepalive::default(), 16 << 20));
+        assert_eq!((host.plugins[0].memory_bytes_max, host.plugins[0].open), (None, false));
+    }
+
+    #[test]
+    fn the_settings_of_a_plugin_are_read_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("am.toml");
+        let write = |text: &str| std::fs::write(&file, text).unwrap();
+        write("[plugin]\nenabled = ['greet']\n[greet]\ndepth = 1");
+        let overrides =
+            Overrides { store: Some("/a".into()), config: Some(file.clone()), http: None };
+        let config = Config::load(&overrides, no_variable).unwrap();
+        let name: PluginName = "greet".parse().unwrap();
+        let depth = || {
+            let settings = config.plugin_settings_now(&name, no_variable);
+            settings.map(|settings| settings.config["depth"].clone()).map_err(|e| e.to_string())
+        };
+        assert_eq!(depth().unwrap(), "1");
+        write("[plugin]\nenabled = ['greet']\n[greet]\ndepth = 2");
+        assert_eq!(depth().unwrap(), "2");
+        write("[plugin]\nenabled = ['greet']\n[greet\n");
+        assert!(depth().unwrap_err().contains("am.toml:3"));
+        std::fs::remove_file(&file).unwrap();
+        assert!(depth().unwrap_err().contains("it cannot be read"));
+        // Where nothing was configured nothing has to be.
+        let unconfigured = Config::unconfigured("/a".into(), no_variable);
+        assert!(unconfigured.plugin_settings_now(&name, no_variable).unwrap().config.is_empty());
     }
 
     #[test]

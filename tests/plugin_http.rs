@@ -25,7 +25,13 @@ fn serve(home: &Home, others: Vec<Zoo>) -> Server {
 
 /// Asks with the token.
 #[track_caller]
-fn asked(server: &Server, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+fn asked(
+    server: &Server,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
     let bearer = format!("Bearer {}", server.token());
     let mut all = vec![("Host", server.address()), ("Authorization", bearer.as_str())];
     all.extend_from_slice(headers);
@@ -75,7 +81,11 @@ fn a_request_arrives_as_it_is_but_for_what_is_not_the_plugins() {
     assert_eq!(text(&get(&server, "/api/web").expect(201).json(), "path"), "/");
     assert_eq!(text(&get(&server, "/api/web/?q").expect(201).json(), "path"), "/?q");
     // A credential that is not ours is the plugin's to judge.
-    let own = [("Host", server.address()), ("X-Axwatch-Token", server.token()), ("Authorization", "Basic eDp5")];
+    let own = [
+        ("Host", server.address()),
+        ("X-Axwatch-Token", server.token()),
+        ("Authorization", "Basic eDp5"),
+    ];
     let told = ask(server.address(), "GET", "/api/web/echo", &own, b"").expect(201).json();
     assert_eq!(told["headers"]["authorization"], json!(["Basic eDp5"]));
 }
@@ -118,10 +128,22 @@ fn each_way_to_fail_has_its_status_and_its_words() {
     }
     let away = get(&server, "/api/stuck/x").expect(503).says(&["stuck", "starting"]);
     assert_eq!(away.all("retry-after"), ["1"]);
+    // A disabled one is as good as none, until it is enabled.
+    asked(&server, "POST", "/api/plugins/plain/disable", &[], b"").expect(200);
+    until("it is disabled", || {
+        (get(&server, "/api/plain/x").text().contains("is disabled")).then_some(())
+    });
+    get(&server, "/api/plain/x").expect(404).says(&["plain", "disabled", "web"]);
+    asked(&server, "POST", "/api/plugins/plain/enable", &[], b"").expect(200);
+    until("it answers again", || {
+        get(&server, "/api/plain/x").text().contains("serves no HTTP").then_some(())
+    });
     // A process that ends under a request.
     let away = get(&server, "/api/web/exit").expect(503);
     assert_eq!(away.all("retry-after"), ["1"]);
-    until("the plugin answers again", || (get(&server, "/api/web/echo").status == 201).then_some(()));
+    until("the plugin answers again", || {
+        (get(&server, "/api/web/echo").status == 201).then_some(())
+    });
 }
 
 #[test]
@@ -134,7 +156,9 @@ fn bodies_are_bounded_and_what_is_bounded_passes() {
     let large = get(&server, "/api/web/large/16777216").expect(200);
     assert_eq!(large.body.len(), 16 * MIB);
     let more = vec![b'x'; 16 * MIB + 1];
-    asked(&server, "POST", "/api/web/length", &[], &more).expect(413).says(&["16777216", "body_max_mb"]);
+    asked(&server, "POST", "/api/web/length", &[], &more)
+        .expect(413)
+        .says(&["16777216", "body_max_mb"]);
     // One that does not say how long it is.
     let mut chunked = TcpStream::connect(server.address()).unwrap();
     chunked.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -153,9 +177,8 @@ fn bodies_are_bounded_and_what_is_bounded_passes() {
     assert!(answer.ends_with("\r\n\r\n15"), "{answer}");
     // Many large answers at once: each comes whole, or is put off.
     let statuses: Vec<_> = std::thread::scope(|scope| {
-        let askers: Vec<_> = (0..32)
-            .map(|_| scope.spawn(|| get(&server, "/api/web/large/16777216")))
-            .collect();
+        let askers: Vec<_> =
+            (0..32).map(|_| scope.spawn(|| get(&server, "/api/web/large/16777216"))).collect();
         askers.into_iter().map(|asker| asker.join().unwrap()).collect()
     });
     for answer in statuses {
@@ -176,48 +199,68 @@ fn a_foreign_page_gets_nowhere() {
     server.until_ready(&["public"]);
     let bearer = format!("Bearer {}", server.token());
     let session = format!("/api/v1/session?token={}", server.token());
-    let routes = [
-        ("GET", "/"),
-        ("GET", "/api/v1/server"),
-        ("POST", "/api/v1/attestations"),
-        ("GET", session.as_str()),
-        ("GET", "/api/plugins/web/logs?follow=false"),
-        ("GET", "/api/v1/plugins/web/logs?follow=false"),
-        ("POST", "/api/web/echo"),
-        ("GET", "/api/public/echo"),
-        ("GET", "/ws/web"),
-        ("GET", "/ws/public/x"),
-    ];
     let here = server.address();
-    for (method, path) in routes {
-        let upgrade = [("Connection", "upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")];
-        let send = |names: &[(&str, &str)]| {
-            let mut headers = vec![("Authorization", bearer.as_str())];
-            headers.extend_from_slice(names);
-            if path.starts_with("/ws/") {
-                headers.extend_from_slice(&upgrade);
+    let upgrade = [
+        ("Connection", "upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    let send = |method: &str, path: &str, names: &[(&str, &str)]| {
+        let mut headers = vec![("Authorization", bearer.as_str())];
+        headers.extend_from_slice(names);
+        if path.starts_with("/ws/") {
+            headers.extend_from_slice(&upgrade);
+        }
+        ask(here, method, path, &headers, b"").status
+    };
+    let mut routes = routes();
+    assert!(routes.len() > 40, "{routes:?}");
+    routes.extend(["/", "/ws/public/x", "/api/public/echo", &session].map(str::to_owned));
+    for path in &routes {
+        for method in ["GET", "POST", "DELETE"] {
+            for foreign in ["evil.example", "127.0.0.1.evil.example", "evil.example:80", ""] {
+                let status = send(method, path, &[("Host", foreign)]);
+                assert_eq!(status, 403, "{method} {path} from Host {foreign}");
             }
-            ask(here, method, path, &headers, b"").status
-        };
-        for foreign in ["evil.example", "127.0.0.1.evil.example", "evil.example:80", ""] {
-            assert_eq!(send(&[("Host", foreign)]), 403, "{method} {path} from Host {foreign}");
-        }
-        for foreign in ["http://evil.example", "null", "https://127.0.0.1", "http://localhost.evil.example", "file://"] {
-            let names = [("Host", here), ("Origin", foreign)];
-            assert_eq!(send(&names), 403, "{method} {path} from Origin {foreign}");
+            let foreign = [
+                "http://evil.example",
+                "null",
+                "https://127.0.0.1",
+                "http://localhost.evil.example",
+                "file://",
+            ];
+            for foreign in foreign {
+                let status = send(method, path, &[("Host", here), ("Origin", foreign)]);
+                assert_eq!(status, 403, "{method} {path} from Origin {foreign}");
+            }
+            let headers = [("Host", here)];
+            let status = ask(here, method, path, &headers, b"").status;
+            let is_free = path.contains("public") || path.starts_with("/api/v1/session");
+            assert_eq!(status == 401, !is_free, "{method} {path} without the token: {status}");
         }
     }
-    // Without the token, but for what is open.
-    for (method, path) in routes {
-        let status = ask(here, method, path, &[("Host", here)], b"").status;
-        let expected = match path {
-            "/api/public/echo" => 201,
-            "/ws/public/x" => 426,
-            path if path == session => 303,
-            _ => 401,
-        };
-        assert_eq!(status, expected, "{method} {path}");
-    }
+    let status = |path: &str| ask(here, "GET", path, &[("Host", here)], b"").status;
+    assert_eq!(status("/api/public/echo"), 201);
+    assert_eq!(status("/ws/public/x"), 426);
+    assert_eq!(status(&session), 303);
+    assert_eq!(status("/api/v1/session?token=wrong"), 401);
+}
+
+/// Every path of the router, with something in each of its places: a new one is tested too.
+fn routes() -> Vec<String> {
+    let source = include_str!("../src/api.rs");
+    let (v1, whole) = source.split_once(".nest(\"/api/v1\", v1)").expect("the router nests v1");
+    let paths = |text: &str, prefix: &str| {
+        let quoted = text.split(".route(").skip(1).filter_map(|rest| rest.split('"').nth(1));
+        let filled = quoted.map(|path| {
+            let parts =
+                path.split('/').map(|part| if part.starts_with('{') { "web" } else { part });
+            format!("{prefix}{}", parts.collect::<Vec<_>>().join("/"))
+        });
+        filled.collect::<Vec<_>>()
+    };
+    [paths(v1, "/api/v1"), paths(whole, "")].concat()
 }
 
 #[test]
@@ -313,7 +356,7 @@ fn who_does_not_come_to_the_point_keeps_nobody_waiting() {
         stream.write_all(head.as_bytes()).unwrap();
         silent.push(stream);
     }
-    let flood = "x".repeat(100_000);
+    let flood = "x".repeat(500_000);
     let flooded = asked(&server, "GET", "/api/web/echo", &[("X-Flood", &flood)], b"");
     assert_eq!(flooded.status, 431);
     for _ in 0..20 {

@@ -77,7 +77,11 @@ impl Guard {
 
     /// A header's value as a plugin may see it: without our token, in whichever way it came; `None`
     /// when nothing is left.
-    pub fn without_credential(&self, name: &HeaderName, value: &HeaderValue) -> Option<HeaderValue> {
+    pub fn without_credential(
+        &self,
+        name: &HeaderName,
+        value: &HeaderValue,
+    ) -> Option<HeaderValue> {
         if *name == OUR_HEADER {
             return None;
         }
@@ -114,8 +118,8 @@ impl Guard {
         let is_loopback = ["localhost", "127.0.0.1", "[::1]"];
         let is_named = is_loopback.into_iter().chain(self.hosts.iter().map(String::as_str));
         let number = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let is_bound =
-            !self.bound.is_unspecified() && number.parse::<IpAddr>().is_ok_and(|ip| ip == self.bound);
+        let is_bound = !self.bound.is_unspecified()
+            && number.parse::<IpAddr>().is_ok_and(|ip| ip == self.bound);
         port_fits && (is_bound || is_named.into_iter().any(|name| name.eq_ignore_ascii_case(host)))
     }
 
@@ -132,7 +136,10 @@ impl Guard {
         let is_one = hosts.next().is_none();
         let is_here = |host: &str| self.is_here(host);
         // A request to a proxy bears a name in its first line too.
-        if !is_one || !host.is_some_and(is_here) || !uri.authority().is_none_or(|a| is_here(a.as_str())) {
+        if !is_one
+            || !host.is_some_and(is_here)
+            || !uri.authority().is_none_or(|a| is_here(a.as_str()))
+        {
             return Err(forbidden(&format!("the Host header must name {}", self.names())));
         }
         if !headers.get_all(ORIGIN).iter().map(text).all(|origin| self.is_known(origin)) {
@@ -180,7 +187,8 @@ impl Guard {
         let site = headers.get(FETCH_SITE).map(text);
         let is_foreign = origin.is_some_and(|origin| !origin.eq_ignore_ascii_case(&own))
             || site.is_some_and(|site| !matches!(site, "same-origin" | "none"));
-        let only_reads = [Method::GET, Method::HEAD, Method::OPTIONS].contains(method) && !is_upgrade;
+        let only_reads =
+            [Method::GET, Method::HEAD, Method::OPTIONS].contains(method) && !is_upgrade;
         let is_shown_ours = origin.is_some() || site == Some("same-origin");
         if is_foreign || !(only_reads || is_shown_ours) {
             return Err(forbidden(
@@ -203,9 +211,10 @@ fn explicit(headers: &HeaderMap, is_upgrade: bool) -> impl Iterator<Item = &str>
 /// Tokens in cookies.
 fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let pairs = headers.get_all(COOKIE).iter().map(text).flat_map(|pairs| pairs.split(';'));
-    pairs.map(str::trim).filter(|pair| cookie_name(pair) == OUR_COOKIE).filter_map(|pair| {
-        pair.split_once('=').map(|(_, token)| token.trim().trim_matches('"'))
-    })
+    pairs
+        .map(str::trim)
+        .filter(|pair| cookie_name(pair) == OUR_COOKIE)
+        .filter_map(|pair| pair.split_once('=').map(|(_, token)| token.trim().trim_matches('"')))
 }
 
 fn cookie_name(pair: &str) -> &str {
@@ -381,7 +390,8 @@ mod tests {
         let cookie = ("cookie", "a=b; axwatch_token=secret");
         let (own, other) = ("http://127.0.0.1:8770", "http://127.0.0.1:3000");
         let (get, post) = (Method::GET, Method::POST);
-        let cases: [(&Method, &[(&str, &str)], Option<StatusCode>); 11] = [
+        type Headers<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(&Method, Headers<'_>, Option<StatusCode>); 11] = [
             (&get, &[], None),
             (&get, &[("sec-fetch-site", "none")], None),
             (&get, &[("sec-fetch-site", "same-site")], REFUSED),

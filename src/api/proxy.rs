@@ -100,7 +100,8 @@ async fn arrive(
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
     };
     // Said before it is sent, it need not be sent at all.
-    let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let announced =
+        headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > bytes_max as u64) {
         return Err(too_large());
     }
@@ -169,7 +170,9 @@ fn answer(method: &Method, reply: HttpReply) -> Result<Response, String> {
     let HttpReply { status, headers, body, load } = reply;
     let status = u16::try_from(status).ok().filter(|status| (200..=599).contains(status));
     let status = status.and_then(|status| StatusCode::from_u16(status).ok());
-    let status = status.ok_or_else(|| format!("it answered the status {}, and there are 200 to 599", reply.status))?;
+    let status = status.ok_or_else(|| {
+        format!("it answered the status {}, and there are 200 to 599", reply.status)
+    })?;
     let has_no_body = *method == Method::HEAD
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let body = if has_no_body { Bytes::new() } else { body };
@@ -253,5 +256,40 @@ impl hyper::body::Body for Carried {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.rest.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_its_plugin_as_it_is_written() {
+        let cases = [
+            ("/api/web", Some(("web", "/"))),
+            ("/api/web/", Some(("web", "/"))),
+            ("/api/web//x/", Some(("web", "//x/"))),
+            ("/api/web/../v1/status", Some(("web", "/../v1/status"))),
+            ("/api/%77eb/x", Some(("%77eb", "/x"))),
+            ("/api/", None),
+            ("/api", None),
+            ("/ws/web", None),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(plugin_path(path, "/api/"), expected, "{path}");
+        }
+        assert_eq!(with_query("/x", Some("")), "/x?");
+    }
+
+    #[test]
+    fn what_connection_names_stays_with_the_connection() {
+        let named: HeaderMap =
+            [(CONNECTION, HeaderValue::from_static("close, X-Drop"))].into_iter().collect();
+        let further = named_by_connection(&named);
+        for (name, is_left_out) in
+            [("x-drop", true), ("te", true), ("upgrade", true), ("accept", false)]
+        {
+            assert_eq!(is_of_a_connection(&name.parse().unwrap(), &further), is_left_out, "{name}");
+        }
     }
 }

@@ -23,8 +23,8 @@ use axum::http::header::{
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use axwatch_engine::plugin::{
-    CallError, Frame, FrameKind, Keepalive, Load, NotSent, Opening, Socket, SocketEnd,
-    SocketReceiver, SocketSender,
+    CallError, Frame, FrameKind, Load, NotSent, Opening, Socket, SocketEnd, SocketReceiver,
+    SocketSender,
 };
 use axwatch_model::bounds::cut;
 use base64::Engine as _;
@@ -36,7 +36,7 @@ use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -53,6 +53,11 @@ use super::{Shared, stopped};
 const PROTOCOL: &str = "qntx-plugin-v1";
 /// How long a browser may leave its socket unread.
 const READ_WITHIN: Duration = Duration::from_secs(10);
+/// From one time that a browser is asked whether it is there to the next; it answers by itself.
+const GREET_EVERY: Duration = Duration::from_secs(30);
+/// How long a browser may be silent, the answers to that included: a program that reads seldom answers
+/// seldom.
+const SILENCE_MAX: Duration = Duration::from_secs(300);
 /// How long a browser may take to notice that its socket is closed.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// Bytes of JSON around the data of a frame.
@@ -80,17 +85,15 @@ pub async fn open(State(api): Shared, mut request: Request) -> Result<Response, 
         query: parameters(request.uri())?,
     };
     let plugin = api.plugins.callable(name)?;
-    let accept = match handshake(request.method(), request.headers()) {
-        Ok(accept) => accept,
-        Err(refusal) => return Ok(refusal),
+    let Some(accept) = handshake(request.method(), request.headers()) else {
+        return Ok(upgrade_required());
     };
     let protocol = offers_protocol(request.headers());
     let place = request.extensions().get::<Arc<Place>>().cloned();
     let upgrade = hyper::upgrade::on(&mut request);
     let bytes_max = plugin.body_bytes_max();
     let load = plugin.load();
-    let keepalive = api.plugins.keepalive();
-    let socket = plugin.socket(&opening, keepalive)?;
+    let socket = plugin.socket(&opening, api.plugins.keepalive())?;
     let stopping = api.stopping.clone();
     tokio::spawn(async move {
         match upgrade.await {
@@ -102,7 +105,7 @@ pub async fn open(State(api): Shared, mut request: Request) -> Result<Response, 
                     .max_frame_size(Some(bytes_max / 3 * 4 + ENVELOPE_BYTES_MAX));
                 let browser =
                     WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
-                carry(browser, load, socket, keepalive, stopping).await;
+                carry(browser, load, socket, stopping).await;
             }
             Err(_) => socket.finish("the browser is gone".to_owned()),
         }
@@ -122,16 +125,18 @@ pub async fn open(State(api): Shared, mut request: Request) -> Result<Response, 
 
 fn parameters(uri: &Uri) -> Result<Vec<(String, String)>, ApiError> {
     let parsed = Query::<Vec<(String, String)>>::try_from_uri(uri);
-    let Query(parameters) =
-        parsed.map_err(|error| ApiError::invalid(format!("the query string: {}", error.body_text())))?;
+    let Query(parameters) = parsed
+        .map_err(|error| ApiError::invalid(format!("the query string: {}", error.body_text())))?;
     Ok(parameters)
 }
 
 /// The answer to a client's key, when this is a WebSocket that begins.
-fn handshake(method: &Method, headers: &HeaderMap) -> Result<HeaderValue, Response> {
+fn handshake(method: &Method, headers: &HeaderMap) -> Option<HeaderValue> {
     let has = |name: &HeaderName, wanted: &str| {
         let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(wanted))
+        values
+            .flat_map(|value| value.split(','))
+            .any(|part| part.trim().eq_ignore_ascii_case(wanted))
     };
     let key = headers.get(SEC_WEBSOCKET_KEY);
     let is_key = |key: &&HeaderValue| STANDARD.decode(key).is_ok_and(|key| key.len() == 16);
@@ -139,17 +144,19 @@ fn handshake(method: &Method, headers: &HeaderMap) -> Result<HeaderValue, Respon
         && has(&CONNECTION, "upgrade")
         && has(&UPGRADE, "websocket")
         && has(&SEC_WEBSOCKET_VERSION, "13");
-    let Some(key) = key.filter(|key| is_right && is_key(key)) else {
-        let message = "this is a WebSocket: connect with version 13 and the subprotocol qntx-plugin-v1";
-        let error = ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message);
-        let mut response = error.into_response();
-        let headers = response.headers_mut();
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        return Err(response);
-    };
+    let key = key.filter(|key| is_right && is_key(key))?;
     let accept = derive_accept_key(key.as_bytes());
-    Ok(HeaderValue::from_str(&accept).expect("base64 makes a good header"))
+    Some(HeaderValue::from_str(&accept).expect("base64 makes a good header"))
+}
+
+fn upgrade_required() -> Response {
+    let message = "this is a WebSocket: connect with version 13 and the subprotocol qntx-plugin-v1";
+    let error = ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message);
+    let mut response = error.into_response();
+    let headers = response.headers_mut();
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    response
 }
 
 fn offers_protocol(headers: &HeaderMap) -> bool {
@@ -198,13 +205,15 @@ fn json_of(frame: &Frame) -> String {
 }
 
 fn frame_of(json: &[u8]) -> Result<Frame, String> {
-    let frame: FrameIn = serde_json::from_slice(json)
-        .map_err(|error| format!("a message must be {{type, data, headers, timestamp}}: {error}"))?;
+    let frame: FrameIn = serde_json::from_slice(json).map_err(|error| {
+        format!("a message must be {{type, data, headers, timestamp}}: {error}")
+    })?;
     let kind = FrameKind::ALL.into_iter().find(|kind| match &frame.r#type {
         KindIn::Number(number) => *kind as u8 == *number,
         KindIn::Name(name) => kind.as_str().eq_ignore_ascii_case(name),
     });
-    let kind = kind.ok_or("type must be 1 for DATA, 2 for CLOSE, 3 for PING, 4 for PONG or 5 for ERROR")?;
+    let kind =
+        kind.ok_or("type must be 1 for DATA, 2 for CLOSE, 3 for PING, 4 for PONG or 5 for ERROR")?;
     if kind == FrameKind::Connect {
         return Err("CONNECT is sent to the plugin by the server alone".to_owned());
     }
@@ -295,23 +304,23 @@ async fn carry(
     browser: Browser,
     load: Load,
     mut socket: Socket,
-    keepalive: Keepalive,
     mut stopping: watch::Receiver<bool>,
 ) {
     let (mut sink, mut stream) = browser.split();
     let (out, mut queue) = mpsc::channel(1);
     let ending = tokio::select! {
-        ending = up(&mut stream, &load, &socket.sender, &out, keepalive) => ending,
+        ending = up(&mut stream, &load, &socket.sender, &out) => ending,
         never = down(&mut socket.receiver, &out) => match never {},
         ending = write(&mut sink, &mut queue) => ending,
-        never = greet(&out, keepalive) => match never {},
+        never = greet(&out) => match never {},
         () = socket.pulse.missed() => Ending::Silent,
         () = stopped(&mut stopping) => Ending::Stopping,
     };
     let (last, code, reason) = ending.told();
     socket.finish(ending.told_plugin());
     let reason = cut(&reason, REASON_BYTES_MAX).to_owned();
-    let close = async {
+    let leaves_a_rest = matches!(ending, Ending::TooLarge | Ending::NoRoom);
+    let close = async move {
         if let Some(frame) = last {
             sink.send(Message::text(json_of(&frame))).await?;
         }
@@ -320,10 +329,21 @@ async fn carry(
         while stream.next().await.is_some_and(|message| message.is_ok()) {
             load.clear();
         }
+        if leaves_a_rest && let Ok(mut browser) = sink.reunite(stream) {
+            drain(browser.get_mut(), &load).await;
+        }
         Ok::<_, Error>(())
     };
     // A browser that does not take it has its connection cut.
     let _ = tokio::time::timeout(CLOSE_WITHIN, close).await;
+}
+
+/// Reads what is left of a message that was not taken, and throws it away.
+async fn drain(io: &mut Io, load: &Load) {
+    let mut rest = vec![0; READ_BYTES];
+    while io.read(&mut rest).await.is_ok_and(|read| read > 0) {
+        load.clear();
+    }
 }
 
 /// Browser to plugin.
@@ -332,12 +352,9 @@ async fn up(
     load: &Load,
     plugin: &SocketSender,
     out: &mpsc::Sender<Outgoing>,
-    keepalive: Keepalive,
 ) -> Ending {
-    // A living browser answers our pings at least.
-    let silence_max = keepalive.ping_interval + keepalive.pong_timeout;
     loop {
-        let message = match tokio::time::timeout(silence_max, stream.next()).await {
+        let message = match tokio::time::timeout(SILENCE_MAX, stream.next()).await {
             Ok(Some(Ok(message))) => message,
             Ok(Some(Err(Error::Capacity(_)))) => return Ending::TooLarge,
             Ok(Some(Err(_))) if load.was_refused() => return Ending::NoRoom,
@@ -408,9 +425,9 @@ async fn down(plugin: &mut SocketReceiver, out: &mpsc::Sender<Outgoing>) -> Neve
 }
 
 /// Asks the browser whether it is there, which it answers by itself.
-async fn greet(out: &mpsc::Sender<Outgoing>, keepalive: Keepalive) -> Never {
+async fn greet(out: &mpsc::Sender<Outgoing>) -> Never {
     loop {
-        tokio::time::sleep(keepalive.ping_interval).await;
+        tokio::time::sleep(GREET_EVERY).await;
         let _ = out.send(Outgoing::Message(Message::Ping(Bytes::new()), None)).await;
     }
 }
@@ -483,7 +500,11 @@ mod tests {
         let json = json_of(&Frame { timestamp_ns: 7, ..Frame::new(FrameKind::Data, "hi") });
         assert_eq!(json, r#"{"type":1,"data":"aGk=","timestamp":7}"#);
         let cases = [
-            (r#"{"type":1,"data":"aGk=","headers":{"a":"b"},"timestamp":7}"#, FrameKind::Data, "hi"),
+            (
+                r#"{"type":1,"data":"aGk=","headers":{"a":"b"},"timestamp":7}"#,
+                FrameKind::Data,
+                "hi",
+            ),
             (r#"{"type":"data","data":"aGk"}"#, FrameKind::Data, "hi"),
             (r#"{"type":3,"data":"","headers":null,"timestamp":9}"#, FrameKind::Ping, ""),
             (r#"{"type":2}"#, FrameKind::Close, ""),
@@ -518,13 +539,13 @@ mod tests {
             let headers: HeaderMap = headers
                 .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()))
                 .collect();
-            handshake(method, &headers).map_err(|refusal| refusal.status().as_u16())
+            handshake(method, &headers)
         };
         // The example of RFC 6455.
         assert_eq!(check(&Method::GET, "").unwrap(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        assert_eq!(check(&Method::POST, ""), Err(426));
+        assert_eq!(check(&Method::POST, ""), None);
         for (name, _) in right {
-            assert_eq!(check(&Method::GET, name), Err(426), "{name}");
+            assert_eq!(check(&Method::GET, name), None, "{name}");
         }
     }
 }

@@ -185,7 +185,8 @@ impl Plugin {
             since: Some(plugin.since),
             version: said(&plugin.version).or_else(|| said(&row?.version)),
             pid: plugin.pid,
-            handlers: plugin.handlers,
+            // What its last process announced is retired then.
+            handlers: if disabled_at.is_some() { Vec::new() } else { plugin.handlers },
             disabled_at,
             error: plugin.error.or(disabled),
             name,
@@ -245,7 +246,11 @@ impl ShownPlugin {
             routes: registered.routes.iter().map(Route::of).collect(),
             refused: registered.refused.iter().map(Refused::of).collect(),
             doubted,
-            plugin: Plugin::of(view, row),
+            // Those too that its last announcement lacks, while that is not believed.
+            plugin: Plugin {
+                handlers: registered.handlers.iter().map(ToString::to_string).collect(),
+                ..Plugin::of(view, row)
+            },
         }
     }
 }

@@ -39,8 +39,9 @@ impl Zoo {
         self
     }
 
-    /// Adds to its own table.
+    /// Adds to its own table, in the place of what was there under this key.
     pub fn own(mut self, key: &str, value: impl Into<Value>) -> Zoo {
+        self.own.retain(|(known, _)| known != key);
         self.own.push((key.to_owned(), value.into()));
         self
     }

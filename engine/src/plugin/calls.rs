@@ -179,7 +179,7 @@ impl Callee {
         match problems {
             Some(problems) if !problems.is_empty() => {
                 // No restart helps: somebody has to write something else.
-                return Err(Seen::Fatal { reason: problems.join("; ") });
+                Err(Seen::Fatal { reason: problems.join("; ") })
             }
             _ => self.call_initialize(once).await,
         }
@@ -188,12 +188,14 @@ impl Callee {
     /// What can be configured; `None` when it does not say, which is that plugin's own business.
     async fn config_schema(&mut self) -> Option<Schema> {
         let plugin = &self.settings.name;
-        let answer = timeout(SCHEMA_WITHIN, self.client.config_schema(protocol::Empty {})).await;
+        // A part of the time for Initialize, most of which has to be left for that.
+        let within = SCHEMA_WITHIN.min(self.settings.initialize_timeout / 4);
+        let answer = timeout(within, self.client.config_schema(protocol::Empty {})).await;
         let problem = match answer {
             Ok(Ok(reply)) => return Some(Schema::read(plugin, reply.into_inner())),
             Ok(Err(status)) if status.code() == Code::Unimplemented => return None,
             Ok(Err(status)) => self.token.redact(with_cause(&status)),
-            Err(_) => format!("no answer in {SCHEMA_WITHIN:?}"),
+            Err(_) => format!("no answer in {within:?}"),
         };
         tracing::warn!(
             %plugin,

@@ -22,7 +22,7 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -104,11 +104,11 @@ fn adopt_orphans() {
 /// In a process group of its own, so that a signal to the group is not one to us.
 fn start(program: &OsStr, args: &[OsString]) -> io::Result<Pid> {
     let mut command = match ourselves() {
-        Some(mut stage) => {
+        Some(mut stage) if may_become(program) => {
             stage.env(STAGE, process::getpid().as_raw_pid().to_string());
             stage
         }
-        None => {
+        _ => {
             let mut direct = Command::new(program);
             direct.args(args);
             direct
@@ -117,6 +117,26 @@ fn start(program: &OsStr, args: &[OsString]) -> io::Result<Pid> {
     let child = command.stdin(Stdio::null()).process_group(0).spawn()?;
     // Dropping a `Child` neither ends it nor waits for it: that is done below.
     Ok(Pid::from_child(&child))
+}
+
+/// Whether the system itself can start this file, as far as one sees: a script that names its
+/// interpreter, or a program for a machine like ours. What it cannot start, a process that is to become it
+/// would hand to a shell, which makes nonsense of a program for another machine.
+fn may_become(program: &OsStr) -> bool {
+    let head = |path: &OsStr| {
+        let mut head = [0; 20];
+        fs::File::open(path).and_then(|mut file| file.read_exact(&mut head)).map(|()| head)
+    };
+    if !program.as_encoded_bytes().contains(&b'/') {
+        return true;
+    }
+    // Kind, width and byte order, and the machine: see elf(5).
+    let kind = |head: [u8; 20]| (head.first_chunk::<6>().copied(), head[18], head[19]);
+    match (head(program), head(OsStr::new("/proc/self/exe"))) {
+        (Ok(theirs), Ok(ours)) => theirs.starts_with(b"#!") || kind(theirs) == kind(ours),
+        // Not there, or hardly anything in it.
+        _ => false,
+    }
 }
 
 /// Our own program again, with our own arguments, where that works.
@@ -334,7 +354,7 @@ fn end_the_rest(plugin: Pid) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead as _, BufReader, Read as _};
+    use std::io::{BufRead as _, BufReader};
     use std::os::unix::fs::PermissionsExt as _;
     use std::process::{Child, ChildStdin, ChildStdout};
 
@@ -532,7 +552,9 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn is_dead(pid: Pid) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid()));
-        stat.map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
+        stat.map_or(true, |stat| {
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
+        })
     }
 
     /// Waits for what must come. A test that hangs is ended from outside.
@@ -551,7 +573,10 @@ mod tests {
         let (ours, other) = (folder.path().join("a.plugins"), folder.path().join("b.plugins"));
         let script = format!("echo; echo launcher=$PPID; echo plugin=$$; {DAEMON}; sleep 60");
         let mut command = again("engine");
-        command.env(PROGRAM, "sh").env(SCRIPT, script).env("AXWATCH_LAUNCH", host::tag(Some(&ours)));
+        command
+            .env(PROGRAM, "sh")
+            .env(SCRIPT, script)
+            .env("AXWATCH_LAUNCH", host::tag(Some(&ours)));
         let mut engine = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(engine.stdout.take().unwrap()).lines().map(Result::unwrap);
         let mut hear = |key: &str| {
@@ -606,7 +631,8 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn the_system_ends_a_plugin_before_the_engine() {
         let mut launched = launch("echo; echo score=$(cat /proc/self/oom_score_adj); sleep 60");
-        let own: i32 = fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap();
+        let own: i32 =
+            fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap();
         let score: i32 = launched.hear("score").parse().unwrap();
         assert_eq!(score, (own + OOM_SCORE_ADDED).min(1_000));
         launched.order(ORDER_KILL);

@@ -321,9 +321,8 @@ impl PluginHost {
             }),
             (None, _) if shown.disabled => {
                 let is_up = |handle: &Handle| handle.shown.borrow().reach.is_some();
-                let running = self.plugins.iter().filter(|(other, handle)| {
-                    *other != plugin && is_up(handle)
-                });
+                let running =
+                    self.plugins.iter().filter(|(other, handle)| *other != plugin && is_up(handle));
                 let running = running.map(|(name, _)| name.to_string()).collect();
                 Err(CallError::Disabled { plugin: plugin.clone(), running })
             }

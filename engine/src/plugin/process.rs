@@ -276,6 +276,8 @@ fn kill_tagged(marker: &str) -> usize {
         let found = listeners::with_environment(marker);
         let killed: Vec<_> = found
             .into_iter()
+            // Not ourselves, should a plugin of our predecessor have started us.
+            .filter(|&pid| pid != std::process::id())
             .filter(|&pid| {
                 let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
                 pid.is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())

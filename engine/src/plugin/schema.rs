@@ -26,7 +26,7 @@ use super::wire;
 const FIELDS_MAX: usize = 1_000;
 /// Bytes of a value that a complaint shows.
 const VALUE_BYTES_MAX: usize = 80;
-/// Bytes that a pattern may take once it is compiled.
+/// Bytes that a pattern may take once it is compiled, which it is only for a value that is configured.
 const PATTERN_BYTES_MAX: usize = 1024 * 1024;
 
 /// What can be configured for a plugin.
@@ -46,8 +46,6 @@ struct Field {
     max: String,
     pattern: String,
     element_type: String,
-    /// `pattern`, if it is one.
-    regex: Option<Regex>,
 }
 
 /// What may be configured for a plugin, and what is.
@@ -150,6 +148,13 @@ impl Schema {
     /// What is wrong with a configuration: key, value and what was expected, one each.
     pub(crate) fn problems(&self, settings: &PluginSettings) -> Vec<String> {
         let plugin = &settings.name;
+        for (key, field) in &self.fields {
+            let is_used = !field.pattern.is_empty() && settings.config.contains_key(key);
+            if is_used && field.regex().is_none() {
+                let pattern = &field.pattern;
+                tracing::warn!(%plugin, key, "the pattern {pattern:?} for [{plugin}] {key} is none, so that it is not checked");
+            }
+        }
         for key in self.unknown(settings) {
             tracing::warn!(%plugin, key, "[{plugin}] {key} is configured, and plugin {plugin} does not know it");
         }
@@ -174,11 +179,6 @@ fn below(key: &str, above: &str) -> bool {
 
 impl Field {
     fn read(given: protocol::ConfigFieldSchema) -> Field {
-        let pattern = wire::shown(&given.pattern);
-        let regex = (!pattern.is_empty()).then(|| {
-            let mut builder = RegexBuilder::new(&pattern);
-            builder.size_limit(PATTERN_BYTES_MAX).dfa_size_limit(PATTERN_BYTES_MAX).build().ok()
-        });
         Field {
             kind: wire::shown(&given.r#type),
             description: wire::shown(&given.description),
@@ -186,10 +186,15 @@ impl Field {
             required: given.required,
             min: wire::shown(&given.min_value),
             max: wire::shown(&given.max_value),
-            pattern,
+            pattern: wire::shown(&given.pattern),
             element_type: wire::shown(&given.element_type),
-            regex: regex.flatten(),
         }
+    }
+
+    /// Its pattern, if that is one.
+    fn regex(&self) -> Option<Regex> {
+        let mut builder = RegexBuilder::new(&self.pattern);
+        builder.size_limit(PATTERN_BYTES_MAX).dfa_size_limit(PATTERN_BYTES_MAX).build().ok()
     }
 
     /// What of it is not understood, and so not checked.
@@ -205,12 +210,6 @@ impl Field {
             limits.into_iter().find(|limit| !limit.is_empty() && number(limit).is_none())
         {
             return Some(format!("the limit {limit:?} is no number, so that it is not checked"));
-        }
-        if !self.pattern.is_empty() && self.regex.is_none() {
-            return Some(format!(
-                "the pattern {:?} is none, so that it is not checked",
-                self.pattern
-            ));
         }
         None
     }
@@ -234,12 +233,11 @@ impl Field {
     /// What the value would have to do and does not.
     fn expectation(&self, value: &str) -> Option<String> {
         match Kind::of(&self.kind)? {
-            Kind::String => match &self.regex {
-                Some(regex) if !regex.is_match(value) => {
-                    Some(format!("match the pattern {:?}", self.pattern))
-                }
-                _ => None,
-            },
+            Kind::String => {
+                let is_wrong = !self.pattern.is_empty()
+                    && self.regex().is_some_and(|regex| !regex.is_match(value));
+                is_wrong.then(|| format!("match the pattern {:?}", self.pattern))
+            }
             Kind::Number => match number(value) {
                 None => Some("be a number".to_owned()),
                 Some(given) if number(&self.min).is_some_and(|min| given < min) => {

@@ -80,7 +80,9 @@ impl Default for Keepalive {
 
 /// Reads the configuration of one plugin anew. May read files; the error is for people.
 #[derive(Clone)]
-pub struct Reload(Arc<dyn Fn(&PluginName) -> Result<PluginSettings, String> + Send + Sync>);
+pub struct Reload(Arc<ReadAnew>);
+
+type ReadAnew = dyn Fn(&PluginName) -> Result<PluginSettings, String> + Send + Sync;
 
 impl Reload {
     /// One that does this.

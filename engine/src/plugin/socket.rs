@@ -217,7 +217,9 @@ impl SocketReceiver {
                 }
                 FrameKind::Pong => self.beat.heard(),
                 FrameKind::Close => {
-                    return Err(SocketEnd::Closed(wire::shown(&String::from_utf8_lossy(&frame.data))));
+                    return Err(SocketEnd::Closed(wire::shown(&String::from_utf8_lossy(
+                        &frame.data,
+                    ))));
                 }
                 FrameKind::Error => return Err(SocketEnd::Error(frame.data)),
                 // Ours alone to send.
@@ -305,7 +307,8 @@ impl Pulse {
             tokio::time::sleep_until(wake).await;
             let now = Instant::now();
             // It may have been heard of, or the wait lengthened, while this slept.
-            let is_over = self.beat.waiting_since().is_some_and(|since| since + pong_timeout <= now);
+            let is_over =
+                self.beat.waiting_since().is_some_and(|since| since + pong_timeout <= now);
             if is_over && !self.beat.is_resting() {
                 let plugin = &self.plugin;
                 let waited_secs = pong_timeout.as_secs_f64();

@@ -160,6 +160,7 @@ impl Simulation {
                 self.announce(plugin, fewer, watches, doubtful);
             }
             Action::GoDown { plugin, crashed } => self.go_down(plugin, crashed),
+            Action::Disable { plugin } => self.disable(plugin),
             Action::Declare { watcher, ref wanted, since } => self.declare(watcher, wanted, since),
             Action::Remove { watcher } => self.command(watcher, WatcherCommand::Remove),
             Action::Pause { watcher, skip } => {
@@ -598,6 +599,12 @@ impl Simulation {
 
     fn come_up(&mut self, plugin: usize, fewer: bool, watches: bool) {
         self.go_down(plugin, true);
+        let name = PLUGINS[plugin].parse().unwrap();
+        self.batch(vec![Event::PluginEnabled {
+            request: REQUEST,
+            plugin: name,
+            by: "user".into(),
+        }]);
         self.last_incarnation += 1;
         let incarnation = self.last_incarnation;
         self.up[plugin] = Some((incarnation, handlers(plugin, fewer)));
@@ -623,6 +630,17 @@ impl Simulation {
             plugin,
             Event::Announced { request: REQUEST, plugin: name, incarnation, registration },
         );
+    }
+
+    /// A person disables a plugin: what it has is retired, and then its process is gone.
+    fn disable(&mut self, plugin: usize) {
+        let name = PLUGINS[plugin].parse().unwrap();
+        self.batch(vec![Event::PluginDisabled {
+            request: REQUEST,
+            plugin: name,
+            by: "user".into(),
+        }]);
+        self.go_down(plugin, false);
     }
 
     fn register(&mut self, plugin: usize, event: Event) {

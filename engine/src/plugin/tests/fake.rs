@@ -35,6 +35,8 @@ pub(super) struct Fake {
     pub(super) execute: Answer<Request<ExecuteJobRequest>, ExecuteJobResponse>,
     pub(super) http: Answer<HttpRequest, HttpResponse>,
     pub(super) socket: Answer<Request<Streaming<WebSocketMessage>>, Frames>,
+    pub(super) config_schema: Answer<Empty, ConfigSchemaResponse>,
+    pub(super) health: Answer<Empty, HealthResponse>,
 }
 
 /// The frames of a socket that a plugin sends.
@@ -57,6 +59,10 @@ impl Fake {
             }),
             http: answer(|_| async { Err(Status::unimplemented("no HTTP")) }),
             socket: answer(|_| async { Err(Status::unimplemented("no sockets")) }),
+            config_schema: answer(|_| async { Err(Status::unimplemented("no schema")) }),
+            health: answer(|_| async {
+                Ok(HealthResponse { healthy: true, ..Default::default() })
+            }),
         }
     }
 
@@ -106,14 +112,14 @@ impl DomainPluginService for Fake {
     }
 
     async fn health(&self, _: Request<Empty>) -> Result<Response<HealthResponse>, Status> {
-        Ok(Response::new(HealthResponse { healthy: true, ..Default::default() }))
+        (self.health)(Empty {}).await.map(Response::new)
     }
 
     async fn config_schema(
         &self,
         _: Request<Empty>,
     ) -> Result<Response<ConfigSchemaResponse>, Status> {
-        Err(Status::unimplemented("no schema"))
+        (self.config_schema)(Empty {}).await.map(Response::new)
     }
 
     async fn register_glyphs(

@@ -28,7 +28,9 @@ pub(super) async fn callable(fake: Fake) -> (Callable, Arc<Caller>) {
     (Callable { plugin: "zoo".parse().unwrap(), transit, reach }, caller)
 }
 
-fn zoo(reply: impl Fn(HttpRequest) -> Result<HttpResponse, Status> + Send + Sync + 'static) -> Fake {
+fn zoo(
+    reply: impl Fn(HttpRequest) -> Result<HttpResponse, Status> + Send + Sync + 'static,
+) -> Fake {
     let http = answer(move |request| std::future::ready(reply(request)));
     Fake { http, ..Fake::named("zoo") }
 }
@@ -76,7 +78,10 @@ async fn what_is_not_found_is_looked_for_once_more_under_the_full_path() {
     let (callable, _) = callable(fake).await;
     for (path, status) in [("/full?q", 200), ("/absent", 404)] {
         assert_eq!(ask(&callable, path).await.unwrap().status, status);
-        assert_eq!(paths.try_iter().collect::<Vec<_>>(), [path.to_owned(), format!("/api/zoo{path}")]);
+        assert_eq!(
+            paths.try_iter().collect::<Vec<_>>(),
+            [path.to_owned(), format!("/api/zoo{path}")]
+        );
     }
 }
 

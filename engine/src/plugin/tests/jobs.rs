@@ -26,7 +26,8 @@ fn way(port: u16, deadline: Duration) -> Way {
     let caller = Arc::new(Caller::new("git".parse().unwrap(), 3, false, Arc::default()));
     caller.announce(["git.do".to_owned()]);
     let (tell, seen) = mpsc::unbounded_channel();
-    let plugin = GrpcPlugin::new(client(channel(port)), deadline, caller.clone(), token(), log(), tell);
+    let plugin =
+        GrpcPlugin::new(client(channel(port)), deadline, caller.clone(), token(), log(), tell);
     Way { plugin, caller, seen }
 }
 

@@ -1,6 +1,7 @@
 //! Plugins as the host meets them: calls back over a real port, jobs to a real server, and whole
 //! processes, each this test program once more in another role.
 
+mod authority;
 mod fake;
 mod host;
 mod http;

@@ -8,12 +8,12 @@ use tonic::{Request, Status, Streaming};
 use super::fake::{Fake, Frames, answer};
 use super::http::{BODY_BYTES_MAX, callable};
 use super::*;
-use crate::plugin::{
-    CallError, Frame, FrameKind, Keepalive, NotSent, Opening, Socket, SocketEnd,
-};
+use crate::plugin::{CallError, Frame, FrameKind, Keepalive, NotSent, Opening, Socket, SocketEnd};
 
 /// A plugin that does this with each of its sockets.
-fn zoo<F>(serve: impl Fn(Request<Streaming<WebSocketMessage>>, Sink) -> F + Send + Sync + 'static) -> Fake
+fn zoo<F>(
+    serve: impl Fn(Request<Streaming<WebSocketMessage>>, Sink) -> F + Send + Sync + 'static,
+) -> Fake
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -66,10 +66,14 @@ async fn a_socket_begins_with_connect_and_carries_both_ways() {
             tell.send((metadata, message(FrameKind::Error, b"the end", 0))).await.unwrap();
         }
     });
-    let query = [("Room", "1"), ("room", "2"), ("te", "x"), ("key-bin", "y"), ("name", "caf\u{e9}")];
+    let query =
+        [("Room", "1"), ("room", "2"), ("te", "x"), ("key-bin", "y"), ("name", "caf\u{e9}")];
     let mut socket = open(fake, &query, Keepalive::default()).await;
     let frame = soon(socket.receiver.next()).await.unwrap();
-    assert_eq!((frame.kind, &frame.data[..], frame.timestamp_ns), (FrameKind::Data, &b"seen"[..], 7));
+    assert_eq!(
+        (frame.kind, &frame.data[..], frame.timestamp_ns),
+        (FrameKind::Data, &b"seen"[..], 7)
+    );
     let (metadata, connect) = told.recv().await.unwrap();
     assert_eq!(connect.r#type, FrameKind::Connect as i32);
     assert_eq!(connect.headers["path"], "/room?x=1");
@@ -117,7 +121,10 @@ async fn a_plugin_ends_a_socket_in_its_ways() {
         "{end:?}"
     );
     let end = ended(sends(WebSocketMessage { r#type: 77, ..Default::default() })).await;
-    assert!(matches!(&end, SocketEnd::Failed(error) if error.to_string().contains("77")), "{end:?}");
+    assert!(
+        matches!(&end, SocketEnd::Failed(error) if error.to_string().contains("77")),
+        "{end:?}"
+    );
     for too_many in [1, 100_000] {
         let large = vec![0; BODY_BYTES_MAX + too_many];
         let end = ended(sends(message(FrameKind::Data, &large, 0))).await;
