@@ -21,7 +21,7 @@ use crate::shipped;
 use crate::source::need_server;
 use crate::views;
 
-/// Show plugins, start, stop and configure them
+/// Show plugins, start, stop and configure them, make new ones
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -29,7 +29,9 @@ Examples:
   axwatch plugin show git
   axwatch plugin logs git --follow
   axwatch plugin restart git
-  axwatch plugin disable git && axwatch plugin enable git")]
+  axwatch plugin disable git && axwatch plugin enable git
+  axwatch plugin new greet --lang python
+  axwatch plugin check greet")]
 pub struct Plugin {
     #[command(subcommand)]
     command: Command,
@@ -97,8 +99,6 @@ impl Plugin {
 
     pub async fn run(self, context: &mut Context) -> Result<()> {
         let (which, verb) = match self.command {
-            Command::New(new) => return new.run(context),
-            Command::Check(check) => return check.run(context).await,
             Command::List => {
                 let client = need_server(&context.config()?.store).await?;
                 let lines = client.text(Method::GET, BASE, JSON, Bytes::new()).await?;
@@ -112,6 +112,8 @@ impl Plugin {
             Command::Disable(disable) => return disable.run(context).await,
             Command::Config(config) => return config.run(context).await,
             Command::Logs(logs) => return logs.run(context).await,
+            Command::New(new) => return new.run(context),
+            Command::Check(check) => return check.run(context).await,
             Command::Restart(which) => (which, "restart"),
             Command::Enable(which) => (which, "enable"),
             Command::Reconfigure(which) => (which, "reconfigure"),
