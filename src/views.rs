@@ -157,7 +157,7 @@ pub struct LogLine {
     /// What it says.
     pub message: String,
     /// The job whose answer brought it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
 }
 

@@ -47,7 +47,8 @@ fn a_plugin_in_rust_is_the_sdks_example_and_fires() {
     let built = support::axwatch_path().with_file_name("examples").join("newcomer");
     assert!(built.exists(), "{} is built by cargo test --workspace", built.display());
     std::fs::create_dir_all(home.path("target/debug")).expect("a folder can be made");
-    std::os::unix::fs::symlink(&built, home.path("target/debug/greet")).expect("a link can be made");
+    std::os::unix::fs::symlink(&built, home.path("target/debug/greet"))
+        .expect("a link can be made");
     sees_it_fire(&home);
 }
 

@@ -2,7 +2,6 @@
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
-use axwatch_model::Timestamp;
 use bytes::Bytes;
 use clap::Args;
 use hyper::Method;
@@ -13,6 +12,7 @@ use crate::cli::Context;
 use crate::client::{JSON, path, with_query};
 use crate::output::Output;
 use crate::source::{need_server, parse};
+use crate::views::LogLine;
 
 /// Show the last lines of a plugin's log
 #[derive(Debug, Args)]
@@ -30,16 +30,6 @@ pub struct Logs {
     /// So many lines from before
     #[arg(long, value_name = "N", default_value_t = 200)]
     lines: usize,
-}
-
-/// A line of the log.
-#[derive(Deserialize)]
-struct LogLine {
-    at: Timestamp,
-    level: String,
-    stream: String,
-    message: String,
-    job: Option<String>,
 }
 
 /// Lines that are not kept any more.
