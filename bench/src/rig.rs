@@ -1,6 +1,7 @@
 //! The engine with the plugin of the benchmarks under it: the real store, host and transport, in this
 //! process, and the plugin in a process of its own.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -103,6 +104,38 @@ impl Rig {
     /// As [`Rig::fire`].
     pub async fn flood(&self, claims: Vec<Incoming>) -> Result<Duration> {
         self.feed(claims, None).await
+    }
+
+    /// Appends claims at a steady rate, whether or not earlier ones are answered; says when each was due.
+    /// What this lags behind counts as the engine's.
+    ///
+    /// # Errors
+    /// When a claim is refused or the engine has ended.
+    pub async fn append_at(
+        &self,
+        claims: Vec<Incoming>,
+        rate: f64,
+    ) -> Result<HashMap<String, Instant>> {
+        let began = Instant::now();
+        let due_at = |index: usize| began + Duration::from_secs_f64(index as f64 / rate);
+        let mut due = HashMap::with_capacity(claims.len());
+        let mut appends = Vec::new();
+        let mut claims = claims.into_iter().enumerate().peekable();
+        while claims.peek().is_some() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let now = Instant::now();
+            let mut batch = Vec::new();
+            while let Some((index, claim)) = claims.next_if(|(index, _)| due_at(*index) <= now) {
+                due.insert(claim.attestation.id.as_str().to_owned(), due_at(index));
+                batch.push(claim);
+            }
+            let engine = self.engine.clone();
+            appends.push(tokio::spawn(async move { engine.append(batch).await }));
+        }
+        for append in appends {
+            check(append.await??)?;
+        }
+        Ok(due)
     }
 
     async fn feed(&self, claims: Vec<Incoming>, open_max: Option<u64>) -> Result<Duration> {

@@ -10,9 +10,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use axwatch_engine::Engine;
 use axwatch_engine::plugin::PluginSettings;
-use axwatch_model::{Attestation, Incoming};
+use axwatch_model::Attestation;
 use tokio::task::JoinHandle;
 
 use crate::claims::{Actors, Maker};
@@ -162,7 +161,13 @@ async fn bear(rig: &Rig, maker: &mut Maker, rate: f64, scale: &Scale) -> Result<
     rig.ask(RECORD).await?;
     let claims = maker.claims((rate * scale.load_secs) as usize);
     let memory = Memory::watch();
-    let due = append_at(&rig.engine, claims, rate).await?;
+    let (wall, began) = (wall_ns(), Instant::now());
+    let due = rig.append_at(claims, rate).await?;
+    // The plugin tells the time by the wall.
+    let on_the_wall = |(id, at): (String, Instant)| {
+        (id, wall + u64::try_from(at.duration_since(began).as_nanos()).unwrap_or(u64::MAX))
+    };
+    let due: HashMap<String, u64> = due.into_iter().map(on_the_wall).collect();
     let mut arrived = HashMap::new();
     let deadline = Instant::now() + Duration::from_secs(60);
     while arrived.len() < due.len() {
@@ -179,36 +184,6 @@ async fn bear(rig: &Rig, maker: &mut Maker, rate: f64, scale: &Scale) -> Result<
         times: arrived.iter().map(time).collect(),
         peak_mib: memory.peak_mib(),
     })
-}
-
-/// Appends at a steady rate, whether or not earlier claims are answered; says when each was due.
-async fn append_at(
-    engine: &Engine,
-    claims: Vec<Incoming>,
-    rate: f64,
-) -> Result<HashMap<String, u64>> {
-    let began = wall_ns();
-    let due_at = |index: usize| began + (index as f64 / rate * 1e9) as u64;
-    let mut due = HashMap::with_capacity(claims.len());
-    let mut appends = Vec::new();
-    let mut claims = claims.into_iter().enumerate().peekable();
-    while claims.peek().is_some() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        let now = wall_ns();
-        let mut batch = Vec::new();
-        while let Some((index, claim)) = claims.next_if(|(index, _)| due_at(*index) <= now) {
-            due.insert(claim.attestation.id.as_str().to_owned(), due_at(index));
-            batch.push(claim);
-        }
-        let engine = engine.clone();
-        appends.push(tokio::spawn(async move { engine.append(batch).await }));
-    }
-    for append in appends {
-        for ack in append.await?? {
-            ack?;
-        }
-    }
-    Ok(due)
 }
 
 /// The most memory that this process has, looked at now and then.
