@@ -201,7 +201,8 @@ enum ZeroRate {
     Never,
 }
 
-const SECTIONS: [&str; 6] = ["store", "retention", "http", "log", "plugin", "plugins"];
+/// The tables that are axwatch's own: a plugin of such a name could have none.
+pub const SECTIONS: [&str; 6] = ["store", "retention", "http", "log", "plugin", "plugins"];
 const RETRY_KEYS: [&str; 2] = ["max_attempts", "max_age_secs"];
 const HOST_KEYS: [&str; 16] = [
     "binary",

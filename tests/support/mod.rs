@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 pub use home::{Home, Ran, Running, axwatch_path};
 pub use server::{Follow, Server, http};
 pub use terminal::Terminal;
-pub use zoo::{Zoo, zoo_plugin_path};
+pub use zoo::{Zoo, example_path, zoo_plugin_path};
 
 /// How long anything that has to happen may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -38,7 +38,7 @@ pub fn run() -> Result<()> {
 }
 
 /// The tests of the Python SDK, with what they need in a virtual environment of its own. The program that
-/// they run lies in `target/debug` since the tests before.
+/// they run was built for the tests before.
 fn python_sdk() -> Result<()> {
     const PACKAGE: &str = "sdk/python";
     let venv = steps::root().join("target/python-sdk");
@@ -68,9 +68,14 @@ fn python_sdk() -> Result<()> {
         }
         std::fs::write(&stamp, &wanted)?;
     }
+    // The program lies where this one does.
+    let axwatch = std::env::current_exe()?.with_file_name("axwatch");
     step("Python SDK", || {
         steps::run(
-            program(&python).args(["-m", "unittest"]).current_dir(steps::root().join(PACKAGE)),
+            program(&python)
+                .args(["-m", "unittest"])
+                .env("AXWATCH_BIN", &axwatch)
+                .current_dir(steps::root().join(PACKAGE)),
         )
     })
 }

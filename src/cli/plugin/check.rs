@@ -66,6 +66,13 @@ impl Check {
                 ..PluginSettings::new(name)
             };
             (plugin, HostSettings::default(), self.name.is_none())
+        } else if let Some(name) = &self.name {
+            return Err(Fault::Usage(format!(
+                "--name {name} is for a program by its path, and {} is a plugin's name; write ./{} if a file is meant",
+                self.plugin.display(),
+                self.plugin.display()
+            ))
+            .into());
         } else {
             let mut host = context.config()?.host_settings(variable)?;
             let found = host

@@ -13,6 +13,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::cli::Context;
+use crate::config::SECTIONS;
 use crate::fault::Fault;
 use crate::output::quoted;
 
@@ -91,6 +92,13 @@ struct Made<'a> {
 
 impl New {
     pub fn run(self, context: &mut Context) -> Result<()> {
+        if SECTIONS.contains(&self.name.as_str()) {
+            return Err(Fault::Usage(format!(
+                "[{}] of am.toml is axwatch's own table, and a plugin of that name could have none; take another name",
+                self.name
+            ))
+            .into());
+        }
         let folder = self.path.clone().unwrap_or_else(|| PathBuf::from(self.name.as_str()));
         let sdk = self.find_sdk()?;
         let files = self.files(&sdk);
