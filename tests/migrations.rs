@@ -59,7 +59,8 @@ fn take_back(home: &Home, schema: usize) {
             continue;
         }
         let columns = format!("SELECT name FROM pragma_table_info('{table}', 'main')");
-        let columns = names(&database, &columns).join(",");
+        let quoted = |name: &String| format!("\"{name}\"");
+        let columns = names(&database, &columns).iter().map(quoted).collect::<Vec<_>>().join(",");
         database
             .execute_batch(&format!(
                 "DELETE FROM main.{table}; \

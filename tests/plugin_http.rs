@@ -43,11 +43,19 @@ fn get(server: &Server, path: &str) -> Answer {
     asked(server, "GET", path, &[], b"")
 }
 
+/// The cookie that a browser gets for the token, name and value.
+#[track_caller]
+fn session_cookie(server: &Server) -> String {
+    let answer = get(server, &format!("/api/v1/session?token={}", server.token())).expect(303);
+    answer.all("set-cookie")[0].split(';').next().unwrap().to_owned()
+}
+
 #[test]
 fn a_request_arrives_as_it_is_but_for_what_is_not_the_plugins() {
     let home = Home::new("web");
     let server = serve(&home, vec![]);
-    let cookie = format!("s=1; axwatch_token={}; t=2", server.token());
+    // The cookie of another server of this host is not for a plugin either.
+    let cookie = format!("s=1; {}; axwatch_session_1=x; t=2", session_cookie(&server));
     let headers = [
         ("X-Twice", "1"),
         ("X-Twice", "2"),
@@ -72,6 +80,7 @@ fn a_request_arrives_as_it_is_but_for_what_is_not_the_plugins() {
             assert_eq!(seen[gone], Value::Null, "{gone}: {told}");
         }
         assert!(!answer.text().contains(server.token()));
+        assert!(!answer.text().contains("axwatch_session"), "{}", answer.text());
         // Nor does all that a plugin answers go out.
         assert_eq!(answer.all("set-cookie"), ["a=1", "b=2"]);
         assert_eq!((answer.all("x-kept"), answer.all("x-hop")), (vec!["1"], vec![]));
@@ -243,6 +252,18 @@ fn a_foreign_page_gets_nowhere() {
     let status = |path: &str| ask(here, "GET", path, &[("Host", here)], b"").status;
     assert_eq!(status("/api/public/echo"), 201);
     assert_eq!(status("/ws/public/x"), 426);
+    // Images and links of foreign pages bear no Origin.
+    for (site, open, closed) in
+        [("none", 201, 401), ("same-origin", 201, 401), ("cross-site", 403, 401)]
+    {
+        let headers = [("Host", here), ("Sec-Fetch-Site", site)];
+        let status = |path: &str| ask(here, "GET", path, &headers, b"").status;
+        assert_eq!(status("/api/public/echo"), open, "{site}");
+        assert_eq!(status("/ws/public/x"), if open == 201 { 426 } else { open }, "{site}");
+        assert_eq!(status("/api/web/echo"), closed, "{site}");
+        let with_token = send("GET", "/api/public/echo", &headers);
+        assert_eq!(with_token, 201, "{site} with the token");
+    }
     assert_eq!(status(&session), 303);
     assert_eq!(status("/api/v1/session?token=wrong"), 401);
 }
@@ -280,7 +301,21 @@ fn a_browser_gets_a_cookie_and_uses_it_from_our_pages() {
     for part in ["HttpOnly", "SameSite=Strict", "Path=/"] {
         assert!(set.contains(part), "{set}");
     }
-    let cookie = ("Cookie", set.split(';').next().unwrap());
+    assert!(!set.contains(server.token()), "{set}");
+    let pair = set.split(';').next().unwrap();
+    let (name, secret) = pair.split_once('=').unwrap();
+    assert_eq!(name, format!("axwatch_session_{}", here.rsplit_once(':').unwrap().1));
+    // Whoever else on this host is sent it cannot make a token of it.
+    let bearer = format!("Bearer {secret}");
+    for header in [("Authorization", bearer.as_str()), ("X-Axwatch-Token", secret)] {
+        ask(here, "GET", "/api/v1/server", &[host, header], b"").expect(401);
+    }
+    session(secret, "").expect(401);
+    for name in [name, "axwatch_token"] {
+        let token = format!("{name}={}", server.token());
+        ask(here, "GET", "/api/v1/server", &[host, ("Cookie", &token)], b"").expect(401);
+    }
+    let cookie = ("Cookie", pair);
     let told = ask(here, "GET", "/api/web/echo", &[host, cookie], b"").expect(201);
     assert!(!told.text().contains(server.token()), "{}", told.text());
     let post = |more: &[(&str, &str)]| {
@@ -365,20 +400,21 @@ fn who_does_not_come_to_the_point_keeps_nobody_waiting() {
         assert!(began.elapsed() < Duration::from_secs(5));
     }
     // A plugin that hangs in requests does its jobs, and answers others.
-    let hanging: Vec<_> = (0..70)
-        .map(|_| {
-            let mut stream = TcpStream::connect(server.address()).unwrap();
-            let head = format!(
-                "GET /api/web/hang HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\r\n",
-                server.address(),
-                server.token()
-            );
-            stream.write_all(head.as_bytes()).unwrap();
-            stream
-        })
-        .collect();
+    let hang = || {
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        let head = format!(
+            "GET /api/web/hang HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\r\n",
+            server.address(),
+            server.token()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    };
+    let mut hanging: Vec<_> = (0..70).map(|_| hang()).collect();
     let busy = until("the plugin has all the requests that it may have", || {
         let answer = get(&server, "/api/web/echo");
+        // What was answered may have had the last place, so that the others were refused.
+        hanging.push(hang());
         (answer.status == 429).then_some(answer)
     });
     assert_eq!(busy.all("retry-after"), ["1"]);

@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
+use support::browser::ask;
 use support::{Home, PATIENCE, Server, Zoo, number, text, until};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
@@ -224,12 +225,18 @@ fn only_who_may_opens_a_socket() {
     run(async {
         let bearer = format!("Bearer {}", server.token());
         let token = ("authorization", bearer.as_str());
-        let cookie = format!("axwatch_token={}", server.token());
-        let cookie = ("cookie", cookie.as_str());
+        let session = format!("/api/v1/session?token={}", server.token());
+        let answer = ask(server.address(), "GET", &session, &[("Host", server.address())], b"");
+        let cookie = answer.expect(303).all("set-cookie")[0].to_owned();
+        let cookie = cookie.split(';').next().unwrap();
+        let protocol = cookie.split_once('=').unwrap().1;
+        let protocol = format!("axwatch.token.{protocol}");
+        let cookie = ("cookie", cookie);
         let own = format!("http://{}", server.address());
         type Headers<'a> = &'a [(&'a str, &'a str)];
-        let cases: [(Headers<'_>, Option<u16>); 9] = [
+        let cases: [(Headers<'_>, Option<u16>); 10] = [
             (&[], Some(401)),
+            (&[("sec-websocket-protocol", &protocol)], Some(401)),
             (&[("authorization", "Bearer wrong")], Some(401)),
             (&[("sec-websocket-protocol", "axwatch.token.wrong")], Some(401)),
             (&[token, ("origin", "http://evil.example")], Some(403)),
@@ -256,9 +263,8 @@ fn a_browser_that_does_not_read_is_let_go_and_nobody_else_notices() {
         let mut other = Browser::with_token(&server, "/ws/web").await;
         other.next().await;
         let slow = Browser::with_token(&server, "/ws/web/flood").await;
-        let began = Instant::now();
         // The others go on meanwhile, and so does the plugin's HTTP.
-        while began.elapsed() < Duration::from_secs(11) {
+        while !home.log().contains("socket closed: nothing was read for 10 s") {
             let sent = Instant::now();
             other.say("still there").await;
             other.next().await;
@@ -272,6 +278,48 @@ fn a_browser_that_does_not_read_is_let_go_and_nobody_else_notices() {
         assert!(!closed.frames.is_empty());
     });
     assert!(server.peak_memory_kib() < 256 * 1024, "{} KiB", server.peak_memory_kib());
+}
+
+#[test]
+fn parameters_that_would_break_the_call_are_left_out() {
+    let home = Home::new("socket-query");
+    let server = serve(&home, vec![]);
+    run(async {
+        for name in ["content-length", "Content-Length", "keep-alive", "proxy-connection"] {
+            let path = format!("/ws/web/x?{name}=7&room=5");
+            let mut browser = Browser::with_token(&server, &path).await;
+            assert_eq!(words(&browser.next().await), "in 5", "{name}");
+            // The call goes on beyond its first bytes.
+            browser.say("hello").await;
+            assert_eq!(words(&browser.next().await), "hello", "{name}");
+        }
+    });
+}
+
+#[test]
+fn sockets_without_the_token_leave_room_for_those_with_it() {
+    let home = Home::new("socket-tokenless");
+    let public = |name: &str| Zoo::new(name, "serves").host("open", true);
+    let server = serve(&home, vec![public("one"), public("two")]);
+    server.until_ready(&["one", "two"]);
+    run(async {
+        let mut open = Vec::new();
+        for number in 0..300 {
+            let path = if number % 2 == 0 { "/ws/one" } else { "/ws/two" };
+            match Browser::open(&server, path, &[]).await {
+                Ok(browser) => open.push(browser),
+                Err(status) => assert_eq!(status, 429),
+            }
+        }
+        assert_eq!(open.len(), 256);
+        let mut known = Browser::with_token(&server, "/ws/one").await;
+        assert_eq!(words(&known.next().await), "in no room");
+        // One that is closed makes room.
+        drop(open.pop());
+        while Browser::open(&server, "/ws/two", &[]).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
 }
 
 #[test]

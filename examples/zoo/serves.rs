@@ -39,7 +39,7 @@ pub async fn http(request: HttpRequest) -> Result<HttpResponse, Status> {
                 status_code: 201,
                 headers: vec![
                     header("Content-Type", &["application/json"]),
-                    header("Set-Cookie", &["a=1", "axwatch_token=stolen", "b=2"]),
+                    header("Set-Cookie", &["a=1", "axwatch_session_1=stolen", "b=2"]),
                     header("Connection", &["x-hop"]),
                     header("X-Hop", &["1"]),
                     header("X-Kept", &["1"]),
@@ -107,7 +107,13 @@ async fn serve(
         "/status" => return sink.send(Err(Status::internal("it broke"))).await,
         "/large" => return sink.send(Ok(message(Type::Data, &vec![1; 17 << 20]))).await,
         "/flood" => loop {
-            sink.send(Ok(message(Type::Data, &[b'x'; 64 * 1024]))).await?;
+            tokio::select! {
+                sent = sink.send(Ok(message(Type::Data, &[b'x'; 64 * 1024]))) => sent?,
+                Some(Ok(frame)) = frames.next() => if frame.r#type() == Type::Close {
+                    closed(&frame);
+                    return Ok(());
+                },
+            }
         },
         _ => {}
     }
@@ -121,7 +127,7 @@ async fn serve(
                 sink.send(Ok(pong)).await?;
             }
             Type::Close => {
-                println!("socket closed: {}", String::from_utf8_lossy(&frame.data));
+                closed(&frame);
                 return Ok(());
             }
             _ => {}
@@ -129,6 +135,11 @@ async fn serve(
     }
     println!("socket ended");
     Ok(())
+}
+
+/// Tells the log how a socket was closed.
+fn closed(frame: &WebSocketMessage) {
+    println!("socket closed: {}", String::from_utf8_lossy(&frame.data));
 }
 
 fn message(kind: Type, data: &[u8]) -> WebSocketMessage {

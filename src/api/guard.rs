@@ -2,9 +2,10 @@
 //!
 //! The names keep out a page in somebody's browser (DNS rebinding sends its own Host, a foreign page
 //! its own Origin); the token keeps out everybody else. A program brings the token in a header. A
-//! browser gets it as a cookie, once, from `GET /api/v1/session`; since a browser sends a cookie
-//! whoever made the request, what comes by cookie has to come from a page of this very server. A
-//! plugin that is configured as open needs no token.
+//! browser brings it once, to `GET /api/v1/session`, and gets a cookie with another secret, which counts
+//! as a cookie and in no other way: browsers send a cookie to every port of a host, and the token is not
+//! for whoever listens there. Since they send it whoever made the request, too, what comes by cookie
+//! has to come from a page of this very server. A plugin that is configured as open needs no token.
 //!
 //! Not here: what is asked.
 
@@ -30,8 +31,9 @@ use super::{Api, Shared, request as asked};
 
 /// Where a browser gets its cookie.
 pub const SESSION: &str = "/api/v1/session";
-/// The cookie with the token.
-const OUR_COOKIE: &str = "axwatch_token";
+/// What our cookie is called before the port: the servers of a host share its cookies, and each has its
+/// own among them.
+const OUR_COOKIES: &str = "axwatch_session_";
 /// The header with the token, for programs whose `Authorization` is a plugin's.
 const OUR_HEADER: HeaderName = HeaderName::from_static("x-axwatch-token");
 /// What a WebSocket client puts before the token to name it as a subprotocol.
@@ -39,23 +41,61 @@ const OUR_PROTOCOL: &str = "axwatch.token.";
 /// What a browser says about where a request comes from.
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// SHA-256 of a token: what is kept of it, and what is compared.
-struct TokenHash([u8; 32]);
+/// SHA-256 of a secret: what is kept of it, and what is compared.
+struct SecretHash([u8; 32]);
 
-impl TokenHash {
-    fn of(token: &str) -> TokenHash {
-        TokenHash(Sha256::digest(token.as_bytes()).into())
+impl SecretHash {
+    fn of(secret: &str) -> SecretHash {
+        SecretHash(Sha256::digest(secret.as_bytes()).into())
     }
 
-    fn is_of(&self, token: &str) -> bool {
-        let TokenHash(given) = TokenHash::of(token);
+    fn is_of(&self, secret: &str) -> bool {
+        let SecretHash(given) = SecretHash::of(secret);
         self.0.ct_eq(&given).into()
+    }
+}
+
+/// What a browser brings in its cookie instead of the token, from one start of the server to the next.
+///
+/// The secret is made of the token and of what was drawn at the start, so that it need not be kept:
+/// whoever is given it has just said the token. Neither the token nor another start's secret follows
+/// from it.
+struct Session {
+    drawn: [u8; 32],
+    secret: SecretHash,
+    cookie: String,
+}
+
+impl Session {
+    fn begin(token: &str, port: u16) -> Session {
+        let drawn = rand::random();
+        let secret = SecretHash::of(&Session::secret(&drawn, token));
+        Session { drawn, secret, cookie: format!("{OUR_COOKIES}{port}") }
+    }
+
+    fn secret(drawn: &[u8; 32], token: &str) -> String {
+        let hash = Sha256::new().chain_update(drawn).chain_update(token).finalize();
+        hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The cookie, name and value, for who has said the token.
+    fn pair(&self, token: &str) -> String {
+        format!("{}={}", self.cookie, Session::secret(&self.drawn, token))
+    }
+
+    /// Whether a request brings the cookie.
+    fn is_in(&self, headers: &HeaderMap) -> bool {
+        let pairs = headers.get_all(COOKIE).iter().map(text).flat_map(|pairs| pairs.split(';'));
+        let ours = pairs.filter(|pair| cookie_name(pair) == self.cookie);
+        let mut secrets = ours.filter_map(|pair| pair.split_once('=').map(|(_, secret)| secret));
+        secrets.any(|secret| self.secret.is_of(secret.trim().trim_matches('"')))
     }
 }
 
 /// What is held against each request.
 pub struct Guard {
-    token: TokenHash,
+    token: SecretHash,
+    session: Session,
     /// The address that is listened on.
     bound: IpAddr,
     /// Further names of this server.
@@ -68,15 +108,16 @@ impl Guard {
     /// or not.
     pub fn new(token: &str, bound: SocketAddr, hosts: &[String], is_tls: bool) -> Guard {
         Guard {
-            token: TokenHash::of(token),
+            token: SecretHash::of(token),
+            session: Session::begin(token, bound.port()),
             bound: bound.ip(),
             hosts: hosts.to_vec(),
             scheme: if is_tls { "https" } else { "http" },
         }
     }
 
-    /// A header's value as a plugin may see it: without our token, in whichever way it came; `None`
-    /// when nothing is left.
+    /// A header's value as a plugin may see it: without our token, in whichever way it came, and without
+    /// the cookies of this server and of others on its host; `None` when nothing is left.
     pub fn without_credential(
         &self,
         name: &HeaderName,
@@ -100,7 +141,7 @@ impl Guard {
             rest.filter(|rest| !rest.is_empty())
         };
         if *name == COOKIE {
-            return kept(';', "; ", &|pair| cookie_name(pair) == OUR_COOKIE);
+            return kept(';', "; ", &is_our_cookie);
         }
         if *name == SEC_WEBSOCKET_PROTOCOL {
             return kept(',', ", ", &|protocol| protocol.starts_with(OUR_PROTOCOL));
@@ -154,7 +195,7 @@ impl Guard {
         format!("{} or localhost", names.join(", "))
     }
 
-    /// Whether a request brings the token.
+    /// Whether a request brings the token, or the cookie that was given for it.
     fn judge(&self, method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
         let is_upgrade = headers.contains_key(UPGRADE);
         let mut given = explicit(headers, is_upgrade).peekable();
@@ -162,7 +203,7 @@ impl Guard {
         if given.any(|token| self.token.is_of(token)) {
             return Ok(());
         }
-        if cookies(headers).any(|token| self.token.is_of(token)) {
+        if self.session.is_in(headers) {
             return self.check_origin_of_cookie(method, headers, is_upgrade);
         }
         if is_explicit {
@@ -208,23 +249,18 @@ fn explicit(headers: &HeaderMap, is_upgrade: bool) -> impl Iterator<Item = &str>
     bearers.chain(ours).chain(protocols.filter_map(|name| name.trim().strip_prefix(OUR_PROTOCOL)))
 }
 
-/// Tokens in cookies.
-fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let pairs = headers.get_all(COOKIE).iter().map(text).flat_map(|pairs| pairs.split(';'));
-    pairs
-        .map(str::trim)
-        .filter(|pair| cookie_name(pair) == OUR_COOKIE)
-        .filter_map(|pair| pair.split_once('=').map(|(_, token)| token.trim().trim_matches('"')))
-}
-
 fn cookie_name(pair: &str) -> &str {
     pair.split_once('=').map_or(pair, |(name, _)| name).trim()
 }
 
-/// Whether a `Set-Cookie` is for the cookie with the token, which is not a plugin's to set.
+fn is_our_cookie(pair: &str) -> bool {
+    cookie_name(pair).starts_with(OUR_COOKIES)
+}
+
+/// Whether a `Set-Cookie` is for a cookie of ours, which is not a plugin's to set.
 pub fn sets_our_cookie(value: &HeaderValue) -> bool {
     let text = String::from_utf8_lossy(value.as_bytes());
-    cookie_name(text.split(';').next().unwrap_or_default()) == OUR_COOKIE
+    is_our_cookie(text.split(';').next().unwrap_or_default())
 }
 
 fn bearer(value: &str) -> Option<&str> {
@@ -238,8 +274,8 @@ fn text(value: &HeaderValue) -> &str {
 }
 
 /// Lets a request through, or refuses it.
-pub async fn check(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    let mut response = match admit(&api, &request) {
+pub async fn check(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+    let mut response = match admit(&api, &mut request) {
         Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
     };
@@ -252,7 +288,11 @@ pub async fn check(State(api): State<Arc<Api>>, request: Request, next: Next) ->
     response
 }
 
-fn admit(api: &Api, request: &Request) -> Result<(), ApiError> {
+/// On a request: nobody has shown the token, and its plugin asks for none.
+#[derive(Clone, Copy)]
+pub struct Tokenless;
+
+fn admit(api: &Api, request: &mut Request) -> Result<(), ApiError> {
     let (uri, headers) = (request.uri(), request.headers());
     api.guard.check_names(uri, headers)?;
     match api.guard.judge(request.method(), headers) {
@@ -262,27 +302,44 @@ fn admit(api: &Api, request: &Request) -> Result<(), ApiError> {
             }
             Ok(())
         }
-        Err(_) if is_free(api, uri.path()) => Ok(()),
+        Err(_) if uri.path() == SESSION => Ok(()),
+        Err(_) if is_open(api, uri.path()) => {
+            check_site(headers)?;
+            request.extensions_mut().insert(Tokenless);
+            Ok(())
+        }
         Err(refusal) => Err(refusal),
     }
 }
 
-/// Whether no token is asked for there.
-fn is_free(api: &Api, path: &str) -> bool {
+/// Whether a plugin is there that asks for no token.
+fn is_open(api: &Api, path: &str) -> bool {
     let plugin = plugin_path(path, "/api/").or_else(|| plugin_path(path, "/ws/"));
-    path == SESSION || plugin.is_some_and(|(name, _)| api.plugins.is_open(name))
+    plugin.is_some_and(|(name, _)| api.plugins.is_open(name))
+}
+
+/// A foreign page's images and links bear no Origin; where they come from, the browser says all the
+/// same.
+fn check_site(headers: &HeaderMap) -> Result<(), ApiError> {
+    let is_foreign = |site: &str| site.eq_ignore_ascii_case("cross-site");
+    if headers.get_all(FETCH_SITE).iter().map(text).any(is_foreign) {
+        return Err(forbidden(
+            "a page of another site may not use a plugin without the token, though it is open",
+        ));
+    }
+    Ok(())
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Session {
+pub struct SessionQuery {
     token: String,
     next: Option<String>,
 }
 
-/// `GET /api/v1/session`: gives a browser that brings the token a cookie with it, and sends it on.
+/// `GET /api/v1/session`: gives a browser that brings the token a cookie for it, and sends it on.
 pub async fn session(State(api): Shared, uri: Uri) -> Result<Response, ApiError> {
-    let Session { token, next } = asked::query(&uri)?;
+    let SessionQuery { token, next } = asked::query(&uri)?;
     if !api.guard.token.is_of(&token) {
         return Err(unauthorized("the token is not the one in the store's token file"));
     }
@@ -291,9 +348,9 @@ pub async fn session(State(api): Shared, uri: Uri) -> Result<Response, ApiError>
         ApiError::invalid("next must be a path of this server, such as /api/v1/status")
     })?;
     let secure = if api.guard.scheme == "https" { "; Secure" } else { "" };
-    let cookie = format!("{OUR_COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict{secure}");
-    let cookie = HeaderValue::from_str(&cookie)
-        .map_err(|_| ApiError::invalid("the token holds what no cookie may"))?;
+    let pair = api.guard.session.pair(&token);
+    let cookie = format!("{pair}; Path=/; HttpOnly; SameSite=Strict{secure}");
+    let cookie = HeaderValue::from_str(&cookie).expect("a name and hex digits make a good header");
     let headers = [
         (LOCATION, next),
         (SET_COOKIE, cookie),
@@ -386,8 +443,10 @@ mod tests {
 
     #[test]
     fn a_cookie_counts_from_pages_of_this_server() {
-        let host = ("host", "127.0.0.1:8770");
-        let cookie = ("cookie", "a=b; axwatch_token=secret");
+        let guard = guard();
+        let pair = guard.session.pair("secret");
+        let both = format!("a=b; {pair}");
+        let (host, cookie) = (("host", "127.0.0.1:8770"), ("cookie", both.as_str()));
         let (own, other) = ("http://127.0.0.1:8770", "http://127.0.0.1:3000");
         let (get, post) = (Method::GET, Method::POST);
         type Headers<'a> = &'a [(&'a str, &'a str)];
@@ -406,10 +465,49 @@ mod tests {
         ];
         for (method, headers, expected) in cases {
             let headers: Vec<_> = [host, cookie].iter().chain(headers).copied().collect();
-            assert_eq!(verdict_of(&guard(), method, &headers), expected, "{method} {headers:?}");
+            assert_eq!(verdict_of(&guard, method, &headers), expected, "{method} {headers:?}");
         }
-        let wrong = [host, ("cookie", "axwatch_token=other")];
-        assert_eq!(verdict_of(&guard(), &get, &wrong), UNKNOWN);
+    }
+
+    #[test]
+    fn the_secret_of_the_cookie_counts_nowhere_else_and_the_token_not_as_a_cookie() {
+        let guard = guard();
+        let pair = guard.session.pair("secret");
+        let (name, secret) = pair.split_once('=').unwrap();
+        assert_eq!((name, secret.len()), ("axwatch_session_8770", 64));
+        let (bearer, protocol) = (format!("Bearer {secret}"), format!("axwatch.token.{secret}"));
+        let elsewhere = format!("axwatch_session_8771={secret}");
+        let former = Guard::new("secret", "127.0.0.1:8770".parse().unwrap(), &[], false);
+        let former = former.session.pair("secret");
+        let cases: [&[(&str, &str)]; 8] = [
+            &[("authorization", &bearer)],
+            &[("x-axwatch-token", secret)],
+            &[("upgrade", "websocket"), ("sec-websocket-protocol", &protocol)],
+            &[("cookie", "axwatch_session_8770=secret")],
+            &[("cookie", "axwatch_session_8770=")],
+            &[("cookie", "axwatch_token=secret")],
+            &[("cookie", &elsewhere)],
+            &[("cookie", &former)],
+        ];
+        for headers in cases {
+            let headers: Vec<_> =
+                [("host", "127.0.0.1:8770")].iter().chain(headers).copied().collect();
+            assert_eq!(verdict_of(&guard, &Method::GET, &headers), UNKNOWN, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_page_of_another_site_may_not_use_what_is_open() {
+        for (site, is_let_in) in [
+            (None, true),
+            (Some("none"), true),
+            (Some("same-origin"), true),
+            (Some("same-site"), true),
+            (Some("cross-site"), false),
+        ] {
+            let headers: Vec<_> = site.map(|site| ("sec-fetch-site", site)).into_iter().collect();
+            assert_eq!(check_site(&map_of(&headers)).is_ok(), is_let_in, "{site:?}");
+        }
     }
 
     #[test]
@@ -440,8 +538,8 @@ mod tests {
             ("authorization", "Bearer other", Some("Bearer other")),
             ("authorization", "Basic eA==", Some("Basic eA==")),
             ("x-axwatch-token", "anything", None),
-            ("cookie", "axwatch_token=secret", None),
-            ("cookie", "a=b; axwatch_token=secret; c=d", Some("a=b; c=d")),
+            ("cookie", "axwatch_session_8770=x", None),
+            ("cookie", "a=b; axwatch_session_8770=x;axwatch_session_1=y; c=d", Some("a=b; c=d")),
             ("cookie", "a=b;c=d", Some("a=b;c=d")),
             ("sec-websocket-protocol", "x, axwatch.token.secret", Some("x")),
             ("accept", "secret", Some("secret")),
@@ -451,8 +549,8 @@ mod tests {
             let seen = guard().without_credential(&name, &value);
             assert_eq!(seen.as_ref().map(text), expected, "{name}: {value:?}");
         }
-        assert!(sets_our_cookie(&HeaderValue::from_static("axwatch_token = x; Path=/")));
-        assert!(!sets_our_cookie(&HeaderValue::from_static("session=axwatch_token")));
+        assert!(sets_our_cookie(&HeaderValue::from_static("axwatch_session_1 = x; Path=/")));
+        assert!(!sets_our_cookie(&HeaderValue::from_static("session=axwatch_session_1")));
     }
 
     #[test]

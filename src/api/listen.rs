@@ -2,7 +2,8 @@
 //!
 //! Anybody on this machine can connect, and only who has the token is to be served. So a connection is
 //! a [`Guest`] until it brings a request with the token; when there is room for no more, the guest
-//! that has waited longest goes, and whoever comes with the token is not kept out.
+//! that has waited longest goes, and whoever comes with the token is not kept out. A socket to an open
+//! plugin cannot be sent away like that once it is open; so there are few of those without the token.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -31,6 +32,8 @@ use super::stopped;
 
 /// Connections at once; for a further one the guest that came first has to go.
 const CONNECTIONS_MAX: usize = 1_024;
+/// Sockets at once that were opened without the token, which leaves places for everybody who has it.
+const TOKENLESS_SOCKETS_MAX: usize = CONNECTIONS_MAX / 4;
 /// Files that this process wants to have open at once: connections, and the store.
 const FILES_WANTED: u64 = 4 * CONNECTIONS_MAX as u64;
 /// How long a client may take to send the head of a request.
@@ -81,7 +84,7 @@ impl Listener {
         mut stopping: watch::Receiver<bool>,
     ) {
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let lobby = Arc::new(Lobby::default());
+        let lobby = Arc::new(Lobby::new());
         let mut connections = JoinSet::new();
         loop {
             let taken = tokio::select! {
@@ -187,8 +190,9 @@ impl Drop for Attending {
     }
 }
 
-/// A connection that gives up a client which does not read.
-struct Patient<S> {
+/// A connection that gives up a client which does not read: what it was sent may take long, as long as
+/// some of it goes on every so often.
+pub struct Patient<S> {
     io: S,
     /// Runs out while nothing can be written.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -196,7 +200,7 @@ struct Patient<S> {
 }
 
 impl<S> Patient<S> {
-    fn new(io: S, within: Duration) -> Patient<S> {
+    pub fn new(io: S, within: Duration) -> Patient<S> {
         Patient { io, stalled: None, within }
     }
 
@@ -212,7 +216,12 @@ impl<S> Patient<S> {
         }
         let within = self.within;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(within)));
-        stalled.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        if stalled.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        // Last words may still be tried.
+        self.stalled = None;
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -260,8 +269,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 }
 
 /// The connections that have not shown the token yet, in the order in which they came.
-#[derive(Default)]
-struct Lobby(Mutex<Waiting>);
+struct Lobby {
+    waiting: Mutex<Waiting>,
+    /// Room for sockets of those who never show it.
+    sockets: Arc<Semaphore>,
+}
 
 #[derive(Default)]
 struct Waiting {
@@ -281,9 +293,20 @@ impl Guest {
     pub fn leave(&self) {
         self.lobby.waiting().guests.remove(&self.number);
     }
+
+    /// A place for a socket that is opened without the token, until it is dropped; `None` when there is
+    /// none.
+    pub fn stay(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.lobby.sockets).try_acquire_owned().ok()
+    }
 }
 
 impl Lobby {
+    fn new() -> Lobby {
+        let sockets = Arc::new(Semaphore::new(TOKENLESS_SOCKETS_MAX));
+        Lobby { waiting: Mutex::default(), sockets }
+    }
+
     fn enter(self: &Arc<Lobby>) -> Arc<Guest> {
         let mut waiting = self.waiting();
         let number = waiting.next;
@@ -301,7 +324,7 @@ impl Lobby {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().expect("nobody who counts guests panics")
+        self.waiting.lock().expect("nobody who counts guests panics")
     }
 }
 
@@ -341,6 +364,16 @@ mod tests {
         }
         let error = patient.write_all(&[1; 11]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn sockets_without_the_token_have_a_part_of_the_places() {
+        let lobby = Arc::new(Lobby::new());
+        let guests: Vec<_> = (0..=TOKENLESS_SOCKETS_MAX).map(|_| lobby.enter()).collect();
+        let mut stays: Vec<_> = guests.iter().map_while(|guest| guest.stay()).collect();
+        assert_eq!(stays.len(), TOKENLESS_SOCKETS_MAX);
+        stays.pop();
+        assert!(guests[0].stay().is_some(), "one that was closed makes room");
     }
 
     #[tokio::test]

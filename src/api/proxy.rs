@@ -196,14 +196,16 @@ fn answer(method: &Method, reply: HttpReply) -> Result<Response, String> {
             answered.append(parsed.clone(), value);
         }
     }
+    // The length is what it is, but where there is no body to have it.
+    let length = if has_no_body { length_of(&answered)? } else { None };
+    answered.remove(CONTENT_LENGTH);
+    answered.extend(length.map(|length| (CONTENT_LENGTH, length)));
     let mut response = Response::new(Body::new(Carried::new(body.clone(), load)));
     *response.status_mut() = status;
     let dropped = named_by_connection(&answered);
     for (name, value) in &answered {
         let is_ours = name == SET_COOKIE && guard::sets_our_cookie(value);
-        // The length is what it is, but where there is no body to have it.
-        let is_false_length = name == CONTENT_LENGTH && (!has_no_body || !is_length(value));
-        if !is_of_a_connection(name, &dropped) && !is_false_length && !is_ours {
+        if !is_of_a_connection(name, &dropped) && !is_ours {
             response.headers_mut().append(name.clone(), value.clone());
         }
     }
@@ -211,8 +213,17 @@ fn answer(method: &Method, reply: HttpReply) -> Result<Response, String> {
     Ok(response)
 }
 
-fn is_length(value: &HeaderValue) -> bool {
-    value.to_str().is_ok_and(|text| text.parse::<u64>().is_ok())
+/// The one length that the headers name, if they name any.
+fn length_of(headers: &HeaderMap) -> Result<Option<HeaderValue>, String> {
+    let mut values = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = values.next() else { return Ok(None) };
+    // A number may bear a sign for Rust, and not for HTTP.
+    let is_digits = first.as_bytes().iter().all(u8::is_ascii_digit);
+    let is_number = first.to_str().is_ok_and(|text| text.parse::<u64>().is_ok());
+    if !(is_digits && is_number && values.next().is_none()) {
+        return Err("it answered a Content-Length that is not one number".to_owned());
+    }
+    Ok(Some(first.clone()))
 }
 
 fn bad_gateway(plugin: &str, problem: &str) -> ApiError {
@@ -279,6 +290,28 @@ mod tests {
             assert_eq!(plugin_path(path, "/api/"), expected, "{path}");
         }
         assert_eq!(with_query("/x", Some("")), "/x?");
+    }
+
+    #[test]
+    fn a_length_is_one_number() {
+        let cases: [(&[&'static str], Result<Option<&str>, ()>); 9] = [
+            (&[], Ok(None)),
+            (&["7"], Ok(Some("7"))),
+            (&["7", "7"], Err(())),
+            (&["7", "8"], Err(())),
+            (&["7, 7"], Err(())),
+            (&["+5"], Err(())),
+            (&["-5"], Err(())),
+            (&[""], Err(())),
+            (&["18446744073709551616"], Err(())),
+        ];
+        for (values, expected) in cases {
+            let values = values.iter().map(|value| HeaderValue::from_static(value));
+            let headers: HeaderMap = values.map(|value| (CONTENT_LENGTH, value)).collect();
+            let length = length_of(&headers).map_err(drop);
+            let length = length.as_ref().map(|length| length.as_ref().map(|l| l.to_str().unwrap()));
+            assert_eq!(length.map_err(|&()| ()), expected, "{headers:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! In: a WebSocket, each of whose messages is one frame as JSON, `{type, data, headers, timestamp}`,
 //! `type` a number and `data` in base64. Out: the same, from the plugin. Each direction goes at the
 //! pace of its slower end: while one side does not read, the other is not read either, and a browser
-//! that reads nothing for too long is let go. PING is answered here on either side.
+//! that reads nothing at all for too long is let go. PING is answered here on either side.
 //!
 //! Not here: who may ask (`super::guard`), the plugin's side (`axwatch_engine`'s `plugin::socket`).
 
@@ -37,7 +37,7 @@ use futures::{SinkExt as _, StreamExt as _};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -45,7 +45,8 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::error::ApiError;
-use super::listen::Place;
+use super::guard::Tokenless;
+use super::listen::{Guest, Patient, Place};
 use super::proxy::{plugin_path, with_query};
 use super::{Shared, stopped};
 
@@ -72,7 +73,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-type Io = MeteredIo<TokioIo<hyper::upgrade::Upgraded>>;
+type Io = MeteredIo<Patient<TokioIo<hyper::upgrade::Upgraded>>>;
 type Browser = WebSocketStream<Io>;
 
 /// `GET /ws/{plugin}/…`, with an upgrade.
@@ -90,6 +91,7 @@ pub async fn open(State(api): Shared, mut request: Request) -> Result<Response, 
     };
     let protocol = offers_protocol(request.headers());
     let place = request.extensions().get::<Arc<Place>>().cloned();
+    let stay = stay(&request)?;
     let upgrade = hyper::upgrade::on(&mut request);
     let bytes_max = plugin.body_bytes_max();
     let load = plugin.load();
@@ -98,7 +100,8 @@ pub async fn open(State(api): Shared, mut request: Request) -> Result<Response, 
     tokio::spawn(async move {
         match upgrade.await {
             Ok(upgraded) => {
-                let io = MeteredIo { io: TokioIo::new(upgraded), load: load.clone() };
+                let io = Patient::new(TokioIo::new(upgraded), READ_WITHIN);
+                let io = MeteredIo { io, load: load.clone() };
                 let config = WebSocketConfig::default()
                     .read_buffer_size(READ_BYTES)
                     .max_message_size(Some(bytes_max / 3 * 4 + ENVELOPE_BYTES_MAX))
@@ -109,7 +112,7 @@ pub async fn open(State(api): Shared, mut request: Request) -> Result<Response, 
             }
             Err(_) => socket.finish("the browser is gone".to_owned()),
         }
-        drop(place);
+        drop((place, stay));
     });
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -121,6 +124,20 @@ pub async fn open(State(api): Shared, mut request: Request) -> Result<Response, 
         headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
     }
     Ok(response)
+}
+
+/// What a socket without the token takes besides its place, when this is one.
+fn stay(request: &Request) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+    let extensions = request.extensions();
+    if extensions.get::<Tokenless>().is_none() {
+        return Ok(None);
+    }
+    let stay = extensions.get::<Arc<Guest>>().and_then(|guest| guest.stay());
+    let stay = stay.ok_or_else(|| {
+        let message = "too many sockets are open that were opened without the token";
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message)
+    })?;
+    Ok(Some(stay))
 }
 
 fn parameters(uri: &Uri) -> Result<Vec<(String, String)>, ApiError> {
@@ -358,6 +375,8 @@ async fn up(
             Ok(Some(Ok(message))) => message,
             Ok(Some(Err(Error::Capacity(_)))) => return Ending::TooLarge,
             Ok(Some(Err(_))) if load.was_refused() => return Ending::NoRoom,
+            // To read is to answer pings too.
+            Ok(Some(Err(error))) if is_stalled(&error) => return Ending::Slow,
             Ok(None | Some(Err(_))) | Err(_) => {
                 return Ending::Browser("the browser is gone".to_owned());
             }
@@ -432,23 +451,26 @@ async fn greet(out: &mpsc::Sender<Outgoing>) -> Never {
     }
 }
 
-async fn write(
-    sink: &mut SplitSink<Browser, Message>,
+async fn write<S: AsyncRead + AsyncWrite + Unpin>(
+    sink: &mut SplitSink<WebSocketStream<S>, Message>,
     queue: &mut mpsc::Receiver<Outgoing>,
 ) -> Ending {
     loop {
         match queue.recv().await {
-            Some(Outgoing::Message(message, written)) => {
-                match tokio::time::timeout(READ_WITHIN, sink.send(message)).await {
-                    Ok(Ok(())) => drop(written.map(|written| written.send(()))),
-                    Ok(Err(_)) => return Ending::Browser("the browser is gone".to_owned()),
-                    Err(_) => return Ending::Slow,
-                }
-            }
+            Some(Outgoing::Message(message, written)) => match sink.send(message).await {
+                Ok(()) => drop(written.map(|written| written.send(()))),
+                Err(error) if is_stalled(&error) => return Ending::Slow,
+                Err(_) => return Ending::Browser("the browser is gone".to_owned()),
+            },
             Some(Outgoing::End(ending)) => return ending,
             None => return std::future::pending().await,
         }
     }
+}
+
+/// Whether nothing could be written for too long.
+fn is_stalled(error: &Error) -> bool {
+    matches!(error, Error::Io(error) if error.kind() == io::ErrorKind::TimedOut)
 }
 
 /// A connection whose incoming bytes take room until they have become a message that was dealt with.
@@ -524,6 +546,34 @@ mod tests {
             let problem = frame_of(json.as_bytes()).unwrap_err();
             assert!(problem.contains(says), "{json}: {problem}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_reads_slowly_gets_all_and_who_does_not_read_is_let_go() {
+        let within = Duration::from_millis(200);
+        let (ours, mut theirs) = tokio::io::duplex(1024);
+        let browser =
+            WebSocketStream::from_raw_socket(Patient::new(ours, within), Role::Server, None).await;
+        let (mut sink, _stream) = browser.split();
+        let (out, mut queue) = mpsc::channel(1);
+        let message = || Message::binary(vec![7; 40 * 1024]);
+        let began = tokio::time::Instant::now();
+        let slowly = async {
+            let (written, mut is_written) = oneshot::channel();
+            let _ = out.send(Outgoing::Message(message(), Some(written))).await;
+            while is_written.try_recv().is_err() {
+                tokio::time::sleep(within / 20).await;
+                let _ = theirs.read(&mut [0; 1024]).await.unwrap();
+            }
+            assert!(began.elapsed() > within, "one message took longer than a pause may");
+            let _ = out.send(Outgoing::Message(message(), None)).await;
+            std::future::pending::<()>().await;
+        };
+        let ending = tokio::select! {
+            ending = write(&mut sink, &mut queue) => ending,
+            () = slowly => unreachable!("it waits for ever"),
+        };
+        assert!(matches!(ending, Ending::Slow));
     }
 
     #[test]

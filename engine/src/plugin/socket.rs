@@ -471,9 +471,19 @@ impl Callable {
 /// The parameters as metadata, and the names of those that cannot be: names that the protocol keeps for
 /// itself, values with more than printable ASCII.
 fn metadata_of(query: &[(String, String)]) -> (MetadataMap, Vec<String>) {
-    /// Those of gRPC and HTTP/2.
-    const KEPT: [&str; 7] =
-        ["te", "content-type", "user-agent", "connection", "transfer-encoding", "upgrade", "host"];
+    /// Those of gRPC and HTTP/2: a call that bears one of a connection or a false length is none.
+    const KEPT: [&str; 10] = [
+        "te",
+        "content-type",
+        "content-length",
+        "user-agent",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "transfer-encoding",
+        "upgrade",
+        "host",
+    ];
     /// A name may come often; the head of a call has to stay small.
     const PARAMETERS_MAX: usize = 64;
     let (mut metadata, mut left_out) = (MetadataMap::new(), Vec::new());

@@ -11,8 +11,6 @@ Not here: arguments, signals and the log of the process (`run`).
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import logging
 import threading
 import time
@@ -22,6 +20,7 @@ from typing import Any, Callable, Dict, Iterator, Optional, Set
 import grpc
 
 from . import http, socket
+from ._call import called
 from ._proto import plugin_pb2
 from ._text import cut
 from ._wire import SERVER_OPTIONS, serve
@@ -30,13 +29,15 @@ from .failure import Failure, NotNow, Permanent, Retry, chain
 from .host import Host, channel
 from .job import Done, Job
 from .log import job_fields
-from .plugin import Handler, Health, Plugin, Start
+from .plugin import Declarations, Handler, Health, Plugin, Start
 from .progress import Queue
 
 # Bytes of a result, so that the job's log fits beside it into the 8 MiB that a host takes.
 _RESULT_BYTES_MAX = 6 * 1024 * 1024
 # Bytes of a failure's reason. A host keeps 4 KiB.
 _REASON_BYTES_MAX = 64 * 1024
+# Seconds of "not now", which travel as 63 bits of milliseconds. A host makes a day of more.
+_AFTER_MAX = 2**63 / 1_000
 # Bytes of a gRPC status, which travels as a header.
 _STATUS_BYTES_MAX = 2 * 1024
 # HTTP requests and sockets at once.
@@ -63,11 +64,11 @@ class Status(Exception):
 class _Session:
     """What the last Initialize brought."""
 
-    def __init__(self, config: Config, host: Host, queue: Optional[Queue], handlers: Dict[str, Handler]) -> None:
+    def __init__(self, config: Config, host: Host, queue: Optional[Queue], declared: Declarations) -> None:
         self.config = config
         self.host = host
         self.queue = queue
-        self.handlers = handlers
+        self.declared = declared
 
 
 class _Room:
@@ -92,8 +93,6 @@ class Service:
         """`dismissed` is called when nothing more is to be done here than to answer what was asked."""
         self._plugin = plugin
         self._dismissed = dismissed
-        # One Initialize at a time.
-        self._initializing = threading.Lock()
         self._session: Optional[_Session] = None
         self._changed = threading.Condition()
         self._running: Set[Job] = set()
@@ -119,7 +118,7 @@ class Service:
         # What need not be served is UNIMPLEMENTED, which is how a whole plugin says so.
         if self._plugin._fields:
             calls["ConfigSchema"] = _answering(self._config_schema)
-        if self._plugin._routes:
+        if self._plugin._declared.routes:
             calls["HandleHTTP"] = _answering(self._handle_http)
         if self._plugin._socket is not None:
             calls["HandleWebSocket"] = self._handle_socket
@@ -151,7 +150,7 @@ class Service:
                 job._process_ends()
             if self._plugin._shutdown is not None:
                 try:
-                    self._plugin._shutdown()
+                    called(self._plugin._shutdown)
                 except Exception:
                     _log.exception("on_shutdown failed")
 
@@ -171,7 +170,7 @@ class Service:
     def _initialize(
         self, request: plugin_pb2.InitializeRequest, context: grpc.ServicerContext
     ) -> plugin_pb2.InitializeResponse:
-        with self._initializing:
+        with self._plugin._starting:
             try:
                 return self._start(request)
             except Permanent as failure:
@@ -186,29 +185,35 @@ class Service:
         config = Config(request.config)
         host = Host(request.ats_store_endpoint, token)
         queue = Queue(channel(request.queue_endpoint), token) if request.queue_endpoint else None
-        if plugin._start is not None:
-            try:
-                _called(plugin._start, Start(config, host))
-            except Failure:
-                raise
-            except Exception as error:
-                _log.exception("on_start failed")
-                raise Retry(f"on_start: {chain(error)}") from None
+        before = plugin._declared.copy()
         try:
-            watchers = [watcher._to_wire() for watcher in plugin.watchers()]
-            schedules = [schedule._to_wire() for schedule in plugin.schedules()]
-        except ValueError as mistake:
-            raise Permanent(mistake) from None
-        former, handlers = self._session, dict(plugin._handlers)
-        self._session = _Session(config, host, queue, handlers)
+            if plugin._start is not None:
+                try:
+                    called(plugin._start, Start(config, host))
+                except Failure:
+                    raise
+                except Exception as error:
+                    _log.exception("on_start failed")
+                    raise Retry(f"on_start: {chain(error)}") from None
+            try:
+                watchers = [watcher._to_wire() for watcher in plugin.watchers()]
+                schedules = [schedule._to_wire() for schedule in plugin.schedules()]
+            except ValueError as mistake:
+                raise Permanent(mistake) from None
+            declared = plugin._declared
+        finally:
+            # What `on_start` declared is of this session. The next begins where this one did.
+            plugin._declared = before
+        former = self._session
+        self._session = _Session(config, host, queue, declared)
         if former is not None and former.queue is not None:
             former.queue.close()
         routes = [
             plugin_pb2.RouteInfo(method=route.method, path=route.path, description=route.description)
-            for route in plugin._routes
+            for route in declared.routes
         ]
         return plugin_pb2.InitializeResponse(
-            handler_names=list(handlers), watchers=watchers, schedules=schedules, http_routes=routes
+            handler_names=list(declared.handlers), watchers=watchers, schedules=schedules, http_routes=routes
         )
 
     def _shut_down(self, _: Any, context: grpc.ServicerContext) -> plugin_pb2.Empty:
@@ -219,7 +224,7 @@ class Service:
     def _health(self, _: Any, context: grpc.ServicerContext) -> plugin_pb2.HealthResponse:
         asked = self._plugin._health
         try:
-            said = Health() if asked is None else _called(asked)
+            said = Health() if asked is None else called(asked)
         except Exception as error:
             said = Health(False, chain(error))
         if not isinstance(said, Health):
@@ -234,9 +239,9 @@ class Service:
     def _handle_http(
         self, request: plugin_pb2.HTTPRequest, context: grpc.ServicerContext
     ) -> plugin_pb2.HTTPResponse:
-        self._initialized()
+        session = self._initialized()
         with self._request_room:
-            response, error = http.answer(self._plugin._routes, http.Request._from_wire(request))
+            response, error = http.answer(session.declared.routes, http.Request._from_wire(request))
         if error is not None:
             _log.error("%s %s failed", request.method, request.path, exc_info=error)
         return response._to_wire()
@@ -260,7 +265,7 @@ class Service:
         self, request: plugin_pb2.ExecuteJobRequest, context: grpc.ServicerContext
     ) -> plugin_pb2.ExecuteJobResponse:
         session = self._initialized()
-        handler = session.handlers.get(request.handler_name)
+        handler = session.declared.handlers.get(request.handler_name)
         if handler is None:
             raise Status(_Code.NOT_FOUND, f'"{request.handler_name}" is no handler of this plugin')
         tell = session.queue.tell if session.queue is not None else None
@@ -311,7 +316,7 @@ class Service:
             if failure.after is None:
                 raise Status(_Code.RESOURCE_EXHAUSTED, failure.reason) from None
             # 0 would mean an ordinary failure.
-            reply.retry_after_ms = max(1, min(round(failure.after * 1_000), 2**63 - 1))
+            reply.retry_after_ms = max(1, min(round(min(failure.after, _AFTER_MAX) * 1_000), 2**63 - 1))
             reply.error = cut(failure.reason, _REASON_BYTES_MAX)
         except Failure as failure:
             reply.permanent = isinstance(failure, Permanent)
@@ -331,7 +336,7 @@ def _outcome(job: Job, handler: Handler) -> Done:
     """Runs a handler. What it raises is a `Failure`, whatever it was."""
     fields = job_fields.set({"job": job.id, "handler": job.handler, "attempt": job.attempt})
     try:
-        answer = _called(handler, job)
+        answer = called(handler, job)
     except Failure:
         raise
     except BaseException as error:
@@ -347,16 +352,6 @@ def _outcome(job: Job, handler: Handler) -> Done:
         raise answer
     found = type(answer).__name__
     raise Permanent(f"the handler returned a {found}; it must be Done(…) or nothing")
-
-
-def _called(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The answer of a function, which may be `async`."""
-    answer = function(*arguments)
-    return asyncio.run(_awaited(answer)) if inspect.isawaitable(answer) else answer
-
-
-async def _awaited(answer: Any) -> Any:
-    return await answer
 
 
 def _socket_failed(error: BaseException) -> None:

@@ -33,56 +33,62 @@ class Config(Mapping[str, str]):
     def __init__(self, entries: Optional[Mapping[str, str]] = None) -> None:
         self._entries: Dict[str, str] = dict(entries or {})
 
-    def string(self, key: str, default: Union[str, _Missing] = _MISSING) -> str:
+    def string(self, key: str, default: Union[T, _Missing] = _MISSING) -> Union[str, T]:
         """A text."""
         return self._entries[key] if key in self._entries else self._absent(key, default)
 
-    def integer(self, key: str, default: Union[int, _Missing] = _MISSING) -> int:
+    def integer(self, key: str, default: Union[T, _Missing] = _MISSING) -> Union[int, T]:
         """A whole number."""
-        value = self._read(key, default, "a whole number")
+        if key not in self._entries:
+            return self._absent(key, default)
+        value = self._read(key, "a whole number")
         if isinstance(value, bool) or not isinstance(value, int):
             raise self._wrong(key, "a whole number")
         return value
 
-    def number(self, key: str, default: Union[float, _Missing] = _MISSING) -> float:
+    def number(self, key: str, default: Union[T, _Missing] = _MISSING) -> Union[float, T]:
         """A number."""
-        value = self._read(key, default, "a number")
+        if key not in self._entries:
+            return self._absent(key, default)
+        value = self._read(key, "a number")
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self._wrong(key, "a number")
         return float(value)
 
-    def boolean(self, key: str, default: Union[bool, _Missing] = _MISSING) -> bool:
+    def boolean(self, key: str, default: Union[T, _Missing] = _MISSING) -> Union[bool, T]:
         """True or false."""
-        value = self._read(key, default, "true or false")
+        if key not in self._entries:
+            return self._absent(key, default)
+        value = self._read(key, "true or false")
         if not isinstance(value, bool):
             raise self._wrong(key, "true or false")
         return value
 
-    def array(self, key: str, default: Union[List[Any], _Missing] = _MISSING) -> List[Any]:
+    def array(self, key: str, default: Union[T, _Missing] = _MISSING) -> Union[List[Any], T]:
         """A list, such as `hosts = ["a", "b"]`."""
-        value = self._read(key, default, "a list")
+        if key not in self._entries:
+            return self._absent(key, default)
+        value = self._read(key, "a list")
         if not isinstance(value, list):
             raise self._wrong(key, "a list")
         return value
 
     def json(self, key: str, default: Union[T, _Missing] = _MISSING) -> Any:
         """Whatever it is, read as JSON."""
-        return self._read(key, default, "JSON")
+        return self._read(key, "JSON") if key in self._entries else self._absent(key, default)
 
     def with_prefix(self, prefix: str) -> Dict[str, str]:
         """What stands under the keys that begin with this prefix, by the rest of the key, in order."""
         found = sorted(key for key in self._entries if key.startswith(prefix))
         return {key[len(prefix) :]: self._entries[key] for key in found}
 
-    def _read(self, key: str, default: Any, wanted: str) -> Any:
-        if key not in self._entries:
-            return self._absent(key, default)
+    def _read(self, key: str, wanted: str) -> Any:
         try:
             return json.loads(self._entries[key])
         except ValueError:
             raise self._wrong(key, wanted) from None
 
-    def _absent(self, key: str, default: Any) -> Any:
+    def _absent(self, key: str, default: Union[T, _Missing]) -> T:
         if isinstance(default, _Missing):
             raise Permanent(f"config: {key} is not set; set it in the plugin's own table")
         return default

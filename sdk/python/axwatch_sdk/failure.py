@@ -5,6 +5,7 @@ A handler raises one of these. Any other exception counts as `Retry`, with its w
 
 from __future__ import annotations
 
+import math
 from typing import Optional
 
 
@@ -42,6 +43,8 @@ class NotNow(Failure):
     def __init__(self, reason: object, after: Optional[float] = None) -> None:
         """`after`: when to ask again, in seconds, at most a day. Without it the host decides, and sends
         this plugin fewer jobs at a time."""
+        if after is not None and not math.isfinite(after):
+            raise ValueError(f"NotNow: after is {after}; it must be a number of seconds, or None")
         super().__init__(reason)
         self.after = after
 

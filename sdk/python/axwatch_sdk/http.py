@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Any, Awaitable, Callable, Dict, List, Mapping, Optional, Tuple, Union
+from urllib.parse import parse_qs, unquote
 
+from ._call import called
 from ._proto import plugin_pb2
 
 _MISSING = object()
@@ -49,14 +50,15 @@ class Request:
 
     @staticmethod
     def _from_wire(request: plugin_pb2.HTTPRequest) -> "Request":
-        target = urlsplit(request.path)
+        # A path and no address: what follows `//` is no host.
+        path, _, query = request.path.partition("?")
         headers: Dict[str, List[str]] = {}
         for header in request.headers:
             headers.setdefault(header.name.lower(), []).extend(header.values)
         return Request(
             method=request.method.upper(),
-            path="/" + unquote(target.path).lstrip("/"),
-            query=parse_qs(target.query, keep_blank_values=True),
+            path="/" + unquote(path).lstrip("/"),
+            query=parse_qs(query, keep_blank_values=True),
             headers=headers,
             body=request.body,
         )
@@ -113,7 +115,7 @@ class Route:
     method: str
     path: str
     description: str
-    function: Callable[[Request], Answer]
+    function: Callable[[Request], Union[Answer, Awaitable[Answer]]]
 
     def __post_init__(self) -> None:
         if not self.method.isalpha() or self.method != self.method.upper():
@@ -142,7 +144,7 @@ def answer(routes: List[Route], request: Request) -> Tuple[Response, Optional[Ex
             continue
         filled = Request(request.method, request.path, request.query, request.headers, request.body, parts)
         try:
-            return _response(route.function(filled)), None
+            return _response(called(route.function, filled)), None
         except BadRequest as error:
             return Response(json={"error": str(error)}, status=400), None
         except Exception as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple, TypeVar, Union
+from typing import Any, Awaitable, Callable, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple, TypeVar, Union
 
 from ._proto import plugin_pb2
 from .claim import Terms, _terms
@@ -114,6 +115,14 @@ class Schedule:
         )
 
 
+# What a plugin's other functions may be.
+_Healthy = Union[Health, bool, None]
+_OnRequest = TypeVar("_OnRequest", bound=Callable[[Request], Union[Answer, Awaitable[Answer]]])
+_OnSocket = TypeVar("_OnSocket", bound=Callable[[Socket], Optional[Awaitable[None]]])
+_OnShutdown = TypeVar("_OnShutdown", bound=Callable[[], Optional[Awaitable[None]]])
+_OnStart = TypeVar("_OnStart", bound=Callable[[Start], Optional[Awaitable[None]]])
+_OnHealth = TypeVar("_OnHealth", bound=Callable[[], Union[_Healthy, Awaitable[_Healthy]]])
+
 _KINDS = ("string", "number", "boolean", "array")
 
 
@@ -146,6 +155,20 @@ class ConfigField:
             pattern=self.pattern,
             element_type=self.element,
         )
+
+
+@dataclass
+class Declarations:
+    """What grows by being declared: what a plugin does, and what it waits for."""
+
+    handlers: Dict[str, Handler] = field(default_factory=dict)
+    watchers: List[Tuple[Optional[str], Optional[Handler], Dict[str, Any]]] = field(default_factory=list)
+    schedules: List[Tuple[Optional[str], Optional[Handler], Dict[str, Any]]] = field(default_factory=list)
+    routes: List[Route] = field(default_factory=list)
+
+    def copy(self) -> "Declarations":
+        """The same, to be kept while this one grows."""
+        return Declarations(dict(self.handlers), list(self.watchers), list(self.schedules), list(self.routes))
 
 
 class Plugin:
@@ -194,15 +217,14 @@ class Plugin:
         self.license = license
         self.protocol = protocol
         self.jobs_max = jobs_max
-        self._handlers: Dict[str, Handler] = {}
-        self._watchers: List[Tuple[Optional[str], Optional[Handler], Dict[str, Any]]] = []
-        self._schedules: List[Tuple[Optional[str], Optional[Handler], Dict[str, Any]]] = []
-        self._routes: List[Route] = []
+        self._declared = Declarations()
+        # One `on_start` at a time.
+        self._starting = threading.Lock()
         self._fields: Dict[str, ConfigField] = {}
-        self._socket: Optional[Callable[[Socket], None]] = None
-        self._start: Optional[Callable[[Start], None]] = None
-        self._health: Optional[Callable[[], Union[Health, bool, None]]] = None
-        self._shutdown: Optional[Callable[[], None]] = None
+        self._socket: Optional[Callable[[Socket], Optional[Awaitable[None]]]] = None
+        self._start: Optional[Callable[[Start], Optional[Awaitable[None]]]] = None
+        self._health: Optional[Callable[[], Union[_Healthy, Awaitable[_Healthy]]]] = None
+        self._shutdown: Optional[Callable[[], Optional[Awaitable[None]]]] = None
 
     # What it does.
 
@@ -219,10 +241,10 @@ class Plugin:
         """The same without a decorator. In `on_start` it adds handlers that depend on the configuration."""
         if not name or "/" in name:
             raise ValueError(f"handler {name!r}: a bare name has no '/', which stands between plugin and handler")
-        known = self._handlers.get(name)
+        known = self._declared.handlers.get(name)
         if known is not None and known is not function:
             raise ValueError(f"handler {name!r} is there already")
-        self._handlers[name] = function
+        self._declared.handlers[name] = function
 
     def watch(
         self,
@@ -253,7 +275,7 @@ class Plugin:
         )
 
         def register(function: F) -> F:
-            self._watchers.append((None, function, declared))
+            self._declared.watchers.append((None, function, declared))
             return function
 
         return register
@@ -277,9 +299,9 @@ class Plugin:
         declared = _declared(
             id, ax, subjects, predicates, contexts, actors, max_fires_per_second, params, max_chain, since
         )
-        # A second time in `on_start` it is the same watcher.
-        self._watchers = [known for known in self._watchers if known[2]["id"] != id]
-        self._watchers.append((handler, None, declared))
+        # In `on_start` it stands instead of the one that was declared before.
+        self._declared.watchers = [known for known in self._declared.watchers if known[2]["id"] != id]
+        self._declared.watchers.append((handler, None, declared))
 
     def schedule(self, every_seconds: int, *, enabled: bool = True, description: str = "") -> Callable[[F], F]:
         """What is decorated, which is a handler too, is to be run at this interval."""
@@ -287,32 +309,31 @@ class Plugin:
         Schedule("", **declared)
 
         def register(function: F) -> F:
-            self._schedules.append((None, function, declared))
+            self._declared.schedules.append((None, function, declared))
             return function
 
         return register
 
-    def route(
-        self, method: str, path: str, description: str = ""
-    ) -> Callable[[Callable[[Request], Answer]], Callable[[Request], Answer]]:
+    def route(self, method: str, path: str, description: str = "") -> Callable[[_OnRequest], _OnRequest]:
         """What is decorated answers `/api/{plugin}{path}`. `{name}` in the path stands for one part of it."""
 
-        def register(function: Callable[[Request], Answer]) -> Callable[[Request], Answer]:
-            self._routes.append(Route(method, path, description, function))
+        def register(function: _OnRequest) -> _OnRequest:
+            self._declared.routes.append(Route(method, path, description, function))
             return function
 
         return register
 
-    def socket(self, function: Callable[[Socket], None]) -> Callable[[Socket], None]:
+    def socket(self, function: _OnSocket) -> _OnSocket:
         """What is decorated gets each browser socket that is opened under `/ws/{plugin}`."""
         self._socket = function
         return function
 
     # What becomes of it.
 
-    def on_start(self, function: Callable[[Start], None]) -> Callable[[Start], None]:
+    def on_start(self, function: _OnStart) -> _OnStart:
         """What is decorated runs before the handlers and watchers are told to the host, and again when the
-        configuration changes while the process runs: jobs that start later see the new one.
+        configuration changes while the process runs: jobs that start later see the new one. Handlers, watchers,
+        schedules and routes that it adds count until it runs the next time, which adds its own.
 
         Raise to refuse, with a reason that the host shows: `Permanent`, or anything else for what may be gone
         the next time. At a change of the configuration the old one stays.
@@ -320,15 +341,13 @@ class Plugin:
         self._start = function
         return function
 
-    def on_shutdown(self, function: Callable[[], None]) -> Callable[[], None]:
+    def on_shutdown(self, function: _OnShutdown) -> _OnShutdown:
         """What is decorated has the last words, after the running jobs have ended or their time is up.
         About a second remains."""
         self._shutdown = function
         return function
 
-    def health(
-        self, function: Callable[[], Union[Health, bool, None]]
-    ) -> Callable[[], Union[Health, bool, None]]:
+    def health(self, function: _OnHealth) -> _OnHealth:
         """What is decorated says whether the plugin can do its work: asked every 10 s."""
         self._health = function
         return function
@@ -378,24 +397,24 @@ class Plugin:
 
     def handlers(self) -> List[str]:
         """The names of its handlers."""
-        return list(self._handlers)
+        return list(self._declared.handlers)
 
     def watchers(self) -> List[Watcher]:
         """What it waits for. `ValueError` for one whose function is no handler."""
-        named = [(self._name_of(name, function, "watch"), declared) for name, function, declared in self._watchers]
+        known = self._declared.watchers
+        named = [(self._name_of(name, function, "watch"), declared) for name, function, declared in known]
         return [Watcher(handler=handler, **declared) for handler, declared in named]
 
     def schedules(self) -> List[Schedule]:
         """What is to be run at an interval."""
-        named = [
-            (self._name_of(name, function, "schedule"), declared) for name, function, declared in self._schedules
-        ]
+        known = self._declared.schedules
+        named = [(self._name_of(name, function, "schedule"), declared) for name, function, declared in known]
         return [Schedule(handler, **declared) for handler, declared in named]
 
     def _name_of(self, name: Optional[str], function: Optional[Handler], decorator: str) -> str:
         if name is not None:
             return name
-        for known, registered in self._handlers.items():
+        for known, registered in self._declared.handlers.items():
             if registered is function:
                 return known
         shown = getattr(function, "__name__", function)

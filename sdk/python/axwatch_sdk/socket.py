@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from typing import Callable, Dict, Iterator, Optional, Union
+from typing import Awaitable, Callable, Dict, Iterator, Optional, Union
 
+from ._call import called
 from ._proto import plugin_pb2
 
 _Message = plugin_pb2.WebSocketMessage
@@ -23,7 +24,9 @@ class SocketClosed(ConnectionError):
 class Socket:
     """One browser socket. Iterating gives what the browser sends, until either side closes.
 
-    The host's PING is answered by itself.
+    The host's PING is answered by itself, in turn with the messages: while 64 of them wait to be read, nothing
+    more is taken from the host, and a PING behind them has no answer. A host closes a socket that does not answer
+    in time, so keep reading, and leave what takes long to another thread.
     """
 
     def __init__(self, path: str, query: Dict[str, str], headers: Dict[str, str]) -> None:
@@ -93,7 +96,7 @@ class Socket:
                 pass
 
     def _read(self, frames: Iterator[_Message]) -> None:
-        """Takes what comes in, in a thread of its own."""
+        """Takes what comes in, in a thread of its own. A full queue keeps it from PING too."""
         try:
             for frame in frames:
                 if frame.type == _Message.PING:
@@ -119,7 +122,7 @@ class Socket:
 def serve(
     frames: Iterator[_Message],
     metadata: Dict[str, str],
-    function: Callable[[Socket], None],
+    function: Callable[[Socket], Optional[Awaitable[None]]],
     failed: Callable[[BaseException], None],
 ) -> Iterator[_Message]:
     """Runs the plugin's function on a socket, and gives what it sends."""
@@ -135,7 +138,7 @@ def serve(
 
     def run() -> None:
         try:
-            function(socket)
+            called(function, socket)
             socket.close()
         except SocketClosed:
             pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any, Callable, Optional, TypeVar
 
@@ -10,6 +11,9 @@ from axwatch_sdk.testing import TestJob
 
 #: How long anything that has to happen may take on a busy machine, in seconds.
 PATIENCE = 60.0
+
+#: The program `axwatch` that somebody wants tested, who wants no test skipped.
+NAMED = os.environ.get("AXWATCH_BIN")
 
 T = TypeVar("T")
 

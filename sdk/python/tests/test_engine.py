@@ -1,7 +1,7 @@
 """Against the real engine: the program `axwatch`, its store on a disk, and a plugin as a process of its own.
 
-`AXWATCH_BIN` says where the program is; `target/debug/axwatch` of the repository otherwise. Without it these tests
-are skipped.
+`AXWATCH_BIN` says where the program is, and it has to be there; `target/debug/axwatch` of the repository otherwise,
+without which these tests are skipped.
 """
 
 import json
@@ -13,14 +13,19 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from .support import PATIENCE, until
+from .support import NAMED, PATIENCE, until
 
 HERE = Path(__file__).resolve().parent
-BINARY = Path(os.environ.get("AXWATCH_BIN") or HERE.parents[2] / "target" / "debug" / "axwatch")
+BINARY = Path(NAMED or HERE.parents[2] / "target" / "debug" / "axwatch")
 
 
-@unittest.skipUnless(BINARY.is_file(), f"{BINARY} is not there; set AXWATCH_BIN")
+@unittest.skipUnless(NAMED or BINARY.is_file(), f"{BINARY} is not there; set AXWATCH_BIN")
 class Engine(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        if not BINARY.is_file():
+            raise FileNotFoundError(f"AXWATCH_BIN={NAMED} is not there")
+
     def setUp(self):
         self.folder = Path(tempfile.mkdtemp(prefix="axwatch-sdk-"))
         self.addCleanup(shutil.rmtree, self.folder, True)

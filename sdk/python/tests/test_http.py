@@ -1,5 +1,6 @@
 """HTTP and sockets, as the host passes them on."""
 
+import asyncio
 import queue
 import threading
 import unittest
@@ -66,6 +67,40 @@ class Requests(unittest.TestCase):
             large = b"x" * (20 * 1024 * 1024)
             self.assertEqual(ask("POST", "/echo/large/end", large)[1][:1], b"x")
 
+    def test_two_slashes_are_no_host(self):
+        plugin = scripted(lambda job: None)
+        plugin.route("GET", "/{rest}")(lambda request: f"one: {request.parts['rest']}")
+        plugin.route("GET", "/{first}/{rest}")(lambda request: f"two: {request.path} {request.parameter('q')}")
+        with Harness(plugin) as harness:
+            for path, answer in [
+                ("//admin/x", b"two: /admin/x None"),
+                ("//admin/x?q=a?b//c", b"two: /admin/x a?b//c"),
+                ("//[x", b"one: [x"),
+            ]:
+                answered = harness.request("GET", path)
+                self.assertEqual((answered.status, answered.body), (200, answer), path)
+
+    def test_a_route_may_be_async(self):
+        plugin = scripted(lambda job: None)
+
+        @plugin.route("POST", "/json")
+        async def post(request):
+            await asyncio.sleep(0)
+            return {"given": request.json()}
+
+        @plugin.route("GET", "/cancelled")
+        async def cancelled(request):
+            task = asyncio.ensure_future(asyncio.sleep(PATIENCE))
+            task.cancel()
+            await task
+
+        with Harness(plugin) as harness:
+            answered = harness.request("POST", "/json", b"[1]")
+            self.assertEqual((answered.status, answered.body), (200, b'{"given": [1]}'))
+            self.assertEqual(harness.request("POST", "/json", b"{").status, 400)
+            with self.assertLogs("axwatch", "ERROR"):
+                self.assertEqual(harness.request("GET", "/cancelled").status, 500)
+
 
 class Frames:
     """What a browser sends, as it comes to mind."""
@@ -121,6 +156,35 @@ class Sockets(unittest.TestCase):
         said = list(answers)
         self.assertEqual([frame.data for frame in said[:-1]], [str(n).encode() for n in range(200)])
         self.assertEqual(said[-1].type, Message.CLOSE)
+
+    def test_its_function_may_be_async(self):
+        async def talk(socket):
+            await asyncio.sleep(0)
+            socket.send(b"heard " + socket.receive())
+
+        frames, answers = self.open(talk)
+        frames.send(Message.DATA, b"you")
+        said = [(frame.type, frame.data) for frame in answers]
+        self.assertEqual(said, [(Message.DATA, b"heard you"), (Message.CLOSE, b"")])
+
+    def test_a_ping_waits_behind_the_messages_that_nobody_reads(self):
+        read = threading.Event()
+
+        def talk(socket):
+            until("there is no more room", lambda: socket._incoming.full())
+            socket.send(b"full")
+            self.assertTrue(read.wait(PATIENCE))
+            for _ in socket:
+                pass
+
+        frames, answers = self.open(talk)
+        for _ in range(66):
+            frames.send(Message.DATA, b"x")
+        frames.send(Message.PING, timestamp=4_711)
+        self.assertEqual(next(answers).data, b"full", "and no PONG before it")
+        read.set()
+        self.assertEqual(next(answers).type, Message.PONG)
+        frames.send(Message.CLOSE)
 
     def test_a_plugin_that_fails_says_so(self):
         def talk(socket):

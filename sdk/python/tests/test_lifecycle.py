@@ -1,15 +1,16 @@
 """How a plugin is described, started, configured again and ended."""
 
+import asyncio
 import threading
-import time
 import unittest
+from unittest import mock
 
 import grpc
 
 from axwatch_sdk import Claim, Config, Health, NotNow, Permanent, Plugin, Retry
 from axwatch_sdk._proto import plugin_pb2
 from axwatch_sdk._wire import CHANNEL_OPTIONS, PLUGIN, Client
-from axwatch_sdk.testing import Harness
+from axwatch_sdk.testing import Harness, TestJob
 
 from .support import PATIENCE, job, scripted, until
 
@@ -183,6 +184,45 @@ class Started(Client_):
             harness.reconfigure({})
             self.assertEqual(harness.announced.handlers, ["scripted.work", "scripted.late"])
 
+    def test_what_is_added_while_it_starts_is_of_that_start(self):
+        plugin = scripted(lambda job: None)
+        plugin.route("GET", "/always")(lambda request: "always")
+        plugin.add_watcher("all", "scripted.work", "is always")
+
+        @plugin.on_start
+        def start(start):
+            mode = start.config["mode"]
+
+            # Another function each time.
+            @plugin.handler(f"scripted.{mode}")
+            @plugin.handler("scripted.both")
+            @plugin.watch(mode, "is x")
+            @plugin.schedule(60)
+            def added(job):
+                raise Permanent(mode)
+
+            plugin.add_watcher("all", "scripted.both", f"is {mode}")
+            plugin.route("GET", "/mode")(lambda request: mode)
+            if mode == "refuse":
+                raise Permanent("no")
+
+        for _ in range(2):
+            with Harness(plugin, {"mode": "one"}) as harness:
+                for mode in ("one", "two", "two"):
+                    harness.reconfigure({"mode": mode})
+                    announced = harness.announced
+                    self.assertEqual(announced.handlers, ["scripted.work", "scripted.both", f"scripted.{mode}"])
+                    watchers = {watcher["id"]: watcher["ax"] for watcher in announced.watchers}
+                    self.assertEqual(watchers, {"all": f"is {mode}", mode: "is x"})
+                    self.assertEqual(len(announced.schedules), 1)
+                    self.assertEqual(announced.routes, [("GET", "/always"), ("GET", "/mode")])
+                    self.assertEqual(harness.execute(TestJob("scripted.both")).failure, Permanent(mode))
+                    self.assertEqual(harness.request("GET", "/mode").body, mode.encode())
+                with self.assertLogs("axwatch", "ERROR"), self.assertRaises(Permanent):
+                    harness.reconfigure({"mode": "refuse"})
+                self.assertEqual(harness.execute(TestJob("scripted.both")).failure, Permanent("two"))
+                self.assertEqual(harness.request("GET", "/mode").body, b"two")
+
     def test_a_new_configuration_counts_for_later_jobs_and_a_bad_one_changes_nothing(self):
         gate, began = threading.Event(), threading.Event()
 
@@ -232,35 +272,66 @@ class Started(Client_):
 
 class Ended(Client_):
     def test_shutdown_waits_for_running_jobs_and_takes_no_more(self):
-        gate, began, shutdowns = threading.Event(), threading.Event(), []
+        gate, began, ended, shutdowns = threading.Event(), [], [], []
 
         def work(job):
-            began.set()
+            began.append(job.id)
             gate.wait(PATIENCE)
+            ended.append(job.id)
 
         plugin = scripted(work)
-        plugin.on_shutdown(lambda: shutdowns.append(1))
-        with Harness(plugin) as harness:
+        plugin.on_shutdown(lambda: shutdowns.append(len(ended)))
+        # However slow the machine is, the jobs have their time.
+        within = mock.patch("axwatch_sdk._service.JOBS_WITHIN", PATIENCE)
+        with within, Harness(plugin) as harness:
             running = harness.begin(job())
-            self.assertTrue(began.wait(PATIENCE))
-            asked = time.monotonic()
+            until("it runs", lambda: began)
             shutting = threading.Thread(target=harness.shutdown)
             shutting.start()
+            let_in = []
 
             def refused():
-                failure = harness.begin(job())
+                sent, over = job(), threading.Event()
+                one = harness.begin(sent)
+                one._call.add_done_callback(lambda _: over.set())
+                until("it is refused or runs", lambda: over.is_set() or sent.id in began)
                 # One that still gets in is let through, and the next is tried.
-                if not failure._call.done():
-                    time.sleep(0.05)
-                return failure.outcome().failure if failure._call.done() else None
+                if not over.is_set():
+                    return let_in.append(one)
+                return one.outcome().failure
 
             self.assertEqual(until("no more are taken", refused), Retry("the plugin is shutting down"))
-            self.assertTrue(not shutdowns or time.monotonic() - asked > 3, "a job is running")
+            self.assertEqual(shutdowns, [], "a job is running")
             gate.set()
-            running.outcome().expect_done()
+            for one in [running, *let_in]:
+                one.outcome().expect_done()
             shutting.join(PATIENCE)
             harness.shutdown()
-            self.assertEqual(shutdowns, [1], "once, however often it is asked")
+            self.assertEqual(shutdowns, [len(began)], "once, however often it is asked, and after the jobs")
+
+    def test_the_other_functions_may_be_async_too(self):
+        called = []
+        plugin = scripted(lambda job: None)
+
+        @plugin.on_start
+        async def start(start):
+            await asyncio.sleep(0)
+            called.append("start")
+
+        @plugin.health
+        async def health():
+            await asyncio.sleep(0)
+            return Health(False, "asleep")
+
+        @plugin.on_shutdown
+        async def last():
+            await asyncio.sleep(0)
+            called.append("shutdown")
+
+        with Harness(plugin) as harness:
+            self.assertEqual(harness.health(), Health(False, "asleep"))
+            harness.shutdown()
+        self.assertEqual(called, ["start", "shutdown"])
 
     def test_shutdown_does_not_wait_for_ever_and_tells_who_still_works(self):
         began = threading.Event()
@@ -300,6 +371,9 @@ class Configured(unittest.TestCase):
         self.assertEqual((config.number("ratio"), config.string("depth")), (0.5, "3"))
         self.assertEqual((config.boolean("fsync"), config.array("hosts")), (True, ["a", "b"]))
         self.assertEqual((config.integer("none", 7), config.json("none", None)), (7, None))
+        for read in (config.string, config.integer, config.number, config.boolean, config.array, config.json):
+            for default in (None, (), "", True, 7):
+                self.assertIs(read("none", default), default)
         self.assertEqual((config.get("colour"), config.get("none"), len(config)), ("red", None, 7))
 
     def test_what_does_not_fit_is_named(self):
