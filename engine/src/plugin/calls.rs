@@ -36,6 +36,8 @@ const GLYPHS_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a plugin may take to say what can be configured.
 const SCHEMA_WITHIN: Duration = Duration::from_secs(5);
+/// Bytes of an answer to anything but Initialize and jobs.
+const BRIEF_BYTES_MAX: usize = 1024 * 1024;
 /// Details of one answer to Health that are kept.
 const DETAILS_MAX: usize = 32;
 
@@ -101,8 +103,13 @@ enum Obstacle {
 }
 
 impl Callee {
+    /// For calls that have a short answer.
+    fn brief(&self) -> Client {
+        self.client.clone().max_decoding_message_size(BRIEF_BYTES_MAX)
+    }
+
     /// Calls Metadata until it is answered. `not_yet` hears of each try that failed.
-    pub(crate) async fn describe(mut self, not_yet: impl Fn(String)) -> Result<About, String> {
+    pub(crate) async fn describe(self, not_yet: impl Fn(String)) -> Result<About, String> {
         loop {
             let next = tokio::time::Instant::now() + METADATA_EVERY;
             match self.try_to_describe().await {
@@ -114,8 +121,8 @@ impl Callee {
         }
     }
 
-    async fn try_to_describe(&mut self) -> Result<About, Obstacle> {
-        let answer = timeout(METADATA_WITHIN, self.client.metadata(protocol::Empty {})).await;
+    async fn try_to_describe(&self) -> Result<About, Obstacle> {
+        let answer = timeout(METADATA_WITHIN, self.brief().metadata(protocol::Empty {})).await;
         let metadata = match answer {
             Ok(Ok(metadata)) => metadata.into_inner(),
             Ok(Err(status)) => {
@@ -186,11 +193,11 @@ impl Callee {
     }
 
     /// What can be configured; `None` when it does not say, which is that plugin's own business.
-    async fn config_schema(&mut self) -> Option<Schema> {
+    async fn config_schema(&self) -> Option<Schema> {
         let plugin = &self.settings.name;
         // A part of the time for Initialize, most of which has to be left for that.
         let within = SCHEMA_WITHIN.min(self.settings.initialize_timeout / 4);
-        let answer = timeout(within, self.client.config_schema(protocol::Empty {})).await;
+        let answer = timeout(within, self.brief().config_schema(protocol::Empty {})).await;
         let problem = match answer {
             Ok(Ok(reply)) => return Some(Schema::read(plugin, reply.into_inner())),
             Ok(Err(status)) if status.code() == Code::Unimplemented => return None,
@@ -254,8 +261,8 @@ impl Callee {
 
     /// Asks what the plugin adds to a user interface. Nothing is made of it yet; the contract is that
     /// it is asked once.
-    pub(crate) async fn register_glyphs(mut self) {
-        let answer = timeout(GLYPHS_WITHIN, self.client.register_glyphs(protocol::Empty {})).await;
+    pub(crate) async fn register_glyphs(self) {
+        let answer = timeout(GLYPHS_WITHIN, self.brief().register_glyphs(protocol::Empty {})).await;
         if let Ok(Ok(reply)) = answer {
             let glyphs = reply.into_inner().glyphs.len();
             tracing::debug!(plugin = %self.settings.name, glyphs, "glyphs registered");
@@ -263,9 +270,9 @@ impl Callee {
     }
 
     /// Calls Health once. `has_jobs` is asked when it failed.
-    pub(crate) async fn poll_health(mut self, has_jobs: impl Fn() -> bool) -> Seen {
+    pub(crate) async fn poll_health(self, has_jobs: impl Fn() -> bool) -> Seen {
         let had_jobs = has_jobs();
-        let answer = timeout(HEALTH_WITHIN, self.client.health(protocol::Empty {})).await;
+        let answer = timeout(HEALTH_WITHIN, self.brief().health(protocol::Empty {})).await;
         let (healthy, message, details) = match answer {
             Ok(Ok(reply)) => {
                 let reply = reply.into_inner();
@@ -302,9 +309,9 @@ impl Callee {
     }
 
     /// Calls Shutdown, best effort.
-    pub(crate) async fn shutdown(mut self) -> Seen {
+    pub(crate) async fn shutdown(self) -> Seen {
         // Whatever it answers: it is stopped next.
-        let _ = timeout(SHUTDOWN_WITHIN, self.client.shutdown(protocol::Empty {})).await;
+        let _ = timeout(SHUTDOWN_WITHIN, self.brief().shutdown(protocol::Empty {})).await;
         Seen::ShutdownDone
     }
 }

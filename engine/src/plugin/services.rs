@@ -38,6 +38,8 @@ use crate::handle::{AppendRefusal, Engine, RequestError};
 
 /// Bytes of one request or one reply.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Calls that one connection may have open: more than one plugin may make, so that it hears why.
+const STREAMS_MAX: usize = 2 * CALLS_MAX;
 /// Bytes of claims in one reply: what existing clients take at most.
 const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Commands in one batch. A command of a few bytes becomes a draft of a kilobyte and more, all of them
@@ -165,6 +167,8 @@ impl Services {
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let host = PluginHostServer::new(self).max_decoding_message_size(MESSAGE_BYTES_MAX);
         Server::builder()
+            .max_concurrent_streams(u32::try_from(STREAMS_MAX).unwrap_or(u32::MAX))
+            .concurrency_limit_per_connection(STREAMS_MAX)
             .add_service(store)
             .add_service(host)
             .serve_with_incoming_shutdown(

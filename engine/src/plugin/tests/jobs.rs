@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use axwatch_core::Start;
 use axwatch_core::supervise::Seen;
 use axwatch_model::{JobId, JobNumber};
-use axwatch_proto::protocol::{Empty, ExecuteJobResponse};
+use axwatch_proto::protocol::{Empty, ExecuteJobResponse, JobLogEntry};
 use tokio::net::TcpListener;
 
 use super::fake::{Fake, answer};
@@ -88,6 +88,19 @@ async fn a_plugin_gets_the_attempt_and_no_deadline_in_its_headers() {
     assert_eq!((request.handler_name.as_str(), &request.payload[..]), ("git.do", &b"{}"[..]));
     assert_eq!((request.timeout_secs, request.attempt, request.revision), (Some(60), 2, 5));
     assert_eq!((&request.params[..], request.watcher.as_str()), (&b"{\"n\":1}"[..], "user-w"));
+}
+
+#[tokio::test]
+async fn a_reply_that_would_swell_is_refused_for_good() {
+    let execute = answer(|_| async {
+        let log_entries = vec![JobLogEntry::default(); 1_000_000];
+        Ok(ExecuteJobResponse { success: true, log_entries, ..Default::default() })
+    });
+    let port = serve(Fake { execute, ..Fake::named("git") }).await;
+    let ended = way(port, PATIENCE).plugin.run(&attempt()).await;
+    let Outcome::Permanent { error } = ended.outcome else { panic!("{:?}", ended.outcome) };
+    let expected = "protocol.ExecuteJobResponse: over 4 MiB in memory beside its texts";
+    assert!(error.contains(expected), "{error}");
 }
 
 #[tokio::test]

@@ -134,6 +134,49 @@ async fn every_call_wants_a_living_token() {
 }
 
 #[tokio::test]
+async fn a_request_that_would_swell_is_refused_before_its_token_is_looked_at() {
+    let mut desk = desk().await;
+    let watchers = vec![WatcherRegistration::default(); 500_000];
+    let announcement = Some(InitializeResponse { watchers, ..Default::default() });
+    let request = AnnounceRequest { auth_token: String::new(), announcement };
+    let status = desk.host.announce(request).await.unwrap_err();
+    let refused = |status: &tonic::Status, text: &str| {
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains(text), "{status}");
+    };
+    refused(&status, "axwatch.v1.AnnounceRequest: over 64 MiB in memory");
+    let commands = vec![AttestationCommand::default(); 1_000_000];
+    let request = BatchGenerateAttestationRequest { auth_token: String::new(), commands };
+    let status = desk.store.batch_generate_and_create_attestations(request).await.unwrap_err();
+    refused(&status, "over 64 MiB in memory");
+    let values = vec![prost_types::Value::default(); 3_000_000];
+    let list = prost_types::ListValue { values };
+    let list = prost_types::Value { kind: Some(prost_types::value::Kind::ListValue(list)) };
+    let attributes = prost_types::Struct { fields: [("a".to_owned(), list)].into() };
+    let command = Some(AttestationCommand { attributes: Some(attributes), ..about("x") });
+    let request = GenerateAttestationRequest { auth_token: desk.token.clone(), command };
+    let status = desk.store.generate_and_create_attestation(request).await.unwrap_err();
+    refused(&status, "over 64 MiB in memory");
+}
+
+#[tokio::test]
+async fn as_many_watchers_as_are_taken_may_be_announced() {
+    let mut desk = desk().await;
+    let watcher = WatcherRegistration {
+        id: "w".into(),
+        handler_name: "git.do".into(),
+        subjects: vec!["x".into()],
+        predicates: vec!["x".into()],
+        ..Default::default()
+    };
+    let announcement =
+        Some(InitializeResponse { watchers: vec![watcher; 100_000], ..Default::default() });
+    let request = AnnounceRequest { auth_token: String::new(), announcement };
+    let reply = desk.host.announce(request).await.unwrap().into_inner();
+    assert!(reply.error.starts_with("unauthenticated: "), "{}", reply.error);
+}
+
+#[tokio::test]
 async fn a_plugin_has_room_for_so_many_calls_and_no_more() {
     let mut desk = desk().await;
     let calls: Vec<_> = (0..CALLS_MAX).map(|_| desk.caller.begin_call().unwrap()).collect();
