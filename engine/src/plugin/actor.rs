@@ -529,7 +529,7 @@ impl Actor {
         }
         let channel = grpc::channel(port);
         let client = grpc::client(channel.clone());
-        let callee = callee(&self.shared, &self.settings, session, client.clone());
+        let callee = callee(&self.shared, &self.settings, session, (client.clone(), port));
         let call = session.call(describe(callee, tell));
         session.dialled = Some(Dialled { port, channel, client, call });
     }
@@ -537,8 +537,9 @@ impl Actor {
     /// What calls to this process need, once it has been dialled.
     fn callee(&self, incarnation: u64) -> Option<Callee> {
         let session = self.sessions.get(&incarnation)?;
-        let client = session.dialled.as_ref()?.client.clone();
-        Some(callee(&self.shared, &self.settings, session, client))
+        let dialled = session.dialled.as_ref()?;
+        let dialled = (dialled.client.clone(), dialled.port);
+        Some(callee(&self.shared, &self.settings, session, dialled))
     }
 
     fn initialize(&mut self, once: InitializeOnce) {
@@ -604,7 +605,7 @@ fn callee(
     shared: &Shared,
     settings: &Arc<PluginSettings>,
     session: &Session,
-    client: Client,
+    (client, port): (Client, u16),
 ) -> Callee {
     Callee {
         settings: settings.clone(),
@@ -615,6 +616,7 @@ fn callee(
         facts: session.facts.clone(),
         clock: shared.engine.clock().clone(),
         client,
+        port,
         log: shared.logs.of(&settings.name),
     }
 }

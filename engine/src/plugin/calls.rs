@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 
 use super::caller::Caller;
 use super::grpc::Client;
-use super::listeners::{descendants, listening_beyond_loopback};
+use super::listeners::{descendants, is_answered_by, listening_beyond_loopback};
 use super::process::Port;
 use super::schema::Schema;
 use super::settings::{PluginSettings, check_version};
@@ -87,6 +87,8 @@ pub(crate) struct Callee {
     pub(crate) facts: Arc<Facts>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) client: Client,
+    /// Where that dials.
+    pub(crate) port: u16,
     /// What people read of it.
     pub(crate) log: Arc<Log>,
 }
@@ -100,6 +102,15 @@ enum Obstacle {
     NotYet(String),
     /// It is not what was configured, and will not become it.
     Fault(String),
+}
+
+impl Obstacle {
+    fn of_initialize(self) -> Seen {
+        match self {
+            Obstacle::Fault(reason) => Seen::Fatal { reason },
+            Obstacle::NotYet(reason) => Seen::InitializeFailed { reason },
+        }
+    }
 }
 
 impl Callee {
@@ -134,6 +145,7 @@ impl Callee {
                 )));
             }
         };
+        self.check_who_answers().await?;
         self.check(&metadata).map_err(Obstacle::Fault)?;
         self.check_listeners().await?;
         Ok(About {
@@ -157,13 +169,31 @@ impl Callee {
         check_version(&metadata.qntx_version, &self.protocol_version)
     }
 
+    /// Looks whether it is the plugin that answers: any program may have taken the port before it, or
+    /// after it, and would be told the token.
+    async fn check_who_answers(&self) -> Result<(), Obstacle> {
+        let (launcher, port) = (self.launcher(), self.port);
+        let look = move || is_answered_by(port, &descendants(launcher));
+        match tokio::task::spawn_blocking(look).await {
+            Ok(Ok(false)) => Err(Obstacle::NotYet(format!(
+                "no process of this plugin listens on 127.0.0.1:{port}, and another program answers there"
+            ))),
+            // What cannot be seen is no fault of the plugin's.
+            Ok(Ok(true) | Err(_)) | Err(_) => Ok(()),
+        }
+    }
+
+    fn launcher(&self) -> u32 {
+        self.facts.launcher.get().copied().unwrap_or(u32::MAX)
+    }
+
     /// Looks at the sockets of the plugin's processes themselves: what it was asked to do and what it
     /// does are two things.
     async fn check_listeners(&self) -> Result<(), Obstacle> {
         if self.settings.allow_remote {
             return Ok(());
         }
-        let launcher = self.facts.launcher.get().copied().unwrap_or(u32::MAX);
+        let launcher = self.launcher();
         let look = move || listening_beyond_loopback(&descendants(launcher));
         let unseen = |reason| Obstacle::NotYet(format!("cannot see where it listens: {reason}"));
         let found = match tokio::task::spawn_blocking(look).await {
@@ -212,6 +242,7 @@ impl Callee {
     }
 
     async fn call_initialize(&mut self, _: InitializeOnce) -> Result<Registration, Seen> {
+        self.check_who_answers().await.map_err(Obstacle::of_initialize)?;
         let request = protocol::InitializeRequest {
             ats_store_endpoint: self.endpoint.to_string(),
             host_endpoint: self.endpoint.to_string(),
@@ -225,10 +256,7 @@ impl Callee {
             Seen::InitializeFailed { reason }
         })?;
         // Some open their port for the world only now.
-        self.check_listeners().await.map_err(|obstacle| match obstacle {
-            Obstacle::Fault(reason) => Seen::Fatal { reason },
-            Obstacle::NotYet(reason) => Seen::InitializeFailed { reason },
-        })?;
+        self.check_listeners().await.map_err(Obstacle::of_initialize)?;
         let mut registration = wire::announced(reply.into_inner(), self.settings.zero_rate_never);
         registration.doubtful = self.caller.has_call_failed();
         registration.called_back = self.caller.has_called();
