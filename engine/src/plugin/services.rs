@@ -181,7 +181,10 @@ impl Services {
     /// Lets the bearer of a token make a call of so many bytes.
     fn admit(&self, token: &str, bytes: usize) -> Result<Admitted, Denied> {
         let caller = self.callers.find(token).ok_or(Denied::Unauthenticated)?;
-        let call = caller.begin_call().ok_or(Denied::TooManyCalls)?;
+        let Some(call) = caller.begin_call() else {
+            caller.call_failed();
+            return Err(Denied::TooManyCalls);
+        };
         if !caller.may_send(bytes) {
             caller.call_failed();
             return Err(Denied::TooManyBytes);
@@ -330,13 +333,19 @@ fn found(
     let (caller, watched) = (admitted.caller.clone(), admitted.caller.clone());
     let page = Vec::new().into_iter();
     let claims =
-        stream::try_unfold((search, page, admitted), |(mut search, mut page, admitted)| async {
+        stream::try_unfold((search, page, admitted), |(mut search, mut page, mut admitted)| async {
             loop {
                 if let Some(claim) = page.next() {
                     return Ok(Some((claim, (search, page, admitted))));
                 }
                 let failed = |error| Status::unavailable(text(&CallError::Store(error)));
-                match search.next_page().await.map_err(failed)? {
+                let next = search.next_page().await.map_err(|error| {
+                    admitted.caller.call_failed();
+                    failed(error)
+                })?;
+                // Who stops reading after some pages has what it wanted.
+                admitted.done();
+                match next {
                     Some(next) => page = next.into_iter(),
                     None => return Ok(None),
                 }
@@ -427,13 +436,12 @@ impl AtsStoreService for Services {
         request: Request<protocol::GetAttestationsRequest>,
     ) -> Result<Response<Self::GetAttestationsStreamStream>, Status> {
         let request = request.into_inner();
-        let mut admitted = self.admit(&request.auth_token, request.encoded_len())?;
+        let admitted = self.admit(&request.auth_token, request.encoded_len())?;
         let invalid = |error| Status::invalid_argument(text(&CallError::Search(error)));
         let now = self.engine.clock().now().wall;
         let asked = wire::search(request, now).map_err(invalid)?;
         let failed = |error: StoreError| Status::unavailable(text(&error.into()));
         let search = Search::begin(&self.engine, asked).await.map_err(failed)?;
-        admitted.done();
         Ok(Response::new(Box::pin(found(admitted, search))))
     }
 }

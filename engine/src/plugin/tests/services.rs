@@ -10,6 +10,7 @@ use axwatch_model::{
 use axwatch_proto::axwatch::v1::AnnounceRequest;
 use axwatch_proto::axwatch::v1::plugin_host_client::PluginHostClient;
 use axwatch_proto::protocol::ats_store_service_client::AtsStoreServiceClient;
+use axwatch_proto::protocol::ats_store_service_server::AtsStoreService as _;
 use axwatch_proto::protocol::{
     Attestation, AttestationCommand, AttestationExistsRequest, AttestationFilter,
     BatchGenerateAttestationRequest, CreateAttestationRequest, GenerateAttestationRequest,
@@ -191,6 +192,30 @@ async fn a_plugin_has_room_for_so_many_calls_and_no_more() {
     drop(calls);
     desk.token = own;
     desk.generate(about("x")).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_fails_before_initialize_is_answered_is_remembered() {
+    let mut desk = desk().await;
+    let fresh = |desk: &mut Desk| (desk.token, desk.caller) = admit(&desk.callers, "git");
+    fresh(&mut desk);
+    desk.generate(about("x")).await.unwrap();
+    assert!(!desk.caller.has_call_failed());
+    let calls: Vec<_> = (0..CALLS_MAX).map(|_| desk.caller.begin_call().unwrap()).collect();
+    desk.generate(about("x")).await.unwrap_err();
+    assert!(desk.caller.has_call_failed());
+    drop(calls);
+
+    fresh(&mut desk);
+    let request = desk.search(AttestationFilter::default());
+    let mut stream =
+        desk.store.get_attestations_stream(request.clone()).await.unwrap().into_inner();
+    while stream.message().await.unwrap().is_some() {}
+    assert!(!desk.caller.has_call_failed());
+    // Nobody asks for the first page.
+    let services = Services::new(desk.engine.clone(), desk.callers.clone());
+    drop(services.get_attestations_stream(tonic::Request::new(request)).await.unwrap());
+    assert!(desk.caller.has_call_failed());
 }
 
 #[tokio::test]
