@@ -489,6 +489,7 @@ impl Actor {
         let zero_is_never = self.settings.zero_rate_never;
         let caller =
             Arc::new(Caller::new(name.clone(), incarnation, zero_is_never, self.account.clone()));
+        caller.bears(token.clone());
         self.shared.callers.admit(&token, caller.clone());
         let capture = Capture::new(name.as_str(), token.clone(), self.shared.logs.of(name));
         let (orders, to_obey) = mpsc::unbounded_channel();

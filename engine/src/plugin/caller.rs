@@ -2,11 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
+use axwatch_core::Registration;
 use axwatch_model::PluginName;
+use axwatch_proto::protocol;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::token::Token;
+use super::wire;
 
 /// Calls that one plugin may have under way at our services.
 pub(crate) const CALLS_MAX: usize = 64;
@@ -31,6 +36,8 @@ pub(crate) struct Caller {
     /// A call of it failed before Initialize was answered.
     call_failed: AtomicBool,
     account: Arc<Account>,
+    /// What must not be seen of its words.
+    token: OnceLock<Arc<Token>>,
 }
 
 /// What a plugin may still send: bytes that grow with time, up to a second's worth. A call is taken while
@@ -97,7 +104,37 @@ impl Caller {
             called: AtomicBool::new(false),
             call_failed: AtomicBool::new(false),
             account,
+            token: OnceLock::new(),
         }
+    }
+
+    /// Its secrets. Told once.
+    pub(crate) fn bears(&self, token: Arc<Token>) {
+        let _ = self.token.set(token);
+    }
+
+    /// What it says as it may be kept and shown.
+    pub(crate) fn shown(&self, text: &str) -> String {
+        self.token.get().map_or_else(|| wire::shown(text), |token| token.shown(text))
+    }
+
+    /// What it announces, in the engine's words and without its secrets where it is refused.
+    pub(crate) fn understand(&self, announcement: protocol::InitializeResponse) -> Registration {
+        let mut registration =
+            wire::announced(announcement, self.zero_is_never, &|text| self.shown(text));
+        // The core keeps the names of what it refuses. Nothing that works has a token for a name; the other
+        // secrets are words of somebody's and may well be.
+        if let Some(token) = self.token.get() {
+            let watchers = registration.watchers.iter_mut().map(|watcher| &mut watcher.local);
+            let schedules = registration.schedules.iter_mut().map(|schedule| &mut schedule.handler);
+            let routes = registration.routes.iter_mut().map(|route| &mut route.path);
+            for name in watchers.chain(schedules).chain(routes) {
+                if name.contains(token.expose()) {
+                    *name = token.redact(std::mem::take(name));
+                }
+            }
+        }
+        registration
     }
 
     /// Room for one more call, until it is dropped; `None` when [`CALLS_MAX`] are under way.

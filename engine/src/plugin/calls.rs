@@ -137,7 +137,10 @@ impl Callee {
         let metadata = match answer {
             Ok(Ok(metadata)) => metadata.into_inner(),
             Ok(Err(status)) => {
-                return Err(Obstacle::NotYet(format!("Metadata: {}", with_cause(&status))));
+                return Err(Obstacle::NotYet(format!(
+                    "Metadata: {}",
+                    self.token.shown(&with_cause(&status))
+                )));
             }
             Err(_) => {
                 return Err(Obstacle::NotYet(format!(
@@ -149,18 +152,18 @@ impl Callee {
         self.check(&metadata).map_err(Obstacle::Fault)?;
         self.check_listeners().await?;
         Ok(About {
-            version: wire::shown(&metadata.version),
-            qntx_version: wire::shown(&metadata.qntx_version),
-            description: wire::shown(&metadata.description),
-            author: wire::shown(&metadata.author),
-            license: wire::shown(&metadata.license),
+            version: self.token.shown(&metadata.version),
+            qntx_version: self.token.shown(&metadata.qntx_version),
+            description: self.token.shown(&metadata.description),
+            author: self.token.shown(&metadata.author),
+            license: self.token.shown(&metadata.license),
         })
     }
 
     fn check(&self, metadata: &protocol::MetadataResponse) -> Result<(), String> {
         let configured = &self.settings.name;
         if metadata.name != configured.as_str() {
-            let found = wire::shown(&metadata.name);
+            let found = self.token.shown(&metadata.name);
             return Err(format!(
                 "the program says that it is plugin {found:?}, and is configured as {configured:?}; configure it under its own name, or another binary",
                 configured = configured.as_str()
@@ -231,7 +234,7 @@ impl Callee {
         let problem = match answer {
             Ok(Ok(reply)) => return Some(Schema::read(plugin, reply.into_inner())),
             Ok(Err(status)) if status.code() == Code::Unimplemented => return None,
-            Ok(Err(status)) => self.token.redact(with_cause(&status)),
+            Ok(Err(status)) => self.token.shown(&with_cause(&status)),
             Err(_) => format!("no answer in {within:?}"),
         };
         tracing::warn!(
@@ -252,12 +255,12 @@ impl Callee {
         };
         let reply = self.client.initialize(request).await;
         let reply = reply.map_err(|status| {
-            let reason = self.token.redact(with_cause(&status));
+            let reason = self.token.shown(&with_cause(&status));
             Seen::InitializeFailed { reason }
         })?;
         // Some open their port for the world only now.
         self.check_listeners().await.map_err(Obstacle::of_initialize)?;
-        let mut registration = wire::announced(reply.into_inner(), self.settings.zero_rate_never);
+        let mut registration = self.caller.understand(reply.into_inner());
         registration.doubtful = self.caller.has_call_failed();
         registration.called_back = self.caller.has_called();
         self.tell(&registration);
@@ -273,8 +276,8 @@ impl Callee {
         tracing::info!(%plugin, handlers, watchers, "plugin {plugin} announced what it has");
         for watcher in registration.watchers.iter().take(LINES_MAX) {
             let Some(rate) = wire::rate_text(watcher) else { continue };
-            let id = wire::shown(&watcher.local);
-            let handler = watcher.handlers.first().map(|name| wire::shown(name));
+            let id = self.token.shown(&watcher.local);
+            let handler = watcher.handlers.first().map(|name| self.token.shown(name));
             tracing::info!(%plugin, watcher = id, handler, "watcher {id}: {rate}");
         }
     }
@@ -304,12 +307,11 @@ impl Callee {
         let (healthy, message, details) = match answer {
             Ok(Ok(reply)) => {
                 let reply = reply.into_inner();
-                (reply.healthy, wire::shown(&reply.message), self.shown_details(reply.details))
+                (reply.healthy, self.token.shown(&reply.message), self.shown_details(reply.details))
             }
-            Ok(Err(status)) => (false, with_cause(&status), BTreeMap::new()),
+            Ok(Err(status)) => (false, self.token.shown(&with_cause(&status)), BTreeMap::new()),
             Err(_) => (false, format!("no answer in {HEALTH_WITHIN:?}"), BTreeMap::new()),
         };
-        let message = self.token.redact(message);
         let reason = match message.as_str() {
             "" => "it says that it is not healthy".to_owned(),
             message => message.to_owned(),
@@ -330,7 +332,7 @@ impl Callee {
         &self,
         details: impl IntoIterator<Item = (String, String)>,
     ) -> BTreeMap<String, String> {
-        let shown = |text: String| self.token.redact(wire::shown(&text));
+        let shown = |text: String| self.token.shown(&text);
         let details = details.into_iter().map(|(name, value)| (shown(name), shown(value)));
         // In order before it is cut, so that it is the same ones each time.
         details.collect::<BTreeMap<_, _>>().into_iter().take(DETAILS_MAX).collect()
@@ -344,9 +346,9 @@ impl Callee {
     }
 }
 
-/// A status with the last of its causes, which is where an operating system has its say.
+/// A status with the last of its causes, which is where an operating system has its say. As it came.
 fn with_cause(status: &Status) -> String {
-    let text = wire::status_text(status);
+    let text = wire::status_words(status);
     let mut last = None;
     let mut cause = Error::source(status);
     while let Some(error) = cause {
@@ -354,7 +356,7 @@ fn with_cause(status: &Status) -> String {
         cause = error.source();
     }
     match last {
-        Some(last) if !text.contains(&last) => format!("{text}: {}", wire::shown(&last)),
+        Some(last) if !text.contains(&last) => format!("{text}: {last}"),
         _ => text,
     }
 }

@@ -124,25 +124,12 @@ impl GrpcPlugin {
             Err(status) => tracing::warn!(
                 plugin = %self.caller.plugin, job = %attempt.start.id,
                 attempt = attempt.start.attempt, watcher = %attempt.start.watcher,
-                error = self.token.redact(wire::status_text(status)), "gRPC ExecuteJob failed"
+                error = self.token.shown(&wire::status_words(status)), "gRPC ExecuteJob failed"
             ),
         }
         let has_handler = reply.is_err() && self.caller.has_announced(&attempt.start.handler);
-        let ended = wire::ended(&reply, has_handler, quick);
-        Ended { outcome: self.without_token(ended.outcome), ..ended }
-    }
-
-    /// What a plugin says is kept and shown, and some say all that they know.
-    fn without_token(&self, mut outcome: Outcome) -> Outcome {
-        match &mut outcome {
-            Outcome::Succeeded { .. } => {}
-            Outcome::Retryable { error, .. }
-            | Outcome::Permanent { error }
-            | Outcome::NotNow { error, .. }
-            | Outcome::NoHandler { error }
-            | Outcome::Lost { error } => *error = self.token.redact(std::mem::take(error)),
-        }
-        outcome
+        // What a plugin says is kept and shown, and some say all that they know.
+        wire::ended(&reply, has_handler, quick, &|text| self.token.shown(text))
     }
 
     /// What the plugin wants to have in the log, as far as there is room for it.
@@ -166,9 +153,9 @@ impl GrpcPlugin {
 
     fn log(&self, attempt: &Attempt, entry: &JobLogEntry) {
         let (plugin, job) = (&self.caller.plugin, attempt.start.id);
-        let stage = Some(wire::shown(&entry.stage)).filter(|stage| !stage.is_empty());
+        let stage = Some(self.token.shown(&entry.stage)).filter(|stage| !stage.is_empty());
         let stage = stage.as_deref();
-        let message = self.token.redact(wire::shown(&entry.message));
+        let message = self.token.shown(&entry.message);
         let level = level_named(&entry.level);
         self.log.push(level.as_str(), JOB, &message, Some(job));
         match level {

@@ -232,7 +232,7 @@ impl Callable {
         if was_cut && tokio::time::timeout(END_WITHIN, self.reach.caller.died()).await.is_ok() {
             return self.gone();
         }
-        CallError::Failed { plugin, error: self.reach.token.redact(wire::status_text(&status)) }
+        CallError::Failed { plugin, error: self.reach.token.shown(&wire::status_words(&status)) }
     }
 
     pub(super) fn gone(&self) -> CallError {

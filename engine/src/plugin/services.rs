@@ -287,13 +287,15 @@ impl Services {
         if registered.is_err() || !caller.is_alive() {
             return Err(CallError::NotRegistered);
         }
-        let registration = wire::announced(announcement, caller.zero_is_never);
+        let registration = caller.understand(announcement);
         let handlers: Vec<_> = registration.handlers.iter().map(ToString::to_string).collect();
         let verdicts =
             self.engine.announce(caller.plugin.clone(), caller.incarnation, registration).await?;
         caller.announce(handlers);
+        let refused = wire::refusals(&verdicts.refused).into_iter();
+        let refused = refused.map(|line| caller.shown(&line)).collect();
         admitted.done();
-        Ok(wire::refusals(&verdicts.refused))
+        Ok(refused)
     }
 }
 
@@ -332,8 +334,9 @@ fn found(
 ) -> impl Stream<Item = Result<protocol::Attestation, Status>> {
     let (caller, watched) = (admitted.caller.clone(), admitted.caller.clone());
     let page = Vec::new().into_iter();
-    let claims =
-        stream::try_unfold((search, page, admitted), |(mut search, mut page, mut admitted)| async {
+    let claims = stream::try_unfold(
+        (search, page, admitted),
+        |(mut search, mut page, mut admitted)| async {
             loop {
                 if let Some(claim) = page.next() {
                     return Ok(Some((claim, (search, page, admitted))));
@@ -350,7 +353,8 @@ fn found(
                     None => return Ok(None),
                 }
             }
-        });
+        },
+    );
     // A stream that just ended would look whole.
     let end = stream::once(async move {
         let is_dead = !caller.is_alive();

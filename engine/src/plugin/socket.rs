@@ -218,9 +218,8 @@ impl SocketReceiver {
                 }
                 FrameKind::Pong => self.beat.heard(),
                 FrameKind::Close => {
-                    return Err(SocketEnd::Closed(wire::shown(&String::from_utf8_lossy(
-                        &frame.data,
-                    ))));
+                    let reason = String::from_utf8_lossy(&frame.data);
+                    return Err(SocketEnd::Closed(self.callable.reach.token.shown(&reason)));
                 }
                 FrameKind::Error => return Err(SocketEnd::Error(frame.data)),
                 // Ours alone to send.

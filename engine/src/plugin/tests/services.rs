@@ -53,8 +53,10 @@ async fn desk() -> Desk {
 }
 
 fn admit(callers: &Callers, name: &str) -> (String, Arc<Caller>) {
-    let token = Token::random();
+    let token = Arc::new(Token::random());
     let caller = Arc::new(Caller::new(name.parse().unwrap(), 1, false, Arc::default()));
+    token.hide(&["hunter22".to_owned()].into());
+    caller.bears(token.clone());
     callers.admit(&token, caller.clone());
     (token.expose().to_owned(), caller)
 }
@@ -674,6 +676,33 @@ async fn a_running_plugin_announces_anew() {
     assert!(handler.contains("\"a/b\"") && watcher.contains("\"bad\""), "{:?}", reply.refused);
     assert!(desk.caller.has_announced("git.more"));
     enqueue_named(&desk.engine, "git.more").await;
+}
+
+#[tokio::test]
+async fn what_is_refused_is_told_without_secrets() {
+    let mut desk = desk().await;
+    let _held = bring_up(&desk.engine, "git").await;
+    let watcher = WatcherRegistration {
+        id: format!("w {}", desk.token),
+        handler_name: "hunter22".into(),
+        subjects: vec!["x".into()],
+        ..Default::default()
+    };
+    let handler_names =
+        vec!["git.do".into(), format!("{}/{}hunter22", desk.token, "x".repeat(4_080))];
+    let announcement =
+        InitializeResponse { handler_names, watchers: vec![watcher], ..Default::default() };
+    let request =
+        AnnounceRequest { auth_token: desk.token.clone(), announcement: Some(announcement) };
+    desk.caller.registered();
+    let reply = desk.host.announce(request).await.unwrap().into_inner();
+    let [handler, watcher] = &reply.refused[..] else { panic!("{:?}", reply.refused) };
+    for line in [handler, watcher] {
+        assert!(!line.contains(&desk.token[..8]) && !line.contains("hunter"), "{line}");
+        assert!(line.contains("[redacted]"), "{line}");
+    }
+    let kept = desk.engine.watchers(true).await.unwrap();
+    assert!(kept.iter().all(|watcher| !watcher.row.key.to_string().contains(&desk.token)));
 }
 
 async fn enqueue_named(engine: &Engine, handler: &str) {
