@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_ats::{Matches, StoreError};
-use axwatch_model::AttestationId;
+use axwatch_model::{AttestationId, RefusedRow};
 use axwatch_proto::axwatch::v1;
 use axwatch_proto::axwatch::v1::plugin_host_server::{PluginHost, PluginHostServer};
 use axwatch_proto::protocol;
@@ -45,6 +45,10 @@ const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Commands in one batch. A command of a few bytes becomes a draft of a kilobyte and more, all of them
 /// at once, so that the bound on a request's bytes alone would leave room for hundreds of megabytes.
 const BATCH_COMMANDS_MAX: usize = 10_000;
+/// Lines of the reply to Announce that say what was refused.
+const REFUSED_LINES_MAX: usize = 1_000;
+/// Bytes of all of them together.
+const REFUSED_BYTES_MAX: usize = 1024 * 1024;
 /// How long Announce waits until what Initialize said is registered.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -290,13 +294,32 @@ impl Services {
         let registration = caller.understand(announcement);
         let handlers: Vec<_> = registration.handlers.iter().map(ToString::to_string).collect();
         let verdicts =
-            self.engine.announce(caller.plugin.clone(), caller.incarnation, registration).await?;
+            self.engine.announce(caller.plugin.clone(), caller.incarnation, registration).await;
+        let verdicts = verdicts.inspect_err(|error| {
+            tracing::error!(plugin = %caller.plugin, %error, "Failed to setup plugin watchers");
+        })?;
         caller.announce(handlers);
-        let refused = wire::refusals(&verdicts.refused).into_iter();
-        let refused = refused.map(|line| caller.shown(&line)).collect();
+        let refused = told(&verdicts.refused, |line| caller.shown(line));
         admitted.done();
         Ok(refused)
     }
+}
+
+/// What of an announcement was refused, as far as a reply has room for it.
+fn told(refused: &[RefusedRow], shown: impl Fn(&str) -> String) -> Vec<String> {
+    let (mut lines, mut bytes) = (Vec::new(), 0);
+    for row in refused.iter().take(REFUSED_LINES_MAX) {
+        let line = shown(&wire::refusal_line(row));
+        bytes += line.len();
+        if bytes > REFUSED_BYTES_MAX {
+            break;
+        }
+        lines.push(line);
+    }
+    if let more @ 1.. = refused.len() - lines.len() {
+        lines.push(format!("and {more} more"));
+    }
+    lines
 }
 
 /// A search that is under way, page by page, newest first.

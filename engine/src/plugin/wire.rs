@@ -290,11 +290,13 @@ pub(crate) fn rate_text(watcher: &Declaration) -> Option<String> {
 
 /// What was refused of an announcement, each part in a line.
 pub(crate) fn refusals(refused: &[RefusedRow]) -> Vec<String> {
-    let line = |row: &RefusedRow| {
-        let (kind, name) = (row.kind.as_str(), shown(&row.name));
-        format!("{kind} {name:?}: {}", row.reason)
-    };
-    refused.iter().map(line).collect()
+    refused.iter().map(refusal_line).collect()
+}
+
+/// One part of it.
+pub(crate) fn refusal_line(row: &RefusedRow) -> String {
+    let (kind, name) = (row.kind.as_str(), shown(&row.name));
+    format!("{kind} {name:?}: {}", row.reason)
 }
 
 fn handler_name(name: &str) -> Result<HandlerName, String> {

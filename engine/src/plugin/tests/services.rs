@@ -705,6 +705,26 @@ async fn what_is_refused_is_told_without_secrets() {
     assert!(kept.iter().all(|watcher| !watcher.row.key.to_string().contains(&desk.token)));
 }
 
+#[tokio::test]
+async fn of_all_that_is_refused_the_first_lines_are_told() {
+    let mut desk = desk().await;
+    let _held = bring_up(&desk.engine, "git").await;
+    desk.caller.registered();
+    // (handlers that are none, bytes of each name, lines that are told)
+    for (count, bytes, told) in [(1_000, 10, 1_000), (1_001, 10, 1_000), (900, 4_000, 257)] {
+        let name = |n: u32| format!("{n:/>bytes$}");
+        let handler_names = (0..count).map(name).chain(["git.do".to_owned()]).collect();
+        let announcement = Some(InitializeResponse { handler_names, ..Default::default() });
+        let request = AnnounceRequest { auth_token: desk.token.clone(), announcement };
+        let reply = desk.host.announce(request).await.unwrap().into_inner();
+        assert!(reply.success && reply.encoded_len() < 2 * 1024 * 1024, "{}", reply.error);
+        let more = count as usize - told;
+        let last = reply.refused.last().unwrap();
+        assert_eq!(reply.refused.len(), told + usize::from(more > 0), "{last}");
+        assert!(more == 0 || *last == format!("and {more} more"), "{last}");
+    }
+}
+
 async fn enqueue_named(engine: &Engine, handler: &str) {
     engine.enqueue(handler.into(), Arc::from(b"{}".as_slice())).await.unwrap();
 }
