@@ -29,6 +29,10 @@ pub(crate) struct Caller {
     pub(crate) zero_is_never: bool,
     calls: Arc<Semaphore>,
     allowance: Mutex<Allowance>,
+    pace: Mutex<Pace>,
+    /// Held from before the engine is told until we know it too: both have to hear of announcements in the
+    /// same order.
+    announcing: tokio::sync::Mutex<()>,
     phase: watch::Sender<Phase>,
     announced: Mutex<BTreeSet<String>>,
     /// It has called us.
@@ -38,6 +42,32 @@ pub(crate) struct Caller {
     account: Arc<Account>,
     /// What must not be seen of its words.
     token: OnceLock<Arc<Token>>,
+}
+
+/// Announcements that a process may make at once, and of which one more may be made each second.
+const ANNOUNCEMENTS_MAX: f64 = 10.0;
+
+/// What a plugin may still announce.
+#[derive(Debug)]
+struct Pace {
+    left: f64,
+    at: Instant,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Pace {
+        Pace { left: ANNOUNCEMENTS_MAX, at: now }
+    }
+
+    fn admits(&mut self, now: Instant) -> bool {
+        self.left = (self.left + now.duration_since(self.at).as_secs_f64()).min(ANNOUNCEMENTS_MAX);
+        self.at = now;
+        let admits = self.left >= 1.0;
+        if admits {
+            self.left -= 1.0;
+        }
+        admits
+    }
 }
 
 /// What a plugin may still send: bytes that grow with time, up to a second's worth. A call is taken while
@@ -99,6 +129,8 @@ impl Caller {
             zero_is_never,
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
             allowance: Mutex::new(Allowance::new(Instant::now())),
+            pace: Mutex::new(Pace::new(Instant::now())),
+            announcing: tokio::sync::Mutex::default(),
             phase: watch::Sender::new(Phase::Initializing),
             announced: Mutex::default(),
             called: AtomicBool::new(false),
@@ -147,6 +179,16 @@ impl Caller {
     pub(crate) fn may_send(&self, bytes: usize) -> bool {
         let mut allowance = self.allowance.lock().expect("no holder of an allowance panics");
         allowance.admits(bytes, Instant::now())
+    }
+
+    /// Whether it may announce something now. An announcement that is refused costs nothing.
+    pub(crate) fn may_announce(&self) -> bool {
+        self.pace.lock().expect("no holder of a pace panics").admits(Instant::now())
+    }
+
+    /// The turn of one announcement, after those that came before it.
+    pub(crate) async fn announcing(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.announcing.lock().await
     }
 
     /// A call of it failed.
@@ -272,6 +314,17 @@ mod tests {
             assert!(bytes <= most, "{taken} of {sent} at one each {pause_ms} ms");
             assert!(bytes >= most * 8 / 10 || taken == sent, "{taken} of {sent}");
         }
+    }
+
+    #[test]
+    fn announcements_have_a_pace() {
+        let began = Instant::now();
+        let mut pace = Pace::new(began);
+        assert_eq!((0..50).filter(|_| pace.admits(began)).count(), 10);
+        let asked = (1..=100).filter(|n| pace.admits(began + Duration::from_millis(n * 100)));
+        assert!((9..=10).contains(&asked.count()), "one a second");
+        let rested = began + Duration::from_secs(3_600);
+        assert_eq!((0..50).filter(|_| pace.admits(rested)).count(), 10);
     }
 
     #[test]

@@ -68,13 +68,17 @@ enum Denied {
         BYTES_PER_SECOND_MAX >> 20
     )]
     TooManyBytes,
+    #[error(
+        "resource_exhausted: more than one announcement in a second from this plugin; try again in a second"
+    )]
+    TooManyAnnouncements,
 }
 
 impl From<Denied> for Status {
     fn from(denied: Denied) -> Status {
         match denied {
             Denied::Unauthenticated => Status::unauthenticated(denied.to_string()),
-            Denied::TooManyCalls | Denied::TooManyBytes => {
+            Denied::TooManyCalls | Denied::TooManyBytes | Denied::TooManyAnnouncements => {
                 Status::resource_exhausted(denied.to_string())
             }
         }
@@ -285,12 +289,16 @@ impl Services {
 
     async fn announced(&self, request: v1::AnnounceRequest) -> Result<Vec<String>, CallError> {
         let mut admitted = self.admit(&request.auth_token, request.encoded_len())?;
-        let caller = &admitted.caller;
+        let caller = admitted.caller.clone();
         let announcement = request.announcement.ok_or(CallError::Missing("announcement"))?;
+        if !caller.may_announce() {
+            return Err(Denied::TooManyAnnouncements.into());
+        }
         let registered = tokio::time::timeout(REGISTERED_WITHIN, caller.is_registered()).await;
         if registered.is_err() || !caller.is_alive() {
             return Err(CallError::NotRegistered);
         }
+        let _turn = caller.announcing().await;
         let registration = caller.understand(announcement);
         let handlers: Vec<_> = registration.handlers.iter().map(ToString::to_string).collect();
         let verdicts =

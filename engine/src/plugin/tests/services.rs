@@ -725,6 +725,33 @@ async fn of_all_that_is_refused_the_first_lines_are_told() {
     }
 }
 
+#[tokio::test]
+async fn announcements_are_taken_one_by_one_and_at_a_pace() {
+    let desk = desk().await;
+    let _held = bring_up(&desk.engine, "git").await;
+    desk.caller.registered();
+    let announce = |names: Vec<String>| {
+        let announcement = Some(InitializeResponse { handler_names: names, ..Default::default() });
+        let request = AnnounceRequest { auth_token: desk.token.clone(), announcement };
+        let mut host = desk.host.clone();
+        async move { host.announce(request).await.unwrap().into_inner() }
+    };
+    // Whose turn it is not waits before it tells the engine anything.
+    let turn = desk.caller.announcing().await;
+    let waiting = tokio::spawn(announce(vec!["git.late".into()]));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let payload = Arc::from(b"{}".as_slice());
+    assert!(desk.engine.enqueue("git.late".into(), payload).await.is_err());
+    assert!(!waiting.is_finished());
+    drop(turn);
+    assert!(soon(waiting).await.unwrap().success);
+    assert!(desk.caller.has_announced("git.late"));
+    while desk.caller.may_announce() {}
+    let reply = announce(vec!["git.more".into()]).await;
+    assert!(reply.error.starts_with("resource_exhausted: more than one announcement"), "{reply:?}");
+    assert!(!desk.caller.has_announced("git.more"));
+}
+
 async fn enqueue_named(engine: &Engine, handler: &str) {
     engine.enqueue(handler.into(), Arc::from(b"{}".as_slice())).await.unwrap();
 }
