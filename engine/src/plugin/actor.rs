@@ -618,7 +618,7 @@ fn callee(
         clock: shared.engine.clock().clone(),
         client,
         port,
-        log: shared.logs.of(&settings.name),
+        capture: session.capture.clone(),
     }
 }
 
@@ -811,7 +811,7 @@ fn ready(callee: &Callee, registration: &Registration, tell: &Tell) -> PluginRea
         settings.execute_timeout,
         callee.caller.clone(),
         callee.token.clone(),
-        callee.log.clone(),
+        callee.capture.clone(),
         tell.to.clone(),
     );
     PluginReady {

@@ -20,10 +20,10 @@ use tonic::{Code, Status};
 use super::caller::Caller;
 use super::grpc::Client;
 use super::listeners::{descendants, is_answered_by, listening_beyond_loopback};
+use super::output::Capture;
 use super::process::Port;
 use super::schema::Schema;
 use super::settings::{PluginSettings, check_version};
-use super::tail::Log;
 use super::token::Token;
 use super::{About, HealthView, wire};
 
@@ -89,8 +89,8 @@ pub(crate) struct Callee {
     pub(crate) client: Client,
     /// Where that dials.
     pub(crate) port: u16,
-    /// What people read of it.
-    pub(crate) log: Arc<Log>,
+    /// Where what it says is logged.
+    pub(crate) capture: Arc<Capture>,
 }
 
 /// Lines of the log that one announcement may cause, of each kind.

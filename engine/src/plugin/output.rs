@@ -145,10 +145,7 @@ impl Capture {
             self.hear_port(port);
             return;
         }
-        let now = Instant::now();
-        self.report_suppressed(now, false);
-        let bytes = line.len().min(LINE_BYTES_MAX);
-        if !self.lock().admits(bytes, now) {
+        if !self.admits(line.len().min(LINE_BYTES_MAX)) {
             return;
         }
         let text = readable(line, &self.token);
@@ -160,6 +157,18 @@ impl Capture {
             self.log.push(level.as_str(), stream.as_str(), &message, None);
             self.remember(stream, &message);
         }
+    }
+
+    /// Whether so much more may be logged in this second. What may not is counted.
+    pub(crate) fn admits(&self, bytes: usize) -> bool {
+        let now = Instant::now();
+        self.report_suppressed(now, false);
+        self.lock().admits(bytes, now)
+    }
+
+    /// What people read.
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
     }
 
     fn remember(&self, stream: Stream, message: &str) {
