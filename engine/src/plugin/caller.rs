@@ -40,6 +40,8 @@ pub(crate) struct Caller {
     /// A call of it failed before Initialize was answered.
     call_failed: AtomicBool,
     account: Arc<Account>,
+    /// One more for each request of people's that it is answering.
+    answering: Arc<()>,
     /// What must not be seen of its words.
     token: OnceLock<Arc<Token>>,
 }
@@ -95,6 +97,11 @@ impl Allowance {
     }
 }
 
+/// A request that a process is answering, until it is dropped.
+pub(crate) struct Answering {
+    _one: Arc<()>,
+}
+
 /// How far a process has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
@@ -136,6 +143,7 @@ impl Caller {
             called: AtomicBool::new(false),
             call_failed: AtomicBool::new(false),
             account,
+            answering: Arc::default(),
             token: OnceLock::new(),
         }
     }
@@ -167,6 +175,16 @@ impl Caller {
             }
         }
         registration
+    }
+
+    /// It is asked something beside jobs.
+    pub(crate) fn begin_answering(&self) -> Answering {
+        Answering { _one: self.answering.clone() }
+    }
+
+    /// Whether there is something beside jobs that it has not answered yet.
+    pub(crate) fn is_answering(&self) -> bool {
+        Arc::strong_count(&self.answering) > 1
     }
 
     /// Room for one more call, until it is dropped; `None` when [`CALLS_MAX`] are under way.

@@ -300,9 +300,11 @@ impl Callee {
         }
     }
 
-    /// Calls Health once. `has_jobs` is asked when it failed.
+    /// Calls Health once. `has_jobs` is asked before, and when it failed. A plugin that answers HTTP is as
+    /// busy as one with jobs; a socket may be open for days with nothing to do, and has its own pulse.
     pub(crate) async fn poll_health(self, has_jobs: impl Fn() -> bool) -> Seen {
-        let had_jobs = has_jobs();
+        let is_busy = || has_jobs() || self.caller.is_answering();
+        let was_busy = is_busy();
         let answer = timeout(HEALTH_WITHIN, self.brief().health(protocol::Empty {})).await;
         let (healthy, message, details) = match answer {
             Ok(Ok(reply)) => {
@@ -319,7 +321,7 @@ impl Callee {
         let at = self.clock.now().wall;
         self.facts.heard().health = Some(HealthView { at, healthy, message, details });
         if !healthy {
-            return Seen::HealthFailed { reason, jobs_running: had_jobs || has_jobs() };
+            return Seen::HealthFailed { reason, jobs_running: was_busy || is_busy() };
         }
         match self.check_listeners().await {
             Err(Obstacle::Fault(reason)) => Seen::Fatal { reason },

@@ -179,6 +179,7 @@ impl Callable {
     pub async fn http(&self, call: HttpCall, load: Load) -> Result<HttpReply, CallError> {
         let place = self.transit.begin_call();
         let _place = place.ok_or_else(|| CallError::Busy { plugin: self.plugin.clone() })?;
+        let _answering = self.reach.caller.begin_answering();
         let asked = async {
             let reply = self.ask(&call, &call.path).await?;
             if reply.status != 404 || call.full_path == call.path {
