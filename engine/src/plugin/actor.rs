@@ -489,6 +489,7 @@ impl Actor {
         let zero_is_never = self.settings.zero_rate_never;
         let caller =
             Arc::new(Caller::new(name.clone(), incarnation, zero_is_never, self.account.clone()));
+        caller.bears(token.clone());
         self.shared.callers.admit(&token, caller.clone());
         let capture = Capture::new(name.as_str(), token.clone(), self.shared.logs.of(name));
         let (orders, to_obey) = mpsc::unbounded_channel();
@@ -529,7 +530,7 @@ impl Actor {
         }
         let channel = grpc::channel(port);
         let client = grpc::client(channel.clone());
-        let callee = callee(&self.shared, &self.settings, session, client.clone());
+        let callee = callee(&self.shared, &self.settings, session, (client.clone(), port));
         let call = session.call(describe(callee, tell));
         session.dialled = Some(Dialled { port, channel, client, call });
     }
@@ -537,8 +538,9 @@ impl Actor {
     /// What calls to this process need, once it has been dialled.
     fn callee(&self, incarnation: u64) -> Option<Callee> {
         let session = self.sessions.get(&incarnation)?;
-        let client = session.dialled.as_ref()?.client.clone();
-        Some(callee(&self.shared, &self.settings, session, client))
+        let dialled = session.dialled.as_ref()?;
+        let dialled = (dialled.client.clone(), dialled.port);
+        Some(callee(&self.shared, &self.settings, session, dialled))
     }
 
     fn initialize(&mut self, once: InitializeOnce) {
@@ -604,7 +606,7 @@ fn callee(
     shared: &Shared,
     settings: &Arc<PluginSettings>,
     session: &Session,
-    client: Client,
+    (client, port): (Client, u16),
 ) -> Callee {
     Callee {
         settings: settings.clone(),
@@ -615,7 +617,8 @@ fn callee(
         facts: session.facts.clone(),
         clock: shared.engine.clock().clone(),
         client,
-        log: shared.logs.of(&settings.name),
+        port,
+        capture: session.capture.clone(),
     }
 }
 
@@ -808,7 +811,7 @@ fn ready(callee: &Callee, registration: &Registration, tell: &Tell) -> PluginRea
         settings.execute_timeout,
         callee.caller.clone(),
         callee.token.clone(),
-        callee.log.clone(),
+        callee.capture.clone(),
         tell.to.clone(),
     );
     PluginReady {

@@ -2,11 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
+use axwatch_core::Registration;
 use axwatch_model::PluginName;
+use axwatch_proto::protocol;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::token::Token;
+use super::wire;
 
 /// Calls that one plugin may have under way at our services.
 pub(crate) const CALLS_MAX: usize = 64;
@@ -24,6 +29,10 @@ pub(crate) struct Caller {
     pub(crate) zero_is_never: bool,
     calls: Arc<Semaphore>,
     allowance: Mutex<Allowance>,
+    pace: Mutex<Pace>,
+    /// Held from before the engine is told until we know it too: both have to hear of announcements in the
+    /// same order.
+    announcing: tokio::sync::Mutex<()>,
     phase: watch::Sender<Phase>,
     announced: Mutex<BTreeSet<String>>,
     /// It has called us.
@@ -31,6 +40,36 @@ pub(crate) struct Caller {
     /// A call of it failed before Initialize was answered.
     call_failed: AtomicBool,
     account: Arc<Account>,
+    /// One more for each request of people's that it is answering.
+    answering: Arc<()>,
+    /// What must not be seen of its words.
+    token: OnceLock<Arc<Token>>,
+}
+
+/// Announcements that a process may make at once, and of which one more may be made each second.
+const ANNOUNCEMENTS_MAX: f64 = 10.0;
+
+/// What a plugin may still announce.
+#[derive(Debug)]
+struct Pace {
+    left: f64,
+    at: Instant,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Pace {
+        Pace { left: ANNOUNCEMENTS_MAX, at: now }
+    }
+
+    fn admits(&mut self, now: Instant) -> bool {
+        self.left = (self.left + now.duration_since(self.at).as_secs_f64()).min(ANNOUNCEMENTS_MAX);
+        self.at = now;
+        let admits = self.left >= 1.0;
+        if admits {
+            self.left -= 1.0;
+        }
+        admits
+    }
 }
 
 /// What a plugin may still send: bytes that grow with time, up to a second's worth. A call is taken while
@@ -56,6 +95,11 @@ impl Allowance {
         }
         admits
     }
+}
+
+/// A request that a process is answering, until it is dropped.
+pub(crate) struct Answering {
+    _one: Arc<()>,
 }
 
 /// How far a process has come.
@@ -92,12 +136,55 @@ impl Caller {
             zero_is_never,
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
             allowance: Mutex::new(Allowance::new(Instant::now())),
+            pace: Mutex::new(Pace::new(Instant::now())),
+            announcing: tokio::sync::Mutex::default(),
             phase: watch::Sender::new(Phase::Initializing),
             announced: Mutex::default(),
             called: AtomicBool::new(false),
             call_failed: AtomicBool::new(false),
             account,
+            answering: Arc::default(),
+            token: OnceLock::new(),
         }
+    }
+
+    /// Its secrets. Told once.
+    pub(crate) fn bears(&self, token: Arc<Token>) {
+        let _ = self.token.set(token);
+    }
+
+    /// What it says as it may be kept and shown.
+    pub(crate) fn shown(&self, text: &str) -> String {
+        self.token.get().map_or_else(|| wire::shown(text), |token| token.shown(text))
+    }
+
+    /// What it announces, in the engine's words and without its secrets where it is refused.
+    pub(crate) fn understand(&self, announcement: protocol::InitializeResponse) -> Registration {
+        let mut registration =
+            wire::announced(announcement, self.zero_is_never, &|text| self.shown(text));
+        // The core keeps the names of what it refuses. Nothing that works has a token for a name; the other
+        // secrets are words of somebody's and may well be.
+        if let Some(token) = self.token.get() {
+            let watchers = registration.watchers.iter_mut().map(|watcher| &mut watcher.local);
+            let schedules = registration.schedules.iter_mut().map(|schedule| &mut schedule.handler);
+            let routes = registration.routes.iter_mut().map(|route| &mut route.path);
+            for name in watchers.chain(schedules).chain(routes) {
+                if name.contains(token.expose()) {
+                    *name = token.redact(std::mem::take(name));
+                }
+            }
+        }
+        registration
+    }
+
+    /// It is asked something beside jobs.
+    pub(crate) fn begin_answering(&self) -> Answering {
+        Answering { _one: self.answering.clone() }
+    }
+
+    /// Whether there is something beside jobs that it has not answered yet.
+    pub(crate) fn is_answering(&self) -> bool {
+        Arc::strong_count(&self.answering) > 1
     }
 
     /// Room for one more call, until it is dropped; `None` when [`CALLS_MAX`] are under way.
@@ -110,6 +197,16 @@ impl Caller {
     pub(crate) fn may_send(&self, bytes: usize) -> bool {
         let mut allowance = self.allowance.lock().expect("no holder of an allowance panics");
         allowance.admits(bytes, Instant::now())
+    }
+
+    /// Whether it may announce something now. An announcement that is refused costs nothing.
+    pub(crate) fn may_announce(&self) -> bool {
+        self.pace.lock().expect("no holder of a pace panics").admits(Instant::now())
+    }
+
+    /// The turn of one announcement, after those that came before it.
+    pub(crate) async fn announcing(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.announcing.lock().await
     }
 
     /// A call of it failed.
@@ -235,6 +332,17 @@ mod tests {
             assert!(bytes <= most, "{taken} of {sent} at one each {pause_ms} ms");
             assert!(bytes >= most * 8 / 10 || taken == sent, "{taken} of {sent}");
         }
+    }
+
+    #[test]
+    fn announcements_have_a_pace() {
+        let began = Instant::now();
+        let mut pace = Pace::new(began);
+        assert_eq!((0..50).filter(|_| pace.admits(began)).count(), 10);
+        let asked = (1..=100).filter(|n| pace.admits(began + Duration::from_millis(n * 100)));
+        assert!((9..=10).contains(&asked.count()), "one a second");
+        let rested = began + Duration::from_secs(3_600);
+        assert_eq!((0..50).filter(|_| pace.admits(rested)).count(), 10);
     }
 
     #[test]

@@ -179,6 +179,7 @@ impl Callable {
     pub async fn http(&self, call: HttpCall, load: Load) -> Result<HttpReply, CallError> {
         let place = self.transit.begin_call();
         let _place = place.ok_or_else(|| CallError::Busy { plugin: self.plugin.clone() })?;
+        let _answering = self.reach.caller.begin_answering();
         let asked = async {
             let reply = self.ask(&call, &call.path).await?;
             if reply.status != 404 || call.full_path == call.path {
@@ -232,7 +233,7 @@ impl Callable {
         if was_cut && tokio::time::timeout(END_WITHIN, self.reach.caller.died()).await.is_ok() {
             return self.gone();
         }
-        CallError::Failed { plugin, error: self.reach.token.redact(wire::status_text(&status)) }
+        CallError::Failed { plugin, error: self.reach.token.shown(&wire::status_words(&status)) }
     }
 
     pub(super) fn gone(&self) -> CallError {

@@ -23,7 +23,8 @@ pub fn listening_beyond_loopback(pids: &[u32]) -> io::Result<Vec<SocketAddr>> {
     if cfg!(not(target_os = "linux")) {
         return Ok(Vec::new());
     }
-    let open = open_sockets()?;
+    let mut open = listening_sockets()?;
+    open.retain(|_, address| !address.ip().to_canonical().is_loopback());
     if open.is_empty() {
         return Ok(Vec::new());
     }
@@ -33,6 +34,39 @@ pub fn listening_beyond_loopback(pids: &[u32]) -> io::Result<Vec<SocketAddr>> {
         .filter_map(|inode| open.get(&inode).copied())
         .collect();
     Ok(found.into_iter().collect())
+}
+
+/// Whether who dials this port of 127.0.0.1 reaches one of these processes, and them alone.
+///
+/// Of several sockets the most particular one answers: one of this address before one of all addresses,
+/// IPv4 before IPv6. When we may not see what sockets one of the processes has, it counts as theirs.
+///
+/// # Errors
+/// When the kernel does not tell what it listens on at all.
+pub(super) fn is_answered_by(port: u16, pids: &[u32]) -> io::Result<bool> {
+    if cfg!(not(target_os = "linux")) {
+        return Ok(true);
+    }
+    let particular = |ip: IpAddr| match (ip.to_canonical(), ip) {
+        (IpAddr::V4(Ipv4Addr::LOCALHOST), _) => Some(0),
+        (IpAddr::V4(Ipv4Addr::UNSPECIFIED), _) => Some(1),
+        (_, IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => Some(2),
+        _ => None,
+    };
+    let sockets = listening_sockets()?.into_iter();
+    let sockets = sockets.filter(|(_, address)| address.port() == port);
+    let sockets: Vec<_> =
+        sockets.filter_map(|(inode, address)| Some((particular(address.ip())?, inode))).collect();
+    let Some(first) = sockets.iter().map(|(rank, _)| *rank).min() else { return Ok(false) };
+    let theirs: BTreeSet<u64> = pids.iter().flat_map(|&pid| socket_inodes(pid)).collect();
+    let mut answering = sockets.iter().filter(|(rank, _)| *rank == first);
+    Ok(answering.all(|(_, inode)| theirs.contains(inode)) || pids.iter().any(|&pid| is_closed(pid)))
+}
+
+/// Whether we may not see what a process has open.
+fn is_closed(pid: u32) -> bool {
+    let seen = fs::read_dir(format!("/proc/{pid}/fd"));
+    seen.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// All processes that come from `pid`, in order, without itself.
@@ -155,8 +189,8 @@ fn socket_inodes(pid: u32) -> Vec<u64> {
         .collect()
 }
 
-/// By inode, the sockets of this machine that accept connections from beyond it.
-fn open_sockets() -> io::Result<HashMap<u64, SocketAddr>> {
+/// By inode, the sockets of this machine that accept connections.
+fn listening_sockets() -> io::Result<HashMap<u64, SocketAddr>> {
     let mut table = fs::read_to_string("/proc/net/tcp")?;
     match fs::read_to_string("/proc/net/tcp6") {
         Ok(more) => table += &more,
@@ -164,8 +198,7 @@ fn open_sockets() -> io::Result<HashMap<u64, SocketAddr>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let listening = table.lines().filter_map(parse_listening);
-    Ok(listening.filter(|(_, address)| !address.ip().to_canonical().is_loopback()).collect())
+    Ok(table.lines().filter_map(parse_listening).collect())
 }
 
 /// See proc_net(5). The heading is no socket, and neither is a line in any other state than LISTEN.
@@ -263,6 +296,25 @@ mod tests {
         open.wait().unwrap();
         shut.wait().unwrap();
         assert!(listening_beyond_loopback(&[gone]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn who_answers_on_a_port_is_known() {
+        for address in ["127.0.0.1", "0.0.0.0", "::ffff:127.0.0.1", "::"] {
+            let (mut process, bound) = listen(address);
+            let (port, theirs) = (bound[0].port(), process.id());
+            assert!(is_answered_by(port, &[u32::MAX, theirs]).unwrap(), "{address}");
+            assert!(!is_answered_by(port, &[std::process::id()]).unwrap(), "{address}");
+            process.wait().unwrap();
+            assert!(!is_answered_by(port, &[theirs]).unwrap(), "{address}");
+        }
+        // Who has the address itself answers, and not who has all of them.
+        let (mut process, bound) = listen("::1");
+        let ours = TcpListener::bind(("127.0.0.1", bound[0].port())).unwrap();
+        assert!(!is_answered_by(bound[0].port(), &[process.id()]).unwrap());
+        assert!(is_answered_by(bound[0].port(), &[std::process::id()]).unwrap());
+        drop(ours);
+        process.wait().unwrap();
     }
 
     #[test]

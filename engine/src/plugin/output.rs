@@ -133,9 +133,9 @@ impl Capture {
         self.report_suppressed(Instant::now(), true);
     }
 
-    /// More than is shown, so that a token on the edge is still seen whole.
+    /// More than is shown, so that a secret on the edge is still seen whole.
     fn line_bytes_kept(&self) -> usize {
-        LINE_BYTES_MAX + self.token.expose().len()
+        LINE_BYTES_MAX + self.token.longest()
     }
 
     fn take(&self, line: &[u8], stream: Stream) {
@@ -145,19 +145,30 @@ impl Capture {
             self.hear_port(port);
             return;
         }
-        let now = Instant::now();
-        self.report_suppressed(now, false);
-        let bytes = line.len().min(LINE_BYTES_MAX);
-        if !self.lock().admits(bytes, now) {
+        if !self.admits(line.len().min(LINE_BYTES_MAX)) {
             return;
         }
         let text = readable(line, &self.token);
         if !text.is_empty() {
             let (level, message) = understand(&text);
+            // What was escaped in JSON is not any more.
+            let message = self.token.redact(message);
             log(&self.plugin, stream, level, &message);
             self.log.push(level.as_str(), stream.as_str(), &message, None);
             self.remember(stream, &message);
         }
+    }
+
+    /// Whether so much more may be logged in this second. What may not is counted.
+    pub(crate) fn admits(&self, bytes: usize) -> bool {
+        let now = Instant::now();
+        self.report_suppressed(now, false);
+        self.lock().admits(bytes, now)
+    }
+
+    /// What people read.
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
     }
 
     fn remember(&self, stream: Stream, message: &str) {
@@ -244,7 +255,8 @@ fn readable(line: &[u8], token: &Token) -> String {
     // After the cleaning, so that nothing between its characters hides the secret.
     let text = token.redact(without_controls(&String::from_utf8_lossy(line)));
     let trimmed = cut(text.trim_end(), LINE_BYTES_MAX);
-    // A secret that the bound of reading cut in two.
+    // Secrets that the bound of reading cut in two.
+    let trimmed = if line.len() > LINE_BYTES_MAX { token.without_part(trimmed) } else { trimmed };
     let partial = (16..secret.len()).rev().find(|&n| trimmed.ends_with(&secret[..n]));
     let shown = trimmed.len() - partial.unwrap_or(0);
     trimmed[..shown].to_owned()
@@ -414,6 +426,24 @@ mod tests {
             let (found, message) = understand(&cleaned);
             assert_eq!(found, level, "{line}");
             assert!(message.starts_with(words) || message.ends_with(words), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_found_in_json_and_on_the_edge_of_a_line() {
+        let token = Arc::new(Token::known(SECRET));
+        let secret = "caf\u{e9}-<hunter2>-and-more";
+        token.hide(&[secret.to_owned()].into());
+        let log = Arc::new(Log::new(Arc::new(axwatch_model::SystemClock::new())));
+        let capture = Capture::new("git", token.clone(), log);
+        let escaped: String = secret.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect();
+        let line = format!(r#"{{"level":"info","msg":"it is {escaped}","key":"{escaped}"}}"#);
+        capture.take(line.as_bytes(), Stream::Out);
+        assert_eq!(capture.last_words().unwrap(), r#"it is [redacted] {"key":"[redacted]"}"#);
+        for before in LINE_BYTES_MAX - 40..LINE_BYTES_MAX {
+            let mut line = format!("{}{secret} and on", "x".repeat(before)).into_bytes();
+            line.truncate(capture.line_bytes_kept());
+            assert!(!readable(&line, &token).contains("caf\u{e9}-"), "{before}");
         }
     }
 

@@ -104,6 +104,9 @@ impl Drop for Port {
     }
 }
 
+/// What the names begin with that are ours in the environment of a launcher: one of them would make a
+/// launcher take itself for something else.
+const OURS: &str = "AXWATCH_LAUN";
 /// Names one launch in the environment of all its processes, so that they can be found when their
 /// launcher, which is to end them, was itself killed.
 const LAUNCH_TAG: &str = "AXWATCH_LAUNCH";
@@ -184,6 +187,9 @@ impl Launched {
 }
 
 /// Starts a plugin under a launcher. The environment, and the tag of the launch, are all that it gets.
+///
+/// # Errors
+/// When the system does not start it, or a name in the environment is ours.
 pub(crate) fn launch(
     launcher: &LauncherCommand,
     program: &Path,
@@ -191,6 +197,12 @@ pub(crate) fn launch(
     environment: BTreeMap<OsString, OsString>,
     tag: String,
 ) -> io::Result<Launched> {
+    let ours = |name: &&OsString| name.as_encoded_bytes().starts_with(OURS.as_bytes());
+    if let Some(name) = environment.keys().find(ours) {
+        let name = name.display();
+        let reason = format!("env: {name}: names that begin with {OURS} are axwatch's own");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+    }
     let (line, its_end) = std::os::unix::net::UnixStream::pair()?;
     line.set_nonblocking(true)?;
     let line = UnixStream::from_std(line)?;
@@ -371,6 +383,24 @@ mod tests {
         assert_eq!(limit.passed(&format!("memory {}", 612 * MIB + 1)).as_deref(), Some(told));
         for other in ["", "memory", "memory x", "forty two"] {
             assert_eq!(limit.passed(other), None, "{other:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_ours_in_the_environment_is_not_the_operators() {
+        let launcher = LauncherCommand { program: "/bin/true".into(), args: Vec::new() };
+        for (name, is_taken) in [
+            ("AXWATCH_LAUNCHER", false),
+            ("AXWATCH_LAUNCH", false),
+            ("AXWATCH_LAUNCH_X", false),
+            ("AXWATCH_HOME", true),
+        ] {
+            let environment = [(name.into(), "1".into())].into();
+            let launched = launch(&launcher, Path::new("x"), &[], environment, tag(None));
+            assert_eq!(launched.is_ok(), is_taken, "{name}");
+            if let Err(error) = launched {
+                assert!(error.to_string().contains(name), "{error}");
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axwatch_model::PluginName;
+use axwatch_proto::bounded;
 use axwatch_proto::protocol::WebSocketMessage;
 use bytes::Buf as _;
 use futures::StreamExt as _;
@@ -217,9 +218,8 @@ impl SocketReceiver {
                 }
                 FrameKind::Pong => self.beat.heard(),
                 FrameKind::Close => {
-                    return Err(SocketEnd::Closed(wire::shown(&String::from_utf8_lossy(
-                        &frame.data,
-                    ))));
+                    let reason = String::from_utf8_lossy(&frame.data);
+                    return Err(SocketEnd::Closed(self.callable.reach.token.shown(&reason)));
                 }
                 FrameKind::Error => return Err(SocketEnd::Error(frame.data)),
                 // Ours alone to send.
@@ -508,7 +508,7 @@ struct Received {
     bytes: usize,
 }
 
-/// The usual protobuf, but for telling how long a message was.
+/// Our usual codec, but for telling how long a message was.
 struct Frames;
 
 impl Codec for Frames {
@@ -541,6 +541,7 @@ impl Decoder for Frames {
 
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Received>, Status> {
         let bytes = PREFIX_BYTES + from.remaining();
+        bounded::check::<WebSocketMessage>(bounded::contiguous(from)?)?;
         let message = WebSocketMessage::decode(from)
             .map_err(|error| Status::internal(format!("it sent a frame that is none: {error}")))?;
         Ok(Some(Received { message, bytes }))

@@ -8,10 +8,12 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use axwatch_model::bounds::{ERROR_BYTES_MAX, cut};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::caller::Caller;
+use super::output::without_controls;
 use super::settings::hex;
 
 /// What stands where a token stood.
@@ -24,7 +26,7 @@ const SECRET_BYTES_MIN: usize = 6;
 /// It can be told and looked for, and nothing else: no `Debug`, no `Display`, no comparison.
 pub(crate) struct Token {
     secret: String,
-    /// What else is taken out of the process's words.
+    /// What else is taken out of the process's words, each as it may be written, the longest first.
     others: RwLock<Vec<String>>,
 }
 
@@ -36,8 +38,12 @@ impl Token {
 
     /// From now on these are redacted too.
     pub(crate) fn hide(&self, secrets: &BTreeSet<String>) {
-        let secrets = secrets.iter().filter(|secret| secret.len() >= SECRET_BYTES_MIN).cloned();
-        self.others.write().unwrap_or_else(PoisonError::into_inner).extend(secrets);
+        let secrets = secrets.iter().filter(|secret| secret.len() >= SECRET_BYTES_MIN);
+        let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+        others.extend(secrets.flat_map(|secret| ways_to_write(secret)));
+        // One may begin another, whose rest would be left.
+        others.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        others.dedup();
     }
 
     /// A known one, for tests.
@@ -57,10 +63,56 @@ impl Token {
         text
     }
 
+    /// What a plugin says as it may be kept and shown: as `wire::shown`, without secrets. They are
+    /// looked for before anything is cut off, or a part of one would stay.
+    pub(crate) fn shown(&self, text: &str) -> String {
+        let window = 2 * ERROR_BYTES_MAX + self.longest();
+        let clean = self.redact(without_controls(cut(text, window)));
+        let clean = if text.len() > window { self.without_part(&clean) } else { &clean };
+        cut(clean.trim_end(), ERROR_BYTES_MAX).to_owned()
+    }
+
+    /// Bytes of the longest secret.
+    pub(crate) fn longest(&self) -> usize {
+        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        others.first().map_or(0, String::len).max(self.secret.len())
+    }
+
+    /// A text that was cut off, without the beginning of a secret at its end.
+    pub(crate) fn without_part<'a>(&self, text: &'a str) -> &'a str {
+        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        let part = |secret: &String| {
+            let beginnings = (SECRET_BYTES_MIN..secret.len()).rev();
+            let mut beginnings = beginnings.filter_map(|end| secret.get(..end));
+            beginnings.find(|beginning| text.ends_with(beginning)).map(str::len)
+        };
+        let longest = others.iter().chain([&self.secret]).filter_map(part).max();
+        &text[..text.len() - longest.unwrap_or(0)]
+    }
+
     /// The text that the process gets, and that must not be seen anywhere else.
     pub(crate) fn expose(&self) -> &str {
         &self.secret
     }
+}
+
+/// A secret as logging libraries write it: as it is, on one line, and in JSON, of which some escape
+/// slashes, what means something in HTML, or all that is not ASCII.
+fn ways_to_write(secret: &str) -> BTreeSet<String> {
+    let json = serde_json::Value::from(secret).to_string();
+    let json = json[1..json.len() - 1].to_owned();
+    let html = json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026");
+    let ascii = |text: &str| -> String {
+        let mut units = [0; 2];
+        let escaped = |c: char| match c {
+            c if c.is_ascii() => c.to_string(),
+            c => c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")).collect(),
+        };
+        text.chars().map(escaped).collect()
+    };
+    let slashes = json.replace('/', "\\/");
+    let escaped = [ascii(&json), ascii(&html), ascii(&slashes), html, slashes, json];
+    [secret.to_owned(), without_controls(secret)].into_iter().chain(escaped).collect()
 }
 
 /// What we keep of a token.
@@ -108,6 +160,47 @@ impl Callers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_part_of_a_secret_is_left() {
+        let token = Token::known(&"5ec2e7a0".repeat(8));
+        let long = "caf\u{e9}/<\"hunter2\">&";
+        let secrets = ["hunter2", "hunter2-long", long, "two\nlines"].map(str::to_owned).into();
+        for _ in 0..3 {
+            token.hide(&secrets);
+        }
+        let ways = token.others.read().unwrap().len();
+        assert!(ways <= 24, "{ways}: the same ones once");
+        let cases = [
+            "hunter2-long",
+            long,
+            r#"caf\u00e9\/<\"hunter2\">&"#,
+            r#"caf\u00e9/\u003c\"hunter2\"\u003e\u0026"#,
+            r#"caf\u00e9/<\"hunter2\">&"#,
+            "caf\u{e9}/<\\\"hunter2\\\">&",
+            "two\nlines",
+            r"two\nlines",
+            token.expose(),
+        ];
+        for case in cases {
+            assert_eq!(token.shown(&format!("a {case}, b")), "a [redacted], b", "{case}");
+        }
+        // Wherever the bound falls.
+        for before in (ERROR_BYTES_MAX - 80..ERROR_BYTES_MAX).chain([8_180, 8_200, 8_240]) {
+            for secret in [token.expose(), "hunter2-long"] {
+                let coloured: String = secret.chars().map(|c| format!("\x1b[1m{c}")).collect();
+                for secret in [secret.to_owned(), coloured] {
+                    let shown = token.shown(&format!(
+                        "{}{secret}{}",
+                        "x".repeat(before),
+                        "y".repeat(9_999)
+                    ));
+                    assert!(shown.len() <= ERROR_BYTES_MAX);
+                    assert!(!shown.contains("5ec2e7") && !shown.contains("hunter"), "{before}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_token_is_its_process_until_it_is_revoked() {

@@ -55,15 +55,17 @@ pub(crate) fn request(attempt: &Attempt, deadline: Duration) -> protocol::Execut
 
 /// How an attempt ended that the plugin answered, or that its connection ended.
 ///
-/// `has_handler`: the running process announced the handler, so that it cannot be missing.
+/// `has_handler`: the running process announced the handler, so that it cannot be missing. `shown`: how the
+/// plugin's words may be kept, given before anything is cut off them.
 pub(crate) fn ended(
     reply: &Result<protocol::ExecuteJobResponse, Status>,
     has_handler: bool,
     quick: bool,
+    shown: &dyn Fn(&str) -> String,
 ) -> Ended {
     match reply {
         Ok(reply) => Ended {
-            outcome: outcome_of_reply(reply),
+            outcome: outcome_of_reply(reply, shown),
             quick,
             // A negative number counts nothing.
             progress: Some((reply.progress_current, reply.progress_total)).filter(
@@ -72,14 +74,17 @@ pub(crate) fn ended(
             cost: Some(reply.cost_actual).filter(|cost| cost.is_finite() && *cost > 0.0),
         },
         Err(status) => {
-            let outcome = outcome_of_status(status, has_handler);
+            let outcome = outcome_of_status(status, has_handler, shown);
             let answered = !matches!(outcome, Outcome::Lost { .. });
             Ended { quick: quick && answered, ..Ended::bare(outcome) }
         }
     }
 }
 
-fn outcome_of_reply(reply: &protocol::ExecuteJobResponse) -> Outcome {
+fn outcome_of_reply(
+    reply: &protocol::ExecuteJobResponse,
+    shown: &dyn Fn(&str) -> String,
+) -> Outcome {
     if reply.success {
         let kept = !reply.result.is_empty() && !is_result_too_long(reply);
         return Outcome::Succeeded { result: kept.then(|| Arc::from(&reply.result[..])) };
@@ -104,8 +109,12 @@ pub(crate) fn is_result_too_long(reply: &protocol::ExecuteJobResponse) -> bool {
     reply.result.len() > RESULT_BYTES_MAX
 }
 
-fn outcome_of_status(status: &Status, has_handler: bool) -> Outcome {
-    let error = shown(&format!("{}: {}", code_name(status.code()), status.message()));
+fn outcome_of_status(
+    status: &Status,
+    has_handler: bool,
+    shown: &dyn Fn(&str) -> String,
+) -> Outcome {
+    let error = shown(&status_words(status));
     if is_connection_lost(status) {
         return Outcome::Lost { error };
     }
@@ -181,7 +190,12 @@ fn code_name(code: Code) -> &'static str {
 
 /// A status in one line, for people.
 pub(crate) fn status_text(status: &Status) -> String {
-    shown(&format!("{}: {}", code_name(status.code()), status.message()))
+    shown(&status_words(status))
+}
+
+/// The same as the plugin gave it: to be looked through for secrets before it is cut.
+pub(crate) fn status_words(status: &Status) -> String {
+    format!("{}: {}", code_name(status.code()), status.message())
 }
 
 /// A plugin's text as it may be kept and shown: bounded, without control characters.
@@ -203,8 +217,17 @@ const SCHEDULES_MAX: usize = 1_000;
 const ROUTES_MAX: usize = 1_000;
 
 /// Takes an announcement apart, for the core, which checks what there is. `zero_is_never`: 0 fires a second
-/// means none, for this plugin.
-pub(crate) fn announced(reply: protocol::InitializeResponse, zero_is_never: bool) -> Registration {
+/// means none, for this plugin. `shown`: how its words may be kept.
+pub(crate) fn announced(
+    reply: protocol::InitializeResponse,
+    zero_is_never: bool,
+    shown: &dyn Fn(&str) -> String,
+) -> Registration {
+    let refusal = |kind, name: &str, reason: String| RefusedRow {
+        kind,
+        name: shown(name),
+        reason: shown(&reason),
+    };
     let mut refused = Vec::new();
     let (mut handlers, mut known) = (Vec::new(), HashSet::new());
     for name in bounded(reply.handler_names, HANDLERS_MAX, Announced::Handler, &mut refused) {
@@ -250,13 +273,9 @@ fn bounded<T>(
 ) -> impl Iterator<Item = T> + use<T> {
     if all.len() > max {
         let reason = format!("{} are announced; at most {max} are taken", all.len());
-        refused.push(refusal(kind, "", reason));
+        refused.push(RefusedRow { kind, name: String::new(), reason });
     }
     all.into_iter().take(max)
-}
-
-fn refusal(kind: Announced, name: &str, reason: String) -> RefusedRow {
-    RefusedRow { kind, name: shown(name), reason }
 }
 
 /// What was understood of a watcher's rate, in words; `None` of one that will be refused.
@@ -271,11 +290,13 @@ pub(crate) fn rate_text(watcher: &Declaration) -> Option<String> {
 
 /// What was refused of an announcement, each part in a line.
 pub(crate) fn refusals(refused: &[RefusedRow]) -> Vec<String> {
-    let line = |row: &RefusedRow| {
-        let (kind, name) = (row.kind.as_str(), shown(&row.name));
-        format!("{kind} {name:?}: {}", row.reason)
-    };
-    refused.iter().map(line).collect()
+    refused.iter().map(refusal_line).collect()
+}
+
+/// One part of it.
+pub(crate) fn refusal_line(row: &RefusedRow) -> String {
+    let (kind, name) = (row.kind.as_str(), shown(&row.name));
+    format!("{kind} {name:?}: {}", row.reason)
 }
 
 fn handler_name(name: &str) -> Result<HandlerName, String> {
@@ -499,6 +520,18 @@ mod tests {
         Outcome::NotNow { after, error: error.into(), overloaded: false }
     }
 
+    fn ended(
+        reply: &Result<protocol::ExecuteJobResponse, Status>,
+        has_handler: bool,
+        quick: bool,
+    ) -> Ended {
+        super::ended(reply, has_handler, quick, &shown)
+    }
+
+    fn announced(reply: protocol::InitializeResponse, zero_is_never: bool) -> Registration {
+        super::announced(reply, zero_is_never, &shown)
+    }
+
     #[test]
     fn a_reply_is_sorted_by_what_it_says() {
         let reply = |success, retry_after_ms, permanent| protocol::ExecuteJobResponse {
@@ -578,7 +611,7 @@ mod tests {
             cost_actual: 0.25,
             ..Default::default()
         };
-        let ended = |reply| super::ended(&Ok(reply), true, false);
+        let ended = |reply| self::ended(&Ok(reply), true, false);
         let kept = ended(reply.clone());
         assert!(
             matches!(kept.outcome, Outcome::Succeeded { result: Some(result) } if result.len() == RESULT_BYTES_MAX)

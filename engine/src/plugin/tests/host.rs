@@ -62,6 +62,10 @@ async fn behave(port: u16, mode: &str) {
     if mode == "deaf" {
         return std::future::pending().await;
     }
+    if let Some(another) = mode.strip_prefix("points at ") {
+        println!("\nQNTX_PLUGIN_PORT={another}");
+        return std::future::pending().await;
+    }
     if mode == "hungry" {
         let held = vec![1_u8; 300 << 20];
         std::hint::black_box(&held);
@@ -381,6 +385,26 @@ async fn what_is_not_what_was_configured_fails_and_says_why() {
     let open = PluginSettings { allow_remote: true, ..settings("open") };
     let host = host_of(&engine, vec![open]).await.unwrap();
     host.is_ready().await;
+}
+
+#[tokio::test]
+async fn who_has_the_port_and_is_not_the_plugin_is_told_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let initialize = answer(move |request: InitializeRequest| {
+        tell.send(request.auth_token).unwrap();
+        async { Ok(InitializeResponse::default()) }
+    });
+    tokio::spawn(Fake { initialize, ..Fake::named("zoo") }.serve(listener));
+    let plugin = settings(&format!("points at {port}"));
+    let plugin = PluginSettings { ready_timeout: Duration::from_secs(2), ..plugin };
+    let engine = engine().await;
+    let host = host_of(&engine, vec![plugin]).await.unwrap();
+    let error = host.fails().await;
+    let reason = format!("no process of this plugin listens on 127.0.0.1:{port}");
+    assert!(error.contains(&reason), "{error}");
+    assert!(told.try_recv().is_err());
 }
 
 #[tokio::test]

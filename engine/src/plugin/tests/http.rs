@@ -67,6 +67,39 @@ async fn a_request_arrives_as_it_is_and_so_does_its_answer() {
 }
 
 #[tokio::test]
+async fn an_answer_that_would_swell_is_refused() {
+    let fake = zoo(|_| {
+        let headers = vec![HttpHeader::default(); 200_000];
+        Ok(HttpResponse { status_code: 200, headers, ..Default::default() })
+    });
+    let (callable, _) = callable(fake).await;
+    let Err(CallError::Failed { error, .. }) = ask(&callable, "/").await else { panic!("refused") };
+    assert!(error.contains("over 4 MiB in memory"), "{error}");
+}
+
+#[tokio::test]
+async fn a_plugin_that_answers_is_busy_until_it_has() {
+    let (asked, mut was_asked) = mpsc::unbounded_channel();
+    let http = answer(move |_| {
+        let asked = asked.clone();
+        async move {
+            let (go_on, may_go_on) = oneshot::channel();
+            asked.send(go_on).unwrap();
+            may_go_on.await.unwrap();
+            Ok(HttpResponse { status_code: 200, ..Default::default() })
+        }
+    });
+    let (callable, caller) = callable(Fake { http, ..Fake::named("zoo") }).await;
+    assert!(!caller.is_answering());
+    let (reply, ()) = tokio::join!(ask(&callable, "/"), async {
+        let go_on = was_asked.recv().await.unwrap();
+        assert!(caller.is_answering());
+        go_on.send(()).unwrap();
+    });
+    assert!(reply.is_ok() && !caller.is_answering());
+}
+
+#[tokio::test]
 async fn what_is_not_found_is_looked_for_once_more_under_the_full_path() {
     let (asked, paths) = std::sync::mpsc::channel();
     let fake = zoo(move |request| {
