@@ -154,13 +154,9 @@ impl State {
         row.version.clone_from(&version);
         row.incarnation = incarnation;
         row.up_at = Some(now.wall);
-        let called_back = registration.called_back;
-        let doubtful = registration.doubtful || row.called_back && !called_back;
-        let verdicts = self.register(plugin, registration, doubtful, now, effects);
-        // While it is doubted, what counts is that there once was one that called back.
-        if self.plugins[plugin].doubted.is_none() {
-            self.row_of(plugin).called_back = called_back;
-        }
+        let called_back = registration.called_back.unwrap_or(false);
+        let registration = Registration { called_back: Some(called_back), ..registration };
+        let verdicts = self.register(plugin, registration, now, effects);
         self.record_plugin_up(plugin, incarnation, &version, now.wall);
         Answer::Registered(Ok(verdicts))
     }
@@ -204,8 +200,7 @@ impl State {
             let reason = format!("plugin {plugin}: this process is not the one in force");
             return Answer::Registered(Err(Refusal::new(RefusalKind::Conflict, reason)));
         }
-        let doubtful = registration.doubtful;
-        Answer::Registered(Ok(self.register(plugin, registration, doubtful, now, effects)))
+        Answer::Registered(Ok(self.register(plugin, registration, now, effects)))
     }
 
     /// Takes all that a plugin announced, and that what is missing is gone. A doubtful announcement that
@@ -215,10 +210,12 @@ impl State {
         &mut self,
         plugin: &PluginName,
         registration: Registration,
-        doubtful: bool,
         now: Now,
         effects: &mut Vec<Effect>,
     ) -> Verdicts {
+        let called_back = registration.called_back;
+        let is_silent = called_back == Some(false) && self.has_called_back(plugin);
+        let doubtful = registration.doubtful || is_silent;
         let owner = Owner::Plugin(plugin.clone());
         let mut refused = registration.refused;
         let announced: BTreeSet<_> = registration.handlers.into_iter().collect();
@@ -259,6 +256,13 @@ impl State {
             self.doubt(plugin, lacking, now, effects);
         } else {
             self.let_it_go(plugin, lacking, now);
+        }
+        // While it is doubted, what counts is that there once was one that called back.
+        if let Some(called_back) = called_back
+            && !doubted
+            && self.has_called_back(plugin) != called_back
+        {
+            self.row_of(plugin).called_back = called_back;
         }
         self.keep_refused_parts(plugin, &refused);
         self.schedule_plugin(plugin);
@@ -525,6 +529,12 @@ impl State {
     /// Whether somebody wants it not to run.
     pub(crate) fn is_disabled(&self, plugin: &PluginName) -> bool {
         self.plugins.get(plugin).is_some_and(PluginState::is_disabled)
+    }
+
+    /// Whether it called back in the last Initialize that is believed.
+    fn has_called_back(&self, plugin: &PluginName) -> bool {
+        let row = self.plugins.get(plugin).and_then(|state| state.row.as_ref());
+        row.is_some_and(|row| row.called_back)
     }
 
     /// A plugin's row, which is to be changed, and so written.

@@ -212,7 +212,9 @@ impl Callee {
             config: self.settings.config.clone().into_iter().collect(),
             ..Default::default()
         };
+        self.caller.begin_initialize();
         let reply = self.client.initialize(request).await;
+        let calls_back = self.caller.end_initialize();
         let reply = reply.map_err(|status| {
             let reason = self.token.redact(with_cause(&status));
             Seen::InitializeFailed { reason }
@@ -223,8 +225,8 @@ impl Callee {
             Obstacle::NotYet(reason) => Seen::InitializeFailed { reason },
         })?;
         let mut registration = wire::announced(reply.into_inner(), self.settings.zero_rate_never);
-        registration.doubtful = self.caller.has_call_failed();
-        registration.called_back = self.caller.has_called();
+        registration.doubtful = calls_back.failed;
+        registration.called_back = Some(calls_back.any);
         self.tell(&registration);
         self.caller.announce(registration.handlers.iter().map(ToString::to_string));
         self.caller.initialized();

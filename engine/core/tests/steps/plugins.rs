@@ -249,7 +249,7 @@ fn an_announcement_after_no_calls_back_is_doubted_when_there_were_calls_before()
     let cases = [("", true), ("engine", true), ("disabled", false)];
     for (between, expected) in cases {
         let mut world = World::new();
-        let calls = |registration| Registration { called_back: true, ..registration };
+        let calls = |registration| Registration { called_back: Some(true), ..registration };
         assert!(!is_doubted(&world.comes_up(1, calls(whole()))));
         world.goes_down(1);
         match between {
@@ -299,10 +299,36 @@ fn an_announcement_after_no_calls_back_is_doubted_when_there_were_calls_before()
     }
 }
 
+/// A process that is initialized once more is looked at like a new one; what it announces by itself is not.
+#[test]
+fn a_process_that_is_reconfigured_without_calls_back_is_doubted_too() {
+    // (whether its second Initialize called back, whether what it lacks then is doubted)
+    let cases = [(Some(false), true), (Some(true), false), (None, false)];
+    for (called_back, expected) in cases {
+        let mut world = World::new();
+        world.comes_up(1, Registration { called_back: Some(true), ..whole() });
+        let effects = world.announces(1, Registration { called_back, ..only_act() });
+        assert_eq!(is_doubted(&effects), expected, "{called_back:?}");
+        assert_eq!(world.has(), if expected { [2, 1, 1, 1] } else { [1, 0, 0, 0] });
+        assert!(world.plugins[&demo()].called_back, "{called_back:?}");
+    }
+    // One that never called back has nothing to lack for.
+    let mut world = World::new();
+    world.comes_up(1, whole());
+    let again = |called_back| Registration { called_back, ..whole() };
+    assert!(!is_doubted(&world.announces(1, again(Some(false)))));
+    world.announces(1, again(Some(true)));
+    assert!(is_doubted(
+        &world.announces(1, Registration { called_back: Some(false), ..only_act() })
+    ));
+    world.pass_through(Duration::from_secs(601));
+    assert_eq!((world.has(), world.plugins[&demo()].called_back), ([1, 0, 0, 0], false));
+}
+
 #[test]
 fn a_doubt_ends_with_a_whole_announcement_and_decides_nothing_while_the_plugin_is_away() {
     let mut world = World::new();
-    let called = || Registration { called_back: true, ..whole() };
+    let called = || Registration { called_back: Some(true), ..whole() };
     world.comes_up(1, called());
     world.goes_down(1);
     assert!(is_doubted(&world.comes_up(2, only_act())));
