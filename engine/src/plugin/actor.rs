@@ -740,6 +740,7 @@ async fn initialize(
     match registered {
         Ok(verdicts) => {
             callee.complain(&wire::refusals(&verdicts.refused));
+            callee.caller.announce(registration.handlers.iter().map(ToString::to_string));
             callee.caller.registered();
             tell.seen(Seen::Ready);
             callee.register_glyphs().await;
@@ -757,7 +758,10 @@ async fn reconfigure(mut callee: Callee, once: InitializeOnce, engine: Engine, t
         loop {
             let answer = engine.announce(plugin.clone(), incarnation, registration.clone()).await;
             if let Some(registered) = registered(plugin, answer).await {
-                break registered;
+                // What was not taken it does not answer for.
+                let verdicts = registered?;
+                callee.caller.announce(registration.handlers.iter().map(ToString::to_string));
+                break Ok(verdicts);
             }
         }
     };

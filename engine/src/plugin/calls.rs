@@ -228,7 +228,6 @@ impl Callee {
         registration.doubtful = calls_back.failed;
         registration.called_back = Some(calls_back.any);
         self.tell(&registration);
-        self.caller.announce(registration.handlers.iter().map(ToString::to_string));
         self.caller.initialized();
         Ok(registration)
     }

@@ -525,6 +525,20 @@ async fn a_process_is_reconfigured_or_goes_on_as_before() {
 }
 
 #[tokio::test]
+async fn a_process_answers_for_what_was_registered_last() {
+    let engine = engine().await;
+    let (host, table) = host_with_table(&engine, "choosy", &[("depth", "1")]).await;
+    host.is_ready().await;
+    // The engine takes nothing of it any more, which its process does not know.
+    engine.plugin_disabled("zoo".parse().unwrap(), "user".into()).await.unwrap();
+    let _ = table.written(&[("depth", "2")]);
+    let error = soon(host.reconfigure("zoo")).await.unwrap_err().to_string();
+    assert!(error.contains("is disabled"), "{error}");
+    assert_eq!(host.show("zoo").unwrap().handlers, ["called.1", "depth.1"]);
+    soon(host.shutdown()).await;
+}
+
+#[tokio::test]
 async fn a_disabled_plugin_is_down_and_has_nothing_until_it_is_enabled() {
     let engine = engine().await;
     let host = host_of(&engine, vec![settings("good")]).await.unwrap();
