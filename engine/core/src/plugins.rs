@@ -245,7 +245,10 @@ impl State {
         state.announced = announced;
         self.set_handlers(plugin, known, now);
         self.set_routes(plugin, all_routes);
-        self.bind_waiting(plugin, now);
+        // It asks every watcher there is, and an announcement is usually the same as the last.
+        if std::mem::take(&mut self.handlers_changed) {
+            self.bind_waiting(now);
+        }
         let watchers = self.declare_all(&owner, registration.watchers, now);
         refused.extend(watchers.iter().filter_map(|(local, verdict)| {
             let reason = verdict.as_ref().err()?.to_string();
@@ -274,6 +277,7 @@ impl State {
         if state.handlers != handlers {
             state.handlers = handlers;
             self.unwritten.handlers.insert(plugin.clone());
+            self.handlers_changed = true;
             self.forget_breakers(plugin, now);
         }
     }
@@ -502,6 +506,8 @@ impl State {
     pub(crate) fn enable_plugin(&mut self, plugin: &PluginName, by: &str, now: Now) {
         if self.is_disabled(plugin) {
             self.row_of(plugin).disabled_at = None;
+            // What waited for it in particular may go to another now.
+            self.handlers_changed = true;
             self.record_wanted(plugin, by, "plugin_enabled", now);
         }
     }

@@ -487,8 +487,8 @@ impl State {
         }
     }
 
-    /// Binds watchers that waited for a handler that this plugin now has.
-    pub(crate) fn bind_waiting(&mut self, plugin: &PluginName, now: Now) {
+    /// Binds watchers that waited for a handler that some plugin now has.
+    pub(crate) fn bind_waiting(&mut self, now: Now) {
         let waiting: Vec<_> = self
             .watchers
             .values()
@@ -505,8 +505,8 @@ impl State {
             for (i, handler) in
                 handlers.iter().enumerate().filter(|(_, handler)| handler.plugin.is_none())
             {
-                if self.resolve_handler(&handler.declared).ok().flatten().as_ref() == Some(plugin) {
-                    self.bind(number, i, plugin, now);
+                if let Ok(Some(plugin)) = self.resolve_handler(&handler.declared) {
+                    self.bind(number, i, &plugin, now);
                 }
             }
         }

@@ -139,6 +139,8 @@ pub struct State {
     /// The words that are one, for the next claim to be matched.
     pub(crate) aliases: Aliases,
     pub(crate) plugins: BTreeMap<PluginName, PluginState>,
+    /// Who answers for a handler may be another than when watchers and lanes were last bound.
+    pub(crate) handlers_changed: bool,
     pub(crate) lanes: HashMap<LaneId, Lane>,
     pub(crate) lane_ids: BTreeMap<LaneKey, LaneId>,
     /// Sorts before every handler; kept so that looking for the lanes of a watcher allocates nothing.
@@ -433,6 +435,7 @@ impl State {
             passes: Passes::default(),
             aliases: snapshot.aliases,
             plugins: BTreeMap::new(),
+            handlers_changed: true,
             lanes: HashMap::new(),
             lane_ids: BTreeMap::new(),
             no_handler: "".into(),

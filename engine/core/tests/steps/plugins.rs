@@ -203,6 +203,58 @@ fn what_is_no_good_is_refused_part_by_part() {
     assert_eq!(world.refused[&demo()], []);
 }
 
+/// The measure is an announcement that changes handlers, which has to ask every watcher that waits.
+#[test]
+fn an_announcement_of_the_same_handlers_asks_no_watcher() {
+    let mut world = World::new();
+    for n in 0..5_000 {
+        world.declare(in_ax(&format!("w{n}"), "is p", "absent")).unwrap();
+    }
+    world.comes_up(1, only_act());
+    let mut took = |handlers: &[&str]| {
+        let registration = registration(handlers, Vec::new());
+        let began = std::time::Instant::now();
+        let now = world.now;
+        let announced = Event::Announced {
+            request: RequestId(1),
+            plugin: demo(),
+            incarnation: 1,
+            registration,
+        };
+        world.state.step(announced, now);
+        began.elapsed()
+    };
+    let changed = took(&["act", "more"]);
+    let same: Duration = (0..20).map(|_| took(&["act", "more"])).sum();
+    assert!(same < 5 * changed, "20 the same in {same:?}, one that changes in {changed:?}");
+    // And what waits finds its handler all the same.
+    world.announces(1, registration(&["act", "absent"], Vec::new()));
+    assert!(world.watchers.values().all(|row| row.state == WatcherState::Live));
+}
+
+/// A job whose watcher no longer names its handler goes to whoever has it, once nobody keeps it for another.
+#[test]
+fn what_a_disabled_plugin_kept_finds_another_with_any_announcement_after() {
+    let mut world = World::new();
+    world.comes_up(1, registration(&["act", "more"], Vec::new()));
+    world.declare(in_ax("mine", "is p", "act")).unwrap();
+    world.goes_down(1);
+    assert_eq!(fired(&world.claim("x", "p")), 1);
+    world.declare(in_ax("mine", "is p", "more")).unwrap();
+    world.disable();
+    world.up("other", &["act"], Vec::new());
+    world.enable();
+    let effects = world.tell(Event::Announced {
+        request: RequestId(1),
+        plugin: "other".parse().unwrap(),
+        incarnation: 1,
+        registration: only_act(),
+    });
+    let started = starts(&effects);
+    let at: Vec<_> = started.iter().map(|start| start.plugin.as_str()).collect();
+    assert_eq!(at, ["other"]);
+}
+
 #[test]
 fn two_plugins_with_one_handler_name_or_one_prefix_are_two() {
     let mut world = World::new();
