@@ -327,6 +327,8 @@ impl State {
             ));
         }
         let ScheduleDeclaration { description, ats_code, .. } = declaration;
+        let name: LocalId = handler.as_str().parse().map_err(|error| format!("{error}"))?;
+        self.check_schedule_room(plugin, &name)?;
         if ats_code.len() > bounds::ATS_CODE_BYTES_MAX {
             return Err(format!(
                 "ats_code: {} bytes; at most {} are allowed",
@@ -336,7 +338,7 @@ impl State {
         }
         Ok(ScheduleRow {
             owner: Owner::Plugin(plugin.clone()),
-            name: handler.as_str().parse().map_err(|error| format!("{error}"))?,
+            name,
             handler,
             // Less than nothing is never, as nothing is.
             interval_secs: declaration.interval_secs.clamp(0, u32::MAX.into()) as u32,
@@ -347,6 +349,17 @@ impl State {
             changed_at: now.wall,
             retired_at: None,
         })
+    }
+
+    fn check_schedule_room(&self, plugin: &PluginName, name: &LocalId) -> Result<(), String> {
+        let max = self.policy.bounds.plugin_schedules_max;
+        let schedules = &self.plugins[plugin].schedules;
+        if schedules.contains_key(name) || schedules.len() < max {
+            return Ok(());
+        }
+        Err(format!(
+            "plugin {plugin} has {max} schedules, retired ones among them, and no plugin may have more; declare schedules for the same handlers again"
+        ))
     }
 
     /// Makes the schedule what its declaration says. The same as before changes nothing.

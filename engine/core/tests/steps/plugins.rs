@@ -255,6 +255,100 @@ fn what_a_disabled_plugin_kept_finds_another_with_any_announcement_after() {
     assert_eq!(at, ["other"]);
 }
 
+/// A world in which a plugin may have so many watchers, and as many schedules.
+fn narrow(max: usize) -> World {
+    let bounds =
+        Bounds { plugin_watchers_max: max, plugin_schedules_max: max, ..Bounds::default() };
+    World::with(Policy { bounds, ..policy() })
+}
+
+#[test]
+fn ever_new_watchers_and_schedules_of_a_plugin_come_to_an_end() {
+    let mut world = narrow(10);
+    let round = |n: usize| {
+        let handlers: Vec<_> = (0..4).map(|i| format!("act{n}.{i}")).collect();
+        let names: Vec<_> = handlers.iter().map(String::as_str).collect();
+        let watchers = names.iter().map(|name| on_predicate(&format!("w-{name}"), "p", name));
+        Registration {
+            schedules: names.iter().map(|name| schedule(name, 60)).collect(),
+            ..registration(&names, watchers.collect())
+        }
+    };
+    world.comes_up(1, round(0));
+    world.announces(1, round(1));
+    assert_eq!(world.has(), [4, 4, 4, 0]);
+    let verdicts = registered(&world.announces(1, round(2))).unwrap();
+    assert_eq!(world.has(), [4, 2, 2, 0], "there was room for two of each");
+    assert_eq!(verdicts.refused.len(), 4);
+    for row in &verdicts.refused {
+        assert!(row.reason.contains("plugin demo has 10 "), "{}", row.reason);
+    }
+    // Neither does a start of the engine make room, nor do others have less of it.
+    world.restart();
+    world.comes_up(2, round(3));
+    assert_eq!((world.has(), world.watchers.len()), ([4, 0, 0, 0], 10));
+    world.up("other", &["act"], vec![on_predicate("w", "p", "act")]);
+    world.declare(in_ax("mine", "is q", "act")).unwrap();
+    // What was there before may come again.
+    world.announces(2, round(1));
+    assert_eq!((world.has(), world.watchers.len()), ([4, 4, 4, 0], 12));
+}
+
+#[test]
+fn ever_new_watchers_that_are_refused_take_turns_in_a_few_rows() {
+    let mut world = narrow(10);
+    world.comes_up(1, only_act());
+    let good = || on_predicate("good", "p", "act");
+    for n in 0..50 {
+        let refused = (0..3).map(|i| on_predicate(&format!("bad{n}.{i}"), "p", "absent"));
+        let watchers = refused.chain([good()]).collect();
+        world.announces(1, registration(&["act"], watchers));
+        let shown = world.state.plugin(&demo()).unwrap().watchers;
+        let mut shown: Vec<_> = shown.iter().map(|watcher| watcher.row.key.to_string()).collect();
+        shown.sort_unstable();
+        let expected = (0..3).map(|i| format!("demo-bad{n}.{i}")).chain(["demo-good".into()]);
+        assert_eq!(shown, expected.collect::<Vec<_>>());
+        if n % 7 == 0 {
+            world.restart();
+            world.comes_up(1, only_act());
+        }
+    }
+    assert!(world.watchers.len() <= 8, "{}", world.watchers.len());
+    // A refused one that is mended is one like others, and so is one whose row was another's.
+    let mended = on_predicate("bad49.0", "p", "act");
+    world.announces(
+        1,
+        registration(&["act"], vec![mended, on_predicate("new", "p", "act"), good()]),
+    );
+    assert_eq!(world.rows(), [1, 3, 0, 0]);
+    assert_eq!(fired(&world.claim("x", "p")), 3);
+    let numbers: std::collections::BTreeSet<_> =
+        world.watchers.values().map(|row| row.number).collect();
+    assert_eq!(numbers.len(), world.watchers.len());
+    assert!(world.verify_audit().ok);
+}
+
+#[test]
+fn a_refused_watcher_is_not_kept_in_full_length() {
+    let mut world = World::new();
+    let long = "x ".repeat(50_000);
+    let terms = vec!["t".repeat(999); 1_000];
+    let lists =
+        StructuralFilter { subjects: vec![String::new()], actors: terms, ..Default::default() };
+    let text = Declaration { declared: Declared::Ax(long.clone()), ..in_ax("text", "", "act") };
+    let lists = Declaration { declared: Declared::Structural(lists), ..in_ax("lists", "", "act") };
+    let handler = Declaration { handlers: vec![long], ..in_ax("handler", "is p", "act") };
+    world.comes_up(1, registration(&["act"], vec![text, lists, handler]));
+    for row in world.watchers.values() {
+        assert_eq!(row.state, WatcherState::Refused);
+        let bytes = row.declared.shown().len();
+        let handlers: usize = row.handlers.iter().map(|handler| handler.declared.len()).sum();
+        assert!(bytes < 4_300 && handlers <= 300, "{}: {bytes}, {handlers}", row.key);
+        assert!(row.key.local.as_str() == "handler" || bytes > 3_900, "{}: {bytes}", row.key);
+    }
+    assert_eq!(world.watchers.len(), 3);
+}
+
 #[test]
 fn two_plugins_with_one_handler_name_or_one_prefix_are_two() {
     let mut world = World::new();
