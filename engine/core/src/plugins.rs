@@ -221,8 +221,10 @@ impl State {
         let announced: BTreeSet<_> = registration.handlers.into_iter().collect();
         let routes = check_routes(registration.routes, &mut refused);
         let named: BTreeSet<_> = registration.watchers.iter().map(|w| w.local.clone()).collect();
+        // One whose handler is not announced any more is as good as not named.
         let scheduled: BTreeSet<_> = (registration.schedules.iter())
             .map(|schedule| bare_of(plugin, &schedule.handler).to_owned())
+            .filter(|handler| announced.iter().any(|name| name.as_str() == handler))
             .collect();
         let gone = self.watchers_besides(&owner, &named);
         let state = self.plugin_entry(plugin);

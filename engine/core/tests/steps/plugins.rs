@@ -255,6 +255,27 @@ fn what_a_disabled_plugin_kept_finds_another_with_any_announcement_after() {
     assert_eq!(at, ["other"]);
 }
 
+#[test]
+fn a_schedule_goes_with_its_handler() {
+    let mut world = World::new();
+    let announced = |handlers: &[&str]| Registration {
+        schedules: vec![schedule("act", 60), schedule("demo/more", 60)],
+        ..registration(handlers, Vec::new())
+    };
+    world.comes_up(1, announced(&["act", "more"]));
+    assert_eq!(world.has(), [2, 0, 2, 0]);
+    // It is still named, and refused for its handler.
+    let verdicts = registered(&world.announces(1, announced(&["act"]))).unwrap();
+    assert_eq!(verdicts.refused.len(), 1);
+    assert_eq!((world.has(), world.rows()), ([1, 0, 1, 0], [1, 0, 1, 0]));
+    // While it is doubted that the handler is gone, both stay.
+    world.announces(1, announced(&["act", "more"]));
+    world.announces(1, Registration { doubtful: true, ..announced(&["act"]) });
+    assert_eq!(world.has(), [2, 0, 2, 0]);
+    world.pass_through(Duration::from_secs(601));
+    assert_eq!((world.has(), world.rows()), ([1, 0, 1, 0], [1, 0, 1, 0]));
+}
+
 /// A world in which a plugin may have so many watchers, and as many schedules.
 fn narrow(max: usize) -> World {
     let bounds =
