@@ -190,6 +190,10 @@ struct Actor {
     shown: watch::Sender<Shown>,
     /// It is not to run until somebody says so.
     disabled: bool,
+    /// What `disabled` will be once all is on the disk that somebody asked for.
+    wanted_disabled: bool,
+    /// So much of that is not there yet.
+    notes_pending: usize,
     reconfiguring: Option<Reconfiguring>,
 }
 
@@ -243,6 +247,8 @@ impl Actor {
             commands,
             shown,
             disabled,
+            wanted_disabled: disabled,
+            notes_pending: 0,
             reconfiguring: None,
         }
     }
@@ -276,19 +282,26 @@ impl Actor {
 
     fn obey(&mut self, command: Command) {
         match command {
+            Command::Restart { reply, .. } | Command::Reset { reply, .. } if self.is_disabled() => {
+                let _ = reply.send(Err(Declined::Disabled));
+            }
             Command::Restart { settings, reply } => {
-                self.unless_disabled(Input::RestartRequested, settings, reply);
+                self.take_settings(settings);
+                self.step(Input::RestartRequested);
+                let _ = reply.send(Ok(()));
             }
             Command::Reset { settings, reply } => {
-                self.unless_disabled(Input::ResetRequested, settings, reply);
+                self.take_settings(settings);
+                self.step(Input::ResetRequested);
+                let _ = reply.send(Ok(()));
             }
             // First on the disk: what is retired when the process is gone already was retired in vain
             // if the disk is full.
-            Command::Enable { settings, reply } if self.disabled => {
-                let _ = self.notes.send(Note::Enable { settings, reply });
+            Command::Enable { settings, reply } if self.wanted_disabled => {
+                self.note_wanted(false, Note::Enable { settings, reply });
             }
-            Command::Disable { reply } if !self.disabled => {
-                let _ = self.notes.send(Note::Disable { reply });
+            Command::Disable { reply } if !self.wanted_disabled => {
+                self.note_wanted(true, Note::Disable { reply });
             }
             Command::Enable { reply, .. } | Command::Disable { reply } => drop(reply.send(Ok(()))),
             Command::Reconfigure { settings, reply } => self.reconfigure_with(settings, reply),
@@ -296,19 +309,15 @@ impl Actor {
         }
     }
 
-    fn unless_disabled(
-        &mut self,
-        input: Input,
-        settings: Option<Box<PluginSettings>>,
-        reply: Reply,
-    ) {
-        if self.disabled {
-            let _ = reply.send(Err(Declined::Disabled));
-            return;
-        }
-        self.take_settings(settings);
-        self.step(input);
-        let _ = reply.send(Ok(()));
+    /// Whether it is not to run, or will not be in a moment.
+    fn is_disabled(&self) -> bool {
+        self.disabled || self.wanted_disabled
+    }
+
+    fn note_wanted(&mut self, disabled: bool, note: Note) {
+        self.wanted_disabled = disabled;
+        self.notes_pending += 1;
+        let _ = self.notes.send(note);
     }
 
     /// For the next process.
@@ -321,7 +330,7 @@ impl Actor {
 
     /// What a process is told is its own table; all else is decided when one is launched.
     fn reconfigure_with(&mut self, settings: Option<Box<PluginSettings>>, reply: Reply) {
-        if self.disabled {
+        if self.is_disabled() {
             let _ = reply.send(Err(Declined::Disabled));
             return;
         }
@@ -346,15 +355,26 @@ impl Actor {
 
     /// The engine has noted what was to be on the disk first.
     fn go_on(&mut self, noted: Noted) {
+        self.notes_pending -= 1;
         let (input, reply) = match noted {
             Noted::Disabled { reply } => {
                 self.disabled = true;
                 (Input::DisableRequested, reply)
             }
             Noted::Enabled { settings, reply } => {
-                self.disabled = false;
-                self.take_settings(settings);
+                // One that was never stopped goes on with what it has.
+                if std::mem::take(&mut self.disabled) {
+                    self.take_settings(settings);
+                }
                 (Input::Start, reply)
+            }
+            Noted::Refused { reply, error } => {
+                // What was asked for after it is decided by itself.
+                if self.notes_pending == 0 {
+                    self.wanted_disabled = self.disabled;
+                }
+                let _ = reply.send(Err(Declined::Engine(error)));
+                return;
             }
         };
         self.step(input);
@@ -850,8 +870,18 @@ enum Note {
 
 /// What the engine has noted, and the actor has to go on with.
 enum Noted {
-    Disabled { reply: Reply },
-    Enabled { settings: Option<Box<PluginSettings>>, reply: Reply },
+    Disabled {
+        reply: Reply,
+    },
+    Enabled {
+        settings: Option<Box<PluginSettings>>,
+        reply: Reply,
+    },
+    /// Neither, and it is as before.
+    Refused {
+        reply: Reply,
+        error: RequestError,
+    },
 }
 
 /// On whose behalf commands come.
@@ -883,13 +913,13 @@ async fn keep_notes(
                 match engine.plugin_disabled(plugin.clone(), BY.to_owned()).await {
                     // An actor that is gone, or about to go, stops the process anyway.
                     Ok(()) => drop(noted.send(Noted::Disabled { reply })),
-                    Err(error) => drop(reply.send(Err(Declined::Engine(error)))),
+                    Err(error) => drop(noted.send(Noted::Refused { reply, error })),
                 }
             }
             Note::Enable { settings, reply } => {
                 match engine.plugin_enabled(plugin.clone(), BY.to_owned()).await {
                     Ok(()) => drop(noted.send(Noted::Enabled { settings, reply })),
-                    Err(error) => drop(reply.send(Err(Declined::Engine(error)))),
+                    Err(error) => drop(noted.send(Noted::Refused { reply, error })),
                 }
             }
         }

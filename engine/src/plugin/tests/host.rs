@@ -578,6 +578,30 @@ async fn a_disabled_plugin_is_down_and_has_nothing_until_it_is_enabled() {
     assert!(matches!(error, HostRefusal::Stopping), "{error:?}");
 }
 
+/// What somebody asks for while the disk still writes what was asked for before is not lost.
+#[tokio::test]
+async fn the_last_of_disable_and_enable_counts() {
+    let engine = engine().await;
+    let host = host_of(&engine, vec![settings("good")]).await.unwrap();
+    host.is_ready().await;
+    let zoo: PluginName = "zoo".parse().unwrap();
+    let (disabled, enabled) =
+        soon(async { tokio::join!(host.disable("zoo"), host.enable("zoo")) }).await;
+    assert!(disabled.is_ok() && enabled.is_ok(), "{disabled:?} {enabled:?}");
+    assert_eq!(engine.plugin_row(&zoo).unwrap().disabled_at, None);
+    let shown = host.becomes(|shown| shown.state == State::Ready && shown.incarnation == 2).await;
+    assert!(!shown.disabled);
+    // Nor is a process started that will not be wanted.
+    let (disabled, restarted) =
+        soon(async { tokio::join!(host.disable("zoo"), host.restart("zoo")) }).await;
+    assert!(
+        disabled.is_ok() && matches!(restarted, Err(HostRefusal::Disabled(_))),
+        "{restarted:?}"
+    );
+    assert!(host.show("zoo").unwrap().disabled);
+    soon(host.shutdown()).await;
+}
+
 #[tokio::test]
 async fn a_failed_plugin_is_tried_again_when_somebody_asks() {
     let (_, host) = host("stranger").await;
