@@ -290,11 +290,7 @@ impl Actor {
                 self.step(Input::RestartRequested);
                 let _ = reply.send(Ok(()));
             }
-            Command::Reset { settings, reply } => {
-                self.take_settings(settings);
-                self.step(Input::ResetRequested);
-                let _ = reply.send(Ok(()));
-            }
+            Command::Reset { settings, reply } => self.reset(settings, reply),
             // First on the disk: what is retired when the process is gone already was retired in vain
             // if the disk is full.
             Command::Enable { settings, reply } if self.wanted_disabled => {
@@ -318,6 +314,21 @@ impl Actor {
         self.wanted_disabled = disabled;
         self.notes_pending += 1;
         let _ = self.notes.send(note);
+    }
+
+    /// What is read anew is for a new process: one that goes on never got it.
+    fn reset(&mut self, settings: Option<Box<PluginSettings>>, reply: Reply) {
+        if self.supervisor.is_left_by_a_reset() {
+            self.step(Input::ResetRequested);
+            // Unless it was sick, and is replaced now that this has no past.
+            if !self.supervisor.is_left_by_a_reset() {
+                self.take_settings(settings);
+            }
+        } else {
+            self.take_settings(settings);
+            self.step(Input::ResetRequested);
+        }
+        let _ = reply.send(Ok(()));
     }
 
     /// For the next process.

@@ -603,6 +603,19 @@ async fn the_last_of_disable_and_enable_counts() {
 }
 
 #[tokio::test]
+async fn a_reset_that_leaves_the_process_leaves_its_settings() {
+    let engine = engine().await;
+    let (host, table) = host_with_table(&engine, "choosy", &[("depth", "1")]).await;
+    host.is_ready().await;
+    let _ = table.written(&[("depth", "2")]);
+    soon(host.reset("zoo")).await.unwrap();
+    let view = host.show("zoo").unwrap();
+    assert_eq!((view.incarnation, view.handlers), (1, vec!["called.1".into(), "depth.1".into()]));
+    assert_eq!(host.config("zoo").unwrap().values["depth"], "1");
+    soon(host.shutdown()).await;
+}
+
+#[tokio::test]
 async fn a_failed_plugin_is_tried_again_when_somebody_asks() {
     let (_, host) = host("stranger").await;
     host.fails().await;
