@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axwatch_core::supervise::{
@@ -184,6 +185,8 @@ struct Actor {
     tell_seen: mpsc::UnboundedSender<(u64, Seen)>,
     seen: mpsc::UnboundedReceiver<(u64, Seen)>,
     notes: mpsc::UnboundedSender<Note>,
+    /// The last process that was told to go.
+    down_up_to: Arc<AtomicU64>,
     /// What the engine has noted, and what is to be done now.
     noted: mpsc::UnboundedReceiver<Noted>,
     commands: mpsc::Receiver<Command>,
@@ -214,9 +217,12 @@ pub(crate) async fn run(
 ) {
     let (notes, to_note) = mpsc::unbounded_channel();
     let (tell_noted, noted) = mpsc::unbounded_channel();
-    let noting = keep_notes(shared.engine.clone(), settings.name.clone(), to_note, tell_noted);
+    let actor = Actor::new(shared.clone(), settings.clone(), (notes, noted), commands, shown);
+    let down_up_to = actor.down_up_to.clone();
+    let noting =
+        keep_notes(shared.engine.clone(), settings.name.clone(), to_note, tell_noted, down_up_to);
     let mut noting = JoinSet::from_iter([noting]);
-    Actor::new(shared, settings, (notes, noted), commands, shown).run().await;
+    actor.run().await;
     let _ = tokio::time::timeout(LAST_NOTE_WITHIN, noting.join_next()).await;
 }
 
@@ -243,6 +249,7 @@ impl Actor {
             tell_seen,
             seen,
             notes,
+            down_up_to: Arc::default(),
             noted,
             commands,
             shown,
@@ -450,6 +457,8 @@ impl Actor {
                 // Whoever is stopped is reported before: what has ended by then ended by itself.
                 let session = self.sessions.get(&incarnation);
                 let crashed = session.is_some_and(|session| session.has_ended);
+                // What was noted of it before, and has not been told yet, is not told any more.
+                self.down_up_to.fetch_max(incarnation, Ordering::Relaxed);
                 // The other side lives as long as we do.
                 let _ = self.notes.send(Note::Down { incarnation, reason, crashed });
             }
@@ -577,7 +586,8 @@ impl Actor {
         let Some(callee) = self.callee(incarnation) else { return };
         let tell = self.tell(incarnation);
         let Some(session) = self.sessions.get_mut(&incarnation) else { return };
-        session.call(initialize(callee, once, self.notes.clone(), tell));
+        let engine = self.shared.engine.clone();
+        session.call(initialize(callee, once, engine, self.notes.clone(), tell));
     }
 
     fn reconfigure(&mut self, once: InitializeOnce) {
@@ -741,6 +751,7 @@ async fn describe(callee: Callee, tell: Tell) {
 async fn initialize(
     mut callee: Callee,
     once: InitializeOnce,
+    engine: Engine,
     notes: mpsc::UnboundedSender<Note>,
     tell: Tell,
 ) {
@@ -754,6 +765,15 @@ async fn initialize(
             // that, nobody listens to this any more.
             tokio::time::sleep(END_WITHIN).await;
             return tell.seen(seen);
+        }
+    };
+    // Here, where nobody waits for it: it may take a look into the log for each watcher.
+    let registration = match engine.placed(registration).await {
+        Ok(registration) => registration,
+        Err(error) => {
+            let reason = error.to_string();
+            tracing::error!(plugin = %callee.settings.name, %error, "Failed to setup plugin watchers");
+            return tell.seen(Seen::InitializeFailed { reason });
         }
     };
     let registered = loop {
@@ -905,17 +925,17 @@ async fn keep_notes(
     plugin: PluginName,
     mut notes: mpsc::UnboundedReceiver<Note>,
     noted: mpsc::UnboundedSender<Noted>,
+    down_up_to: Arc<AtomicU64>,
 ) {
-    let mut down_up_to = 0;
     while let Some(note) = notes.recv().await {
         match note {
-            Note::Up { ready, .. } if ready.incarnation <= down_up_to => {}
+            // The note of its end may still be behind this one.
+            Note::Up { ready, .. } if ready.incarnation <= down_up_to.load(Ordering::Relaxed) => {}
             Note::Up { ready, reply } => {
                 // Who asked may have been told to stop meanwhile; `Down` follows then.
                 let _ = reply.send(engine.plugin_up(*ready).await);
             }
             Note::Down { incarnation, reason, crashed } => {
-                down_up_to = incarnation;
                 // An engine that is gone knows of no plugin any more.
                 let _ = engine.plugin_down(plugin.clone(), incarnation, reason, crashed).await;
             }
@@ -934,5 +954,52 @@ async fn keep_notes(
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axwatch_model::{StoreId, SystemClock};
+    use futures::future::BoxFuture;
+
+    use super::*;
+    use crate::dispatch::{Attempt, Plugin};
+    use crate::writer::{EngineConfig, start};
+
+    struct Never;
+
+    impl Plugin for Never {
+        fn run<'a>(&'a self, _: &'a Attempt) -> BoxFuture<'a, axwatch_core::Ended> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    /// A process that was told to go while its note waited its turn gets no jobs any more.
+    #[tokio::test]
+    async fn what_was_told_to_go_does_not_come_up() {
+        let store = axwatch_ats::MemoryStore::new(StoreId([7; 16]));
+        let clock = Arc::new(SystemClock::new());
+        let (engine, _) = start(store, clock, EngineConfig::default()).await.unwrap();
+        let plugin: PluginName = "zoo".parse().unwrap();
+        let (notes, to_note) = mpsc::unbounded_channel();
+        let (tell_noted, _noted) = mpsc::unbounded_channel();
+        let down_up_to = Arc::new(AtomicU64::new(1));
+        let keeping =
+            keep_notes(engine.clone(), plugin.clone(), to_note, tell_noted, down_up_to.clone());
+        let _keeping = JoinSet::from_iter([keeping]);
+        for (incarnation, comes_up) in [(1, false), (2, true), (1, false)] {
+            let (reply, answer) = oneshot::channel();
+            let ready = Box::new(PluginReady {
+                plugin: plugin.clone(),
+                incarnation,
+                version: String::new(),
+                max_in_flight: 1,
+                registration: Registration::default(),
+                transport: Arc::new(Never),
+            });
+            notes.send(Note::Up { ready, reply }).unwrap_or_else(|_| panic!("it is kept"));
+            assert_eq!(answer.await.is_ok(), comes_up, "{incarnation}");
+        }
+        assert_eq!(engine.plugin_row(&plugin).unwrap().incarnation, 2);
     }
 }
