@@ -487,8 +487,11 @@ impl Engine {
         self.changed(Request::Declare(self.place(declaration).await?)).await
     }
 
-    /// Looks up in the log from which claims on its watchers begin.
-    async fn placed(&self, registration: Registration) -> Result<Registration, RequestError> {
+    /// Looks up in the log from which claims on its watchers begin. What has been looked up is not again.
+    pub(crate) async fn placed(
+        &self,
+        registration: Registration,
+    ) -> Result<Registration, RequestError> {
         let mut watchers = Vec::with_capacity(registration.watchers.len());
         for declaration in registration.watchers {
             watchers.push(self.place(declaration).await?);

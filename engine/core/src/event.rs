@@ -235,10 +235,11 @@ pub struct Registration {
     /// What could not even be read of it.
     pub refused: Vec<RefusedRow>,
     /// It may lack something for no good reason: a call back to the engine failed while the plugin
-    /// put it together, or its former process made calls and this one made none.
+    /// put it together.
     pub doubtful: bool,
-    /// The plugin called the engine while it put it together.
-    pub called_back: bool,
+    /// Whether the plugin called the engine while it put it together, when that was in an Initialize:
+    /// after one that did, one that did not may lack something too. `None` of what it announces by itself.
+    pub called_back: Option<bool>,
 }
 
 /// A schedule as a plugin declares it, unchecked.

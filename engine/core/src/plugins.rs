@@ -154,13 +154,9 @@ impl State {
         row.version.clone_from(&version);
         row.incarnation = incarnation;
         row.up_at = Some(now.wall);
-        let called_back = registration.called_back;
-        let doubtful = registration.doubtful || row.called_back && !called_back;
-        let verdicts = self.register(plugin, registration, doubtful, now, effects);
-        // While it is doubted, what counts is that there once was one that called back.
-        if self.plugins[plugin].doubted.is_none() {
-            self.row_of(plugin).called_back = called_back;
-        }
+        let called_back = registration.called_back.unwrap_or(false);
+        let registration = Registration { called_back: Some(called_back), ..registration };
+        let verdicts = self.register(plugin, registration, now, effects);
         self.record_plugin_up(plugin, incarnation, &version, now.wall);
         Answer::Registered(Ok(verdicts))
     }
@@ -204,8 +200,7 @@ impl State {
             let reason = format!("plugin {plugin}: this process is not the one in force");
             return Answer::Registered(Err(Refusal::new(RefusalKind::Conflict, reason)));
         }
-        let doubtful = registration.doubtful;
-        Answer::Registered(Ok(self.register(plugin, registration, doubtful, now, effects)))
+        Answer::Registered(Ok(self.register(plugin, registration, now, effects)))
     }
 
     /// Takes all that a plugin announced, and that what is missing is gone. A doubtful announcement that
@@ -215,17 +210,21 @@ impl State {
         &mut self,
         plugin: &PluginName,
         registration: Registration,
-        doubtful: bool,
         now: Now,
         effects: &mut Vec<Effect>,
     ) -> Verdicts {
+        let called_back = registration.called_back;
+        let is_silent = called_back == Some(false) && self.has_called_back(plugin);
+        let doubtful = registration.doubtful || is_silent;
         let owner = Owner::Plugin(plugin.clone());
         let mut refused = registration.refused;
         let announced: BTreeSet<_> = registration.handlers.into_iter().collect();
         let routes = check_routes(registration.routes, &mut refused);
         let named: BTreeSet<_> = registration.watchers.iter().map(|w| w.local.clone()).collect();
+        // One whose handler is not announced any more is as good as not named.
         let scheduled: BTreeSet<_> = (registration.schedules.iter())
             .map(|schedule| bare_of(plugin, &schedule.handler).to_owned())
+            .filter(|handler| announced.iter().any(|name| name.as_str() == handler))
             .collect();
         let gone = self.watchers_besides(&owner, &named);
         let state = self.plugin_entry(plugin);
@@ -248,7 +247,10 @@ impl State {
         state.announced = announced;
         self.set_handlers(plugin, known, now);
         self.set_routes(plugin, all_routes);
-        self.bind_waiting(plugin, now);
+        // It asks every watcher there is, and an announcement is usually the same as the last.
+        if std::mem::take(&mut self.handlers_changed) {
+            self.bind_waiting(now);
+        }
         let watchers = self.declare_all(&owner, registration.watchers, now);
         refused.extend(watchers.iter().filter_map(|(local, verdict)| {
             let reason = verdict.as_ref().err()?.to_string();
@@ -260,6 +262,13 @@ impl State {
         } else {
             self.let_it_go(plugin, lacking, now);
         }
+        // While it is doubted, what counts is that there once was one that called back.
+        if let Some(called_back) = called_back
+            && !doubted
+            && self.has_called_back(plugin) != called_back
+        {
+            self.row_of(plugin).called_back = called_back;
+        }
         self.keep_refused_parts(plugin, &refused);
         self.schedule_plugin(plugin);
         Verdicts { watchers, refused }
@@ -270,6 +279,7 @@ impl State {
         if state.handlers != handlers {
             state.handlers = handlers;
             self.unwritten.handlers.insert(plugin.clone());
+            self.handlers_changed = true;
             self.forget_breakers(plugin, now);
         }
     }
@@ -319,6 +329,8 @@ impl State {
             ));
         }
         let ScheduleDeclaration { description, ats_code, .. } = declaration;
+        let name: LocalId = handler.as_str().parse().map_err(|error| format!("{error}"))?;
+        self.check_schedule_room(plugin, &name)?;
         if ats_code.len() > bounds::ATS_CODE_BYTES_MAX {
             return Err(format!(
                 "ats_code: {} bytes; at most {} are allowed",
@@ -328,7 +340,7 @@ impl State {
         }
         Ok(ScheduleRow {
             owner: Owner::Plugin(plugin.clone()),
-            name: handler.as_str().parse().map_err(|error| format!("{error}"))?,
+            name,
             handler,
             // Less than nothing is never, as nothing is.
             interval_secs: declaration.interval_secs.clamp(0, u32::MAX.into()) as u32,
@@ -339,6 +351,17 @@ impl State {
             changed_at: now.wall,
             retired_at: None,
         })
+    }
+
+    fn check_schedule_room(&self, plugin: &PluginName, name: &LocalId) -> Result<(), String> {
+        let max = self.policy.bounds.plugin_schedules_max;
+        let schedules = &self.plugins[plugin].schedules;
+        if schedules.contains_key(name) || schedules.len() < max {
+            return Ok(());
+        }
+        Err(format!(
+            "plugin {plugin} has {max} schedules, retired ones among them, and no plugin may have more; declare schedules for the same handlers again"
+        ))
     }
 
     /// Makes the schedule what its declaration says. The same as before changes nothing.
@@ -498,6 +521,8 @@ impl State {
     pub(crate) fn enable_plugin(&mut self, plugin: &PluginName, by: &str, now: Now) {
         if self.is_disabled(plugin) {
             self.row_of(plugin).disabled_at = None;
+            // What waited for it in particular may go to another now.
+            self.handlers_changed = true;
             self.record_wanted(plugin, by, "plugin_enabled", now);
         }
     }
@@ -525,6 +550,12 @@ impl State {
     /// Whether somebody wants it not to run.
     pub(crate) fn is_disabled(&self, plugin: &PluginName) -> bool {
         self.plugins.get(plugin).is_some_and(PluginState::is_disabled)
+    }
+
+    /// Whether it called back in the last Initialize that is believed.
+    fn has_called_back(&self, plugin: &PluginName) -> bool {
+        let row = self.plugins.get(plugin).and_then(|state| state.row.as_ref());
+        row.is_some_and(|row| row.called_back)
     }
 
     /// A plugin's row, which is to be changed, and so written.

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use axwatch_model::{
     Attributes, Counters, Declared, HandlerName, HandlerRef, LeafNumber, LocalId, Now, Owner,
-    PluginName, RevisionRow, Seq, WatcherKey, WatcherNumber, WatcherRow, WatcherState, bounds,
+    PluginName, RevisionRow, Seq, StructuralFilter, WatcherKey, WatcherNumber, WatcherRow,
+    WatcherState, bounds,
 };
 use axwatch_query::{Filter, Mistakes};
 
@@ -20,6 +21,8 @@ use crate::state::{Lane, State, Watcher};
 
 /// How the error of a watcher begins whose text is no AX any more.
 pub(crate) const BROKEN: &str = "its text is not understood any more: ";
+/// Bytes that are kept of what a refused watcher waits for.
+const REFUSED_BYTES_MAX: usize = 4 * 1024;
 /// No local id sorts before it, because control characters are none.
 const FIRST_LOCAL: &str = " ";
 
@@ -123,6 +126,7 @@ impl State {
             declaration.local.parse().map_err(|error| Refusal::invalid(format!("{error}")))?;
         let key = WatcherKey { owner: owner.clone(), local };
         self.check_shown(&key)?;
+        self.check_room(&key)?;
         let (filter, actions) = check_declared(&declaration.declared)?;
         let mut handlers = Vec::new();
         for text in actions.iter().chain(&declaration.handlers) {
@@ -186,6 +190,46 @@ impl State {
             key.owner
         );
         Err(Refusal::new(RefusalKind::Conflict, reason))
+    }
+
+    /// What is retired stays, so that a plugin with ever new ids would fill the store.
+    fn check_room(&self, key: &WatcherKey) -> Result<(), Refusal> {
+        let Owner::Plugin(plugin) = &key.owner else { return Ok(()) };
+        if self.by_key.contains_key(key) || self.may_have_another(&key.owner) {
+            return Ok(());
+        }
+        let max = self.policy.bounds.plugin_watchers_max;
+        let reason = format!(
+            "plugin {plugin} has {max} watchers, refused and retired ones among them, and no plugin may have more; declare watchers under the same ids again"
+        );
+        Err(Refusal::new(RefusalKind::Exhausted, reason))
+    }
+
+    fn may_have_another(&self, owner: &Owner) -> bool {
+        let max = self.policy.bounds.plugin_watchers_max;
+        self.rows_of.get(owner).is_none_or(|rows| rows.count < max || !rows.spare.is_empty())
+    }
+
+    /// The watcher with this key, if there is one that ever stood or that somebody still names.
+    fn known(&self, key: &WatcherKey) -> Option<WatcherNumber> {
+        let number = *self.by_key.get(key)?;
+        let is_spare = self.rows_of[&key.owner].spare.contains(&number);
+        (!is_spare).then_some(number)
+    }
+
+    /// The number of a new watcher: that of a spare row of its owner, its own if it has one.
+    fn new_number(&mut self, key: &WatcherKey) -> WatcherNumber {
+        let own = self.by_key.get(key).copied();
+        let rows = self.rows_of.entry(key.owner.clone()).or_default();
+        let Some(number) = own.or_else(|| rows.spare.first().copied()) else {
+            self.last_watcher = self.last_watcher.next();
+            return self.last_watcher;
+        };
+        rows.spare.remove(&number);
+        rows.count -= 1;
+        let former = self.watchers.remove(&number).expect("a spare row is one");
+        self.by_key.remove(&former.row.key);
+        number
     }
 
     fn check_handler(&self, owner: &Owner, text: &str) -> Result<HandlerRef, Refusal> {
@@ -256,10 +300,10 @@ impl State {
     }
 
     fn apply(&mut self, checked: Checked, now: Now) -> WatcherNumber {
-        let Some(number) = self.by_key.get(&checked.key).copied() else {
-            self.last_watcher = self.last_watcher.next();
+        let Some(number) = self.known(&checked.key) else {
+            let number = self.new_number(&checked.key);
             let row = WatcherRow {
-                number: self.last_watcher,
+                number,
                 key: checked.key.clone(),
                 revision: 0,
                 generation: self.first_generation,
@@ -278,7 +322,7 @@ impl State {
                 updated_at: now.wall,
             };
             self.insert_watcher(row, Counters::default());
-            return self.put(self.last_watcher, checked, now);
+            return self.put(number, checked, now);
         };
         self.put(number, checked, now)
     }
@@ -404,6 +448,11 @@ impl State {
             let_go: Vec::new(),
             loop_watch: None,
         };
+        let rows = self.rows_of.entry(key.owner.clone()).or_default();
+        rows.count += 1;
+        if watcher.row.revision == 0 && watcher.row.state == WatcherState::Retired {
+            rows.spare.insert(number);
+        }
         self.by_key.insert(key, number);
         self.watchers.insert(number, watcher);
     }
@@ -487,8 +536,8 @@ impl State {
         }
     }
 
-    /// Binds watchers that waited for a handler that this plugin now has.
-    pub(crate) fn bind_waiting(&mut self, plugin: &PluginName, now: Now) {
+    /// Binds watchers that waited for a handler that some plugin now has.
+    pub(crate) fn bind_waiting(&mut self, now: Now) {
         let waiting: Vec<_> = self
             .watchers
             .values()
@@ -505,8 +554,8 @@ impl State {
             for (i, handler) in
                 handlers.iter().enumerate().filter(|(_, handler)| handler.plugin.is_none())
             {
-                if self.resolve_handler(&handler.declared).ok().flatten().as_ref() == Some(plugin) {
-                    self.bind(number, i, plugin, now);
+                if let Ok(Some(plugin)) = self.resolve_handler(&handler.declared) {
+                    self.bind(number, i, &plugin, now);
                 }
             }
         }
@@ -627,9 +676,12 @@ impl State {
         watcher.row.updated_at = now.wall;
         let (shown, revision) = (watcher.shown.clone(), watcher.row.revision);
         let position = self.position_of(number);
+        let owner = self.watchers[&number].row.key.owner.clone();
         // One that never stood has no revision to end.
         if revision > 0 {
             self.unwritten.retired.push((number, revision, position));
+        } else {
+            self.rows_of.entry(owner).or_default().spare.insert(number);
         }
         // Its limiter stays: what is under way may not be started beyond it again.
         self.end_holds(number, now);
@@ -704,7 +756,7 @@ impl State {
             "its last declaration was refused: {}",
             bounds::cut(&refusal.reason, bounds::ERROR_BYTES_MAX)
         );
-        if let Some(number) = self.by_key.get(&key).copied() {
+        if let Some(number) = self.known(&key) {
             let watcher = self.watchers.get_mut(&number).expect("every key has its watcher");
             // That its text is not understood is worse, and not told twice.
             if watcher.row.state != WatcherState::Retired && !is_broken(&watcher.row) {
@@ -716,19 +768,23 @@ impl State {
         }
     }
 
-    /// Keeps a plugin's refused watcher where people look for it.
+    /// Keeps a plugin's refused watcher where people look for it: so much of it as they need to know it by,
+    /// as nobody has found it to be within any bounds.
     fn keep_refused(&mut self, key: WatcherKey, declaration: Declaration, error: String, now: Now) {
-        self.last_watcher = self.last_watcher.next();
-        let number = self.last_watcher;
+        if !self.may_have_another(&key.owner) {
+            return;
+        }
+        let number = self.new_number(&key);
         let handlers = declaration.handlers.iter().take(bounds::HANDLERS_MAX);
         let row = WatcherRow {
             number,
             key,
             revision: 0,
             generation: self.first_generation,
-            declared: declaration.declared,
+            declared: cut_declared(declaration.declared),
             handlers: handlers
-                .map(|text| HandlerRef { declared: text.as_str().into(), plugin: None })
+                .map(|text| bounds::cut(text, bounds::ID_BYTES_MAX))
+                .map(|text| HandlerRef { declared: text.into(), plugin: None })
                 .collect(),
             params: None,
             max_fires_per_second: None,
@@ -745,6 +801,31 @@ impl State {
         // Without its shown id: what was refused takes none from anybody.
         self.insert_watcher(row, Counters::default());
         self.unwritten.watchers.insert(number);
+    }
+}
+
+/// So much of what a watcher waits for as is worth keeping of a refused one.
+fn cut_declared(declared: Declared) -> Declared {
+    let mut left = REFUSED_BYTES_MAX;
+    let mut cut = |terms: Vec<String>| {
+        let mut kept = Vec::new();
+        for term in terms {
+            // What a term takes in the row besides its bytes.
+            let Some(room) = left.checked_sub(3).filter(|room| *room > 0) else { break };
+            let term = bounds::cut(&term, room).to_owned();
+            left = room - term.len();
+            kept.push(term);
+        }
+        kept
+    };
+    match declared {
+        Declared::Ax(text) => Declared::Ax(bounds::cut(&text, REFUSED_BYTES_MAX).to_owned()),
+        Declared::Structural(lists) => Declared::Structural(StructuralFilter {
+            subjects: cut(lists.subjects),
+            predicates: cut(lists.predicates),
+            contexts: cut(lists.contexts),
+            actors: cut(lists.actors),
+        }),
     }
 }
 

@@ -129,6 +129,8 @@ pub struct State {
     /// Watchers that stand, by the id that people see.
     pub(crate) by_shown: HashMap<Arc<str>, WatcherNumber>,
     pub(crate) last_watcher: WatcherNumber,
+    /// How many rows of watchers each owner has.
+    pub(crate) rows_of: BTreeMap<Owner, OwnedRows>,
     /// Where new watchers begin: higher than 0 when the rows of some were lost, whose job ids must not
     /// come again.
     pub(crate) first_generation: u32,
@@ -139,6 +141,8 @@ pub struct State {
     /// The words that are one, for the next claim to be matched.
     pub(crate) aliases: Aliases,
     pub(crate) plugins: BTreeMap<PluginName, PluginState>,
+    /// Who answers for a handler may be another than when watchers and lanes were last bound.
+    pub(crate) handlers_changed: bool,
     pub(crate) lanes: HashMap<LaneId, Lane>,
     pub(crate) lane_ids: BTreeMap<LaneKey, LaneId>,
     /// Sorts before every handler; kept so that looking for the lanes of a watcher allocates nothing.
@@ -183,6 +187,15 @@ pub struct State {
     pub(crate) unwritten: Unwritten,
     recovering: bool,
     pub(crate) open_jobs_from_written: JobNumber,
+}
+
+/// The rows of watchers of one owner.
+#[derive(Debug, Default)]
+pub(crate) struct OwnedRows {
+    /// In whatever state.
+    pub count: usize,
+    /// Those that never stood and that nobody names any more: the next new watcher takes one of them.
+    pub spare: BTreeSet<WatcherNumber>,
 }
 
 /// What has changed since the last batch was taken.
@@ -428,11 +441,13 @@ impl State {
             by_key: BTreeMap::new(),
             by_shown: HashMap::new(),
             last_watcher: WatcherNumber(0),
+            rows_of: BTreeMap::new(),
             first_generation: 0,
             index: WatcherIndex::default(),
             passes: Passes::default(),
             aliases: snapshot.aliases,
             plugins: BTreeMap::new(),
+            handlers_changed: true,
             lanes: HashMap::new(),
             lane_ids: BTreeMap::new(),
             no_handler: "".into(),

@@ -596,8 +596,14 @@ impl Supervisor {
         !matches!(after, After::Rest | After::Disabled)
     }
 
+    /// Whether a reset leaves the process that there is, or is about to be, as it is.
+    #[must_use]
+    pub fn is_left_by_a_reset(&self) -> bool {
+        self.is_running() || matches!(self.phase, Phase::Spawning { .. })
+    }
+
     fn reset(&mut self, now: Mono, actions: &mut Vec<Action>) {
-        if self.is_running() || matches!(self.phase, Phase::Spawning { .. }) {
+        if self.is_left_by_a_reset() {
             self.forget_all();
             actions.push(log(LogLevel::Info, "its crashes and restarts are forgotten"));
             self.judge(now, actions);

@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axwatch_core::supervise::{
@@ -184,12 +185,18 @@ struct Actor {
     tell_seen: mpsc::UnboundedSender<(u64, Seen)>,
     seen: mpsc::UnboundedReceiver<(u64, Seen)>,
     notes: mpsc::UnboundedSender<Note>,
+    /// The last process that was told to go.
+    down_up_to: Arc<AtomicU64>,
     /// What the engine has noted, and what is to be done now.
     noted: mpsc::UnboundedReceiver<Noted>,
     commands: mpsc::Receiver<Command>,
     shown: watch::Sender<Shown>,
     /// It is not to run until somebody says so.
     disabled: bool,
+    /// What `disabled` will be once all is on the disk that somebody asked for.
+    wanted_disabled: bool,
+    /// So much of that is not there yet.
+    notes_pending: usize,
     reconfiguring: Option<Reconfiguring>,
 }
 
@@ -210,9 +217,12 @@ pub(crate) async fn run(
 ) {
     let (notes, to_note) = mpsc::unbounded_channel();
     let (tell_noted, noted) = mpsc::unbounded_channel();
-    let noting = keep_notes(shared.engine.clone(), settings.name.clone(), to_note, tell_noted);
+    let actor = Actor::new(shared.clone(), settings.clone(), (notes, noted), commands, shown);
+    let down_up_to = actor.down_up_to.clone();
+    let noting =
+        keep_notes(shared.engine.clone(), settings.name.clone(), to_note, tell_noted, down_up_to);
     let mut noting = JoinSet::from_iter([noting]);
-    Actor::new(shared, settings, (notes, noted), commands, shown).run().await;
+    actor.run().await;
     let _ = tokio::time::timeout(LAST_NOTE_WITHIN, noting.join_next()).await;
 }
 
@@ -239,10 +249,13 @@ impl Actor {
             tell_seen,
             seen,
             notes,
+            down_up_to: Arc::default(),
             noted,
             commands,
             shown,
             disabled,
+            wanted_disabled: disabled,
+            notes_pending: 0,
             reconfiguring: None,
         }
     }
@@ -276,19 +289,22 @@ impl Actor {
 
     fn obey(&mut self, command: Command) {
         match command {
+            Command::Restart { reply, .. } | Command::Reset { reply, .. } if self.is_disabled() => {
+                let _ = reply.send(Err(Declined::Disabled));
+            }
             Command::Restart { settings, reply } => {
-                self.unless_disabled(Input::RestartRequested, settings, reply);
+                self.take_settings(settings);
+                self.step(Input::RestartRequested);
+                let _ = reply.send(Ok(()));
             }
-            Command::Reset { settings, reply } => {
-                self.unless_disabled(Input::ResetRequested, settings, reply);
-            }
+            Command::Reset { settings, reply } => self.reset(settings, reply),
             // First on the disk: what is retired when the process is gone already was retired in vain
             // if the disk is full.
-            Command::Enable { settings, reply } if self.disabled => {
-                let _ = self.notes.send(Note::Enable { settings, reply });
+            Command::Enable { settings, reply } if self.wanted_disabled => {
+                self.note_wanted(false, Note::Enable { settings, reply });
             }
-            Command::Disable { reply } if !self.disabled => {
-                let _ = self.notes.send(Note::Disable { reply });
+            Command::Disable { reply } if !self.wanted_disabled => {
+                self.note_wanted(true, Note::Disable { reply });
             }
             Command::Enable { reply, .. } | Command::Disable { reply } => drop(reply.send(Ok(()))),
             Command::Reconfigure { settings, reply } => self.reconfigure_with(settings, reply),
@@ -296,18 +312,29 @@ impl Actor {
         }
     }
 
-    fn unless_disabled(
-        &mut self,
-        input: Input,
-        settings: Option<Box<PluginSettings>>,
-        reply: Reply,
-    ) {
-        if self.disabled {
-            let _ = reply.send(Err(Declined::Disabled));
-            return;
+    /// Whether it is not to run, or will not be in a moment.
+    fn is_disabled(&self) -> bool {
+        self.disabled || self.wanted_disabled
+    }
+
+    fn note_wanted(&mut self, disabled: bool, note: Note) {
+        self.wanted_disabled = disabled;
+        self.notes_pending += 1;
+        let _ = self.notes.send(note);
+    }
+
+    /// What is read anew is for a new process: one that goes on never got it.
+    fn reset(&mut self, settings: Option<Box<PluginSettings>>, reply: Reply) {
+        if self.supervisor.is_left_by_a_reset() {
+            self.step(Input::ResetRequested);
+            // Unless it was sick, and is replaced now that this has no past.
+            if !self.supervisor.is_left_by_a_reset() {
+                self.take_settings(settings);
+            }
+        } else {
+            self.take_settings(settings);
+            self.step(Input::ResetRequested);
         }
-        self.take_settings(settings);
-        self.step(input);
         let _ = reply.send(Ok(()));
     }
 
@@ -321,7 +348,7 @@ impl Actor {
 
     /// What a process is told is its own table; all else is decided when one is launched.
     fn reconfigure_with(&mut self, settings: Option<Box<PluginSettings>>, reply: Reply) {
-        if self.disabled {
+        if self.is_disabled() {
             let _ = reply.send(Err(Declined::Disabled));
             return;
         }
@@ -346,15 +373,26 @@ impl Actor {
 
     /// The engine has noted what was to be on the disk first.
     fn go_on(&mut self, noted: Noted) {
+        self.notes_pending -= 1;
         let (input, reply) = match noted {
             Noted::Disabled { reply } => {
                 self.disabled = true;
                 (Input::DisableRequested, reply)
             }
             Noted::Enabled { settings, reply } => {
-                self.disabled = false;
-                self.take_settings(settings);
+                // One that was never stopped goes on with what it has.
+                if std::mem::take(&mut self.disabled) {
+                    self.take_settings(settings);
+                }
                 (Input::Start, reply)
+            }
+            Noted::Refused { reply, error } => {
+                // What was asked for after it is decided by itself.
+                if self.notes_pending == 0 {
+                    self.wanted_disabled = self.disabled;
+                }
+                let _ = reply.send(Err(Declined::Engine(error)));
+                return;
             }
         };
         self.step(input);
@@ -419,6 +457,8 @@ impl Actor {
                 // Whoever is stopped is reported before: what has ended by then ended by itself.
                 let session = self.sessions.get(&incarnation);
                 let crashed = session.is_some_and(|session| session.has_ended);
+                // What was noted of it before, and has not been told yet, is not told any more.
+                self.down_up_to.fetch_max(incarnation, Ordering::Relaxed);
                 // The other side lives as long as we do.
                 let _ = self.notes.send(Note::Down { incarnation, reason, crashed });
             }
@@ -548,7 +588,8 @@ impl Actor {
         let Some(callee) = self.callee(incarnation) else { return };
         let tell = self.tell(incarnation);
         let Some(session) = self.sessions.get_mut(&incarnation) else { return };
-        session.call(initialize(callee, once, self.notes.clone(), tell));
+        let engine = self.shared.engine.clone();
+        session.call(initialize(callee, once, engine, self.notes.clone(), tell));
     }
 
     fn reconfigure(&mut self, once: InitializeOnce) {
@@ -713,6 +754,7 @@ async fn describe(callee: Callee, tell: Tell) {
 async fn initialize(
     mut callee: Callee,
     once: InitializeOnce,
+    engine: Engine,
     notes: mpsc::UnboundedSender<Note>,
     tell: Tell,
 ) {
@@ -726,6 +768,15 @@ async fn initialize(
             // that, nobody listens to this any more.
             tokio::time::sleep(END_WITHIN).await;
             return tell.seen(seen);
+        }
+    };
+    // Here, where nobody waits for it: it may take a look into the log for each watcher.
+    let registration = match engine.placed(registration).await {
+        Ok(registration) => registration,
+        Err(error) => {
+            let reason = error.to_string();
+            tracing::error!(plugin = %callee.settings.name, %error, "Failed to setup plugin watchers");
+            return tell.seen(Seen::InitializeFailed { reason });
         }
     };
     let registered = loop {
@@ -743,6 +794,7 @@ async fn initialize(
     match registered {
         Ok(verdicts) => {
             callee.complain(&wire::refusals(&verdicts.refused));
+            callee.caller.announce(registration.handlers.iter().map(ToString::to_string));
             callee.caller.registered();
             tell.seen(Seen::Ready);
             callee.register_glyphs().await;
@@ -760,7 +812,10 @@ async fn reconfigure(mut callee: Callee, once: InitializeOnce, engine: Engine, t
         loop {
             let answer = engine.announce(plugin.clone(), incarnation, registration.clone()).await;
             if let Some(registered) = registered(plugin, answer).await {
-                break registered;
+                // What was not taken it does not answer for.
+                let verdicts = registered?;
+                callee.caller.announce(registration.handlers.iter().map(ToString::to_string));
+                break Ok(verdicts);
             }
         }
     };
@@ -849,8 +904,18 @@ enum Note {
 
 /// What the engine has noted, and the actor has to go on with.
 enum Noted {
-    Disabled { reply: Reply },
-    Enabled { settings: Option<Box<PluginSettings>>, reply: Reply },
+    Disabled {
+        reply: Reply,
+    },
+    Enabled {
+        settings: Option<Box<PluginSettings>>,
+        reply: Reply,
+    },
+    /// Neither, and it is as before.
+    Refused {
+        reply: Reply,
+        error: RequestError,
+    },
 }
 
 /// On whose behalf commands come.
@@ -863,17 +928,17 @@ async fn keep_notes(
     plugin: PluginName,
     mut notes: mpsc::UnboundedReceiver<Note>,
     noted: mpsc::UnboundedSender<Noted>,
+    down_up_to: Arc<AtomicU64>,
 ) {
-    let mut down_up_to = 0;
     while let Some(note) = notes.recv().await {
         match note {
-            Note::Up { ready, .. } if ready.incarnation <= down_up_to => {}
+            // The note of its end may still be behind this one.
+            Note::Up { ready, .. } if ready.incarnation <= down_up_to.load(Ordering::Relaxed) => {}
             Note::Up { ready, reply } => {
                 // Who asked may have been told to stop meanwhile; `Down` follows then.
                 let _ = reply.send(engine.plugin_up(*ready).await);
             }
             Note::Down { incarnation, reason, crashed } => {
-                down_up_to = incarnation;
                 // An engine that is gone knows of no plugin any more.
                 let _ = engine.plugin_down(plugin.clone(), incarnation, reason, crashed).await;
             }
@@ -882,15 +947,62 @@ async fn keep_notes(
                 match engine.plugin_disabled(plugin.clone(), BY.to_owned()).await {
                     // An actor that is gone, or about to go, stops the process anyway.
                     Ok(()) => drop(noted.send(Noted::Disabled { reply })),
-                    Err(error) => drop(reply.send(Err(Declined::Engine(error)))),
+                    Err(error) => drop(noted.send(Noted::Refused { reply, error })),
                 }
             }
             Note::Enable { settings, reply } => {
                 match engine.plugin_enabled(plugin.clone(), BY.to_owned()).await {
                     Ok(()) => drop(noted.send(Noted::Enabled { settings, reply })),
-                    Err(error) => drop(reply.send(Err(Declined::Engine(error)))),
+                    Err(error) => drop(noted.send(Noted::Refused { reply, error })),
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axwatch_model::{StoreId, SystemClock};
+    use futures::future::BoxFuture;
+
+    use super::*;
+    use crate::dispatch::{Attempt, Plugin};
+    use crate::writer::{EngineConfig, start};
+
+    struct Never;
+
+    impl Plugin for Never {
+        fn run<'a>(&'a self, _: &'a Attempt) -> BoxFuture<'a, axwatch_core::Ended> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    /// A process that was told to go while its note waited its turn gets no jobs any more.
+    #[tokio::test]
+    async fn what_was_told_to_go_does_not_come_up() {
+        let store = axwatch_ats::MemoryStore::new(StoreId([7; 16]));
+        let clock = Arc::new(SystemClock::new());
+        let (engine, _) = start(store, clock, EngineConfig::default()).await.unwrap();
+        let plugin: PluginName = "zoo".parse().unwrap();
+        let (notes, to_note) = mpsc::unbounded_channel();
+        let (tell_noted, _noted) = mpsc::unbounded_channel();
+        let down_up_to = Arc::new(AtomicU64::new(1));
+        let keeping =
+            keep_notes(engine.clone(), plugin.clone(), to_note, tell_noted, down_up_to.clone());
+        let _keeping = JoinSet::from_iter([keeping]);
+        for (incarnation, comes_up) in [(1, false), (2, true), (1, false)] {
+            let (reply, answer) = oneshot::channel();
+            let ready = Box::new(PluginReady {
+                plugin: plugin.clone(),
+                incarnation,
+                version: String::new(),
+                max_in_flight: 1,
+                registration: Registration::default(),
+                transport: Arc::new(Never),
+            });
+            notes.send(Note::Up { ready, reply }).unwrap_or_else(|_| panic!("it is kept"));
+            assert_eq!(answer.await.is_ok(), comes_up, "{incarnation}");
+        }
+        assert_eq!(engine.plugin_row(&plugin).unwrap().incarnation, 2);
     }
 }

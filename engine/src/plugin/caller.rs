@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
 use axwatch_core::Registration;
@@ -37,8 +37,8 @@ pub(crate) struct Caller {
     announced: Mutex<BTreeSet<String>>,
     /// It has called us.
     called: AtomicBool,
-    /// A call of it failed before Initialize was answered.
-    call_failed: AtomicBool,
+    /// What its calls were like since Initialize was last called, until it is answered.
+    initialize: Mutex<Option<CallsBack>>,
     account: Arc<Account>,
     /// One more for each request of people's that it is answering.
     answering: Arc<()>,
@@ -70,6 +70,15 @@ impl Pace {
         }
         admits
     }
+}
+
+/// The calls that a plugin made while it put together what it announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct CallsBack {
+    /// There were some.
+    pub(crate) any: bool,
+    /// One of them failed, so that what it announces may lack something for no good reason.
+    pub(crate) failed: bool,
 }
 
 /// What a plugin may still send: bytes that grow with time, up to a second's worth. A call is taken while
@@ -141,7 +150,7 @@ impl Caller {
             phase: watch::Sender::new(Phase::Initializing),
             announced: Mutex::default(),
             called: AtomicBool::new(false),
-            call_failed: AtomicBool::new(false),
+            initialize: Mutex::default(),
             account,
             answering: Arc::default(),
             token: OnceLock::new(),
@@ -190,6 +199,9 @@ impl Caller {
     /// Room for one more call, until it is dropped; `None` when [`CALLS_MAX`] are under way.
     pub(crate) fn begin_call(&self) -> Option<OwnedSemaphorePermit> {
         self.called.store(true, Ordering::Relaxed);
+        if let Some(calls) = &mut *self.calls_back() {
+            calls.any = true;
+        }
         self.calls.clone().try_acquire_owned().ok()
     }
 
@@ -211,20 +223,29 @@ impl Caller {
 
     /// A call of it failed.
     pub(crate) fn call_failed(&self) {
-        if self.is_initializing() {
-            self.call_failed.store(true, Ordering::Relaxed);
+        if let Some(calls) = &mut *self.calls_back() {
+            calls.failed = true;
         }
+    }
+
+    /// Initialize is called, for the first time or once more: what it calls from now on counts for what it
+    /// will announce, and nothing that was before does.
+    pub(crate) fn begin_initialize(&self) {
+        *self.calls_back() = Some(CallsBack::default());
+    }
+
+    /// Initialize was answered: what it called meanwhile.
+    pub(crate) fn end_initialize(&self) -> CallsBack {
+        self.calls_back().take().unwrap_or_default()
+    }
+
+    fn calls_back(&self) -> MutexGuard<'_, Option<CallsBack>> {
+        self.initialize.lock().expect("no holder of the calls back panics")
     }
 
     /// Whether it has called us.
     pub(crate) fn has_called(&self) -> bool {
         self.called.load(Ordering::Relaxed)
-    }
-
-    /// Whether a call of it failed before Initialize was answered, so that what it announces may lack
-    /// something for no good reason.
-    pub(crate) fn has_call_failed(&self) -> bool {
-        self.call_failed.load(Ordering::Relaxed)
     }
 
     /// Whether its token still counts.
@@ -302,7 +323,7 @@ impl Caller {
         self.account.own.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.announced.lock().expect("no holder of the announced handlers panics")
     }
 }
@@ -331,6 +352,32 @@ mod tests {
             let bytes = taken * CALL as u64;
             assert!(bytes <= most, "{taken} of {sent} at one each {pause_ms} ms");
             assert!(bytes >= most * 8 / 10 || taken == sent, "{taken} of {sent}");
+        }
+    }
+
+    /// One Initialize says nothing about the next.
+    #[test]
+    fn calls_back_count_for_the_initialize_that_they_were_made_in() {
+        let caller = Caller::new("git".parse().unwrap(), 1, false, Arc::default());
+        let call = |fails: bool| {
+            drop(caller.begin_call());
+            if fails {
+                caller.call_failed();
+            }
+        };
+        // (whether each call fails, what is known at the end)
+        let cases = [
+            (vec![true], CallsBack { any: true, failed: true }),
+            (vec![], CallsBack::default()),
+            (vec![false], CallsBack { any: true, failed: false }),
+            (vec![false, true, false], CallsBack { any: true, failed: true }),
+        ];
+        for (calls, expected) in cases {
+            caller.begin_initialize();
+            calls.iter().for_each(|&fails| call(fails));
+            assert_eq!(caller.end_initialize(), expected, "{calls:?}");
+            call(true);
+            caller.initialized();
         }
     }
 

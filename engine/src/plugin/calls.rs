@@ -253,7 +253,9 @@ impl Callee {
             config: self.settings.config.clone().into_iter().collect(),
             ..Default::default()
         };
+        self.caller.begin_initialize();
         let reply = self.client.initialize(request).await;
+        let calls_back = self.caller.end_initialize();
         let reply = reply.map_err(|status| {
             let reason = self.token.shown(&with_cause(&status));
             Seen::InitializeFailed { reason }
@@ -261,10 +263,9 @@ impl Callee {
         // Some open their port for the world only now.
         self.check_listeners().await.map_err(Obstacle::of_initialize)?;
         let mut registration = self.caller.understand(reply.into_inner());
-        registration.doubtful = self.caller.has_call_failed();
-        registration.called_back = self.caller.has_called();
+        registration.doubtful = calls_back.failed;
+        registration.called_back = Some(calls_back.any);
         self.tell(&registration);
-        self.caller.announce(registration.handlers.iter().map(ToString::to_string));
         self.caller.initialized();
         Ok(registration)
     }

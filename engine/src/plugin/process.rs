@@ -20,7 +20,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use sha2::{Digest as _, Sha256};
@@ -110,6 +110,10 @@ const OURS: &str = "AXWATCH_LAUN";
 /// Names one launch in the environment of all its processes, so that they can be found when their
 /// launcher, which is to end them, was itself killed.
 const LAUNCH_TAG: &str = "AXWATCH_LAUNCH";
+/// How long processes that were found by their tag may take to be gone once they are killed.
+const KILL_TAGGED_WITHIN: Duration = Duration::from_secs(5);
+/// From one search for them to the next.
+const KILL_TAGGED_EVERY: Duration = Duration::from_millis(10);
 /// Bytes of a report of the launcher.
 const REPORT_BYTES_MAX: usize = 200;
 
@@ -280,26 +284,44 @@ pub(crate) async fn attend(
     }
 }
 
-/// Ends all whose environment has an entry that begins so, and says how many that were. What they fork
-/// meanwhile has it too, so the search goes on until it finds nothing.
+/// Ends all whose environment has an entry that begins so, and says how many that were.
 fn kill_tagged(marker: &str) -> usize {
-    let mut ended = BTreeSet::new();
+    let kill = |pid: u32| {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        pid.is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
+    };
+    let (ended, left) =
+        kill_found(|| listeners::with_environment(marker), kill, KILL_TAGGED_WITHIN);
+    if !left.is_empty() {
+        let pids: Vec<_> = left.iter().map(ToString::to_string).collect();
+        tracing::warn!(
+            "processes of a plugin were killed and are still there, perhaps because they wait for a disk: {}",
+            pids.join(", ")
+        );
+    }
+    ended
+}
+
+/// Kills what is found until nothing is, because what forks meanwhile leaves another to be found. One that
+/// the kernel holds takes the signal and stays, which is waited for only so long. Says how many are gone,
+/// and which are not.
+fn kill_found(
+    find: impl Fn() -> Vec<u32>,
+    kill: impl Fn(u32) -> bool,
+    within: Duration,
+) -> (usize, BTreeSet<u32>) {
+    let until = Instant::now() + within;
+    let mut killed: BTreeSet<u32> = BTreeSet::new();
     loop {
-        let found = listeners::with_environment(marker);
-        let killed: Vec<_> = found
-            .into_iter()
-            // Not ourselves, should a plugin of our predecessor have started us.
-            .filter(|&pid| pid != std::process::id())
-            .filter(|&pid| {
-                let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-                pid.is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
-            })
-            .collect();
-        if killed.is_empty() {
-            return ended.len();
+        let found = find().into_iter();
+        // Not ourselves, should a plugin of our predecessor have started us.
+        let left: BTreeSet<u32> =
+            found.filter(|&pid| pid != std::process::id()).filter(|&pid| kill(pid)).collect();
+        killed.extend(&left);
+        if left.is_empty() || Instant::now() >= until {
+            return (killed.len() - left.len(), left);
         }
-        ended.extend(killed);
-        std::thread::yield_now();
+        std::thread::sleep(KILL_TAGGED_EVERY);
     }
 }
 
@@ -374,6 +396,30 @@ mod tests {
             let status = ExitStatus::from_raw(code << 8);
             assert_eq!(with_last_words(status, words.map(str::to_owned)), expected);
         }
+    }
+
+    /// A killed process goes, unless it sleeps in the kernel, and what it forked meanwhile goes too.
+    #[test]
+    fn what_cannot_be_killed_is_not_waited_for_for_ever() {
+        // (what each search finds, the last one for good; how many are gone, and who stays)
+        let cases = [
+            (vec![vec![]], 0, vec![]),
+            (vec![vec![7, 8], vec![9], vec![]], 3, vec![]),
+            (vec![vec![7, 8], vec![8]], 1, vec![8]),
+            (vec![vec![std::process::id()]], 0, vec![]),
+        ];
+        for (searches, gone, stays) in cases {
+            let searched = std::cell::Cell::new(0);
+            let find = || {
+                let number = searched.replace(searched.get() + 1);
+                searches[number.min(searches.len() - 1)].clone()
+            };
+            let (ended, left) = kill_found(find, |_| true, Duration::from_millis(50));
+            assert_eq!((ended, left), (gone, BTreeSet::from_iter(stays)), "{searches:?}");
+        }
+        // One that is not ours to kill is not waited for at all.
+        let never = Duration::from_secs(3_600);
+        assert_eq!(kill_found(|| vec![7], |_| false, never), (0, BTreeSet::new()));
     }
 
     #[test]

@@ -203,6 +203,173 @@ fn what_is_no_good_is_refused_part_by_part() {
     assert_eq!(world.refused[&demo()], []);
 }
 
+/// The measure is an announcement that changes handlers, which has to ask every watcher that waits.
+#[test]
+fn an_announcement_of_the_same_handlers_asks_no_watcher() {
+    let mut world = World::new();
+    for n in 0..5_000 {
+        world.declare(in_ax(&format!("w{n}"), "is p", "absent")).unwrap();
+    }
+    world.comes_up(1, only_act());
+    let mut took = |handlers: &[&str]| {
+        let registration = registration(handlers, Vec::new());
+        let began = std::time::Instant::now();
+        let now = world.now;
+        let announced = Event::Announced {
+            request: RequestId(1),
+            plugin: demo(),
+            incarnation: 1,
+            registration,
+        };
+        world.state.step(announced, now);
+        began.elapsed()
+    };
+    let changed = took(&["act", "more"]);
+    let same: Duration = (0..20).map(|_| took(&["act", "more"])).sum();
+    assert!(same < 5 * changed, "20 the same in {same:?}, one that changes in {changed:?}");
+    // And what waits finds its handler all the same.
+    world.announces(1, registration(&["act", "absent"], Vec::new()));
+    assert!(world.watchers.values().all(|row| row.state == WatcherState::Live));
+}
+
+/// A job whose watcher no longer names its handler goes to whoever has it, once nobody keeps it for another.
+#[test]
+fn what_a_disabled_plugin_kept_finds_another_with_any_announcement_after() {
+    let mut world = World::new();
+    world.comes_up(1, registration(&["act", "more"], Vec::new()));
+    world.declare(in_ax("mine", "is p", "act")).unwrap();
+    world.goes_down(1);
+    assert_eq!(fired(&world.claim("x", "p")), 1);
+    world.declare(in_ax("mine", "is p", "more")).unwrap();
+    world.disable();
+    world.up("other", &["act"], Vec::new());
+    world.enable();
+    let effects = world.tell(Event::Announced {
+        request: RequestId(1),
+        plugin: "other".parse().unwrap(),
+        incarnation: 1,
+        registration: only_act(),
+    });
+    let started = starts(&effects);
+    let at: Vec<_> = started.iter().map(|start| start.plugin.as_str()).collect();
+    assert_eq!(at, ["other"]);
+}
+
+#[test]
+fn a_schedule_goes_with_its_handler() {
+    let mut world = World::new();
+    let announced = |handlers: &[&str]| Registration {
+        schedules: vec![schedule("act", 60), schedule("demo/more", 60)],
+        ..registration(handlers, Vec::new())
+    };
+    world.comes_up(1, announced(&["act", "more"]));
+    assert_eq!(world.has(), [2, 0, 2, 0]);
+    // It is still named, and refused for its handler.
+    let verdicts = registered(&world.announces(1, announced(&["act"]))).unwrap();
+    assert_eq!(verdicts.refused.len(), 1);
+    assert_eq!((world.has(), world.rows()), ([1, 0, 1, 0], [1, 0, 1, 0]));
+    // While it is doubted that the handler is gone, both stay.
+    world.announces(1, announced(&["act", "more"]));
+    world.announces(1, Registration { doubtful: true, ..announced(&["act"]) });
+    assert_eq!(world.has(), [2, 0, 2, 0]);
+    world.pass_through(Duration::from_secs(601));
+    assert_eq!((world.has(), world.rows()), ([1, 0, 1, 0], [1, 0, 1, 0]));
+}
+
+/// A world in which a plugin may have so many watchers, and as many schedules.
+fn narrow(max: usize) -> World {
+    let bounds =
+        Bounds { plugin_watchers_max: max, plugin_schedules_max: max, ..Bounds::default() };
+    World::with(Policy { bounds, ..policy() })
+}
+
+#[test]
+fn ever_new_watchers_and_schedules_of_a_plugin_come_to_an_end() {
+    let mut world = narrow(10);
+    let round = |n: usize| {
+        let handlers: Vec<_> = (0..4).map(|i| format!("act{n}.{i}")).collect();
+        let names: Vec<_> = handlers.iter().map(String::as_str).collect();
+        let watchers = names.iter().map(|name| on_predicate(&format!("w-{name}"), "p", name));
+        Registration {
+            schedules: names.iter().map(|name| schedule(name, 60)).collect(),
+            ..registration(&names, watchers.collect())
+        }
+    };
+    world.comes_up(1, round(0));
+    world.announces(1, round(1));
+    assert_eq!(world.has(), [4, 4, 4, 0]);
+    let verdicts = registered(&world.announces(1, round(2))).unwrap();
+    assert_eq!(world.has(), [4, 2, 2, 0], "there was room for two of each");
+    assert_eq!(verdicts.refused.len(), 4);
+    for row in &verdicts.refused {
+        assert!(row.reason.contains("plugin demo has 10 "), "{}", row.reason);
+    }
+    // Neither does a start of the engine make room, nor do others have less of it.
+    world.restart();
+    world.comes_up(2, round(3));
+    assert_eq!((world.has(), world.watchers.len()), ([4, 0, 0, 0], 10));
+    world.up("other", &["act"], vec![on_predicate("w", "p", "act")]);
+    world.declare(in_ax("mine", "is q", "act")).unwrap();
+    // What was there before may come again.
+    world.announces(2, round(1));
+    assert_eq!((world.has(), world.watchers.len()), ([4, 4, 4, 0], 12));
+}
+
+#[test]
+fn ever_new_watchers_that_are_refused_take_turns_in_a_few_rows() {
+    let mut world = narrow(10);
+    world.comes_up(1, only_act());
+    let good = || on_predicate("good", "p", "act");
+    for n in 0..50 {
+        let refused = (0..3).map(|i| on_predicate(&format!("bad{n}.{i}"), "p", "absent"));
+        let watchers = refused.chain([good()]).collect();
+        world.announces(1, registration(&["act"], watchers));
+        let shown = world.state.plugin(&demo()).unwrap().watchers;
+        let mut shown: Vec<_> = shown.iter().map(|watcher| watcher.row.key.to_string()).collect();
+        shown.sort_unstable();
+        let expected = (0..3).map(|i| format!("demo-bad{n}.{i}")).chain(["demo-good".into()]);
+        assert_eq!(shown, expected.collect::<Vec<_>>());
+        if n % 7 == 0 {
+            world.restart();
+            world.comes_up(1, only_act());
+        }
+    }
+    assert!(world.watchers.len() <= 8, "{}", world.watchers.len());
+    // A refused one that is mended is one like others, and so is one whose row was another's.
+    let mended = on_predicate("bad49.0", "p", "act");
+    world.announces(
+        1,
+        registration(&["act"], vec![mended, on_predicate("new", "p", "act"), good()]),
+    );
+    assert_eq!(world.rows(), [1, 3, 0, 0]);
+    assert_eq!(fired(&world.claim("x", "p")), 3);
+    let numbers: std::collections::BTreeSet<_> =
+        world.watchers.values().map(|row| row.number).collect();
+    assert_eq!(numbers.len(), world.watchers.len());
+    assert!(world.verify_audit().ok);
+}
+
+#[test]
+fn a_refused_watcher_is_not_kept_in_full_length() {
+    let mut world = World::new();
+    let long = "x ".repeat(50_000);
+    let terms = vec!["t".repeat(999); 1_000];
+    let lists =
+        StructuralFilter { subjects: vec![String::new()], actors: terms, ..Default::default() };
+    let text = Declaration { declared: Declared::Ax(long.clone()), ..in_ax("text", "", "act") };
+    let lists = Declaration { declared: Declared::Structural(lists), ..in_ax("lists", "", "act") };
+    let handler = Declaration { handlers: vec![long], ..in_ax("handler", "is p", "act") };
+    world.comes_up(1, registration(&["act"], vec![text, lists, handler]));
+    for row in world.watchers.values() {
+        assert_eq!(row.state, WatcherState::Refused);
+        let bytes = row.declared.shown().len();
+        let handlers: usize = row.handlers.iter().map(|handler| handler.declared.len()).sum();
+        assert!(bytes < 4_300 && handlers <= 300, "{}: {bytes}, {handlers}", row.key);
+        assert!(row.key.local.as_str() == "handler" || bytes > 3_900, "{}: {bytes}", row.key);
+    }
+    assert_eq!(world.watchers.len(), 3);
+}
+
 #[test]
 fn two_plugins_with_one_handler_name_or_one_prefix_are_two() {
     let mut world = World::new();
@@ -249,7 +416,7 @@ fn an_announcement_after_no_calls_back_is_doubted_when_there_were_calls_before()
     let cases = [("", true), ("engine", true), ("disabled", false)];
     for (between, expected) in cases {
         let mut world = World::new();
-        let calls = |registration| Registration { called_back: true, ..registration };
+        let calls = |registration| Registration { called_back: Some(true), ..registration };
         assert!(!is_doubted(&world.comes_up(1, calls(whole()))));
         world.goes_down(1);
         match between {
@@ -299,10 +466,36 @@ fn an_announcement_after_no_calls_back_is_doubted_when_there_were_calls_before()
     }
 }
 
+/// A process that is initialized once more is looked at like a new one; what it announces by itself is not.
+#[test]
+fn a_process_that_is_reconfigured_without_calls_back_is_doubted_too() {
+    // (whether its second Initialize called back, whether what it lacks then is doubted)
+    let cases = [(Some(false), true), (Some(true), false), (None, false)];
+    for (called_back, expected) in cases {
+        let mut world = World::new();
+        world.comes_up(1, Registration { called_back: Some(true), ..whole() });
+        let effects = world.announces(1, Registration { called_back, ..only_act() });
+        assert_eq!(is_doubted(&effects), expected, "{called_back:?}");
+        assert_eq!(world.has(), if expected { [2, 1, 1, 1] } else { [1, 0, 0, 0] });
+        assert!(world.plugins[&demo()].called_back, "{called_back:?}");
+    }
+    // One that never called back has nothing to lack for.
+    let mut world = World::new();
+    world.comes_up(1, whole());
+    let again = |called_back| Registration { called_back, ..whole() };
+    assert!(!is_doubted(&world.announces(1, again(Some(false)))));
+    world.announces(1, again(Some(true)));
+    assert!(is_doubted(
+        &world.announces(1, Registration { called_back: Some(false), ..only_act() })
+    ));
+    world.pass_through(Duration::from_secs(601));
+    assert_eq!((world.has(), world.plugins[&demo()].called_back), ([1, 0, 0, 0], false));
+}
+
 #[test]
 fn a_doubt_ends_with_a_whole_announcement_and_decides_nothing_while_the_plugin_is_away() {
     let mut world = World::new();
-    let called = || Registration { called_back: true, ..whole() };
+    let called = || Registration { called_back: Some(true), ..whole() };
     world.comes_up(1, called());
     world.goes_down(1);
     assert!(is_doubted(&world.comes_up(2, only_act())));

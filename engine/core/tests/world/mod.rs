@@ -136,7 +136,13 @@ impl World {
         self.touched.extend(writes.jobs.iter().map(|row| row.number));
         assert!(writes.jobs.is_sorted_by(|a, b| a.number < b.number), "one row a job");
         self.jobs.extend(writes.jobs.into_iter().map(|row| (row.number, row)));
-        self.watchers.extend(writes.watchers.into_iter().map(|row| (row.key.to_string(), row)));
+        for row in writes.watchers {
+            // A row of one that never stood may have become another's.
+            if row.revision <= 1 {
+                self.watchers.retain(|_, other| other.number != row.number);
+            }
+            self.watchers.insert(row.key.to_string(), row);
+        }
         for row in writes.revisions {
             let before = self.revisions.insert((row.watcher, row.revision), row);
             assert!(before.is_none(), "a revision is written once");

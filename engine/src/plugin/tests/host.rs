@@ -549,6 +549,20 @@ async fn a_process_is_reconfigured_or_goes_on_as_before() {
 }
 
 #[tokio::test]
+async fn a_process_answers_for_what_was_registered_last() {
+    let engine = engine().await;
+    let (host, table) = host_with_table(&engine, "choosy", &[("depth", "1")]).await;
+    host.is_ready().await;
+    // The engine takes nothing of it any more, which its process does not know.
+    engine.plugin_disabled("zoo".parse().unwrap(), "user".into()).await.unwrap();
+    let _ = table.written(&[("depth", "2")]);
+    let error = soon(host.reconfigure("zoo")).await.unwrap_err().to_string();
+    assert!(error.contains("is disabled"), "{error}");
+    assert_eq!(host.show("zoo").unwrap().handlers, ["called.1", "depth.1"]);
+    soon(host.shutdown()).await;
+}
+
+#[tokio::test]
 async fn a_disabled_plugin_is_down_and_has_nothing_until_it_is_enabled() {
     let engine = engine().await;
     let host = host_of(&engine, vec![settings("good")]).await.unwrap();
@@ -586,6 +600,43 @@ async fn a_disabled_plugin_is_down_and_has_nothing_until_it_is_enabled() {
     soon(host.shutdown()).await;
     let error = host.restart("zoo").await.unwrap_err();
     assert!(matches!(error, HostRefusal::Stopping), "{error:?}");
+}
+
+/// What somebody asks for while the disk still writes what was asked for before is not lost.
+#[tokio::test]
+async fn the_last_of_disable_and_enable_counts() {
+    let engine = engine().await;
+    let host = host_of(&engine, vec![settings("good")]).await.unwrap();
+    host.is_ready().await;
+    let zoo: PluginName = "zoo".parse().unwrap();
+    let (disabled, enabled) =
+        soon(async { tokio::join!(host.disable("zoo"), host.enable("zoo")) }).await;
+    assert!(disabled.is_ok() && enabled.is_ok(), "{disabled:?} {enabled:?}");
+    assert_eq!(engine.plugin_row(&zoo).unwrap().disabled_at, None);
+    let shown = host.becomes(|shown| shown.state == State::Ready && shown.incarnation == 2).await;
+    assert!(!shown.disabled);
+    // Nor is a process started that will not be wanted.
+    let (disabled, restarted) =
+        soon(async { tokio::join!(host.disable("zoo"), host.restart("zoo")) }).await;
+    assert!(
+        disabled.is_ok() && matches!(restarted, Err(HostRefusal::Disabled(_))),
+        "{restarted:?}"
+    );
+    assert!(host.show("zoo").unwrap().disabled);
+    soon(host.shutdown()).await;
+}
+
+#[tokio::test]
+async fn a_reset_that_leaves_the_process_leaves_its_settings() {
+    let engine = engine().await;
+    let (host, table) = host_with_table(&engine, "choosy", &[("depth", "1")]).await;
+    host.is_ready().await;
+    let _ = table.written(&[("depth", "2")]);
+    soon(host.reset("zoo")).await.unwrap();
+    let view = host.show("zoo").unwrap();
+    assert_eq!((view.incarnation, view.handlers), (1, vec!["called.1".into(), "depth.1".into()]));
+    assert_eq!(host.config("zoo").unwrap().values["depth"], "1");
+    soon(host.shutdown()).await;
 }
 
 #[tokio::test]
