@@ -809,6 +809,8 @@ async fn reconfigure(mut callee: Callee, once: InitializeOnce, engine: Engine, t
     let told = async {
         let registration = callee.initialize(once).await.map_err(reason_of)?;
         let (plugin, incarnation) = (&callee.caller.plugin, callee.caller.incarnation);
+        // In turn with what it announces by itself.
+        let _turn = callee.caller.announcing().await;
         loop {
             let answer = engine.announce(plugin.clone(), incarnation, registration.clone()).await;
             if let Some(registered) = registered(plugin, answer).await {
