@@ -251,6 +251,8 @@ pub struct Quarantined {
     pub row: String,
     /// Why it did not decode.
     pub reason: String,
+    /// What is kept of it: a JSON object of its columns.
+    pub content: String,
 }
 
 /// A search for attestations, newest first.

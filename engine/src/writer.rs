@@ -121,14 +121,17 @@ pub async fn start(
     let incarnations: BTreeMap<_, _> =
         plugins.iter().map(|row| (row.name.clone(), row.incarnation)).collect();
     let plugins = plugins.into_iter().map(|row| (row.name.clone(), row)).collect();
-    let plugin_rows = Arc::new(Mutex::new(plugins));
+    let mut plugins: BTreeMap<_, _> = plugins;
     let now = clock.now();
     // After all that a start reads, and before anything writes: what does not decode is put aside before
     // a new row takes its place.
     let quarantine_told = put_aside(&mut *store, &mut state, now).await?;
     state.begin_generations_at(reader.generation_floor().await?);
     let batch = batch_of(Vec::new(), state.take_writes(false), now);
-    store.commit(&Batch { quarantine_told, ..batch }).await?;
+    let batch = Batch { quarantine_told, ..batch };
+    store.commit(&batch).await?;
+    plugins.extend(batch.plugins.into_iter().map(|row| (row.name.clone(), row)));
+    let plugin_rows = Arc::new(Mutex::new(plugins));
     let leaving = state.step(Event::Committed, clock.now());
 
     let (sender, inbox) = mpsc::channel(INBOX_MESSAGES_MAX);
@@ -269,6 +272,7 @@ async fn put_aside(
 ) -> Result<Option<u64>, StoreError> {
     let quarantined = store.quarantined(now.wall).await?;
     let last = quarantined.last().map(|row| row.number);
+    let disabled: Vec<_> = quarantined.iter().filter_map(disabled_plugin).collect();
     let set_aside =
         |Quarantined { table, row, reason, .. }: Quarantined| SetAside { table, row, reason };
     let rows: Vec<_> = quarantined.into_iter().map(set_aside).collect();
@@ -279,7 +283,25 @@ async fn put_aside(
         );
         state.step(Event::Quarantined { rows }, now);
     }
+    for plugin in disabled {
+        tracing::error!(
+            %plugin,
+            "what is known of plugin {plugin} does not decode; it was disabled, and stays so: axwatch plugin enable {plugin}"
+        );
+        let by = "engine".to_owned();
+        state.step(Event::PluginDisabled { request: RequestId(0), plugin, by }, now);
+    }
     Ok(last)
+}
+
+/// The plugin whose row this was, if somebody wanted it not to run: that may not be forgotten with the rest.
+fn disabled_plugin(row: &Quarantined) -> Option<PluginName> {
+    if row.table != "plugins" {
+        return None;
+    }
+    let content: serde_json::Value = serde_json::from_str(&row.content).ok()?;
+    let is_disabled = content.get("disabled_at").is_some_and(|at| !at.is_null());
+    row.row.parse().ok().filter(|_| is_disabled)
 }
 
 async fn recover(
