@@ -128,7 +128,7 @@ async fn beside(folder: &Path, mode: &str, rate: f64, scale: &Scale) -> Result<B
     let mut asked = maker.claims(ASKED);
     for claim in &mut asked {
         claim.attestation = Attestation {
-            predicates: vec![format!("{mode}_asked").into()],
+            predicates: vec![format!("{mode}_asked")],
             ..claim.attestation.clone()
         };
     }
