@@ -587,6 +587,8 @@ impl Zoo {
             Mode::StopsReading => {
                 rustix::process::kill_process(rustix::process::getpid(), Signal::STOP)
                     .expect("a process may stop itself");
+                // This thread may go on for a moment.
+                std::future::pending().await
             }
             Mode::Allocates => match take_memory().await {},
             Mode::HugeResult => {

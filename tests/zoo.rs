@@ -126,6 +126,7 @@ fn floods_are_cut_and_told() {
     let server = serve(&home, modes.map(villain).to_vec());
     check_victim(&home, 0);
     for mode in ["endless-line", "floods-output", "one-byte-frames"] {
+        server.until_ready(&[mode]);
         let job = ask(&home, mode);
         attempt_that(&home, &job, "succeeded");
     }

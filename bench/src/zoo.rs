@@ -127,10 +127,8 @@ async fn beside(folder: &Path, mode: &str, rate: f64, scale: &Scale) -> Result<B
     rig.until_begun(mode, BEGINS_WITHIN).await;
     let mut asked = maker.claims(ASKED);
     for claim in &mut asked {
-        claim.attestation = Attestation {
-            predicates: vec![format!("{mode}_asked")],
-            ..claim.attestation.clone()
-        };
+        claim.attestation =
+            Attestation { predicates: vec![format!("{mode}_asked")], ..claim.attestation.clone() };
     }
     for ack in rig.engine.append(asked).await? {
         ack?;
