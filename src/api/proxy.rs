@@ -294,7 +294,8 @@ mod tests {
 
     #[test]
     fn a_length_is_one_number() {
-        let cases: [(&[&'static str], Result<Option<&str>, ()>); 9] = [
+        type Lengths<'a> = &'a [&'static str];
+        let cases: [(Lengths<'_>, Result<Option<&str>, ()>); 9] = [
             (&[], Ok(None)),
             (&["7"], Ok(Some("7"))),
             (&["7", "7"], Err(())),
