@@ -12,7 +12,7 @@
 //! what the plugin had started is then for the engine to find, or for the next one.
 //!
 //! Between the launcher and the plugin's program stands our own once more, for a moment and in the same
-//! process: what a process can only set for itself is set there. See [`become_plugin`].
+//! process: what a process can only set for itself is set there. See `become_plugin`.
 //!
 //! Three threads, no async runtime: it lives as long as the plugin, and there is one for each.
 //!
