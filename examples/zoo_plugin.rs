@@ -7,14 +7,24 @@
 //! - `ledger`: a file; each ExecuteJob is one JSON line in it, on the disk before anything else happens
 //! - `handlers`: what it announces, by default `["work"]`
 //! - `watchers`: what it registers, as tables with the keys of `WatcherRegistration`
+//! - `schedules`, `routes`: the same, with the keys of `ScheduleInfo` and `RouteInfo`
+//! - `calls`: true; it calls the host back before it answers Initialize
+//! - `announce`: a file; once it is there, what it holds as JSON (`handlers`, `watchers`, `schedules`,
+//!   `routes`) is announced instead, and the answer is written beside it, with the ending `.answer`
 //! - `n`: how often, where a mode says so, by default 2
 //! - `ms`: how long, where a mode says so, by default 200
 //! - `gate`: a file; mode `gate` answers no job before it is there
 //! - `on`: modes that fail jobs fail only those whose payload holds this text
+//! - `tokens`: a file; mode `reuses-dead-token` keeps its tokens there
 //! - `makes`: what mode `relays` makes in a job, as tables: `handler` (only in its jobs), `predicate`,
 //!   `copies` (1), `names` (on whose behalf: `job`, the default; `nothing`; `job_of`, the job whose id
 //!   stands in the file `job_of`; `first_attempt`, after it has failed; `late`, the job, once it has been
 //!   answered and the file `late` is there)
+
+#[path = "zoo/serves.rs"]
+mod serves;
+#[path = "zoo/wire.rs"]
+mod wire;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -27,23 +37,27 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use axwatch_proto::axwatch::v1::AnnounceRequest;
+use axwatch_proto::axwatch::v1::plugin_host_client::PluginHostClient;
 use axwatch_proto::protocol::ats_store_service_client::AtsStoreServiceClient;
 use axwatch_proto::protocol::domain_plugin_service_server::{
     DomainPluginService, DomainPluginServiceServer,
 };
 use axwatch_proto::protocol::{
-    AttestationCommand, AttestationFilter, ConfigSchemaResponse, Empty, ExecuteJobRequest,
+    AttestationCommand, AttestationExistsRequest, AttestationFilter,
+    BatchGenerateAttestationRequest, ConfigSchemaResponse, Empty, ExecuteJobRequest,
     ExecuteJobResponse, GenerateAttestationRequest, GetAttestationsRequest, GlyphDefResponse,
     HealthResponse, HttpRequest, HttpResponse, InitializeRequest, InitializeResponse,
-    MetadataResponse, ParseAxQueryRequest, ParseAxQueryResponse, WatcherRegistration,
-    WebSocketMessage,
+    MetadataResponse, ParseAxQueryRequest, ParseAxQueryResponse, RouteInfo, ScheduleInfo,
+    WatcherRegistration, WebSocketMessage,
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status, Streaming};
+use wire::{Instead, Manner, Replaced};
 
 /// In what way it misbehaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +116,51 @@ enum Mode {
     Gate,
     /// Makes claims about whatever the job is about, as `makes` says. With a file `gate`: once it is there.
     Relays,
+    /// Takes connections and never says a word on them.
+    NeverHandshakes,
+    /// Writes a first line of 1 GiB while it does its work.
+    EndlessLine,
+    /// Wants another version of the protocol.
+    WrongVersion,
+    /// Never answers Health.
+    HangInHealth,
+    /// Says that it is not healthy, with control characters and markup.
+    Unhealthy,
+    /// Answers jobs with 64 MiB.
+    HugeResult,
+    /// Ends in the middle of a job, as if all were well.
+    Exit0InExecute,
+    /// Is ended by a segmentation fault in the middle of a job.
+    Segfault,
+    /// Takes memory in a job until somebody ends it.
+    Allocates,
+    /// Writes to its output all the time, as fast as it is read.
+    FloodsOutput,
+    /// Makes claims all the time, as fast as they are taken, that no job asked for.
+    FloodsClaims,
+    /// Registers 20,000 watchers.
+    FloodsWatchers,
+    /// Registers a watcher on a million predicates.
+    MillionPredicates,
+    /// Stands still as a whole from its first job on.
+    StopsReading,
+    /// Sends each byte by itself.
+    OneByteFrames,
+    /// Fails jobs with control characters and markup in its error.
+    NastyErrors,
+    /// Answers jobs with bytes that are no text where a text must be.
+    InvalidUtf8,
+    /// Answers each job twice.
+    AnswersTwice,
+    /// Calls the host in a job with the token of its first process, which it keeps in the file `tokens`;
+    /// its result is what it was told.
+    ReusesDeadToken,
+    /// Closes its connections under the calls, a thousand of them.
+    ReopensSocket,
+    /// Takes a second Initialize, and announces what that says.
+    Reconfigurable,
+    /// Serves HTTP and sockets, as their paths say (`zoo/serves.rs`).
+    Serves,
 }
 
 impl Mode {
@@ -134,8 +193,48 @@ impl Mode {
             "hang-in-shutdown" => Mode::HangInShutdown,
             "gate" => Mode::Gate,
             "relays" => Mode::Relays,
+            "never-handshakes" => Mode::NeverHandshakes,
+            "endless-line" => Mode::EndlessLine,
+            "wrong-version" => Mode::WrongVersion,
+            "hang-in-health" => Mode::HangInHealth,
+            "unhealthy" => Mode::Unhealthy,
+            "huge-result" => Mode::HugeResult,
+            "exit-0-in-execute" => Mode::Exit0InExecute,
+            "segfault" => Mode::Segfault,
+            "allocates" => Mode::Allocates,
+            "floods-output" => Mode::FloodsOutput,
+            "floods-claims" => Mode::FloodsClaims,
+            "floods-watchers" => Mode::FloodsWatchers,
+            "million-predicates" => Mode::MillionPredicates,
+            "stops-reading" => Mode::StopsReading,
+            "one-byte-frames" => Mode::OneByteFrames,
+            "nasty-errors" => Mode::NastyErrors,
+            "invalid-utf8" => Mode::InvalidUtf8,
+            "answers-twice" => Mode::AnswersTwice,
+            "reuses-dead-token" => Mode::ReusesDeadToken,
+            "reopens-socket" => Mode::ReopensSocket,
+            "reconfigurable" => Mode::Reconfigurable,
+            "serves" => Mode::Serves,
             _ => return None,
         })
+    }
+
+    fn manner(self) -> Manner {
+        match self {
+            Mode::OneByteFrames => Manner::ByteByByte,
+            Mode::ReopensSocket => Manner::Closing,
+            _ => Manner::Well,
+        }
+    }
+
+    /// What is said instead of the answer to a job. As protobuf, field 1 is `success`, 2 the error.
+    fn instead(self) -> Option<Instead> {
+        let messages: &[&[u8]] = match self {
+            Mode::InvalidUtf8 => &[b"\x08\x00\x12\x03\xff\xfe\xfd"],
+            Mode::AnswersTwice => &[b"\x08\x01", b"\x08\x00\x12\x06second"],
+            _ => return None,
+        };
+        Some(Instead { call: "ExecuteJob", messages })
     }
 }
 
@@ -188,19 +287,24 @@ async fn main() {
         eprintln!("cannot listen on {address}: {error}");
         exit(1);
     });
-    if args.mode != Mode::NoPortLine {
+    if !matches!(args.mode, Mode::NoPortLine | Mode::EndlessLine) {
         println!("QNTX_PLUGIN_PORT={}", listener.local_addr().map_or(args.port, |at| at.port()));
     }
     if args.mode == Mode::Garbage {
         match answer_garbage(listener).await {}
     }
-    if args.mode == Mode::FloodOutput {
-        flood();
+    match args.mode {
+        Mode::FloodOutput => flood(),
+        Mode::NeverHandshakes => match take_and_hold(listener).await {},
+        Mode::EndlessLine => drop(std::thread::spawn(|| write_blocks(1024))),
+        Mode::FloodsOutput => drop(std::thread::spawn(flood_for_ever)),
+        _ => {}
     }
-    let zoo = Zoo::new(args.mode, args.name);
+    let (mode, zoo) = (args.mode, Zoo::new(args.mode, args.name));
+    let inner = DomainPluginServiceServer::new(zoo).max_decoding_message_size(256 << 20);
     let served = Server::builder()
-        .add_service(DomainPluginServiceServer::new(zoo))
-        .serve_with_incoming(TcpListenerStream::new(listener));
+        .add_service(Replaced { inner, instead: mode.instead() })
+        .serve_with_incoming(wire::incoming(listener, mode.manner()));
     if let Err(error) = served.await {
         eprintln!("cannot serve: {error}");
         exit(1);
@@ -230,6 +334,32 @@ async fn answer_garbage(listener: TcpListener) -> Infallible {
     }
 }
 
+/// Takes every connection and reads nothing of it.
+async fn take_and_hold(listener: TcpListener) -> Infallible {
+    let mut held = Vec::new();
+    loop {
+        held.extend(listener.accept().await);
+    }
+}
+
+/// Writes so many MiB without the end of a line.
+fn write_blocks(blocks: usize) {
+    let block = vec![b'x'; 1024 * 1024];
+    let mut out = std::io::stdout().lock();
+    for _ in 0..blocks {
+        if out.write_all(&block).is_err() {
+            return;
+        }
+    }
+    let _ = out.write_all(b"\n");
+}
+
+fn flood_for_ever() {
+    let mut out = std::io::stdout().lock();
+    let lines = "a line of a flood that does not end\n".repeat(1_000);
+    while out.write_all(lines.as_bytes()).is_ok() {}
+}
+
 /// A line without end, many lines, control characters, bytes that are no text, JSON with a level.
 fn flood() {
     let mut out = std::io::stdout().lock();
@@ -247,6 +377,7 @@ fn flood() {
 /// What was configured, and how calls back are made.
 struct Host {
     endpoint: String,
+    host_endpoint: String,
     token: String,
     config: HashMap<String, String>,
     ledger: Option<Ledger>,
@@ -257,6 +388,7 @@ impl Host {
         let ledger = request.config.get("ledger").map(|path| Ledger::open(Path::new(path)));
         Host {
             endpoint: request.ats_store_endpoint,
+            host_endpoint: request.host_endpoint,
             token: request.auth_token,
             config: request.config,
             ledger,
@@ -285,6 +417,13 @@ impl Host {
         AtsStoreServiceClient::connect(format!("http://{}", self.endpoint))
             .await
             .map_err(|error| Status::unavailable(format!("the host is not there: {error}")))
+    }
+
+    /// A call that changes nothing.
+    async fn call_back(&self) -> Result<(), Status> {
+        let (auth_token, id) = (self.token.clone(), "whatever".to_owned());
+        let request = AttestationExistsRequest { auth_token, id };
+        self.client().await?.attestation_exists(request).await.map(drop)
     }
 
     /// Waits for the file under this key, if one is configured.
@@ -438,6 +577,33 @@ impl Zoo {
             }
             Mode::ResourceExhausted if times == 1 => {
                 return Err(Status::resource_exhausted("too much to do"));
+            }
+            Mode::Exit0InExecute => exit(0),
+            Mode::Segfault => {
+                rustix::process::kill_process(rustix::process::getpid(), Signal::SEGV)
+                    .expect("a process may end itself");
+                std::future::pending().await
+            }
+            Mode::StopsReading => {
+                rustix::process::kill_process(rustix::process::getpid(), Signal::STOP)
+                    .expect("a process may stop itself");
+                // This thread may go on for a moment.
+                std::future::pending().await
+            }
+            Mode::Allocates => match take_memory().await {},
+            Mode::HugeResult => {
+                let result = vec![7; 64 * 1024 * 1024].into();
+                return Ok(ExecuteJobResponse { result, ..done("") });
+            }
+            Mode::NastyErrors => return Ok(failed(NASTY, times)),
+            Mode::ReusesDeadToken => {
+                let file = host.config.get("tokens").expect("tokens is a file");
+                let tokens = std::fs::read_to_string(file).expect("the file of tokens is there");
+                let first = tokens.lines().next().expect("the first process had a token");
+                let told = host.attest(first, claim(&self.name, "dead")).await;
+                return Ok(done(
+                    &told.map_or_else(|error| error.message().to_owned(), |_| "taken".into()),
+                ));
             }
             Mode::ExitInExecute => {
                 eprintln!("something broke in the middle of {}", job.job_id);
@@ -597,6 +763,46 @@ async fn make_late(host: Arc<OnceLock<Host>>, command: AttestationCommand) {
     }
 }
 
+/// Red, a bell, a title, a line of its own, markup, and a character that takes no room.
+const NASTY: &str =
+    "\x1b[31mred\x07\x1b]0;owned\x07\r\nINFO forged line <script>alert(1)</script>\u{202e}";
+
+/// Takes memory, and touches it, until somebody ends this process.
+async fn take_memory() -> Infallible {
+    let mut taken = Vec::new();
+    loop {
+        taken.push(vec![1_u8; 8 * 1024 * 1024]);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Makes claims that no job asked for, in batches, as fast as they are taken.
+async fn flood_claims(host: Arc<OnceLock<Host>>) {
+    let host = host.get().expect("whoever floods is initialised");
+    let Ok(mut client) = host.client().await else { return };
+    for turn in 0_u64.. {
+        let about = |n: u64| claim(&format!("flood-{turn}-{n}"), "flooded");
+        let commands = (0..1_000).map(about).collect();
+        let request = BatchGenerateAttestationRequest { auth_token: host.token.clone(), commands };
+        if client.batch_generate_and_create_attestations(request).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn many_watchers() -> Vec<WatcherRegistration> {
+    let watcher = |n: u32| {
+        registration(&json!({ "id": format!("many-{n}"), "predicates": [format!("never-{n}")] }))
+    };
+    (0..20_000).map(watcher).collect()
+}
+
+fn million_predicates() -> Vec<WatcherRegistration> {
+    let predicates = (0..1_000_000).map(|n| format!("p{n}")).collect();
+    let few = registration(&json!({ "id": "million", "predicates": ["one"] }));
+    vec![WatcherRegistration { predicates, ..few }]
+}
+
 fn claim(subject: &str, predicate: &str) -> AttestationCommand {
     AttestationCommand {
         subjects: vec![subject.to_owned()],
@@ -640,6 +846,53 @@ fn registration(table: &Value) -> WatcherRegistration {
     }
 }
 
+fn schedule(table: &Value) -> ScheduleInfo {
+    let text = |key: &str| table[key].as_str().unwrap_or_default().to_owned();
+    let interval = table["interval_seconds"].as_i64().unwrap_or(0);
+    ScheduleInfo {
+        handler_name: table["handler_name"].as_str().unwrap_or("work").to_owned(),
+        interval_seconds: i32::try_from(interval).expect("an interval fits into its field"),
+        enabled_by_default: table["enabled_by_default"].as_bool().unwrap_or(true),
+        description: text("description"),
+        ats_code: text("ats_code"),
+    }
+}
+
+fn route(table: &Value) -> RouteInfo {
+    let text = |key: &str| table[key].as_str().unwrap_or_default().to_owned();
+    RouteInfo { method: text("method"), path: text("path"), description: text("description") }
+}
+
+/// Waits for a file, announces what it says, and writes the answer beside it.
+async fn announce(endpoint: String, token: String, file: PathBuf) {
+    while !file.exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let text = std::fs::read_to_string(&file).expect("what is to be announced");
+    let said: Value = serde_json::from_str(&text).expect("JSON");
+    let list = |key: &str| said[key].as_array().cloned().unwrap_or_default();
+    let announcement = InitializeResponse {
+        handler_names: (list("handlers").iter())
+            .map(|name| name.as_str().expect("a name").to_owned())
+            .collect(),
+        watchers: list("watchers").iter().map(registration).collect(),
+        schedules: list("schedules").iter().map(schedule).collect(),
+        http_routes: list("routes").iter().map(route).collect(),
+        ..Default::default()
+    };
+    let request = AnnounceRequest { auth_token: token, announcement: Some(announcement) };
+    let host = PluginHostClient::connect(format!("http://{endpoint}")).await;
+    let reply = host.expect("the host is there").announce(request).await;
+    let answer = match reply.map(Response::into_inner) {
+        Ok(reply) => {
+            json!({ "success": reply.success, "error": reply.error, "refused": reply.refused })
+        }
+        Err(status) => json!({ "status": status.to_string() }),
+    };
+    let beside = file.with_extension("answer");
+    std::fs::write(&beside, answer.to_string()).expect("an answer can be written");
+}
+
 /// One of each kind that cannot stand, between two that can.
 fn refused_watchers() -> Vec<WatcherRegistration> {
     let good = |id: &str| registration(&json!({ "id": id, "predicates": ["stands"] }));
@@ -664,8 +917,10 @@ fn refused_watchers() -> Vec<WatcherRegistration> {
 impl DomainPluginService for Zoo {
     async fn metadata(&self, _: Request<Empty>) -> Result<Response<MetadataResponse>, Status> {
         let name = if self.mode == Mode::WrongName { "somebody-else" } else { &self.name };
+        let wanted = if self.mode == Mode::WrongVersion { ">= 99.0.0" } else { "" };
         Ok(Response::new(MetadataResponse {
             name: name.to_owned(),
+            qntx_version: wanted.to_owned(),
             version: "1.2.3".to_owned(),
             ..MetadataResponse::default()
         }))
@@ -675,7 +930,12 @@ impl DomainPluginService for Zoo {
         &self,
         request: Request<InitializeRequest>,
     ) -> Result<Response<InitializeResponse>, Status> {
-        if self.host.set(Host::of(request.into_inner())).is_err() {
+        let told = request.into_inner();
+        if self.mode == Mode::Reconfigurable && self.host.get().is_some() {
+            let handler_names = Zoo::handlers(&Host::of(told));
+            return Ok(Response::new(InitializeResponse { handler_names, ..Default::default() }));
+        }
+        if self.host.set(Host::of(told)).is_err() {
             return Err(Status::failed_precondition("Initialize came twice"));
         }
         let host = self.host()?;
@@ -689,10 +949,30 @@ impl DomainPluginService for Zoo {
             Mode::AttestsDuringInitialize => self.attest_early(host).await?,
             Mode::PrintsItsToken => Zoo::print_token(&host.token),
             Mode::RefusedWatchers => watchers = refused_watchers(),
+            Mode::FloodsWatchers => watchers.extend(many_watchers()),
+            Mode::MillionPredicates => watchers.extend(million_predicates()),
+            Mode::FloodsClaims => drop(tokio::spawn(flood_claims(Arc::clone(&self.host)))),
+            Mode::ReusesDeadToken => {
+                let file = host.config.get("tokens").expect("tokens is a file");
+                let mut file =
+                    OpenOptions::new().append(true).create(true).open(file).expect("a file");
+                writeln!(file, "{}", host.token).expect("a line can be written");
+            }
             _ => {}
         }
-        let handler_names = Zoo::handlers(host);
-        Ok(Response::new(InitializeResponse { handler_names, watchers, ..Default::default() }))
+        if host.config.get("calls").is_some_and(|calls| calls == "true") {
+            host.call_back().await?;
+        }
+        if let Some(file) = host.config.get("announce").map(PathBuf::from) {
+            tokio::spawn(announce(host.host_endpoint.clone(), host.token.clone(), file));
+        }
+        Ok(Response::new(InitializeResponse {
+            handler_names: Zoo::handlers(host),
+            watchers,
+            schedules: host.list("schedules").iter().map(schedule).collect(),
+            http_routes: host.list("routes").iter().map(route).collect(),
+            ..Default::default()
+        }))
     }
 
     async fn shutdown(&self, _: Request<Empty>) -> Result<Response<Empty>, Status> {
@@ -710,20 +990,38 @@ impl DomainPluginService for Zoo {
     }
 
     async fn health(&self, _: Request<Empty>) -> Result<Response<HealthResponse>, Status> {
-        Ok(Response::new(HealthResponse { healthy: true, ..HealthResponse::default() }))
+        match self.mode {
+            Mode::HangInHealth => std::future::pending().await,
+            Mode::Unhealthy => {
+                let message = NASTY.to_owned();
+                Ok(Response::new(HealthResponse { message, ..HealthResponse::default() }))
+            }
+            _ => Ok(Response::new(HealthResponse { healthy: true, ..HealthResponse::default() })),
+        }
     }
 
-    async fn handle_http(&self, _: Request<HttpRequest>) -> Result<Response<HttpResponse>, Status> {
-        Err(Status::unimplemented("no HTTP here"))
+    async fn handle_http(
+        &self,
+        request: Request<HttpRequest>,
+    ) -> Result<Response<HttpResponse>, Status> {
+        match self.mode {
+            Mode::Serves => Ok(Response::new(serves::http(request.into_inner()).await?)),
+            _ => Err(Status::unimplemented("no HTTP here")),
+        }
     }
 
-    type HandleWebSocketStream = tokio_stream::Empty<Result<WebSocketMessage, Status>>;
+    type HandleWebSocketStream = serves::Frames;
 
     async fn handle_web_socket(
         &self,
-        _: Request<Streaming<WebSocketMessage>>,
+        request: Request<Streaming<WebSocketMessage>>,
     ) -> Result<Response<Self::HandleWebSocketStream>, Status> {
-        Err(Status::unimplemented("no WebSocket here"))
+        if self.mode != Mode::Serves {
+            return Err(Status::unimplemented("no WebSocket here"));
+        }
+        let room = request.metadata().get("room").and_then(|room| room.to_str().ok());
+        let room = room.unwrap_or("no room").to_owned();
+        Ok(Response::new(serves::socket(request.into_inner(), room)))
     }
 
     async fn config_schema(

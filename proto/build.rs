@@ -36,10 +36,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
     fs::write(Path::new(&out).join("descriptors.bin"), descriptors.encode_to_vec())?;
 
-    let mut code = tonic_prost_build::configure().build_client(true).build_server(true);
+    let mut code = tonic_prost_build::configure()
+        .build_client(true)
+        .build_server(true)
+        .codec_path("crate::bounded::BoundedCodec");
     for field in SHARED_BYTES {
         code = code.bytes(field);
     }
-    code.compile_fds(descriptors)?;
+    // The codec finds the weights of a message by its name.
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names();
+    code.compile_fds_with_config(descriptors, config)?;
     Ok(())
 }

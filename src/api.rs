@@ -2,7 +2,8 @@
 //!
 //! In: requests from loopback with the token of the store's token file. Out: JSON, or one JSON object
 //! a line for lists and streams. A handler checks and translates; what is answered comes from
-//! `crate::answers` and the engine. `docs/http.md` documents every route.
+//! `crate::answers` and the engine. What lies under `/api/{plugin}` and `/ws/{plugin}` is the plugin's
+//! to answer (`proxy`, `socket`). `docs/http.md` documents every route.
 //!
 //! Not here: sockets and connections (`listen`), who may ask (`guard`), starting and stopping
 //! (`crate::serve`).
@@ -14,13 +15,16 @@ mod ax;
 mod backup;
 mod bodies;
 mod error;
+mod events;
 mod guard;
 mod jobs;
 mod listen;
 mod ndjson;
 mod plugins;
+mod proxy;
 mod request;
 mod retain;
+mod socket;
 mod trace;
 mod watchers;
 mod why_not;
@@ -30,13 +34,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, State};
-use axum::routing::{delete, get, post};
+use axum::routing::{any, delete, get, post};
 use axum::{Json, Router};
 use axwatch_engine::plugin::{PluginHost, Status as PluginStatus};
 use axwatch_engine::{Engine, EngineGone};
 use axwatch_model::{PluginName, Timestamp};
 use tokio::sync::{Semaphore, watch};
 
+pub use guard::Guard;
 pub use listen::Listener;
 
 use crate::answers::{Answers, Held, Live};
@@ -54,7 +59,7 @@ pub struct Api {
     engine: Engine,
     plugins: Arc<PluginHost>,
     answers: Arc<Answers>,
-    token_hash: guard::TokenHash,
+    guard: guard::Guard,
     intake: Semaphore,
     bodies: Bodies,
     stopping: watch::Receiver<bool>,
@@ -69,8 +74,8 @@ pub struct Parts {
     pub engine: Engine,
     /// The plugins.
     pub plugins: Arc<PluginHost>,
-    /// The token that every request must bring.
-    pub token: String,
+    /// Who may ask.
+    pub guard: Guard,
     /// Becomes true when streams have to end.
     pub stopping: watch::Receiver<bool>,
     /// Where it listens: `http://HOST:PORT`.
@@ -88,7 +93,7 @@ pub fn router(parts: Parts) -> Router {
         started_at: parts.engine.clock().now().wall,
         engine: parts.engine,
         plugins: parts.plugins,
-        token_hash: guard::TokenHash::of(&parts.token),
+        guard: parts.guard,
         intake: Semaphore::new(INTAKE_KIB_MAX),
         bodies: Bodies::new(),
         stopping: parts.stopping,
@@ -97,6 +102,7 @@ pub fn router(parts: Parts) -> Router {
     });
     let v1 = Router::new()
         .route("/server", get(server))
+        .route("/session", get(guard::session))
         .route("/status", get(status))
         .route("/attestations", post(attestations::append))
         .route("/attestations/{id}", get(attestations::one))
@@ -125,7 +131,13 @@ pub fn router(parts: Parts) -> Router {
         .route("/aliases", get(aliases::list))
         .route("/plugins", get(plugins::list))
         .route("/plugins/{name}", get(plugins::one))
+        .route("/plugins/{name}/config", get(plugins::config))
         .route("/plugins/{name}/restart", post(plugins::restart))
+        .route("/plugins/{name}/logs", get(events::logs))
+        .route("/plugins/{name}/enable", post(plugins::enable))
+        .route("/plugins/{name}/disable", post(plugins::disable))
+        .route("/plugins/{name}/reconfigure", post(plugins::reconfigure))
+        .route("/plugins/{name}/reset", post(plugins::reset))
         .route("/backup", post(backup::make))
         .route("/retain", post(retain::retain))
         .route("/audit", get(audit::records))
@@ -134,7 +146,23 @@ pub fn router(parts: Parts) -> Router {
         .route("/audit/proof/{id}", get(audit::proof));
     Router::new()
         .nest("/api/v1", v1)
-        .fallback(async || ApiError::not_found("there is no such route; docs/http.md lists them"))
+        .route("/api/plugins", get(plugins::all))
+        .route("/api/plugins/routes", get(plugins::routes))
+        .route("/api/plugins/{name}", get(plugins::one))
+        .route("/api/plugins/{name}/config", get(plugins::config))
+        .route("/api/plugins/{name}/restart", post(plugins::restart))
+        .route("/api/plugins/{name}/enable", post(plugins::enable))
+        .route("/api/plugins/{name}/disable", post(plugins::disable))
+        .route("/api/plugins/{name}/reconfigure", post(plugins::reconfigure))
+        .route("/api/plugins/{name}/reset", post(plugins::reset))
+        .route("/api/plugins/{name}/logs", get(events::logs))
+        .route("/api/{plugin}", any(proxy::http))
+        .route("/api/{plugin}/", any(proxy::http))
+        .route("/api/{plugin}/{*path}", any(proxy::http))
+        .route("/ws/{plugin}", any(socket::open))
+        .route("/ws/{plugin}/", any(socket::open))
+        .route("/ws/{plugin}/{*path}", any(socket::open))
+        .fallback(no_route)
         .layer(axum::middleware::from_fn(error::as_json))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&api), guard::check))
         .layer(DefaultBodyLimit::disable())
@@ -155,6 +183,10 @@ impl Api {
         let plugins = self.plugins.list().into_iter();
         plugins.filter(|plugin| takes_jobs(plugin.state)).map(|plugin| plugin.name).collect()
     }
+}
+
+async fn no_route() -> ApiError {
+    ApiError::not_found("there is no such route; docs/http.md lists them")
 }
 
 /// Waits until the server stops.
@@ -187,7 +219,7 @@ async fn status(State(api): Shared) -> Result<Json<views::Status>, ApiError> {
         commits: heads.commits,
         durability: "power".to_owned(),
     };
-    let plugins = api.plugins.list().into_iter().map(plugins::view).collect();
+    let plugins = api.plugin_views();
     let live = Live { server, plugins, overview: api.engine.overview().await?, heads };
     Ok(Json(api.answers.status(&api.store, now, Some(live)).await?))
 }

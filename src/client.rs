@@ -1,4 +1,4 @@
-//! Speaking to a running server: HTTP/1 on loopback, one connection, one request at a time.
+//! Speaking to a running server: HTTP/1, one connection, one request at a time.
 //!
 //! Not here: how a server is found (`crate::source`), what its answers mean (`crate::views`).
 
@@ -12,10 +12,15 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
+use tokio_rustls::TlsConnector;
+
+use crate::tls;
 
 /// The content types that the API takes.
 pub const JSON: &str = "application/json";
@@ -88,13 +93,26 @@ const IDLE_MAX: Duration = Duration::from_secs(2);
 pub struct Client {
     address: SocketAddr,
     token: String,
+    tls: Option<TlsConnector>,
     connection: Mutex<Option<(SendRequest<Full<Bytes>>, Instant)>>,
 }
 
 impl Client {
     /// A server at this address, which wants this token. Nothing is sent yet.
     pub fn new(address: SocketAddr, token: String) -> Client {
-        Client { address, token, connection: Mutex::new(None) }
+        Client { address, token, tls: None, connection: Mutex::new(None) }
+    }
+
+    /// The same, of a server that speaks TLS with exactly this certificate: its SHA-256, in hex.
+    ///
+    /// # Errors
+    /// When the TLS library does not go with itself.
+    pub fn with_tls(
+        address: SocketAddr,
+        token: String,
+        certificate: &str,
+    ) -> anyhow::Result<Client> {
+        Ok(Client { tls: Some(tls::connector(certificate)?), ..Client::new(address, token) })
     }
 
     /// Asks for something.
@@ -213,6 +231,19 @@ impl Client {
         let stream = TcpStream::connect(self.address).await.map_err(unreachable)?;
         // Small requests that are waited for gain nothing from being held back.
         stream.set_nodelay(true).map_err(unreachable)?;
+        match &self.tls {
+            Some(tls) => {
+                let name = ServerName::from(self.address.ip());
+                self.handshake(tls.connect(name, stream).await.map_err(unreachable)?).await
+            }
+            None => self.handshake(stream).await,
+        }
+    }
+
+    async fn handshake(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<SendRequest<Full<Bytes>>, ClientError> {
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.lost(Some(error)))?;
         // It ends with the sender; what goes wrong in it shows at the request.

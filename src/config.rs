@@ -6,27 +6,34 @@
 //!
 //! Not here: what a plugin makes of its table, whether its program is there (`axwatch_engine`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axwatch_core::RetryLimits;
 use axwatch_engine::EngineConfig;
-use axwatch_engine::plugin::{HostSettings, MAX_IN_FLIGHT_MAX, PluginSettings};
+use axwatch_engine::plugin::{HostSettings, Keepalive, MAX_IN_FLIGHT_MAX, PluginSettings};
 use axwatch_model::{HandlerName, PluginName, bounds};
 use serde::Deserialize;
 use toml::de::DeTable;
 
 use crate::shipped;
 use crate::times;
+use crate::tls::TlsFiles;
 
 /// Where `serve` listens when nobody says otherwise.
 const HTTP_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8770);
 
 /// Bytes of one mebibyte.
 const MIB: u64 = 1024 * 1024;
+
+/// Mebibytes that a body to or from a plugin may be allowed to have.
+const BODY_MAX_MB: RangeInclusive<u64> = 16..=100;
+
+/// Mebibytes of memory that a plugin may be bounded to: more than there is anywhere.
+const MEMORY_MB_MAX: u64 = 16 * 1024 * 1024;
 
 /// What is meant, after file, environment and flags.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +46,10 @@ pub struct Config {
     pub retain_older_than: Option<Duration>,
     /// Where `serve` listens.
     pub http: SocketAddr,
+    /// The API speaks TLS with these.
+    pub tls: Option<TlsFiles>,
+    /// Names under which the API is reached beside those of loopback.
+    pub hosts: Vec<String>,
     /// Which log lines are written, as `tracing` filters are: `info,axwatch_engine=debug`.
     pub log: Option<String>,
     /// The plugins and how they are treated.
@@ -49,10 +60,14 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Default)]
 struct PluginsConfig {
     file: PathBuf,
+    /// The file was there.
+    was_read: bool,
     /// `None` when nothing says which: then those that ship with us are.
     enabled: Option<Vec<PluginName>>,
     paths: Vec<PathBuf>,
     protocol_version: Option<semver::Version>,
+    keepalive: Keepalive,
+    body_max_mb: Option<u64>,
     hosts: BTreeMap<String, RawHost>,
     own: BTreeMap<String, toml::Table>,
 }
@@ -112,6 +127,9 @@ struct RawRetention {
 #[serde(default)]
 struct RawHttp {
     addr: Option<String>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    hosts: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -126,6 +144,21 @@ struct RawPlugin {
     enabled: Option<Vec<String>>,
     paths: Vec<PathBuf>,
     protocol_version: Option<String>,
+    body_max_mb: Option<u64>,
+    websocket: RawWebSocket,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawWebSocket {
+    keepalive: RawKeepalive,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawKeepalive {
+    ping_interval_secs: Option<f64>,
+    pong_timeout_secs: Option<f64>,
 }
 
 /// `[plugins.NAME]`.
@@ -143,6 +176,7 @@ struct RawHost {
     zero_rate: Option<ZeroRate>,
     sha256: Option<String>,
     memory_mb: Option<u64>,
+    open: bool,
     handlers: bool,
     // As in `RawRetry`, which flattened would lose the lines of mistakes.
     max_attempts: Option<u32>,
@@ -167,9 +201,10 @@ enum ZeroRate {
     Never,
 }
 
-const SECTIONS: [&str; 6] = ["store", "retention", "http", "log", "plugin", "plugins"];
+/// The tables that are axwatch's own: a plugin of such a name could have none.
+pub const SECTIONS: [&str; 6] = ["store", "retention", "http", "log", "plugin", "plugins"];
 const RETRY_KEYS: [&str; 2] = ["max_attempts", "max_age_secs"];
-const HOST_KEYS: [&str; 15] = [
+const HOST_KEYS: [&str; 16] = [
     "binary",
     "args",
     "env",
@@ -184,6 +219,7 @@ const HOST_KEYS: [&str; 15] = [
     "zero_rate",
     "sha256",
     "memory_mb",
+    "open",
     "handlers",
 ];
 
@@ -191,9 +227,11 @@ fn section_keys(section: &str) -> &'static [&'static str] {
     match section {
         "store" => &["path", "reserve_mb"],
         "retention" => &["older_than"],
-        "http" => &["addr"],
+        "http" => &["addr", "tls_cert", "tls_key", "hosts"],
         "log" => &["filter"],
-        "plugin" => &["enabled", "paths", "protocol_version"],
+        "plugin" => &["enabled", "paths", "protocol_version", "body_max_mb", "websocket"],
+        "plugin.websocket" => &["keepalive"],
+        "plugin.websocket.keepalive" => &["ping_interval_secs", "pong_timeout_secs"],
         _ => &[],
     }
 }
@@ -211,7 +249,8 @@ impl Config {
         let given =
             overrides.config.clone().or_else(|| variable("AXWATCH_CONFIG").map(PathBuf::from));
         let (file, text) = find_file(given.as_deref(), &variable)?;
-        let config = read(&file, &text)?;
+        let mut config = read(&file, text.as_deref().unwrap_or_default())?;
+        config.plugins.was_read = text.is_some();
         config.lay_over(overrides, &variable)
     }
 
@@ -223,6 +262,8 @@ impl Config {
             reserve_mb: None,
             retain_older_than: None,
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            tls: None,
+            hosts: Vec::new(),
             log: variable("AXWATCH_LOG").or_else(|| variable("RUST_LOG")),
             plugins: PluginsConfig::default(),
         }
@@ -284,37 +325,68 @@ impl Config {
         let config = &self.plugins;
         let mut settings =
             HostSettings { search_paths: config.paths.clone(), ..HostSettings::default() };
+        settings.keepalive = config.keepalive;
         if let Some(version) = &config.protocol_version {
             settings.protocol_version = version.clone();
+        }
+        if let Some(bytes) = config.body_max_mb.and_then(|mb| usize::try_from(mb * MIB).ok()) {
+            settings.body_bytes_max = bytes;
         }
         let plugin = |name: &PluginName| config.settings_of(name, &variable);
         settings.plugins = config.enabled().iter().map(plugin).collect::<Result<_, _>>()?;
         Ok(settings)
     }
+
+    /// The settings of one plugin as the file says now. Which plugins run, and all else, stays as it was
+    /// read at the start.
+    ///
+    /// # Errors
+    /// [`ConfigError`], also when the file is not there any more.
+    pub fn plugin_settings_now(
+        &self,
+        name: &PluginName,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<PluginSettings, ConfigError> {
+        let file = &self.plugins.file;
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) => text,
+            // There was none, and there need not be one.
+            Err(error)
+                if error.kind() == std::io::ErrorKind::NotFound && !self.plugins.was_read =>
+            {
+                return self.plugins.settings_of(name, &variable);
+            }
+            Err(error) => return Err(unreadable(file, &error)),
+        };
+        let mut now = read(file, &text)?;
+        now.plugins.enabled.clone_from(&self.plugins.enabled);
+        now.plugins.settings_of(name, &variable)
+    }
 }
 
-/// The file that is meant and its text; an empty text when there is none and none was asked for.
+/// The file that is meant and its text; no text when there is none and none was asked for.
 fn find_file(
     given: Option<&Path>,
     variable: &impl Fn(&str) -> Option<String>,
-) -> Result<(PathBuf, String), ConfigError> {
-    let unreadable = |path: &Path, error: std::io::Error| {
-        ConfigError::new(path.display().to_string(), format!("it cannot be read: {error}"))
-    };
+) -> Result<(PathBuf, Option<String>), ConfigError> {
     if let Some(path) = given {
-        let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, error))?;
-        return Ok((path.to_owned(), text));
+        let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+        return Ok((path.to_owned(), Some(text)));
     }
     let users =
         xdg(variable, "XDG_CONFIG_HOME", ".config").map(|home| home.join("axwatch/am.toml"));
     for path in [Some(PathBuf::from("am.toml")), users].into_iter().flatten() {
         match std::fs::read_to_string(&path) {
-            Ok(text) => return Ok((path, text)),
+            Ok(text) => return Ok((path, Some(text))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(unreadable(&path, error)),
+            Err(error) => return Err(unreadable(&path, &error)),
         }
     }
-    Ok((PathBuf::from("am.toml"), String::new()))
+    Ok((PathBuf::from("am.toml"), None))
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> ConfigError {
+    ConfigError::new(path.display().to_string(), format!("it cannot be read: {error}"))
 }
 
 /// A folder of the user: what the variable says, else its usual place in the home folder.
@@ -365,6 +437,8 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
         }
         None => HTTP_DEFAULT,
     };
+    let (tls, names) =
+        tls(&raw.http, &beside).map_err(|(key, problem)| ConfigError::new(place(key), problem))?;
     let retain_older_than = raw.retention.older_than.as_deref().map(times::span).transpose();
     let retain_older_than = retain_older_than
         .map_err(|problem| ConfigError::new(place("retention.older_than"), problem))?;
@@ -377,6 +451,13 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
         })?),
         None => None,
     };
+    let keepalive = keepalive(&raw.plugin.websocket.keepalive)
+        .map_err(|(key, problem)| ConfigError::new(place(&key), problem))?;
+    if raw.plugin.body_max_mb.is_some_and(|mb| !BODY_MAX_MB.contains(&mb)) {
+        let (least, most) = BODY_MAX_MB.into_inner();
+        let problem = format!("plugin.body_max_mb must be {least} to {most}");
+        return Err(ConfigError::new(place("plugin.body_max_mb"), problem));
+    }
     let mut own: BTreeMap<String, toml::Table> = BTreeMap::new();
     for (name, value) in text.parse::<toml::Table>().map_err(of_toml)? {
         if let (false, toml::Value::Table(table)) = (SECTIONS.contains(&name.as_str()), value) {
@@ -397,16 +478,85 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
         reserve_mb: raw.store.reserve_mb,
         retain_older_than,
         http,
+        tls,
+        hosts: names,
         log: raw.log.filter,
         plugins: PluginsConfig {
             file: file.to_owned(),
+            was_read: false,
             enabled,
             paths: raw.plugin.paths.into_iter().map(beside).collect(),
             protocol_version,
+            keepalive,
+            body_max_mb: raw.plugin.body_max_mb,
             hosts,
             own,
         },
     })
+}
+
+/// What is said about TLS, and the names to go by.
+type TlsAndNames = (Option<TlsFiles>, Vec<String>);
+
+/// What `[http]` says of both. The error is the key and what is wrong.
+fn tls(
+    http: &RawHttp,
+    beside: &impl Fn(PathBuf) -> PathBuf,
+) -> Result<TlsAndNames, (&'static str, String)> {
+    let files = match (&http.tls_cert, &http.tls_key) {
+        (Some(certificate), Some(key)) => {
+            Some(TlsFiles { certificate: beside(certificate.clone()), key: beside(key.clone()) })
+        }
+        (None, None) => None,
+        (Some(_), None) => {
+            return Err((
+                "http.tls_cert",
+                "a certificate needs its key: set http.tls_key".to_owned(),
+            ));
+        }
+        (None, Some(_)) => {
+            return Err((
+                "http.tls_key",
+                "a key needs its certificate: set http.tls_cert".to_owned(),
+            ));
+        }
+    };
+    if files.is_none() && !http.hosts.is_empty() {
+        let problem = "names beyond loopback need TLS: set http.tls_cert and http.tls_key";
+        return Err(("http.hosts", problem.to_owned()));
+    }
+    let is_name = |name: &&String| {
+        let may_stand = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+        let is_number = name.starts_with('[') && name.ends_with(']');
+        !name.is_empty() && name.bytes().all(may_stand) && (is_number || !name.contains(':'))
+    };
+    if let Some(name) = http.hosts.iter().find(|name| !is_name(name)) {
+        let problem = format!(
+            "{name:?} is no name; it must be one such as axwatch.example, without scheme and port"
+        );
+        return Err(("http.hosts", problem));
+    }
+    Ok((files, http.hosts.clone()))
+}
+
+/// What is configured, or the key that cannot be and why.
+fn keepalive(raw: &RawKeepalive) -> Result<Keepalive, (String, String)> {
+    let mut keepalive = Keepalive::default();
+    let given = [
+        ("ping_interval_secs", raw.ping_interval_secs, &mut keepalive.ping_interval),
+        ("pong_timeout_secs", raw.pong_timeout_secs, &mut keepalive.pong_timeout),
+    ];
+    for (key, secs, duration) in given {
+        let Some(secs) = secs else { continue };
+        // Not under a millisecond: that would be a flood.
+        if !(0.001..=86_400.0).contains(&secs) {
+            let key = format!("plugin.websocket.keepalive.{key}");
+            let problem = format!("{key} must be a number of seconds over 0, up to 86400");
+            return Err((key, problem));
+        }
+        *duration = Duration::from_secs_f64(secs);
+    }
+    Ok(keepalive)
 }
 
 /// The names of `plugin.enabled`, each once.
@@ -501,7 +651,12 @@ fn check_keys(source: &Source<'_>, keys: &DeTable<'_>, raw: &RawConfig) -> Resul
                     }
                 }
             }
-            (true, Some(table)) => known_keys(source, table, name, section_keys(name))?,
+            (true, Some(table)) => {
+                known_keys(source, table, name, section_keys(name))?;
+                if name == "plugin" {
+                    known_websocket_keys(source, table)?;
+                }
+            }
             (false, _) if plugins.contains(&name) => {
                 if table.is_none() {
                     let problem = format!("{name} must be a table: write [{name}]");
@@ -542,6 +697,18 @@ fn known_handler_keys(
         if let Some(table) = value.get_ref().as_table() {
             known_keys(source, table, &format!("{prefix}.handler.{name}"), &RETRY_KEYS)?;
         }
+    }
+    Ok(())
+}
+
+/// The keys of `[plugin.websocket]` and of its `keepalive`.
+fn known_websocket_keys(source: &Source<'_>, plugin: &DeTable<'_>) -> Result<(), ConfigError> {
+    let (mut table, mut section) = (plugin, "plugin".to_owned());
+    for part in ["websocket", "keepalive"] {
+        let found = table.iter().find(|(key, _)| key.get_ref().as_ref() == part);
+        let Some(below) = found.and_then(|(_, value)| value.get_ref().as_table()) else { break };
+        (table, section) = (below, format!("{section}.{part}"));
+        known_keys(source, table, &section, section_keys(&section))?;
     }
     Ok(())
 }
@@ -622,8 +789,9 @@ fn check_host(
         let problem = format!("plugins.{name}.sha256 must be 64 hex digits");
         return Err(ConfigError::new(place("sha256"), problem));
     }
-    if host.memory_mb.is_some() {
-        tracing::warn!(plugin = name, "plugins.{name}.memory_mb is read and not yet enforced");
+    if host.memory_mb.is_some_and(|mb| !(1..=MEMORY_MB_MAX).contains(&mb)) {
+        let problem = format!("plugins.{name}.memory_mb must be 1 to {MEMORY_MB_MAX}");
+        return Err(ConfigError::new(place("memory_mb"), problem));
     }
     Ok(())
 }
@@ -647,7 +815,9 @@ impl PluginsConfig {
         shipped::settle(&mut settings);
         let missing = |(key, wanted): (String, String)| self.no_variable(name, &key, &wanted);
         for (key, value) in self.own.get(name.as_str()).into_iter().flatten() {
+            let written = value;
             let value = resolved(key, value, variable).map_err(missing)?;
+            secrets(written, variable, &mut settings.secrets);
             match key.as_str() {
                 // Existing configurations put these two here; they are the host's, not the plugin's.
                 "args" => {
@@ -660,13 +830,19 @@ impl PluginsConfig {
                         .env
                         .extend(entries.map(|(key, value)| (key.clone(), scalar_text(value))));
                 }
-                _ => flatten(key, &value, &mut settings.config),
+                _ => {
+                    flatten(key, &value, &mut settings.config);
+                    from_env(key, written, &mut settings.from_env);
+                }
             }
         }
         if let Some(host) = self.hosts.get(name.as_str()) {
             host.apply(&mut settings);
             for (key, text) in &mut settings.env {
-                *text = resolved_text(key, text, variable).map_err(missing)?;
+                if text.starts_with(FROM_ENV) {
+                    *text = resolved_text(key, text, variable).map_err(missing)?;
+                    settings.secrets.insert(text.clone());
+                }
             }
         }
         Ok(settings)
@@ -705,6 +881,8 @@ impl RawHost {
         settings.allow_remote = self.allow_remote;
         settings.zero_rate_never = self.zero_rate == Some(ZeroRate::Never);
         settings.sha256.clone_from(&self.sha256);
+        settings.memory_bytes_max = self.memory_mb.map(|mb| mb * MIB);
+        settings.open = self.open;
         settings.handlers = self.handlers;
         let handlers = self.handler.iter();
         let handlers = handlers.filter_map(|(name, retry)| Some((Some(name.parse().ok()?), retry)));
@@ -756,9 +934,46 @@ fn resolved_text(
     text: &str,
     variable: &impl Fn(&str) -> Option<String>,
 ) -> Result<String, (String, String)> {
-    match text.strip_prefix("env:") {
+    match text.strip_prefix(FROM_ENV) {
         None => Ok(text.to_owned()),
         Some(wanted) => variable(wanted).ok_or_else(|| (key.to_owned(), wanted.to_owned())),
+    }
+}
+
+/// Begins a text that stands for the value of a variable of the environment.
+const FROM_ENV: &str = "env:";
+
+/// The texts `env:NAME` in a value, however deep.
+fn places(value: &toml::Value) -> Vec<&str> {
+    match value {
+        toml::Value::String(text) if text.starts_with(FROM_ENV) => vec![text],
+        toml::Value::Array(items) => items.iter().flat_map(places).collect(),
+        toml::Value::Table(table) => table.values().flat_map(places).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The values that such texts stand for.
+fn secrets(
+    written: &toml::Value,
+    variable: &impl Fn(&str) -> Option<String>,
+    into: &mut BTreeSet<String>,
+) {
+    let names = places(written).into_iter().filter_map(|text| text.strip_prefix(FROM_ENV));
+    into.extend(names.filter_map(variable));
+}
+
+/// The keys, as [`flatten`] has them, whose values hold such texts, with what was written there.
+fn from_env(key: &str, written: &toml::Value, into: &mut BTreeMap<String, String>) {
+    if let toml::Value::Table(table) = written {
+        for (part, value) in table {
+            from_env(&format!("{key}.{part}"), value, into);
+        }
+        return;
+    }
+    let places = places(written);
+    if !places.is_empty() {
+        into.insert(key.to_owned(), places.join(", "));
     }
 }
 
@@ -856,6 +1071,26 @@ mod tests {
                 "[plugins.git]\nready_timeout_secs = 0",
                 "am.toml:2: plugins.git.ready_timeout_secs must be",
             ),
+            ("[plugins.git]\nmemory_mb = 0", "am.toml:2: plugins.git.memory_mb must be 1 to"),
+            ("[plugin]\nbody_max_mb = 15", "am.toml:2: plugin.body_max_mb must be 16 to 100"),
+            ("[plugin]\nbody_max_mb = 101", "am.toml:2: plugin.body_max_mb must be 16 to 100"),
+            (
+                "[plugin.websocket]\nkeepalife = 1",
+                "am.toml:2: unknown key plugin.websocket.keepalife; did you mean plugin.websocket.keepalive?",
+            ),
+            (
+                "[plugin.websocket.keepalive]\nping_interval = 1",
+                "am.toml:2: unknown key plugin.websocket.keepalive.ping_interval; ",
+            ),
+            (
+                "[plugin.websocket.keepalive]\nping_interval_secs = 0",
+                "am.toml:2: plugin.websocket.keepalive.ping_interval_secs must be a number of seconds over 0",
+            ),
+            (
+                "[plugin.websocket.keepalive]\npong_timeout_secs = nan",
+                "am.toml:2: plugin.websocket.keepalive.pong_timeout_secs must be a number of seconds over 0",
+            ),
+            ("[plugins.git]\nopen = 1", "am.toml:2: plugins.git.open: invalid type"),
             ("[plugins.git]\nzero_rate = 'none'", "am.toml:2: plugins.git.zero_rate: unknown"),
             (
                 "[plugins.git]\nbinray = 'x'",
@@ -863,6 +1098,12 @@ mod tests {
             ),
             ("[plugins.user]\n", "am.toml:1: plugin name \"user\" is not valid"),
             ("[plugin]\nenabled = ['a', 'a']", "am.toml:2: plugin a is enabled twice"),
+            ("[http]\ntls_cert = 'a.pem'", "am.toml:2: a certificate needs its key"),
+            ("[http]\nhosts = ['x']", "am.toml:2: names beyond loopback need TLS"),
+            (
+                "[http]\ntls_cert = 'a'\ntls_key = 'b'\nhosts = ['https://x:1']",
+                "am.toml:4: \"https://x:1\" is no name",
+            ),
             ("[plugin\n", "am.toml:1:"),
         ];
         for (text, expected) in cases {
@@ -887,10 +1128,12 @@ mod tests {
 
     #[test]
     fn relative_paths_lie_beside_the_file() {
-        let text = "[store]\npath = 'db/a.db'\n[plugin]\npaths = ['plugins', '/opt']\n\
+        let text = "[http]\ntls_cert = 'a.pem'\ntls_key = '/k.pem'\n[store]\npath = 'db/a.db'\n[plugin]\npaths = ['plugins', '/opt']\n\
                     [plugins.a]\nbinary = './a'\n[plugins.b]\nbinary = 'b'";
         let config = read(Path::new("/etc/ax/am.toml"), text).unwrap();
         assert_eq!(config.store, Path::new("/etc/ax/db/a.db"));
+        let tls = TlsFiles { certificate: "/etc/ax/a.pem".into(), key: "/k.pem".into() };
+        assert_eq!(config.tls, Some(tls));
         assert_eq!(config.plugins.paths, [Path::new("/etc/ax/plugins"), Path::new("/opt")]);
         assert_eq!(config.plugins.hosts["a"].binary.as_deref(), Some(Path::new("/etc/ax/./a")));
         assert_eq!(config.plugins.hosts["b"].binary.as_deref(), Some(Path::new("b")));
@@ -924,6 +1167,72 @@ mod tests {
         );
         let error = config.host_settings(no_variable).unwrap_err().to_string();
         assert!(error.contains("environment variable SECRET is not set"), "{error}");
+    }
+
+    #[test]
+    fn what_comes_from_the_environment_is_known_as_secret() {
+        let text = "[plugin]\nenabled = ['git']\n[plugins.git]\nenv = { A = 'env:ONE', B = 'plain' }\n\
+                    [git]\nkey = 'env:TWO'\nlist = ['x', 'env:ONE', 'env:TWO']\nplain = 'y'\n[git.deep]\nkey = 'env:THREE'";
+        let config = read(Path::new("am.toml"), text).unwrap();
+        let variable = |name: &str| Some(format!("value of {name}"));
+        let git = config.host_settings(variable).unwrap().plugins.remove(0);
+        let from_env: Vec<_> = git.from_env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(
+            from_env,
+            [("deep.key", "env:THREE"), ("key", "env:TWO"), ("list", "env:ONE, env:TWO")]
+        );
+        let secrets: Vec<_> = git.secrets.iter().map(String::as_str).collect();
+        assert_eq!(secrets, ["value of ONE", "value of THREE", "value of TWO"]);
+        assert_eq!((git.env["A"].as_str(), git.env["B"].as_str()), ("value of ONE", "plain"));
+    }
+
+    #[test]
+    fn what_the_host_is_told_is_what_is_written() {
+        let settings = |text: &str| {
+            read(Path::new("am.toml"), text).unwrap().host_settings(no_variable).unwrap()
+        };
+        let text = "[plugin]\nenabled = ['git']\nbody_max_mb = 32\n\
+                    [plugin.websocket.keepalive]\nping_interval_secs = 5\npong_timeout_secs = 0.5\n\
+                    [plugins.git]\nmemory_mb = 512\nopen = true";
+        let host = settings(text);
+        let keepalive = Keepalive {
+            ping_interval: Duration::from_secs(5),
+            pong_timeout: Duration::from_millis(500),
+        };
+        assert_eq!((host.keepalive, host.body_bytes_max), (keepalive, 32 << 20));
+        assert_eq!(
+            (host.plugins[0].memory_bytes_max, host.plugins[0].open),
+            (Some(512 << 20), true)
+        );
+        let host = settings("[plugin]\nenabled = ['git']");
+        assert_eq!((host.keepalive, host.body_bytes_max), (Keepalive::default(), 16 << 20));
+        assert_eq!((host.plugins[0].memory_bytes_max, host.plugins[0].open), (None, false));
+    }
+
+    #[test]
+    fn the_settings_of_a_plugin_are_read_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("am.toml");
+        let write = |text: &str| std::fs::write(&file, text).unwrap();
+        write("[plugin]\nenabled = ['greet']\n[greet]\ndepth = 1");
+        let overrides =
+            Overrides { store: Some("/a".into()), config: Some(file.clone()), http: None };
+        let config = Config::load(&overrides, no_variable).unwrap();
+        let name: PluginName = "greet".parse().unwrap();
+        let depth = || {
+            let settings = config.plugin_settings_now(&name, no_variable);
+            settings.map(|settings| settings.config["depth"].clone()).map_err(|e| e.to_string())
+        };
+        assert_eq!(depth().unwrap(), "1");
+        write("[plugin]\nenabled = ['greet']\n[greet]\ndepth = 2");
+        assert_eq!(depth().unwrap(), "2");
+        write("[plugin]\nenabled = ['greet']\n[greet\n");
+        assert!(depth().unwrap_err().contains("am.toml:3"));
+        std::fs::remove_file(&file).unwrap();
+        assert!(depth().unwrap_err().contains("it cannot be read"));
+        // Where nothing was configured nothing has to be.
+        let unconfigured = Config::unconfigured("/a".into(), no_variable);
+        assert!(unconfigured.plugin_settings_now(&name, no_variable).unwrap().config.is_empty());
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod serve;
 mod shipped;
 mod source;
 mod times;
+mod tls;
 mod torture;
 mod views;
 

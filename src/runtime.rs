@@ -13,10 +13,13 @@ use serde::{Deserialize, Serialize};
 /// What the runtime file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Runtime {
-    /// `http://HOST:PORT`.
+    /// `http://HOST:PORT`, or `https://`.
     pub http: String,
     /// The server's process.
     pub pid: u32,
+    /// With `https`: the SHA-256 of the server's certificate, in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
 }
 
 /// The files of a server that runs; removed when this is dropped.
@@ -84,6 +87,11 @@ pub fn settle(store: &Path) -> PathBuf {
     })
 }
 
+/// The folder of the plugin host beside the store. Made when it is needed.
+pub fn plugin_home(store: &Path) -> PathBuf {
+    beside(store, ".plugins")
+}
+
 fn beside(store: &Path, ending: &str) -> PathBuf {
     let mut name = store.as_os_str().to_owned();
     name.push(ending);
@@ -109,7 +117,7 @@ mod tests {
     fn the_files_are_private_and_gone_at_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("a.db");
-        let runtime = Runtime { http: "http://127.0.0.1:1".into(), pid: 7 };
+        let runtime = Runtime { http: "http://127.0.0.1:1".into(), pid: 7, certificate: None };
         let files = RuntimeFiles::write(&store, &runtime, "secret").unwrap();
         assert_eq!(read(&store), Some(runtime));
         assert_eq!(read_token(&store).unwrap(), "secret");

@@ -9,14 +9,14 @@
 //! Not here: what any of these does.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use axwatch_ats::{SqliteStore, Store, StoreError};
-use axwatch_engine::plugin::{LauncherCommand, PluginHost};
+use axwatch_engine::plugin::{LauncherCommand, PluginHost, Reload};
 use axwatch_engine::{Engine, EngineConfig, EngineStopped, Retained};
 use axwatch_model::SystemClock;
 use serde::Serialize;
@@ -34,6 +34,7 @@ use crate::output::Output;
 use crate::runtime::{self, Runtime, RuntimeFiles};
 use crate::shipped;
 use crate::times;
+use crate::tls::ServerTls;
 
 /// What is logged when nobody says otherwise.
 const LOG_DEFAULT: &str = "info,sqlx=warn,hyper=warn,h2=warn,tower=warn";
@@ -58,6 +59,7 @@ struct Started<'a> {
 /// What kept it from starting, or ended it.
 pub async fn run(config: &Config, out: &mut Output) -> Result<()> {
     start_log(config)?;
+    keep_memory_private();
     let mut signals = Signals::listen()?;
     let mut server = Server::start(config).await?;
     server.tell(out)?;
@@ -85,8 +87,9 @@ impl Server {
     /// # Errors
     /// What kept it from starting; whatever had started is down again.
     pub async fn start(config: &Config) -> Result<Server> {
-        let settings = config.host_settings(variable)?;
-        refuse_beyond_loopback(config.http)?;
+        let mut settings = config.host_settings(variable)?;
+        let tls = config.tls.as_ref().map(ServerTls::read).transpose()?;
+        refuse_beyond_loopback(config.http, tls.is_some())?;
         let writer = SqliteStore::open_writer(&config.store).await?;
         let store = runtime::settle(&config.store);
         let listener = match bind(config.http).await {
@@ -100,22 +103,29 @@ impl Server {
             EngineConfig { handlers: settings.retry_limits(), ..config.engine_config() };
         let clock = Arc::new(SystemClock::new());
         let (engine, engine_task) = axwatch_engine::start(writer, clock, engine_config).await?;
+        settings.home = Some(runtime::plugin_home(&store));
+        let configured = config.clone();
+        settings.reload = Some(Reload::new(move |plugin| {
+            configured.plugin_settings_now(plugin, variable).map_err(|error| error.to_string())
+        }));
         let plugins = PluginHost::start(engine.clone(), settings, launcher()).await?;
         let plugins = Arc::new(plugins);
 
-        let http = format!("http://{}", listener.address());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let http = format!("{scheme}://{}", reached_at(listener.address()));
+        let certificate = tls.as_ref().map(|tls| tls.fingerprint.clone());
         let token = random_token();
         let (stop, stopping) = watch::channel(false);
         let router = api::router(api::Parts {
             engine: engine.clone(),
             plugins: Arc::clone(&plugins),
-            token: token.clone(),
+            guard: api::Guard::new(&token, listener.address(), &config.hosts, tls.is_some()),
             stopping: stopping.clone(),
             http: http.clone(),
             store: store.clone(),
         });
-        let serving = tokio::spawn(listener.serve(router, stopping));
-        let runtime = Runtime { http, pid: std::process::id() };
+        let serving = tokio::spawn(listener.serve(router, tls.map(|tls| tls.acceptor), stopping));
+        let runtime = Runtime { http, pid: std::process::id(), certificate };
         let files = RuntimeFiles::write(&store, &runtime, &token).with_context(|| {
             format!("cannot write the runtime files beside {}", store.display())
         })?;
@@ -137,7 +147,7 @@ impl Server {
     }
 
     fn tell(&self, out: &mut Output) -> Result<()> {
-        let Runtime { http, pid } = &self.runtime;
+        let Runtime { http, pid, .. } = &self.runtime;
         let store = self.store.display().to_string();
         tracing::info!(http, store, pid, "axwatch serves");
         if out.json {
@@ -283,6 +293,23 @@ impl Signals {
     }
 }
 
+/// In our memory are the tokens of all plugins, and what the environment gave us for them. Another process
+/// of this user cannot look into it from now on, and no core file is written, of us or of what we start.
+fn keep_memory_private() {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+            tracing::warn!(%error, "other processes of this user can look into our memory");
+        }
+    }
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "a core file may be written");
+    }
+}
+
 fn start_log(config: &Config) -> Result<()> {
     use std::io::IsTerminal as _;
     let colours = std::io::stderr().is_terminal() && variable("NO_COLOR").is_none();
@@ -305,15 +332,25 @@ where
     Ok(())
 }
 
-/// The API has a token and no encryption, so it stays where nobody listens in.
-fn refuse_beyond_loopback(address: SocketAddr) -> Result<()> {
-    if address.ip().is_loopback() {
+/// Without encryption the API stays where nobody listens in.
+fn refuse_beyond_loopback(address: SocketAddr, is_encrypted: bool) -> Result<()> {
+    if address.ip().is_loopback() || is_encrypted {
         return Ok(());
     }
     Err(Fault::Usage(format!(
-        "{address} is not loopback: the API is not encrypted, so it listens on 127.0.0.1 or [::1] only; put a proxy with TLS and its own authentication before it to reach it from elsewhere"
+        "{address} is not loopback: the API is not encrypted, so it listens on 127.0.0.1 or [::1] only; set http.tls_cert, http.tls_key and http.hosts to reach it from elsewhere"
     ))
     .into())
+}
+
+/// Where commands on this machine reach a server that listens there.
+fn reached_at(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 async fn bind(address: SocketAddr) -> Result<Listener> {
@@ -338,7 +375,7 @@ async fn bind(address: SocketAddr) -> Result<Listener> {
 }
 
 /// Our own program, as a launcher of plugins.
-fn launcher() -> LauncherCommand {
+pub fn launcher() -> LauncherCommand {
     let args = ["plugin-launcher", "--"].map(OsString::from).to_vec();
     LauncherCommand { program: shipped::ourselves(), args }
 }
@@ -361,11 +398,9 @@ mod tests {
             ("0.0.0.0:8770", false),
             ("192.168.1.2:8770", false),
         ] {
-            assert_eq!(
-                refuse_beyond_loopback(address.parse().unwrap()).is_ok(),
-                allowed,
-                "{address}"
-            );
+            let address = address.parse().unwrap();
+            assert_eq!(refuse_beyond_loopback(address, false).is_ok(), allowed, "{address}");
+            assert!(refuse_beyond_loopback(address, true).is_ok(), "{address}");
         }
     }
 

@@ -465,10 +465,14 @@ async fn probe(store: &Path, found: &runtime::Runtime) -> Result<Client> {
     let address: SocketAddr = found
         .http
         .strip_prefix("http://")
+        .or_else(|| found.http.strip_prefix("https://"))
         .and_then(|address| address.parse().ok())
         .with_context(|| format!("its runtime file names no address: {:?}", found.http))?;
     let token = runtime::read_token(store).context("cannot read its token file")?;
-    let client = Client::new(address, token);
+    let client = match &found.certificate {
+        Some(certificate) => Client::with_tls(address, token, certificate)?,
+        None => Client::new(address, token),
+    };
     let server: views::Server = tokio::time::timeout(PROBE_WITHIN, client.get("/api/v1/server"))
         .await
         .map_err(|_| NoAnswer)??;

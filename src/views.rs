@@ -6,6 +6,7 @@
 mod aliases;
 mod backup;
 mod dead;
+mod plugins;
 mod trace;
 mod trial;
 mod upkeep;
@@ -25,6 +26,7 @@ pub use dead::{
     Action, DeadEnd, DeadGroup, DeadSummary, Outcome, OutcomeEnd, PreviewEnd, Selection, Skipped,
     WorkProgress, Worked,
 };
+pub use plugins::{Plugin, PluginRoute, PluginRoutes, Plugins, ShownPlugin};
 pub use trace::{
     LoopStop, TRACE_DEPTH_DEFAULT, TRACE_DEPTH_MAX, TRACE_LIMIT_DEFAULT, TRACE_LIMIT_MAX, Trace,
     TraceKind, TraceLineage, TraceNode,
@@ -143,21 +145,20 @@ pub enum Named {
     Shown,
 }
 
-/// A plugin.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Plugin {
-    /// Its configured name.
-    pub name: String,
-    /// `starting`, `ready`, `degraded`, `backing_off`, `failed` or `stopped`.
-    pub state: String,
-    /// What its Metadata said.
-    pub version: Option<String>,
-    /// Its process.
-    pub pid: Option<u32>,
-    /// What it answers for.
-    pub handlers: Vec<String>,
-    /// What is wrong with it.
-    pub error: Option<String>,
+/// A line of a plugin's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When it came.
+    pub at: Timestamp,
+    /// `error`, `warn`, `info` or `debug`.
+    pub level: String,
+    /// `stdout`, `stderr`, `job` or `host`.
+    pub stream: String,
+    /// What it says.
+    pub message: String,
+    /// The job whose answer brought it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
 }
 
 /// The answer to an append.

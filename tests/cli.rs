@@ -77,7 +77,24 @@ const JOB: &[&str] = &[
     "state",
     "watcher",
 ];
-const PLUGIN: &[&str] = &["error", "handlers", "name", "pid", "state", "version"];
+const PLUGIN: &[&str] =
+    &["disabled_at", "error", "handlers", "name", "pid", "since", "state", "version"];
+const SHOWN_PLUGIN: &[&str] = &[
+    "author",
+    "description",
+    "doubted",
+    "health",
+    "incarnation",
+    "jobs",
+    "license",
+    "qntx_version",
+    "refused",
+    "restarts",
+    "routes",
+    "schedules",
+    "up_at",
+    "watchers",
+];
 const WHY: &[&str] = &[
     "attempts",
     "attestation",
@@ -136,6 +153,8 @@ fn the_keys_of_json_are_stable() {
     shown.sort_unstable();
     let mut declared = [WATCHER, &["backlog"]].concat();
     declared.sort_unstable();
+    let mut shown_plugin = [PLUGIN, SHOWN_PLUGIN].concat();
+    shown_plugin.sort_unstable();
     let cases: [(&[&str], &[&str]); 18] = [
         (&["as", "Y is unseen"], &["fires", "id", "seq"]),
         (&["ax", "is seen"], ATTESTATION),
@@ -149,7 +168,7 @@ fn the_keys_of_json_are_stable() {
         (&["jobs", "show", &job], JOB),
         (&["jobs", "run", "work", "--payload", "{}", "--wait"], JOB),
         (&["plugin", "list"], PLUGIN),
-        (&["plugin", "show", "zoo"], PLUGIN),
+        (&["plugin", "show", "zoo"], &shown_plugin),
         (&["audit", "head"], &["at", "head", "records", "store_id"]),
         (&["audit", "verify"], &["head", "ok", "problem", "records"]),
         (&["why", &job], WHY),
@@ -249,7 +268,20 @@ fn every_command_has_help_with_examples() {
             ][..],
         ),
         ("jobs", &["list", "show", "run", "dead", "retry", "discard"]),
-        ("plugin", &["list", "show"]),
+        (
+            "plugin",
+            &[
+                "list",
+                "show",
+                "restart",
+                "enable",
+                "disable",
+                "reconfigure",
+                "reset",
+                "config",
+                "logs",
+            ],
+        ),
         ("audit", &["show", "head", "verify", "prove", "check"]),
     ]);
     for (name, inner) in nested {
@@ -474,7 +506,7 @@ fn the_status_tells_how_everything_is() {
     let counts: Vec<_> = jobs.iter().map(|state| number(&status["jobs"], state)).collect();
     assert_eq!(counts, [0, 0, 1, 1, 1, 0], "{status}");
     assert!(number(&status["store"], "bytes") > 0 && number(&status["disk"], "free_bytes") > 0);
-    assert_eq!((number(&status["store"], "schema"), number(&status["lag"], "head")), (4, 2));
+    assert_eq!((number(&status["store"], "schema"), number(&status["lag"], "head")), (5, 2));
     assert!(text(&status["lag"], "oldest_waiting_at").ends_with('Z'));
     let kinds: Vec<_> =
         status["attention"].as_array().unwrap().iter().map(|one| text(one, "kind")).collect();

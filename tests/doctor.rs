@@ -63,6 +63,11 @@ fn a_row_of_any_table_that_does_not_decode_stops_nothing_else() {
         ("aliases", "6", "UPDATE aliases SET words = '[' "),
         ("plugins", "zoo", "UPDATE plugins SET incarnation = -7"),
         ("handlers", "[\"zoo\",\"\"]", "INSERT INTO handlers VALUES ('zoo','')"),
+        (
+            "schedules",
+            "[\"zoo\",\"x\"]",
+            "INSERT INTO schedules VALUES ('zoo','x','',0,0,'','',1,1,NULL)",
+        ),
     ];
     for (table, key, spoil) in cases {
         let home = Home::new(&format!("quarantine-{table}"));

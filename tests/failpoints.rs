@@ -60,13 +60,14 @@ fn road() -> Vec<Case> {
     let storage = Some(STORAGE);
     let lives = Some(End::Lives);
     [
-        at(Point::BatchBegin, 5, storage, storage),
-        at(Point::BatchDecided, 5, storage, storage),
+        // After those that it takes until the plugin is ready.
+        at(Point::BatchBegin, 12, storage, storage),
+        at(Point::BatchDecided, 12, storage, storage),
         // The first commit of all is the start's own.
         at(Point::CommitBefore, 1, Some(End::Code(74)), Some(End::Code(101))),
-        at(Point::CommitBefore, 6, storage, storage),
-        at(Point::CommitAfter, 6, storage, storage),
-        at(Point::EffectsHalf, 3, None, storage),
+        at(Point::CommitBefore, 12, storage, storage),
+        at(Point::CommitAfter, 12, storage, storage),
+        at(Point::EffectsHalf, 9, None, storage),
         at(Point::AcksHalf, 1, None, storage),
         at(Point::RequestSending, 4, lives, lives),
         at(Point::ResponseRead, 4, lives, lives),

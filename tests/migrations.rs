@@ -17,15 +17,16 @@ use sha2::{Digest as _, Sha256, Sha384};
 use support::{Dice, Home, Ran, Running, Zoo, number, processes, text};
 
 /// The steps, as they were released.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../migrations/sqlite/0001_log.sql"),
     include_str!("../migrations/sqlite/0002_ended_badly.sql"),
     include_str!("../migrations/sqlite/0003_aliases_and_revisions.sql"),
     include_str!("../migrations/sqlite/0004_positions.sql"),
+    include_str!("../migrations/sqlite/0005_plugins.sql"),
 ];
 const PRESENT: usize = MIGRATIONS.len();
 /// Those that stores of users may have.
-const RELEASED: [usize; 3] = [1, 2, 3];
+const RELEASED: [usize; 4] = [1, 2, 3, 4];
 
 /// An empty store of a schema.
 fn empty_store(path: &Path, schema: usize) -> Connection {
@@ -58,7 +59,8 @@ fn take_back(home: &Home, schema: usize) {
             continue;
         }
         let columns = format!("SELECT name FROM pragma_table_info('{table}', 'main')");
-        let columns = names(&database, &columns).join(",");
+        let quoted = |name: &String| format!("\"{name}\"");
+        let columns = names(&database, &columns).iter().map(quoted).collect::<Vec<_>>().join(",");
         database
             .execute_batch(&format!(
                 "DELETE FROM main.{table}; \

@@ -92,7 +92,7 @@ fn pending_claims_are_told_as_unknown_and_may_be_sent_again() {
     let home = Home::new("unknown");
     watching(&home);
     // The commit is on the disk, and its answer is an error.
-    home.arm("commit.after=error@5");
+    home.arm("commit.after=error@12");
     let server = home.serve();
     server.until_ready(&["zoo"]);
     let (acked, refused) = append_until_refused(&server, 100, 0);

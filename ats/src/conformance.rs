@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axwatch_model::{
-    AttestationId, Attributes, Counters, CursorNumber, CursorRow, Declared, DefaultActor, Defaults,
-    Draft, HandlerRef, HoldRow, Incoming, JobId, JobNumber, JobOrigin, JobRow, JobState, LaneKey,
-    LeafNumber, Lineage, LineageKind, Owner, PassRow, PluginRow, RevisionRow, Seq, StoreId, Stored,
+    Announced, AttestationId, Attributes, Counters, CursorNumber, CursorRow, Declared,
+    DefaultActor, Defaults, Draft, HandlerRef, HoldRow, Incoming, JobId, JobNumber, JobOrigin,
+    JobRow, JobState, LaneKey, LeafNumber, Lineage, LineageKind, Owner, PassRow, PluginName,
+    PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleRow, Seq, StoreId, Stored,
     StructuralFilter, Timestamp, WatcherKey, WatcherNumber, WatcherRow, WatcherState,
 };
 use axwatch_query::{AliasChange, AliasChangeKind, Aliases, Filter};
@@ -153,6 +154,7 @@ conformance! {
     passes_move_with_their_cursor,
     holds_of_a_watcher_are_kept,
     watchers_handlers_and_plugins_are_kept,
+    what_plugins_announce_is_kept,
     revisions_of_a_watcher_are_kept,
     people_s_changes_of_aliases_are_kept_in_their_place,
     aliases_lead_a_question_to_what_is_one_with_its_words,
@@ -793,7 +795,20 @@ async fn watchers_handlers_and_plugins_are_kept(mut subject: Subject) {
         name: "git".parse().unwrap(),
         version: "1.2.3".into(),
         incarnation,
-        up_at: at(5),
+        up_at: Some(at(5)),
+        disabled_at: None,
+        called_back: incarnation == 2,
+        doubted_until: Some(at(7)),
+    };
+    // Nobody ever saw it up.
+    let off = PluginRow {
+        name: "off".parse().unwrap(),
+        version: String::new(),
+        incarnation: 0,
+        up_at: None,
+        disabled_at: Some(at(6)),
+        called_back: false,
+        doubted_until: None,
     };
     let counters = |fires| Counters { matches: 9, fires, errors: 1, last_fired_at: Some(at(3)) };
     let names = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
@@ -804,7 +819,7 @@ async fn watchers_handlers_and_plugins_are_kept(mut subject: Subject) {
                 ("git".parse().unwrap(), names(&["a", "b", "a"])),
                 ("bot".parse().unwrap(), names(&["z"])),
             ],
-            plugins: vec![git_row(1)],
+            plugins: vec![git_row(1), off.clone()],
             counters: Some((
                 LeafNumber(4),
                 vec![(WatcherNumber(2), counters(1)), (WatcherNumber(1), Counters::default())],
@@ -842,7 +857,72 @@ async fn watchers_handlers_and_plugins_are_kept(mut subject: Subject) {
         .map(|row| format!("{}/{}", row.plugin, row.name))
         .collect();
     assert_eq!(handlers, ["bot/z", "git/c"]);
-    assert_eq!(reader.plugins().await.unwrap(), [git_row(2)]);
+    assert_eq!(reader.plugins().await.unwrap(), [git_row(2), off]);
+}
+
+async fn what_plugins_announce_is_kept(mut subject: Subject) {
+    let name = |name: &str| -> PluginName { name.parse().unwrap() };
+    let schedule = |owner: Owner, handler: &str, interval_secs| ScheduleRow {
+        owner,
+        name: handler.parse().unwrap(),
+        handler: handler.parse().unwrap(),
+        interval_secs,
+        enabled_by_default: true,
+        description: "every 'so' often\n".into(),
+        ats_code: "x is y".into(),
+        declared_at: at(1),
+        changed_at: at(2),
+        retired_at: None,
+    };
+    let git = || Owner::Plugin(name("git"));
+    let route = |method: &str, path: &str| RouteRow {
+        method: method.into(),
+        path: path.into(),
+        description: "it's one".into(),
+    };
+    let refused =
+        |kind, name: &str| RefusedRow { kind, name: name.into(), reason: format!("{name}: no") };
+    subject
+        .commit(Batch {
+            schedules: vec![
+                schedule(git(), "poll", 60),
+                schedule(git(), "clean", 0),
+                schedule(Owner::User, "poll", u32::MAX),
+            ],
+            routes: vec![
+                (name("git"), vec![route("POST", "/b"), route("GET", "/b"), route("GET", "/a")]),
+                (name("git-hub"), vec![route("GET", "/a")]),
+            ],
+            refused: vec![
+                (
+                    name("git"),
+                    vec![refused(Announced::Route, "z"), refused(Announced::Watcher, "")],
+                ),
+                (name("git-hub"), vec![refused(Announced::Schedule, "s")]),
+            ],
+            ..Batch::default()
+        })
+        .await;
+    let gone = ScheduleRow { retired_at: Some(at(9)), ..schedule(git(), "poll", 30) };
+    subject
+        .commit(Batch {
+            schedules: vec![gone.clone()],
+            routes: vec![(name("git"), vec![route("GET", "/c")])],
+            refused: vec![(name("git"), vec![refused(Announced::Handler, "h")])],
+            ..Batch::default()
+        })
+        .await;
+    let subject = subject.reopen().await;
+    let reader = subject.reader();
+    let expected = [schedule(git(), "clean", 0), gone, schedule(Owner::User, "poll", u32::MAX)];
+    assert_eq!(reader.schedules().await.unwrap(), expected);
+    let expected = [(name("git"), route("GET", "/c")), (name("git-hub"), route("GET", "/a"))];
+    assert_eq!(reader.routes().await.unwrap(), expected);
+    let expected = [
+        (name("git"), vec![refused(Announced::Handler, "h")]),
+        (name("git-hub"), vec![refused(Announced::Schedule, "s")]),
+    ];
+    assert_eq!(reader.refused().await.unwrap(), expected);
 }
 
 async fn the_audit_is_found_by_its_records(mut subject: Subject) {

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use axwatch_model::{
     AttestationId, Counters, CursorNumber, HandlerName, HandlerRow, HoldRow, JobId, JobIdPrefix,
-    JobNumber, JobOrigin, JobRow, JobState, LeafNumber, PassRow, PluginName, PluginRow,
-    RevisionRow, Seq, StoreId, Stored, Timestamp, WatcherNumber, WatcherRow,
+    JobNumber, JobOrigin, JobRow, JobState, LeafNumber, LocalId, Owner, PassRow, PluginName,
+    PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleRow, Seq, StoreId, Stored, Timestamp,
+    WatcherNumber, WatcherRow,
 };
 use axwatch_query::AliasChange;
 use futures::future::{BoxFuture, FutureExt, ready};
@@ -44,6 +45,9 @@ struct Tables {
     counters: BTreeMap<WatcherNumber, Counters>,
     handlers: BTreeSet<(PluginName, HandlerName)>,
     plugins: BTreeMap<PluginName, PluginRow>,
+    schedules: BTreeMap<(Owner, LocalId), ScheduleRow>,
+    routes: BTreeMap<PluginName, BTreeSet<RouteRow>>,
+    refused: BTreeMap<PluginName, Vec<RefusedRow>>,
     audit: BTreeMap<LeafNumber, AuditRow>,
 }
 
@@ -147,6 +151,12 @@ impl Tables {
             self.handlers.extend(names.iter().map(|name| (plugin.clone(), name.clone())));
         }
         self.plugins.extend(batch.plugins.iter().map(|row| (row.name.clone(), row.clone())));
+        let key = |row: &ScheduleRow| (row.owner.clone(), row.name.clone());
+        self.schedules.extend(batch.schedules.iter().map(|row| (key(row), row.clone())));
+        for (plugin, routes) in &batch.routes {
+            self.routes.insert(plugin.clone(), routes.iter().cloned().collect());
+        }
+        self.refused.extend(batch.refused.iter().cloned());
         self.audit.extend(batch.audit.iter().map(|row| (row.first_leaf, row.clone())));
         if let Some((_, counters)) = &batch.counters {
             self.counters.extend(counters.iter().copied());
@@ -364,6 +374,28 @@ impl Store for MemoryStore {
 
     fn plugins(&self) -> StoreFuture<'_, Vec<PluginRow>> {
         self.answer(|tables| tables.plugins.values().cloned().collect())
+    }
+
+    fn schedules(&self) -> StoreFuture<'_, Vec<ScheduleRow>> {
+        self.answer(|tables| {
+            let mut rows: Vec<_> = tables.schedules.values().cloned().collect();
+            rows.sort_by(|a, b| (a.owner.as_str(), &a.name).cmp(&(b.owner.as_str(), &b.name)));
+            rows
+        })
+    }
+
+    fn routes(&self) -> StoreFuture<'_, Vec<(PluginName, RouteRow)>> {
+        self.answer(|tables| {
+            let of = |(plugin, routes): (&PluginName, &BTreeSet<RouteRow>)| {
+                let plugin = plugin.clone();
+                routes.clone().into_iter().map(move |route| (plugin.clone(), route))
+            };
+            tables.routes.iter().flat_map(of).collect()
+        })
+    }
+
+    fn refused(&self) -> StoreFuture<'_, Vec<(PluginName, Vec<RefusedRow>)>> {
+        self.answer(|tables| tables.refused.clone().into_iter().collect())
     }
 
     fn job(&self, id: JobId) -> StoreFuture<'_, Option<JobRow>> {

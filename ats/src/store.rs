@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axwatch_model::{
     Attestation, AttestationId, Counters, CursorNumber, CursorRow, HandlerName, HandlerRow,
     HoldRow, JobId, JobIdPrefix, JobNumber, JobRow, JobState, LaneKey, LeafNumber, PassRow,
-    PluginName, PluginRow, RevisionRow, Seq, StoreId, Stored, Timestamp, WatcherNumber, WatcherRow,
+    PluginName, PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleRow, Seq, StoreId, Stored,
+    Timestamp, WatcherNumber, WatcherRow,
 };
 use axwatch_query::{AliasChange, Aliases, Dimension, Filter, matches};
 use futures::future::BoxFuture;
@@ -179,8 +180,14 @@ pub struct Batch {
     pub holds: Vec<HoldRow>,
     /// For each plugin named, all the handlers that it now has.
     pub handlers: Vec<(PluginName, Vec<HandlerName>)>,
-    /// The present row of plugins that came up.
+    /// The present row of plugins that came up, or of which something else changed.
     pub plugins: Vec<PluginRow>,
+    /// New schedules, and the present row of changed ones; at most one row each.
+    pub schedules: Vec<ScheduleRow>,
+    /// For each plugin named, all its routes; none twice.
+    pub routes: Vec<(PluginName, Vec<RouteRow>)>,
+    /// For each plugin named, what of its last announcement was not taken.
+    pub refused: Vec<(PluginName, Vec<RefusedRow>)>,
     /// The audit of this commit.
     pub audit: Option<AuditRow>,
     /// How far the log has now been matched.
@@ -244,6 +251,8 @@ pub struct Quarantined {
     pub row: String,
     /// Why it did not decode.
     pub reason: String,
+    /// What is kept of it: a JSON object of its columns.
+    pub content: String,
 }
 
 /// A search for attestations, newest first.
@@ -449,8 +458,17 @@ pub trait Store: Send + Sync {
     /// All announced handlers, by plugin and name.
     fn handlers(&self) -> StoreFuture<'_, Vec<HandlerRow>>;
 
-    /// All plugins that were ever up, by name.
+    /// All plugins that were ever up or disabled, by name.
     fn plugins(&self) -> StoreFuture<'_, Vec<PluginRow>>;
+
+    /// All schedules, retired ones included, by owner and name.
+    fn schedules(&self) -> StoreFuture<'_, Vec<ScheduleRow>>;
+
+    /// The routes of all plugins, by plugin, method and path.
+    fn routes(&self) -> StoreFuture<'_, Vec<(PluginName, RouteRow)>>;
+
+    /// What of the last announcements was not taken, by plugin, each in its order.
+    fn refused(&self) -> StoreFuture<'_, Vec<(PluginName, Vec<RefusedRow>)>>;
 
     /// The job with this id.
     fn job(&self, id: JobId) -> StoreFuture<'_, Option<JobRow>>;

@@ -8,6 +8,7 @@
 //! - [`plugin`] is the process at the other end: it answers every job at once.
 //! - [`parse`] is a query's way from text to meaning, held to a fixed number of nanoseconds.
 //! - [`ax`] is questions over a large log, which [`dataset`] makes.
+//! - [`zoo`] is the main job beside plugins that misbehave.
 //! - [`bare`] is what SQLite does without us: the yardsticks.
 //! - [`rig`] is the engine with that plugin under it, [`claims`] what is fed to it.
 //! - [`figure`] is a line of the output, [`spread`] medians and percentiles, [`disk`] bytes written,
@@ -27,3 +28,4 @@ pub mod rig;
 pub mod road;
 pub mod spread;
 mod typical;
+pub mod zoo;

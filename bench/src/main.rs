@@ -1,4 +1,5 @@
 //! `axwatch-bench road`: measures the main job and prints each figure against its limit.
+//! `axwatch-bench zoo`: what a plugin keeps of its speed beside others that misbehave.
 //! `axwatch-bench parse`: the same for queries. `axwatch-bench ax`: the same for their answers.
 //!
 //! The same program is, in hidden modes, the plugin that it measures and the launcher over it.
@@ -10,7 +11,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use axwatch_bench::figure::{Figure, Setting};
 use axwatch_bench::road::{self, Part};
-use axwatch_bench::{ax, parse, plugin};
+use axwatch_bench::{ax, parse, plugin, zoo};
 use clap::{Parser, Subcommand, ValueEnum as _};
 
 /// Benchmarks of axwatch.
@@ -29,6 +30,8 @@ enum Mode {
     Parse(ParseArguments),
     /// Questions over a large log.
     Ax(AxArguments),
+    /// A plugin beside others that misbehave.
+    Zoo(ZooArguments),
     /// The plugin at the end of the road.
     #[command(hide = true)]
     Plugin {
@@ -61,6 +64,22 @@ struct RoadArguments {
     only: Vec<Part>,
     /// The folder to work in, whose disk is the one that is measured; by default that of this program,
     /// because what is meant for temporary files may lie in memory.
+    #[arg(long)]
+    folder: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct ZooArguments {
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+    /// A short load: shows that it works, and no figure that means anything.
+    #[arg(long)]
+    quick: bool,
+    /// Only beside these, by their modes in `examples/zoo_plugin.rs`.
+    #[arg(long)]
+    only: Vec<String>,
+    /// The folder to work in; by default that of this program.
     #[arg(long)]
     folder: Option<PathBuf>,
 }
@@ -99,6 +118,7 @@ fn main() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Mode::Ax(arguments) => runtime()?.block_on(ax(arguments)),
+        Mode::Zoo(arguments) => runtime()?.block_on(zoo(arguments)),
         Mode::Plugin { port, port_file } => {
             runtime()?.block_on(plugin::serve(port, port_file))?;
             Ok(ExitCode::SUCCESS)
@@ -136,6 +156,15 @@ async fn ax(arguments: AxArguments) -> Result<ExitCode> {
     head(&setting, arguments.json);
     let tell = |figure: &Figure| tell(figure, arguments.json);
     ax::run(&folder, &setting, claims, tell).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn zoo(arguments: ZooArguments) -> Result<ExitCode> {
+    let setting = Setting::look(arguments.quick);
+    let folder = folder(arguments.folder)?;
+    head(&setting, arguments.json);
+    let tell = |figure: &Figure| tell(figure, arguments.json);
+    zoo::run(&folder, &setting, &arguments.only, tell).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,6 +1,7 @@
 //! The engine with the plugin of the benchmarks under it: the real store, host and transport, in this
 //! process, and the plugin in a process of its own.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,6 +61,14 @@ impl Rig {
     /// # Errors
     /// When the store, the engine or the plugin does not start.
     pub async fn start(store: &Path) -> Result<Rig> {
+        Rig::start_beside(store, Vec::new()).await
+    }
+
+    /// The same with other plugins beside ours, which need not come up.
+    ///
+    /// # Errors
+    /// When the store, the engine or our plugin does not start.
+    pub async fn start_beside(store: &Path, others: Vec<PluginSettings>) -> Result<Rig> {
         let writer = SqliteStore::open_writer(store).await?;
         let clock = Arc::new(SystemClock::new());
         let (engine, task) = axwatch_engine::start(writer, clock, EngineConfig::default()).await?;
@@ -71,7 +80,8 @@ impl Rig {
             program: program.clone(),
             args: vec!["launcher".into(), "--".into()],
         };
-        let plugins = vec![settings(program, &port_file)?];
+        let mut plugins = vec![settings(program, &port_file)?];
+        plugins.extend(others);
         let settings = HostSettings { plugins, ..HostSettings::default() };
         let host = PluginHost::start(engine.clone(), settings, launcher).await?;
         wait_until_ready(&host).await?;
@@ -94,6 +104,38 @@ impl Rig {
     /// As [`Rig::fire`].
     pub async fn flood(&self, claims: Vec<Incoming>) -> Result<Duration> {
         self.feed(claims, None).await
+    }
+
+    /// Appends claims at a steady rate, whether or not earlier ones are answered; says when each was due.
+    /// What this lags behind counts as the engine's.
+    ///
+    /// # Errors
+    /// When a claim is refused or the engine has ended.
+    pub async fn append_at(
+        &self,
+        claims: Vec<Incoming>,
+        rate: f64,
+    ) -> Result<HashMap<String, Instant>> {
+        let began = Instant::now();
+        let due_at = |index: usize| began + Duration::from_secs_f64(index as f64 / rate);
+        let mut due = HashMap::with_capacity(claims.len());
+        let mut appends = Vec::new();
+        let mut claims = claims.into_iter().enumerate().peekable();
+        while claims.peek().is_some() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let now = Instant::now();
+            let mut batch = Vec::new();
+            while let Some((index, claim)) = claims.next_if(|(index, _)| due_at(*index) <= now) {
+                due.insert(claim.attestation.id.as_str().to_owned(), due_at(index));
+                batch.push(claim);
+            }
+            let engine = self.engine.clone();
+            appends.push(tokio::spawn(async move { engine.append(batch).await }));
+        }
+        for append in appends {
+            check(append.await??)?;
+        }
+        Ok(due)
     }
 
     async fn feed(&self, claims: Vec<Incoming>, open_max: Option<u64>) -> Result<Duration> {
@@ -167,6 +209,15 @@ impl Rig {
         let request =
             HttpRequest { method: "GET".into(), path: path.into(), ..HttpRequest::default() };
         Ok(self.client.clone().handle_http(request).await?.into_inner().body)
+    }
+
+    /// Waits until another plugin has come up, or for as long as this.
+    pub async fn until_begun(&self, name: &str, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let is_up = || self.host.show(name).is_ok_and(|view| view.state == Status::Ready);
+        while !is_up() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Stops the plugin, then the engine, which leaves a store with nothing left for later.

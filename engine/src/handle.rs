@@ -7,13 +7,13 @@ use std::time::Duration;
 use axwatch_ats::since::{InvalidPlace, first_seq};
 use axwatch_ats::{AliasBook, AppendConflict, RetentionPlace, Store, StoreError};
 use axwatch_core::{
-    Declaration, Event, Overview, Refusal, Registration, Since, Waiting, WatcherCommand,
-    WatcherView,
+    Declaration, Event, Overview, PluginTransition, Refusal, Registered, Registration, Since,
+    Verdicts, Waiting, WatcherCommand, WatcherView,
 };
 use axwatch_failpoints::{Point, pass};
 use axwatch_model::{
     Clock, Defaults, Draft, Incoming, InvalidDraft, JobId, JobNumber, JobRow, LeafNumber, Owner,
-    PluginName, Seq, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
+    PluginName, PluginRow, RouteRow, Seq, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
 };
 use axwatch_query::{AliasChange, Aliases};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -154,6 +154,13 @@ pub(crate) enum Message {
         text: String,
         reply: oneshot::Sender<Option<Box<WatcherView>>>,
     },
+    Plugin {
+        name: PluginName,
+        reply: oneshot::Sender<Option<Box<Registered>>>,
+    },
+    Routes {
+        reply: oneshot::Sender<Vec<(PluginName, RouteRow)>>,
+    },
     Paused {
         reply: oneshot::Sender<Vec<WatcherNumber>>,
     },
@@ -203,6 +210,14 @@ pub(crate) enum Request {
     },
     Declare(Declaration),
     Command(WatcherKey, WatcherCommand),
+    PluginDisabled {
+        plugin: PluginName,
+        by: String,
+    },
+    PluginEnabled {
+        plugin: PluginName,
+        by: String,
+    },
     Enqueue {
         id: JobId,
         handler: String,
@@ -226,6 +241,9 @@ pub(crate) fn intake() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(INTAKE_BYTES_MAX / INTAKE_UNIT_BYTES))
 }
 
+/// The rows of plugins as they are on the disk: the writer changes them with each commit.
+pub(crate) type PluginRows = Arc<Mutex<BTreeMap<PluginName, PluginRow>>>;
+
 /// The handle on a running engine. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
@@ -236,6 +254,7 @@ pub struct Engine {
     pub(crate) transports: Arc<Transports>,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) incarnations: Arc<Mutex<BTreeMap<PluginName, u64>>>,
+    pub(crate) plugin_rows: PluginRows,
     pub(crate) intake: Arc<Semaphore>,
     pub(crate) aliases: Arc<AliasBook>,
 }
@@ -359,22 +378,30 @@ impl Engine {
         *last
     }
 
-    /// Registers a plugin that is ready: its handlers and watchers in one transaction. Answers for
-    /// each watcher of the registration, in its order, whether it stands.
+    /// What the store knew of a plugin at the start, and what was written since.
+    #[must_use]
+    pub fn plugin_row(&self, plugin: &PluginName) -> Option<PluginRow> {
+        self.plugin_rows.lock().expect("no holder of the plugins' rows panics").get(plugin).cloned()
+    }
+
+    /// Registers a plugin that is ready: its handlers, watchers, schedules and routes in one transaction.
+    /// Answers what became of each part.
     ///
     /// # Errors
-    /// As [`RequestError`] says.
-    pub async fn plugin_up(
-        &self,
-        ready: PluginReady,
-    ) -> Result<Vec<(String, Result<(), Refusal>)>, RequestError> {
+    /// As [`RequestError`] says; refused while the plugin is disabled.
+    pub async fn plugin_up(&self, ready: PluginReady) -> Result<Verdicts, RequestError> {
         let PluginReady { plugin, incarnation, version, max_in_flight, registration, transport } =
             ready;
         self.transports.attach(plugin.clone(), incarnation, transport);
         let registration = self.placed(registration).await?;
+        let name = plugin.clone();
         let request =
             Request::PluginUp { plugin, incarnation, version, max_in_flight, registration };
-        self.registered(request).await
+        let registered = self.registered(request).await;
+        if let Err(RequestError::Refused(_)) = registered {
+            self.transports.detach(&name, incarnation);
+        }
+        registered
     }
 
     /// Replaces what a plugin's running process announced.
@@ -386,7 +413,7 @@ impl Engine {
         plugin: PluginName,
         incarnation: u64,
         registration: Registration,
-    ) -> Result<Vec<(String, Result<(), Refusal>)>, RequestError> {
+    ) -> Result<Verdicts, RequestError> {
         let registration = self.placed(registration).await?;
         self.registered(Request::Announced { plugin, incarnation, registration }).await
     }
@@ -405,6 +432,36 @@ impl Engine {
     ) -> Result<(), EngineGone> {
         self.transports.detach(&plugin, incarnation);
         self.send(Message::Event(Event::PluginDown { plugin, incarnation, reason, crashed })).await
+    }
+
+    /// Retires all that a plugin registered, and keeps that it is not to run. Its process is the caller's
+    /// to stop, afterwards.
+    ///
+    /// # Errors
+    /// As [`RequestError`] says.
+    pub async fn plugin_disabled(
+        &self,
+        plugin: PluginName,
+        by: String,
+    ) -> Result<(), RequestError> {
+        self.wanted(Request::PluginDisabled { plugin, by }).await
+    }
+
+    /// Keeps that a plugin is to run again. Its process is the caller's to start, afterwards; what it
+    /// announces then is new.
+    ///
+    /// # Errors
+    /// As [`RequestError`] says.
+    pub async fn plugin_enabled(&self, plugin: PluginName, by: String) -> Result<(), RequestError> {
+        self.wanted(Request::PluginEnabled { plugin, by }).await
+    }
+
+    /// Lets the audit tell that a plugin's supervisor is in another state.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn plugin_state(&self, transition: PluginTransition) -> Result<(), EngineGone> {
+        self.send(Message::Event(Event::PluginState(transition))).await
     }
 
     /// Lets nothing start any more, and waits up to `patience` for what is under way to end. Says
@@ -430,8 +487,11 @@ impl Engine {
         self.changed(Request::Declare(self.place(declaration).await?)).await
     }
 
-    /// Looks up in the log from which claims on its watchers begin.
-    async fn placed(&self, registration: Registration) -> Result<Registration, RequestError> {
+    /// Looks up in the log from which claims on its watchers begin. What has been looked up is not again.
+    pub(crate) async fn placed(
+        &self,
+        registration: Registration,
+    ) -> Result<Registration, RequestError> {
         let mut watchers = Vec::with_capacity(registration.watchers.len());
         for declaration in registration.watchers {
             watchers.push(self.place(declaration).await?);
@@ -511,6 +571,26 @@ impl Engine {
         answer.await.map_err(|_| EngineGone)
     }
 
+    /// What a plugin has registered, and what waits for it; `None` of one that was never heard of.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn plugin(&self, name: PluginName) -> Result<Option<Box<Registered>>, EngineGone> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Plugin { name, reply }).await?;
+        answer.await.map_err(|_| EngineGone)
+    }
+
+    /// The routes that plugins announced, by plugin.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn routes(&self) -> Result<Vec<(PluginName, RouteRow)>, EngineGone> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Routes { reply }).await?;
+        answer.await.map_err(|_| EngineGone)
+    }
+
     /// The watchers whose fires wait because they are paused.
     ///
     /// # Errors
@@ -548,12 +628,16 @@ impl Engine {
         let _ = self.send(Message::Stop).await;
     }
 
-    async fn registered(
-        &self,
-        request: Request,
-    ) -> Result<Vec<(String, Result<(), Refusal>)>, RequestError> {
+    async fn wanted(&self, request: Request) -> Result<(), RequestError> {
         match self.request(request).await? {
-            axwatch_core::Answer::Registered(verdicts) => Ok(verdicts),
+            axwatch_core::Answer::Plugin(answer) => Ok(answer?),
+            other => unreachable!("the core answers a word on a plugin with it, not {other:?}"),
+        }
+    }
+
+    async fn registered(&self, request: Request) -> Result<Verdicts, RequestError> {
+        match self.request(request).await? {
+            axwatch_core::Answer::Registered(answer) => Ok(answer?),
             other => {
                 unreachable!("the core answers a registration with its verdicts, not {other:?}")
             }

@@ -25,8 +25,8 @@ use axwatch_core::{
 };
 use axwatch_failpoints::{Injected, Point, hit, is_armed, pass};
 use axwatch_model::{
-    AttestationId, Clock, HandlerName, Incoming, JobNumber, LeafNumber, Mono, Now, PluginName, Seq,
-    Stored,
+    AttestationId, Clock, HandlerName, Incoming, JobNumber, LeafNumber, Mono, Now, PluginName,
+    PluginRow, Seq, Stored,
 };
 use axwatch_query::{AliasChange, Aliases};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -34,8 +34,8 @@ use tokio::task::JoinHandle;
 
 use crate::dispatch::{Dispatcher, InFlight, Transports};
 use crate::handle::{
-    Acked, AppendRefusal, Engine, Fires, Heads, Message, Request, RequestError, Retain, Whole,
-    bytes_of, intake,
+    Acked, AppendRefusal, Engine, Fires, Heads, Message, PluginRows, Request, RequestError, Retain,
+    Whole, bytes_of, intake,
 };
 
 /// Messages that may wait for the writer; past them callers wait.
@@ -119,14 +119,19 @@ pub async fn start(
     let effects = recover(&mut state, &*reader, opened.open_jobs_from, &*clock).await?;
     let plugins = reader.plugins().await?;
     let incarnations: BTreeMap<_, _> =
-        plugins.into_iter().map(|row| (row.name, row.incarnation)).collect();
+        plugins.iter().map(|row| (row.name.clone(), row.incarnation)).collect();
+    let plugins = plugins.into_iter().map(|row| (row.name.clone(), row)).collect();
+    let mut plugins: BTreeMap<_, _> = plugins;
     let now = clock.now();
     // After all that a start reads, and before anything writes: what does not decode is put aside before
     // a new row takes its place.
     let quarantine_told = put_aside(&mut *store, &mut state, now).await?;
     state.begin_generations_at(reader.generation_floor().await?);
     let batch = batch_of(Vec::new(), state.take_writes(false), now);
-    store.commit(&Batch { quarantine_told, ..batch }).await?;
+    let batch = Batch { quarantine_told, ..batch };
+    store.commit(&batch).await?;
+    plugins.extend(batch.plugins.into_iter().map(|row| (row.name.clone(), row)));
+    let plugin_rows = Arc::new(Mutex::new(plugins));
     let leaving = state.step(Event::Committed, clock.now());
 
     let (sender, inbox) = mpsc::channel(INBOX_MESSAGES_MAX);
@@ -148,6 +153,7 @@ pub async fn start(
         transports,
         in_flight,
         incarnations: Arc::new(Mutex::new(incarnations)),
+        plugin_rows: plugin_rows.clone(),
         intake: intake(),
         aliases: Arc::default(),
     };
@@ -159,6 +165,7 @@ pub async fn start(
         reserve_bytes: config.reserve_bytes,
         inbox,
         loads: sender.downgrade(),
+        plugin_rows,
         dispatcher,
         heads,
         head: opened.head,
@@ -200,6 +207,10 @@ async fn restore(
         // Those of later claims come with their claims, when these are matched.
         aliases: aliases_before(store, opened.matched_seq.next()).await?,
         handlers: store.handlers().await?,
+        plugins: store.plugins().await?,
+        schedules: store.schedules().await?,
+        routes: store.routes().await?,
+        refused: store.refused().await?,
         tree: restore_tree(store, opened.audit_size).await?,
     };
     let policy = Policy {
@@ -261,6 +272,7 @@ async fn put_aside(
 ) -> Result<Option<u64>, StoreError> {
     let quarantined = store.quarantined(now.wall).await?;
     let last = quarantined.last().map(|row| row.number);
+    let disabled: Vec<_> = quarantined.iter().filter_map(disabled_plugin).collect();
     let set_aside =
         |Quarantined { table, row, reason, .. }: Quarantined| SetAside { table, row, reason };
     let rows: Vec<_> = quarantined.into_iter().map(set_aside).collect();
@@ -271,7 +283,25 @@ async fn put_aside(
         );
         state.step(Event::Quarantined { rows }, now);
     }
+    for plugin in disabled {
+        tracing::error!(
+            %plugin,
+            "what is known of plugin {plugin} does not decode; it was disabled, and stays so: axwatch plugin enable {plugin}"
+        );
+        let by = "engine".to_owned();
+        state.step(Event::PluginDisabled { request: RequestId(0), plugin, by }, now);
+    }
     Ok(last)
+}
+
+/// The plugin whose row this was, if somebody wanted it not to run: that may not be forgotten with the rest.
+fn disabled_plugin(row: &Quarantined) -> Option<PluginName> {
+    if row.table != "plugins" {
+        return None;
+    }
+    let content: serde_json::Value = serde_json::from_str(&row.content).ok()?;
+    let is_disabled = content.get("disabled_at").is_some_and(|at| !at.is_null());
+    row.row.parse().ok().filter(|_| is_disabled)
 }
 
 async fn recover(
@@ -317,6 +347,9 @@ fn batch_of(attestations: Vec<Arc<Stored>>, writes: Writes, now: Now) -> Batch {
         holds: writes.holds,
         handlers: writes.handlers,
         plugins: writes.plugins,
+        schedules: writes.schedules,
+        routes: writes.routes,
+        refused: writes.refused,
         audit: writes.audit.map(|audit| AuditRow {
             first_leaf: audit.first_leaf,
             count: audit.count,
@@ -367,6 +400,8 @@ struct Writer {
     inbox: mpsc::Receiver<Message>,
     /// For what is read for the core; weak, so that the inbox ends with its last real sender.
     loads: mpsc::WeakSender<Message>,
+    /// For whoever asks the handle.
+    plugin_rows: PluginRows,
     dispatcher: Dispatcher,
     heads: watch::Sender<Heads>,
     head: Seq,
@@ -483,6 +518,10 @@ impl Writer {
                     let found = self.state.watcher(&text);
                     drop(reply.send(found.map(Box::new)));
                 }
+                Message::Plugin { name, reply } => {
+                    drop(reply.send(self.state.plugin(&name).map(Box::new)));
+                }
+                Message::Routes { reply } => drop(reply.send(self.state.routes())),
                 Message::Paused { reply } => drop(reply.send(self.state.paused())),
                 Message::Overview { reply } => drop(reply.send(self.state.overview())),
                 Message::Waiting { row, reply } => {
@@ -584,6 +623,12 @@ impl Writer {
             Request::Announced { plugin, incarnation, registration } => {
                 Event::Announced { request: id, plugin, incarnation, registration }
             }
+            Request::PluginDisabled { plugin, by } => {
+                Event::PluginDisabled { request: id, plugin, by }
+            }
+            Request::PluginEnabled { plugin, by } => {
+                Event::PluginEnabled { request: id, plugin, by }
+            }
             Request::Declare(declaration) => Event::Declare { request: id, declaration },
             Request::Command(watcher, command) => Event::Command { request: id, watcher, command },
             Request::Enqueue { id: job, handler, payload } => {
@@ -617,6 +662,7 @@ impl Writer {
         let batch = Batch { removal, ..batch };
         hit_decided(&batch)?;
         self.store.commit(&batch).await?;
+        self.keep_plugin_rows(&batch.plugins);
         if let Some(removal) = &batch.removal {
             self.removed(removal);
         }
@@ -638,6 +684,13 @@ impl Writer {
             let _ = reply.send(());
         }
         Ok(())
+    }
+
+    fn keep_plugin_rows(&self, rows: &[PluginRow]) {
+        if !rows.is_empty() {
+            let mut kept = self.plugin_rows.lock().expect("no holder of the plugins' rows panics");
+            kept.extend(rows.iter().map(|row| (row.name.clone(), row.clone())));
+        }
     }
 
     fn begin_retention(&mut self, retain: Retain) {
@@ -877,17 +930,27 @@ impl Writer {
                     due_by: axwatch_model::Timestamp::from_ms_clamped(i64::MAX),
                     limit,
                 }),
-                Effect::Unparsed { watcher, text, reason } => {
-                    tracing::error!(%watcher, ?text, %reason, "Failed to parse AX query for watcher");
+                Effect::Unparsed { owner, watcher, text, reason } => {
+                    tracing::error!(plugin = %owner, %watcher, ?text, %reason, "Failed to parse AX query for watcher");
                 }
-                Effect::GaveUp { id, watcher, handler, attempts, permanent: true, reason } => {
-                    tracing::warn!(job = %id, %watcher, %handler, attempts, %reason, "Permanent failure, giving up");
+                Effect::GaveUp {
+                    id,
+                    plugin,
+                    watcher,
+                    handler,
+                    attempts,
+                    permanent: true,
+                    reason,
+                } => {
+                    let plugin = plugin.as_ref().map(PluginName::as_str);
+                    tracing::warn!(plugin, job = %id, %watcher, %handler, attempts, %reason, "Permanent failure, giving up");
                 }
-                Effect::Doubted { plugin, handlers, watchers } => {
-                    tracing::error!(%plugin, ?handlers, ?watchers, "the plugin no longer announces what it had, and its calls back did not work: kept for 10 minutes, and the jobs held");
+                Effect::Doubted { plugin, handlers, watchers, schedules, routes } => {
+                    tracing::error!(%plugin, ?handlers, ?watchers, ?schedules, ?routes, "the plugin no longer announces what it had, and its calls back did not work: kept for 10 minutes, and the jobs held");
                 }
-                Effect::GaveUp { id, watcher, handler, attempts, reason, .. } => {
-                    tracing::warn!(job = %id, %watcher, %handler, attempts, %reason, "Max retries exceeded, giving up");
+                Effect::GaveUp { id, plugin, watcher, handler, attempts, reason, .. } => {
+                    let plugin = plugin.as_ref().map(PluginName::as_str);
+                    tracing::warn!(plugin, job = %id, %watcher, %handler, attempts, %reason, "Max retries exceeded, giving up");
                 }
                 Effect::Reply { request, answer } => {
                     if let Some(reply) = replies.remove(&request) {

@@ -236,6 +236,8 @@ async fn retries_have_a_fifth_of_the_slots_while_others_wait() {
 struct StandingStill {
     store: Box<dyn StoreWriter>,
     gate: Arc<Semaphore>,
+    /// What it says at the start that it has put aside.
+    aside: Vec<Quarantined>,
 }
 
 impl StoreWriter for StandingStill {
@@ -263,7 +265,9 @@ impl StoreWriter for StandingStill {
     }
 
     fn quarantined(&mut self, now: Timestamp) -> StoreFuture<'_, Vec<Quarantined>> {
-        self.store.quarantined(now)
+        let aside = std::mem::take(&mut self.aside);
+        let found = self.store.quarantined(now);
+        Box::pin(async move { Ok(found.await?.into_iter().chain(aside).collect()) })
     }
 
     fn room(&self) -> std::io::Result<Room> {
@@ -275,11 +279,41 @@ impl StoreWriter for StandingStill {
     }
 }
 
+/// A plugin's row that does not decode any more takes nothing with it that a person decided.
+#[tokio::test]
+async fn a_disabled_plugin_whose_row_is_put_aside_stays_disabled() {
+    // (what was kept of the row, whether it is disabled)
+    let cases = [
+        (r#"{"name":"zoo","incarnation":-7,"disabled_at":1750000000000}"#, true),
+        (r#"{"name":"zoo","incarnation":-7,"disabled_at":"x"}"#, true),
+        (r#"{"name":"zoo","incarnation":-7,"disabled_at":null}"#, false),
+        ("", false),
+    ];
+    for (content, expected) in cases {
+        let row = Quarantined {
+            number: 1,
+            table: "plugins".into(),
+            row: "zoo".into(),
+            reason: "incarnation: -7".into(),
+            content: content.into(),
+        };
+        let gate = Arc::new(Semaphore::new(100));
+        let store = MemoryStore::new(StoreId([7; 16]));
+        let store = StandingStill { store, gate, aside: vec![row] };
+        let clock = Arc::new(SystemClock::new());
+        let (engine, _) = start(Box::new(store), clock, EngineConfig::default()).await.unwrap();
+        let row = engine.plugin_row(&"zoo".parse().unwrap());
+        assert_eq!(row.is_some_and(|row| row.disabled_at.is_some()), expected, "{content}");
+        engine.stop().await;
+    }
+}
+
 /// Sends requests of some claims each to a writer whose disk stands still until so many were refused;
 /// then it goes on, and all others are taken.
 async fn overrun(requests: u32, claims_each: u32, padding: usize, refused_meant: usize) {
     let gate = Arc::new(Semaphore::new(1));
-    let store = StandingStill { store: MemoryStore::new(StoreId([7; 16])), gate: gate.clone() };
+    let store = MemoryStore::new(StoreId([7; 16]));
+    let store = StandingStill { store, gate: gate.clone(), aside: Vec::new() };
     let clock = Arc::new(SystemClock::new());
     let (engine, task) = start(Box::new(store), clock, EngineConfig::default()).await.unwrap();
     let running = Running::of(engine.clone(), task);

@@ -63,8 +63,7 @@ impl Running {
             max_in_flight: 64,
             registration: Registration {
                 handlers: vec!["act".parse().unwrap()],
-                watchers: Vec::new(),
-                doubtful: false,
+                ..Registration::default()
             },
             transport: Arc::new(transport),
         };

@@ -30,6 +30,14 @@ pub const JOB_AGE_MAX: std::time::Duration = std::time::Duration::from_secs(366 
 pub const PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of a job's result that are kept; a longer one is left out and flagged.
 pub const RESULT_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of what a schedule says that it stands for in AX.
+pub const ATS_CODE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of the description of a schedule or a route that are kept.
+pub const DESCRIPTION_BYTES_MAX: usize = 1_000;
+/// Bytes of the method of a route.
+pub const METHOD_BYTES_MAX: usize = 32;
+/// Bytes of the path of a route.
+pub const PATH_BYTES_MAX: usize = 2_000;
 /// Bytes of an error text that are kept.
 pub const ERROR_BYTES_MAX: usize = 4 * 1024;
 

@@ -24,7 +24,7 @@ pub use ids::{
     LocalId, Owner, PluginName, Seq, StoreId, WatcherKey, WatcherNumber,
 };
 pub use job::{InvalidState, JobOrigin, JobRow, JobState};
-pub use registry::{HandlerRow, PluginRow};
+pub use registry::{Announced, HandlerRow, PluginRow, RefusedRow, RouteRow, ScheduleRow};
 pub use time::{Clock, InvalidTimestamp, ManualClock, Mono, Now, SystemClock, Timestamp};
 pub use watcher::{
     Counters, CursorNumber, CursorRow, Declared, HandlerRef, HoldRow, PassRow, RevisionRow,

@@ -1,7 +1,9 @@
-//! What the store keeps of plugins and the handlers they announced, so that a restart knows them
-//! before they are up again.
+//! What the store keeps of plugins and of what they announced, so that a restart knows it before they
+//! are up again.
 
-use crate::{HandlerName, PluginName, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::{HandlerName, LocalId, Owner, PluginName, Timestamp};
 
 /// A handler that a plugin announced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,15 +14,97 @@ pub struct HandlerRow {
     pub name: HandlerName,
 }
 
-/// A plugin that was up at least once.
+/// A plugin that was up at least once, or that somebody disabled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginRow {
     /// Its configured name.
     pub name: PluginName,
     /// The version that its Metadata said last.
     pub version: String,
-    /// Its latest process: 1 for the first, one more for each start, over the whole life of the store.
+    /// Its latest process that was up: 1 for the first, one more for each start, over the whole life of
+    /// the store; 0 when none ever was.
     pub incarnation: u64,
     /// When it last came up.
-    pub up_at: Timestamp,
+    pub up_at: Option<Timestamp>,
+    /// Since when somebody wants it not to run.
+    pub disabled_at: Option<Timestamp>,
+    /// That process called us before it answered Initialize. One that does not, after one that did, may
+    /// announce too little.
+    pub called_back: bool,
+    /// Until when its last announcement is not believed, because it may lack something for no good reason.
+    pub doubted_until: Option<Timestamp>,
+}
+
+/// A schedule: a handler that is to run again and again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleRow {
+    /// Who declared it.
+    pub owner: Owner,
+    /// Its name among those of its owner; a plugin's is named like its handler, and has only one.
+    pub name: LocalId,
+    /// The handler's bare name.
+    pub handler: HandlerName,
+    /// From one run to the next; 0 is never.
+    pub interval_secs: u32,
+    /// It runs without somebody having to enable it.
+    pub enabled_by_default: bool,
+    /// What it is for.
+    pub description: String,
+    /// What its owner says that it stands for in AX.
+    pub ats_code: String,
+    /// When it was declared: for the first time, or anew after it had been retired.
+    pub declared_at: Timestamp,
+    /// When a declaration last changed it.
+    pub changed_at: Timestamp,
+    /// Since when its owner does not declare it any more.
+    pub retired_at: Option<Timestamp>,
+}
+
+/// A path under which a plugin answers HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteRow {
+    /// The method, in capitals.
+    pub method: String,
+    /// The path below the plugin's own, with its slash.
+    pub path: String,
+    /// What it answers.
+    pub description: String,
+}
+
+/// A part of what a plugin announced that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedRow {
+    /// What it is.
+    pub kind: Announced,
+    /// Its name, as far as it has one: of text from outside, what fits a line.
+    pub name: String,
+    /// Why, and what would be right.
+    pub reason: String,
+}
+
+/// The kinds of what a plugin announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Announced {
+    /// A handler that it answers for.
+    Handler,
+    /// A watcher.
+    Watcher,
+    /// A schedule.
+    Schedule,
+    /// A path under which it answers HTTP.
+    Route,
+}
+
+impl Announced {
+    /// Its name in rows and in answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Announced::Handler => "handler",
+            Announced::Watcher => "watcher",
+            Announced::Schedule => "schedule",
+            Announced::Route => "route",
+        }
+    }
 }

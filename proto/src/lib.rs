@@ -3,11 +3,12 @@
 //! The `.proto` files of this folder are the source; `tests/contract.rs` holds them to the numbers
 //! that other people's programs already speak. Fields from 100 up are ours.
 //!
-//! [`structs`] turns `google.protobuf.Struct` into JSON text and back.
+//! [`bounded`] refuses messages that would take too much memory, before they are built. [`structs`] turns `google.protobuf.Struct` into JSON text and back.
 //!
 //! Not here: what the messages mean to the engine (`axwatch_engine::plugin`), which is the only one
 //! that speaks them.
 
+pub mod bounded;
 pub mod structs;
 
 /// The protocol that plugins share with other hosts: what they serve, and what they are served.

@@ -12,7 +12,7 @@ use super::{AnswerError, Answers};
 use crate::views;
 
 /// The types that records have; `docs/events.md` says what each means.
-pub const RECORD_TYPES: [&str; 37] = [
+pub const RECORD_TYPES: [&str; 43] = [
     "attempt_ended",
     "attempt_started",
     "breaker_closed",
@@ -30,13 +30,19 @@ pub const RECORD_TYPES: [&str; 37] = [
     "loop_suspected",
     "loop_watched",
     "matched",
+    "plugin_disabled",
     "plugin_down",
+    "plugin_enabled",
+    "plugin_state",
     "plugin_up",
     "quarantined",
     "replay_ended",
     "replay_started",
     "replay_stopped",
     "retained",
+    "schedule_changed",
+    "schedule_declared",
+    "schedule_retired",
     "watcher_backpressured",
     "watcher_broken",
     "watcher_catching_up",

@@ -201,14 +201,7 @@ impl Answers {
             own.map(|row| row.name.to_string()).collect()
         };
         let rows = self.store().plugins().await?;
-        let plugins = rows.into_iter().map(|row| Plugin {
-            handlers: of(&row.name),
-            name: row.name.to_string(),
-            state: "stopped".to_owned(),
-            version: Some(row.version.to_string()),
-            pid: None,
-            error: None,
-        });
+        let plugins = rows.into_iter().map(|row| Plugin::offline(&row, of(&row.name)));
         Ok(plugins.collect())
     }
 }
@@ -270,6 +263,10 @@ fn attention(status: &Status, overview: &Overview) -> Vec<Attention> {
         let rows = counted(status.store.quarantined, "row");
         let message = format!("{rows} of the store did not decode and were put aside");
         add("quarantined", message, "axwatch doctor".to_owned());
+    }
+    for plugin in status.plugins.iter().filter(|plugin| plugin.disabled_at.is_some()) {
+        let message = format!("plugin {} is disabled, and carries nothing out", plugin.name);
+        add("plugin_disabled", message, format!("axwatch plugin enable {}", plugin.name));
     }
     for plugin in status.plugins.iter().filter(|_| is_served) {
         let error = plugin.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
@@ -362,6 +359,12 @@ pub fn waits(waiting: &Waiting, watcher: Option<&str>, handler: &str, now: Times
         WaitReason::PluginAway(plugin) => (
             "plugin_away",
             format!("plugin {plugin} is not ready; `axwatch plugin show {plugin}` says why"),
+        ),
+        WaitReason::PluginDisabled(plugin) => (
+            "plugin_disabled",
+            format!(
+                "plugin {plugin} is disabled; `axwatch plugin enable {plugin}` lets it run again"
+            ),
         ),
         WaitReason::NotAnnounced(plugin) => (
             "handler_not_announced",

@@ -25,7 +25,8 @@ pub struct Patience {
 }
 
 impl Patience {
-    const USUAL: Patience =
+    /// What everybody gets.
+    pub const USUAL: Patience =
         Patience { room: Duration::from_secs(10), arrival: Duration::from_secs(30) };
 }
 

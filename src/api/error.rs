@@ -1,5 +1,7 @@
 //! Refusals as HTTP says them: a status, and `{"error": {kind, message, …}}`.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -7,7 +9,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axwatch_core::{Refusal as CoreRefusal, RefusalKind};
-use axwatch_engine::plugin::UnknownPlugin;
+use axwatch_engine::plugin::{CallError, HostRefusal, UnknownPlugin};
 use axwatch_engine::{AppendRefusal, EngineGone, RequestError};
 use axwatch_model::{InvalidDraft, InvalidId};
 
@@ -19,12 +21,18 @@ use crate::client::{Refusal, RefusalJson};
 pub struct ApiError {
     status: StatusCode,
     refusal: Box<Refusal>,
+    /// When to come again, if that is worth while and not as usual.
+    retry_after: Option<Duration>,
 }
+
+/// On a response: what it says is not ours, and stays as it is.
+#[derive(Clone, Copy)]
+pub struct AsItIs;
 
 impl ApiError {
     pub fn new(status: StatusCode, kind: &str, message: impl Into<String>) -> ApiError {
         let refusal = Refusal { kind: kind.to_owned(), message: message.into(), mistakes: None };
-        ApiError { status, refusal: Box::new(refusal) }
+        ApiError { status, refusal: Box::new(refusal), retry_after: None }
     }
 
     pub fn invalid(message: impl Into<String>) -> ApiError {
@@ -61,6 +69,9 @@ impl IntoResponse for ApiError {
         };
         if let Some((name, value)) = header {
             response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        if let Some(after) = self.retry_after {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
         }
         response
     }
@@ -156,9 +167,45 @@ impl From<InvalidId> for ApiError {
     }
 }
 
+impl From<HostRefusal> for ApiError {
+    fn from(error: HostRefusal) -> ApiError {
+        match error {
+            HostRefusal::Unknown(error) => error.into(),
+            HostRefusal::Engine(error) => error.into(),
+            HostRefusal::Disabled(_) | HostRefusal::NotUp { .. } => {
+                ApiError::new(StatusCode::CONFLICT, "conflict", error.to_string())
+            }
+            HostRefusal::Configuration { .. } => ApiError::invalid(error.to_string()),
+            HostRefusal::Stopping => {
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", error.to_string())
+            }
+        }
+    }
+}
+
 impl From<UnknownPlugin> for ApiError {
     fn from(error: UnknownPlugin) -> ApiError {
         ApiError::not_found(error.to_string())
+    }
+}
+
+impl From<CallError> for ApiError {
+    fn from(error: CallError) -> ApiError {
+        let (status, kind, after) = match &error {
+            CallError::Unknown(_) | CallError::Disabled { .. } | CallError::NotServed { .. } => {
+                (StatusCode::NOT_FOUND, "not_found", None)
+            }
+            CallError::Away { retry_after, .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "plugin_away", Some(*retry_after))
+            }
+            CallError::Busy { .. } | CallError::TooManySockets { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "too_many_requests", None)
+            }
+            CallError::NoRoom => (StatusCode::SERVICE_UNAVAILABLE, "too_many_requests", None),
+            CallError::TooSlow { .. } => (StatusCode::GATEWAY_TIMEOUT, "plugin", None),
+            CallError::Failed { .. } => (StatusCode::BAD_GATEWAY, "plugin", None),
+        };
+        ApiError { retry_after: after, ..ApiError::new(status, kind, error.to_string()) }
     }
 }
 
@@ -171,7 +218,8 @@ pub async fn as_json(request: Request, next: Next) -> Response {
     let status = response.status();
     let is_json =
         response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
-    if is_json || !(status.is_client_error() || status.is_server_error()) {
+    let is_ours = response.extensions().get::<AsItIs>().is_none();
+    if !is_ours || is_json || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
     let (parts, body) = response.into_parts();

@@ -2,11 +2,15 @@
 //!
 //! Anybody on this machine can connect, and only who has the token is to be served. So a connection is
 //! a [`Guest`] until it brings a request with the token; when there is room for no more, the guest
-//! that has waited longest goes, and whoever comes with the token is not kept out.
+//! that has waited longest goes, and whoever comes with the token is not kept out. A socket to an open
+//! plugin cannot be sent away like that once it is open; so there are few of those without the token.
 
 use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -17,14 +21,19 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, Rlimit};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Sleep;
+use tokio_rustls::TlsAcceptor;
 
 use super::stopped;
 
 /// Connections at once; for a further one the guest that came first has to go.
 const CONNECTIONS_MAX: usize = 1_024;
+/// Sockets at once that were opened without the token, which leaves places for everybody who has it.
+const TOKENLESS_SOCKETS_MAX: usize = CONNECTIONS_MAX / 4;
 /// Files that this process wants to have open at once: connections, and the store.
 const FILES_WANTED: u64 = 4 * CONNECTIONS_MAX as u64;
 /// How long a client may take to send the head of a request.
@@ -33,8 +42,14 @@ const HEAD_WITHIN: Duration = Duration::from_secs(5);
 const BUFFER_BYTES: usize = 64 * 1024;
 /// How long to rest when no connection can be taken: file descriptors are used up, most likely.
 const REST: Duration = Duration::from_millis(100);
+/// How long a client may leave what it was sent unread before it is cut off: what waits for it holds room.
+const READ_WITHIN: Duration = Duration::from_secs(300);
 /// How long requests under way may take once the server stops.
 const FINISH_WITHIN: Duration = Duration::from_secs(3);
+
+/// A place among the connections, given back when all who share it are done: a request that becomes a
+/// WebSocket keeps it beyond its connection.
+pub struct Place(#[allow(dead_code, reason = "it is held")] OwnedSemaphorePermit);
 
 /// A socket that listens.
 pub struct Listener {
@@ -61,9 +76,15 @@ impl Listener {
 
     /// Takes connections until `stopping` says so, and then lets requests under way finish for a
     /// short while.
-    pub async fn serve(self, router: Router, mut stopping: watch::Receiver<bool>) {
+    /// With `tls` it is what they speak first.
+    pub async fn serve(
+        self,
+        router: Router,
+        tls: Option<TlsAcceptor>,
+        mut stopping: watch::Receiver<bool>,
+    ) {
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let lobby = Arc::new(Lobby::default());
+        let lobby = Arc::new(Lobby::new());
         let mut connections = JoinSet::new();
         loop {
             let taken = tokio::select! {
@@ -73,8 +94,13 @@ impl Listener {
             match taken {
                 Ok((stream, place)) => {
                     let guest = lobby.enter();
-                    let router = router.clone();
-                    connections.spawn(attend(stream, place, guest, router, stopping.clone()));
+                    let attending = Attending {
+                        place: Arc::new(Place(place)),
+                        guest,
+                        router: router.clone(),
+                        stopping: stopping.clone(),
+                    };
+                    connections.spawn(attending.welcome(stream, tls.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot take a connection");
@@ -106,43 +132,148 @@ async fn take(
     Ok((stream, place))
 }
 
-async fn attend(
-    stream: TcpStream,
-    place: OwnedSemaphorePermit,
+/// One connection.
+struct Attending {
+    place: Arc<Place>,
     guest: Arc<Guest>,
     router: Router,
-    mut stopping: watch::Receiver<bool>,
-) {
-    let _ = stream.set_nodelay(true);
-    let router = TowerToHyperService::new(router);
-    let service = service_fn(|mut request: Request<Incoming>| {
-        request.extensions_mut().insert(Arc::clone(&guest));
-        router.call(request)
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
-        .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = guest.sent_away.notified() => Ok(()),
-        () = stopped(&mut stopping) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    stopping: watch::Receiver<bool>,
+}
+
+impl Attending {
+    async fn welcome(mut self, stream: TcpStream, tls: Option<TlsAcceptor>) {
+        let _ = stream.set_nodelay(true);
+        let Some(tls) = tls else { return self.attend(stream).await };
+        let shaken = tokio::select! {
+            shaken = tokio::time::timeout(HEAD_WITHIN, tls.accept(stream)) => shaken,
+            () = self.guest.sent_away.notified() => return,
+            () = stopped(&mut self.stopping) => return,
+        };
+        match shaken {
+            Ok(Ok(stream)) => self.attend(stream).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a connection that speaks no TLS"),
+            Err(_) => tracing::debug!("a connection that was too slow to speak TLS"),
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
     }
-    guest.leave();
-    drop(place);
+
+    async fn attend(mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let router = TowerToHyperService::new(self.router.clone());
+        let service = service_fn(|mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Arc::clone(&self.guest));
+            request.extensions_mut().insert(Arc::clone(&self.place));
+            router.call(request)
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_WITHIN)
+            .max_buf_size(BUFFER_BYTES)
+            .serve_connection(TokioIo::new(Patient::new(stream, READ_WITHIN)), service)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.guest.sent_away.notified() => Ok(()),
+            () = stopped(&mut self.stopping) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+}
+
+impl Drop for Attending {
+    fn drop(&mut self) {
+        self.guest.leave();
+    }
+}
+
+/// A connection that gives up a client which does not read: what it was sent may take long, as long as
+/// some of it goes on every so often.
+pub struct Patient<S> {
+    io: S,
+    /// Runs out while nothing can be written.
+    stalled: Option<Pin<Box<Sleep>>>,
+    within: Duration,
+}
+
+impl<S> Patient<S> {
+    pub fn new(io: S, within: Duration) -> Patient<S> {
+        Patient { io, stalled: None, within }
+    }
+
+    /// The outcome of a write or a flush, or an error when none has gone on for too long.
+    fn unless_stalled<T>(
+        &mut self,
+        polled: Poll<io::Result<T>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stalled = None;
+            return polled;
+        }
+        let within = self.within;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(within)));
+        if stalled.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        // Last words may still be tried.
+        self.stalled = None;
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write(context, bytes);
+        self.unless_stalled(polled, context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write_vectored(context, pieces);
+        self.unless_stalled(polled, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.io).poll_flush(context);
+        self.unless_stalled(polled, context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
 }
 
 /// The connections that have not shown the token yet, in the order in which they came.
-#[derive(Default)]
-struct Lobby(Mutex<Waiting>);
+struct Lobby {
+    waiting: Mutex<Waiting>,
+    /// Room for sockets of those who never show it.
+    sockets: Arc<Semaphore>,
+}
 
 #[derive(Default)]
 struct Waiting {
@@ -162,9 +293,20 @@ impl Guest {
     pub fn leave(&self) {
         self.lobby.waiting().guests.remove(&self.number);
     }
+
+    /// A place for a socket that is opened without the token, until it is dropped; `None` when there is
+    /// none.
+    pub fn stay(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.lobby.sockets).try_acquire_owned().ok()
+    }
 }
 
 impl Lobby {
+    fn new() -> Lobby {
+        let sockets = Arc::new(Semaphore::new(TOKENLESS_SOCKETS_MAX));
+        Lobby { waiting: Mutex::default(), sockets }
+    }
+
     fn enter(self: &Arc<Lobby>) -> Arc<Guest> {
         let mut waiting = self.waiting();
         let number = waiting.next;
@@ -182,7 +324,7 @@ impl Lobby {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().expect("nobody who counts guests panics")
+        self.waiting.lock().expect("nobody who counts guests panics")
     }
 }
 
@@ -213,6 +355,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_client_that_does_not_read_is_cut_off_in_the_end() {
+        let (ours, mut theirs) = tokio::io::duplex(10);
+        let mut patient = Patient::new(ours, Duration::from_millis(20));
+        for _ in 0..3 {
+            patient.write_all(&[1; 10]).await.unwrap();
+            theirs.read_exact(&mut [0; 10]).await.unwrap();
+        }
+        let error = patient.write_all(&[1; 11]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn sockets_without_the_token_have_a_part_of_the_places() {
+        let lobby = Arc::new(Lobby::new());
+        let guests: Vec<_> = (0..=TOKENLESS_SOCKETS_MAX).map(|_| lobby.enter()).collect();
+        let mut stays: Vec<_> = guests.iter().map_while(|guest| guest.stay()).collect();
+        assert_eq!(stays.len(), TOKENLESS_SOCKETS_MAX);
+        stays.pop();
+        assert!(guests[0].stay().is_some(), "one that was closed makes room");
+    }
+
+    #[tokio::test]
     async fn silent_connections_keep_nobody_out() {
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.address();
@@ -222,7 +386,7 @@ mod tests {
         };
         let (stop, stopping) = watch::channel(false);
         let serving =
-            tokio::spawn(listener.serve(Router::new().route("/", get(welcome)), stopping));
+            tokio::spawn(listener.serve(Router::new().route("/", get(welcome)), None, stopping));
         let mut known = TcpStream::connect(address).await.unwrap();
         assert!(asked(&mut known).await.unwrap() > 0);
         let mut silent = Vec::new();

@@ -1,4 +1,4 @@
-//! Plugins: how they are, and starting one anew.
+//! Plugins: how they are, what they have, and what people want of them.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -6,23 +6,49 @@ use axum::response::Response;
 use axwatch_engine::plugin::PluginView;
 
 use super::error::ApiError;
-use super::{Shared, ndjson};
+use super::{Api, Shared, ndjson};
 use crate::answers::json_line;
 use crate::views;
 
 /// `GET /plugins`.
 pub async fn list(State(api): Shared) -> Response {
-    let lines: Vec<_> =
-        api.plugins.list().into_iter().map(|plugin| json_line(&view(plugin))).collect();
+    let lines: Vec<_> = api.plugin_views().iter().map(json_line).collect();
     ndjson::answer(|sink| async move { sink.lines(&lines).await })
+}
+
+/// `GET /api/plugins`.
+pub async fn all(State(api): Shared) -> Json<views::Plugins> {
+    Json(views::Plugins { plugins: api.plugin_views() })
 }
 
 /// `GET /plugins/{name}`.
 pub async fn one(
     State(api): Shared,
     Path(name): Path<String>,
-) -> Result<Json<views::Plugin>, ApiError> {
-    Ok(Json(view(api.plugins.show(&name)?)))
+) -> Result<Json<views::ShownPlugin>, ApiError> {
+    let plugin = api.plugins.show(&name)?;
+    let registered = api.engine.plugin(plugin.name.clone()).await?;
+    let registered = registered.map(|registered| *registered).unwrap_or_default();
+    Ok(Json(views::ShownPlugin::of(plugin, registered, api.head())))
+}
+
+/// `GET /api/plugins/routes`.
+pub async fn routes(State(api): Shared) -> Result<Json<views::PluginRoutes>, ApiError> {
+    let routes = api.engine.routes().await?.into_iter().map(|(plugin, route)| views::PluginRoute {
+        plugin: plugin.to_string(),
+        method: route.method,
+        path: route.path,
+        description: route.description,
+    });
+    Ok(Json(views::PluginRoutes { routes: routes.collect() }))
+}
+
+/// `GET /plugins/{name}/config`.
+pub async fn config(
+    State(api): Shared,
+    Path(name): Path<String>,
+) -> Result<Json<axwatch_engine::plugin::ConfigView>, ApiError> {
+    Ok(Json(api.plugins.config(&name)?))
 }
 
 /// `POST /plugins/{name}/restart`.
@@ -31,17 +57,57 @@ pub async fn restart(
     Path(name): Path<String>,
 ) -> Result<Json<views::Plugin>, ApiError> {
     api.plugins.restart(&name).await?;
-    Ok(Json(view(api.plugins.show(&name)?)))
+    api.shown_plugin(&name)
 }
 
-/// The view of a plugin.
-pub fn view(plugin: PluginView) -> views::Plugin {
-    views::Plugin {
-        name: plugin.name.to_string(),
-        state: plugin.state.as_str().to_owned(),
-        version: (!plugin.version.is_empty()).then_some(plugin.version),
-        pid: plugin.pid,
-        handlers: plugin.handlers,
-        error: plugin.error,
+/// `POST /plugins/{name}/enable`.
+pub async fn enable(
+    State(api): Shared,
+    Path(name): Path<String>,
+) -> Result<Json<views::Plugin>, ApiError> {
+    api.plugins.enable(&name).await?;
+    api.shown_plugin(&name)
+}
+
+/// `POST /plugins/{name}/disable`.
+pub async fn disable(
+    State(api): Shared,
+    Path(name): Path<String>,
+) -> Result<Json<views::Plugin>, ApiError> {
+    api.plugins.disable(&name).await?;
+    api.shown_plugin(&name)
+}
+
+/// `POST /plugins/{name}/reconfigure`.
+pub async fn reconfigure(
+    State(api): Shared,
+    Path(name): Path<String>,
+) -> Result<Json<views::Plugin>, ApiError> {
+    api.plugins.reconfigure(&name).await?;
+    api.shown_plugin(&name)
+}
+
+/// `POST /plugins/{name}/reset`.
+pub async fn reset(
+    State(api): Shared,
+    Path(name): Path<String>,
+) -> Result<Json<views::Plugin>, ApiError> {
+    api.plugins.reset(&name).await?;
+    api.shown_plugin(&name)
+}
+
+impl Api {
+    /// All plugins, by name.
+    pub(super) fn plugin_views(&self) -> Vec<views::Plugin> {
+        self.plugins.list().into_iter().map(|plugin| self.plugin_view(plugin)).collect()
+    }
+
+    fn plugin_view(&self, plugin: PluginView) -> views::Plugin {
+        let row = self.engine.plugin_row(&plugin.name);
+        views::Plugin::of(plugin, row.as_ref())
+    }
+
+    fn shown_plugin(&self, name: &str) -> Result<Json<views::Plugin>, ApiError> {
+        Ok(Json(self.plugin_view(self.plugins.show(name)?)))
     }
 }

@@ -286,7 +286,7 @@ impl Api {
     }
 
     /// The last claim of the log.
-    fn head(&self) -> Seq {
+    pub(super) fn head(&self) -> Seq {
         self.engine.heads().borrow().seq
     }
 

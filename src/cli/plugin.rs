@@ -1,5 +1,12 @@
 //! `axwatch plugin`: the programs that act.
 
+mod check;
+mod config;
+mod disable;
+mod logs;
+mod new;
+mod show;
+
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
@@ -10,18 +17,21 @@ use serde_json::json;
 
 use super::Context;
 use crate::client::{JSON, path};
-use crate::output::{Output, TablePage, or_dash, plugin_style};
 use crate::shipped;
-use crate::source::{need_server, parse};
+use crate::source::need_server;
 use crate::views;
 
-/// Show plugins, start one anew
+/// Show plugins, start, stop and configure them, make new ones
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   axwatch plugin list
   axwatch plugin show git
-  axwatch plugin restart git")]
+  axwatch plugin logs git --follow
+  axwatch plugin restart git
+  axwatch plugin disable git && axwatch plugin enable git
+  axwatch plugin new greet --lang python
+  axwatch plugin check greet")]
 pub struct Plugin {
     #[command(subcommand)]
     command: Command,
@@ -32,21 +42,39 @@ enum Command {
     /// List the plugins of the running server
     #[command(after_help = "Example:\n  axwatch plugin list --json")]
     List,
-    /// Show one plugin
-    #[command(after_help = "Example:\n  axwatch plugin show git")]
-    Show {
-        /// Its name
-        name: String,
-    },
-    /// Start a new process of a plugin, whatever its state
+    /// Show one plugin: how it is, all that it registered, and what was refused of that
+    #[command(
+        after_help = "Examples:\n  axwatch plugin show git\n  axwatch plugin show git --json | jq .refused"
+    )]
+    Show(Which),
+    /// Start a new process of a plugin, whatever its state; what it registered and its jobs stay
     #[command(after_help = "Example:\n  axwatch plugin restart git")]
-    Restart {
-        /// Its name
-        name: String,
-    },
+    Restart(Which),
+    /// Let a disabled plugin run again; its watchers begin with the next claim
+    #[command(after_help = "Example:\n  axwatch plugin enable git")]
+    Enable(Which),
+    Disable(disable::Disable),
+    /// Read a plugin's configuration anew and give it to its running process
+    #[command(
+        after_help = "Examples:\n  axwatch plugin reconfigure git\n  axwatch plugin config git && axwatch plugin reconfigure git"
+    )]
+    Reconfigure(Which),
+    /// Start a plugin that was given up, and forget its crashes
+    #[command(after_help = "Example:\n  axwatch plugin reset git")]
+    Reset(Which),
+    Config(config::Config),
+    Logs(logs::Logs),
+    New(new::New),
+    Check(check::Check),
     /// Be one of the plugins that ship with axwatch; the host starts them so
     #[command(after_help = "Example:\n  axwatch plugin serve git --port 50051")]
     Serve(Served),
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// Its name
+    name: String,
 }
 
 /// Where a shipped plugin listens.
@@ -70,58 +98,31 @@ impl Plugin {
     }
 
     pub async fn run(self, context: &mut Context) -> Result<()> {
-        let client = need_server(&context.config()?.store).await?;
-        match self.command {
+        let (which, verb) = match self.command {
             Command::List => {
+                let client = need_server(&context.config()?.store).await?;
                 let lines = client.text(Method::GET, BASE, JSON, Bytes::new()).await?;
-                list(&mut context.out, std::str::from_utf8(&lines)?)
+                return show::list(&mut context.out, std::str::from_utf8(&lines)?);
             }
-            Command::Show { name } => {
-                show(&mut context.out, &client.get(&path(BASE, &[&name])).await?)
+            Command::Show(Which { name }) => {
+                let client = need_server(&context.config()?.store).await?;
+                let plugin = client.get(&path(BASE, &[&name])).await?;
+                return show::show(&mut context.out, &plugin);
             }
-            Command::Restart { name } => {
-                let path = path(BASE, &[&name, "restart"]);
-                let plugin = client.send(Method::POST, &path, &json!({})).await?;
-                show(&mut context.out, &plugin)
-            }
+            Command::Disable(disable) => return disable.run(context).await,
+            Command::Config(config) => return config.run(context).await,
+            Command::Logs(logs) => return logs.run(context).await,
+            Command::New(new) => return new.run(context),
+            Command::Check(check) => return check.run(context).await,
+            Command::Restart(which) => (which, "restart"),
+            Command::Enable(which) => (which, "enable"),
+            Command::Reconfigure(which) => (which, "reconfigure"),
+            Command::Reset(which) => (which, "reset"),
             Command::Serve(_) => unreachable!("it was served without a store"),
-        }
+        };
+        let client = need_server(&context.config()?.store).await?;
+        let place = path(BASE, &[&which.name, verb]);
+        let plugin: views::Plugin = client.send(Method::POST, &place, &json!({})).await?;
+        show::told(&mut context.out, &plugin)
     }
-}
-
-fn list(out: &mut Output, lines: &str) -> Result<()> {
-    let mut table = TablePage::new(&["NAME", "STATE", "VERSION", "#PID", "HANDLERS", "ERROR"]);
-    for line in lines.lines() {
-        if out.json {
-            out.line(line)?;
-            continue;
-        }
-        let plugin: views::Plugin = parse(line)?;
-        let style = plugin_style(&plugin.state);
-        let cells = vec![
-            plugin.name,
-            plugin.state,
-            or_dash(plugin.version),
-            or_dash(plugin.pid),
-            plugin.handlers.join(", "),
-            plugin.error.unwrap_or_default(),
-        ];
-        table.row(style, cells);
-    }
-    out.table(&mut table)
-}
-
-fn show(out: &mut Output, plugin: &views::Plugin) -> Result<()> {
-    if out.json {
-        return out.object(plugin);
-    }
-    let style = plugin_style(&plugin.state);
-    out.fields(&[
-        ("plugin", plugin.name.clone()),
-        ("state", format!("{style}{}{style:#}", plugin.state)),
-        ("version", plugin.version.clone().unwrap_or_default()),
-        ("pid", plugin.pid.map(|pid| pid.to_string()).unwrap_or_default()),
-        ("handlers", plugin.handlers.join("\n")),
-        ("error", plugin.error.clone().unwrap_or_default()),
-    ])
 }

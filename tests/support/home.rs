@@ -27,6 +27,7 @@ pub struct Home {
     store_folder: RefCell<PathBuf>,
     kept: RefCell<bool>,
     failpoints: RefCell<String>,
+    variables: RefCell<Vec<(String, String)>>,
 }
 
 /// How a command ended.
@@ -154,7 +155,13 @@ impl Home {
             store_folder,
             kept: RefCell::new(false),
             failpoints: RefCell::default(),
+            variables: RefCell::default(),
         }
+    }
+
+    /// Puts a variable into the environment of all that is started from now on.
+    pub fn set(&self, name: &str, value: &str) {
+        self.variables.borrow_mut().push((name.to_owned(), value.to_owned()));
     }
 
     /// A file in the folder.
@@ -204,6 +211,7 @@ impl Home {
         command.args(args).current_dir(&self.folder).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", &self.folder).env("ZOO_TAG", &self.tag);
+        command.envs(self.variables.borrow().iter().cloned());
         command
     }
 

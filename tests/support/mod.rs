@@ -9,6 +9,7 @@
 #![allow(dead_code, reason = "each file of tests takes what it needs")]
 #![allow(unused_imports, reason = "each file of tests takes what it needs")]
 
+pub mod browser;
 mod home;
 pub mod ledger;
 pub mod processes;
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 pub use home::{Home, Ran, Running, axwatch_path};
 pub use server::{Follow, Server, http};
 pub use terminal::Terminal;
-pub use zoo::Zoo;
+pub use zoo::{Zoo, example_path, zoo_plugin_path};
 
 /// How long anything that has to happen may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -39,8 +39,9 @@ impl Zoo {
         self
     }
 
-    /// Adds to its own table.
+    /// Adds to its own table, in the place of what was there under this key.
     pub fn own(mut self, key: &str, value: impl Into<Value>) -> Zoo {
+        self.own.retain(|(known, _)| known != key);
         self.own.push((key.to_owned(), value.into()));
         self
     }
@@ -95,15 +96,21 @@ impl Zoo {
     }
 }
 
-/// The example beside the program, which `cargo test` builds; `cargo test --test NAME` does not.
+/// The plugin of the zoo.
 pub fn zoo_plugin_path() -> PathBuf {
-    let built = axwatch_path().parent().expect("a folder").join("examples/zoo_plugin");
+    example_path("zoo_plugin", "examples/zoo_plugin.rs")
+}
+
+/// An example beside the program, which `cargo test` of the workspace builds; `cargo test --test NAME` does
+/// not.
+pub fn example_path(name: &str, source: &str) -> PathBuf {
+    let built = axwatch_path().parent().expect("a folder").join("examples").join(name);
     let modified = |path: &PathBuf| path.metadata().and_then(|found| found.modified()).ok();
-    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/zoo_plugin.rs");
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(source);
     assert!(
         modified(&built)
             .is_some_and(|built| modified(&source).is_none_or(|source| source <= built)),
-        "{} is not there or older than its source: cargo build --example zoo_plugin",
+        "{} is not there or older than its source: cargo build --workspace --example {name}",
         built.display()
     );
     built

@@ -4,14 +4,15 @@ use anyhow::{Context as _, Result};
 
 use crate::steps::{self, cargo, program};
 
-/// Measures one part (`road`, `parse`, `ax`), with the arguments of `axwatch-bench` for it.
+/// Measures one part (`road`, `parse`, `ax`, `zoo`), with the arguments of `axwatch-bench` for it.
 ///
 /// # Errors
 /// When it does not build or does not run.
 pub fn run(part: &str, arguments: &[&str]) -> Result<()> {
     // With the features of the whole workspace: those of the one package would build much again.
     let build = ["build", "--quiet", "--locked", "--workspace", "--bin", "axwatch-bench"];
-    steps::run(cargo().args(build))?;
+    let zoo = ["--example", "zoo_plugin"];
+    steps::run(cargo().args(build).args(if part == "zoo" { &zoo[..] } else { &[] }))?;
     let ours = std::env::current_exe().context("cannot tell where this program lies")?;
     let bench = ours.with_file_name("axwatch-bench");
     let bench = bench.to_str().context("the path of this program is no text")?;

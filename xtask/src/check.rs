@@ -29,11 +29,55 @@ pub fn run() -> Result<()> {
         )
     })?;
     step("tests", || steps::run(cargo().args(["test", "--locked", "--workspace"])))?;
+    python_sdk()?;
     step("direction of dependencies", deps::run)?;
     deny()?;
     demo()?;
     eprintln!("all checks passed in {:.0} s", began.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// The tests of the Python SDK, with what they need in a virtual environment of its own. The program that
+/// they run was built for the tests before.
+fn python_sdk() -> Result<()> {
+    const PACKAGE: &str = "sdk/python";
+    let venv = steps::root().join("target/python-sdk");
+    let python = venv.join("bin/python").display().to_string();
+    // Without pip inside an environment is none.
+    if !succeeds(program("python3").args(["-c", "import ensurepip, venv"])) {
+        eprintln!(
+            "--> Python SDK: skipped, python3 makes no virtual environments (apt install python3 python3-venv)"
+        );
+        return Ok(());
+    }
+    let wanted = std::fs::read(steps::root().join(PACKAGE).join("requirements-dev.txt"))?;
+    let stamp = venv.join("installed");
+    if std::fs::read(&stamp).ok().as_ref() != Some(&wanted) {
+        let made = steps::run(program("python3").args(["-m", "venv", "--clear"]).arg(&venv));
+        let installed = made.and_then(|()| {
+            let arguments =
+                ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
+            let list = format!("{PACKAGE}/requirements-dev.txt");
+            steps::run(program(&python).args(arguments).arg(list))
+        });
+        if let Err(error) = installed {
+            eprintln!(
+                "--> Python SDK: skipped, {error:#}; it needs the packages of {PACKAGE}/requirements-dev.txt, from a registry that pip reaches, once"
+            );
+            return Ok(());
+        }
+        std::fs::write(&stamp, &wanted)?;
+    }
+    // The program lies where this one does.
+    let axwatch = std::env::current_exe()?.with_file_name("axwatch");
+    step("Python SDK", || {
+        steps::run(
+            program(&python)
+                .args(["-m", "unittest"])
+                .env("AXWATCH_BIN", &axwatch)
+                .current_dir(steps::root().join(PACKAGE)),
+        )
+    })
 }
 
 fn deny() -> Result<()> {

@@ -18,8 +18,8 @@ use anyhow::Result;
 const USAGE: &str = "\
 usage: cargo xtask <command>
 
-  check               everything that has to hold: formatting, clippy, docs, tests, dependencies, the
-                      demo; stops at the first failure
+  check               everything that has to hold: formatting, clippy, docs, tests, the Python SDK,
+                      dependencies, the demo; stops at the first failure
   deps                only the direction of dependencies
   picture             makes docs/terminal.svg anew: the real program on a real terminal; needs git,
                       and script of util-linux
@@ -33,6 +33,10 @@ usage: cargo xtask <command>
   bench ax [...]      measures questions over a log of a million claims
                         --json, --quick
                         --claims N  so many claims instead
+                        --folder F  where to work
+  bench zoo [...]     measures what a plugin keeps of its speed beside others that misbehave
+                        --json, --quick
+                        --only M  beside one of them, by its mode in examples/zoo_plugin.rs
                         --folder F  where to work
   fuzz ax [...]       tries random texts as queries, and shows one that breaks a promise of the parser
                       in its shortest form
@@ -62,7 +66,9 @@ fn run(words: &[&str]) -> Option<Result<()>> {
         ["deps"] => Some(deps::run()),
         ["picture"] => Some(picture::run_all()),
         ["bench", "parse", "--release"] => Some(bench::parse_in_release()),
-        ["bench", part @ ("road" | "parse" | "ax"), rest @ ..] => Some(bench::run(part, rest)),
+        ["bench", part @ ("road" | "parse" | "ax" | "zoo"), rest @ ..] => {
+            Some(bench::run(part, rest))
+        }
         ["fuzz", "ax", rest @ ..] => Some(fuzz::ax(rest)),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

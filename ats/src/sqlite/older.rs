@@ -8,7 +8,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnection;
 
 /// Each with the schema that no longer needs it.
-const VIEWS: [(i64, &str); 10] = [
+const VIEWS: [(i64, &str); 14] = [
     (3, "aliases AS SELECT 0 AS seq, 0 AS kind, '[]' AS words WHERE false"),
     // What it will have: the present revision of each watcher, as if it had always been in force.
     (
@@ -45,6 +45,19 @@ const VIEWS: [(i64, &str); 10] = [
         "quarantine AS SELECT 0 AS number, 0 AS at, '' AS \"table\", '' AS \"row\", '' AS reason, \
          '' AS content, 0 AS told WHERE false",
     ),
+    (
+        5,
+        "plugins AS SELECT *, NULL AS disabled_at, 0 AS called_back, NULL AS doubted_until \
+         FROM main.plugins",
+    ),
+    (
+        5,
+        "schedules AS SELECT '' AS owner, '' AS name, '' AS handler, 0 AS interval_secs, \
+         0 AS enabled_by_default, '' AS description, '' AS ats_code, 0 AS declared_at, \
+         0 AS changed_at, 0 AS retired_at WHERE false",
+    ),
+    (5, "routes AS SELECT '' AS plugin, '' AS method, '' AS path, '' AS description WHERE false"),
+    (5, "refused AS SELECT '' AS plugin, '[]' AS parts WHERE false"),
 ];
 
 /// Lets a connection see a store of this schema as if it were of ours.

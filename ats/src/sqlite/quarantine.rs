@@ -267,19 +267,17 @@ pub(super) async fn read_quarantine(
     connection: &mut SqliteConnection,
     untold_only: bool,
 ) -> Result<Vec<Quarantined>, StoreError> {
-    let rows: Vec<(i64, String, String, String)> = sqlx::query_as(
-        "SELECT number, \"table\", \"row\", reason FROM quarantine WHERE NOT (told AND ?) \
+    let rows: Vec<(i64, String, String, String, String)> = sqlx::query_as(
+        "SELECT number, \"table\", \"row\", reason, content FROM quarantine WHERE NOT (told AND ?) \
          ORDER BY number",
     )
     .bind(untold_only)
     .fetch_all(connection)
     .await
     .map_err(failed("read what is in quarantine"))?;
-    let row = |(number, table, row, reason): (i64, String, String, String)| Quarantined {
-        number: number.cast_unsigned(),
-        table,
-        row,
-        reason,
+    let row = |(number, table, row, reason, content)| {
+        let number = i64::cast_unsigned(number);
+        Quarantined { number, table, row, reason, content }
     };
     Ok(rows.into_iter().map(row).collect())
 }

@@ -11,7 +11,8 @@ use std::path::Path;
 
 use axwatch_model::{
     AttestationId, Counters, HandlerRow, HoldRow, JobId, JobIdPrefix, JobNumber, JobRow, JobState,
-    LeafNumber, PassRow, PluginRow, RevisionRow, Seq, Stored, Timestamp, WatcherNumber, WatcherRow,
+    LeafNumber, PassRow, PluginName, PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleRow,
+    Seq, Stored, Timestamp, WatcherNumber, WatcherRow,
 };
 use axwatch_query::AliasChange;
 use futures::future::FutureExt;
@@ -673,6 +674,19 @@ impl Store for SqliteReader {
 
     fn plugins(&self) -> StoreFuture<'_, Vec<PluginRow>> {
         self.fetch("read plugins", rows::SELECT_PLUGINS, |_| {}, rows::read_plugin).boxed()
+    }
+
+    fn schedules(&self) -> StoreFuture<'_, Vec<ScheduleRow>> {
+        self.fetch("read schedules", rows::SELECT_SCHEDULES, |_| {}, rows::read_schedule).boxed()
+    }
+
+    fn routes(&self) -> StoreFuture<'_, Vec<(PluginName, RouteRow)>> {
+        self.fetch("read routes", rows::SELECT_ROUTES, |_| {}, rows::read_route).boxed()
+    }
+
+    fn refused(&self) -> StoreFuture<'_, Vec<(PluginName, Vec<RefusedRow>)>> {
+        let step = "read what was refused";
+        self.fetch(step, rows::SELECT_REFUSED, |_| {}, rows::read_refused).boxed()
     }
 
     fn job(&self, id: JobId) -> StoreFuture<'_, Option<JobRow>> {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use axwatch_model::{
     Attestation, AttestationId, Attributes, Counters, CursorNumber, CursorRow, Filled, HandlerRef,
     HoldRow, JobId, JobNumber, JobOrigin, JobRow, JobState, LeafNumber, Lineage, LineageKind,
-    PassRow, PluginRow, RevisionRow, Seq, Stored, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
-    WatcherState,
+    PassRow, PluginName, PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleRow, Seq, Stored,
+    Timestamp, WatcherKey, WatcherNumber, WatcherRow, WatcherState,
 };
 use axwatch_query::{AliasChange, AliasChangeKind};
 use serde::de::value::SeqAccessDeserializer;
@@ -82,8 +82,20 @@ pub(super) const INSERT_AUDIT: &str = "INSERT INTO audit \
      (first_leaf,count,at,records,nodes,head) VALUES (?,?,?,?,?,?);\
      INSERT OR REPLACE INTO meta (key,value) VALUES ('audit_head',?);";
 
-pub(super) const REPLACE_PLUGIN: &str =
-    "INSERT OR REPLACE INTO plugins (name,version,incarnation,up_at) VALUES (?,?,?,?);";
+pub(super) const REPLACE_PLUGIN: &str = "INSERT OR REPLACE INTO plugins (name,version,incarnation,up_at,disabled_at,called_back,\
+     doubted_until) VALUES (?,?,?,?,?,?,?);";
+
+pub(super) static REPLACE_SCHEDULES: Insert = Insert::new(
+    "INSERT OR REPLACE INTO schedules (owner,name,handler,interval_secs,enabled_by_default,\
+     description,ats_code,declared_at,changed_at,retired_at) VALUES ",
+    10,
+);
+
+pub(super) static INSERT_ROUTES: Insert =
+    Insert::new("INSERT OR REPLACE INTO routes (plugin,method,path,description) VALUES ", 4);
+
+pub(super) static REPLACE_REFUSED: Insert =
+    Insert::new("INSERT OR REPLACE INTO refused (plugin,parts) VALUES ", 2);
 
 /// A row of attestations as one JSON array. Without attributes where nobody asks for them: they may be
 /// large.
@@ -330,7 +342,35 @@ pub(super) fn bind_plugin(values: &mut Values, row: &PluginRow) {
     values.add(row.name.as_str());
     values.add(row.version.as_str());
     values.number(row.incarnation);
-    values.add(row.up_at.ms());
+    values.add(row.up_at.map_or(0, Timestamp::ms));
+    values.add(row.disabled_at.map(Timestamp::ms));
+    values.add(i64::from(row.called_back));
+    values.add(row.doubted_until.map(Timestamp::ms));
+}
+
+pub(super) fn bind_schedule(values: &mut Values, row: &ScheduleRow) {
+    values.add(row.owner.as_str());
+    values.add(row.name.as_str());
+    values.add(row.handler.as_str());
+    values.add(i64::from(row.interval_secs));
+    values.add(i64::from(row.enabled_by_default));
+    values.add(row.description.as_str());
+    values.add(row.ats_code.as_str());
+    values.add(row.declared_at.ms());
+    values.add(row.changed_at.ms());
+    values.add(row.retired_at.map(Timestamp::ms));
+}
+
+pub(super) fn bind_route(values: &mut Values, plugin: &PluginName, row: &RouteRow) {
+    values.add(plugin.as_str());
+    values.add(row.method.as_str());
+    values.add(row.path.as_str());
+    values.add(row.description.as_str());
+}
+
+pub(super) fn bind_refused(values: &mut Values, row: &(PluginName, Vec<RefusedRow>)) {
+    values.add(row.0.as_str());
+    values.add(to_json(&row.1));
 }
 
 fn to_json(value: &impl serde::Serialize) -> String {
@@ -736,7 +776,11 @@ pub(super) fn read_audit(row: &SqliteRow) -> Result<AuditRow, StoreError> {
 
 macro_rules! select_plugins {
     ($rest:literal) => {
-        concat!("SELECT name, version, incarnation, up_at FROM plugins ", $rest)
+        concat!(
+            "SELECT name, version, incarnation, up_at, disabled_at, called_back, doubted_until ",
+            "FROM plugins ",
+            $rest
+        )
     };
 }
 
@@ -748,8 +792,68 @@ pub(super) fn read_plugin(row: &SqliteRow) -> Result<PluginRow, StoreError> {
         name: columns.check(columns.get::<&str>(0)?.parse())?,
         version: columns.get(1)?,
         incarnation: columns.exact(2)?,
-        up_at: columns.time(3)?,
+        up_at: columns.optional_time(3)?.filter(|at| at.ms() != 0),
+        disabled_at: columns.optional_time(4)?,
+        called_back: columns.get::<i64>(5)? != 0,
+        doubted_until: columns.optional_time(6)?,
     })
+}
+
+macro_rules! select_schedules {
+    ($rest:literal) => {
+        concat!(
+            "SELECT owner, name, handler, interval_secs, enabled_by_default, description, ",
+            "ats_code, declared_at, changed_at, retired_at FROM schedules ",
+            $rest
+        )
+    };
+}
+
+pub(super) const SELECT_SCHEDULES: &str = select_schedules!("ORDER BY owner, name");
+
+pub(super) fn read_schedule(row: &SqliteRow) -> Result<ScheduleRow, StoreError> {
+    let columns = Columns { table: &SCHEDULES, row };
+    Ok(ScheduleRow {
+        owner: columns.check(columns.get::<&str>(0)?.parse())?,
+        name: columns.check(columns.get::<&str>(1)?.parse())?,
+        handler: columns.check(columns.get::<&str>(2)?.parse())?,
+        interval_secs: columns.check(u32::try_from(columns.number(3)?))?,
+        enabled_by_default: columns.get::<i64>(4)? != 0,
+        description: columns.get(5)?,
+        ats_code: columns.get(6)?,
+        declared_at: columns.time(7)?,
+        changed_at: columns.time(8)?,
+        retired_at: columns.optional_time(9)?,
+    })
+}
+
+macro_rules! select_routes {
+    ($rest:literal) => {
+        concat!("SELECT plugin, method, path, description FROM routes ", $rest)
+    };
+}
+
+pub(super) const SELECT_ROUTES: &str = select_routes!("ORDER BY plugin, method, path");
+
+pub(super) fn read_route(row: &SqliteRow) -> Result<(PluginName, RouteRow), StoreError> {
+    let columns = Columns { table: &ROUTES, row };
+    let plugin = columns.check(columns.get::<&str>(0)?.parse())?;
+    let (method, path) = (columns.get(1)?, columns.get(2)?);
+    Ok((plugin, RouteRow { method, path, description: columns.get(3)? }))
+}
+
+macro_rules! select_refused {
+    ($rest:literal) => {
+        concat!("SELECT plugin, parts FROM refused ", $rest)
+    };
+}
+
+pub(super) const SELECT_REFUSED: &str = select_refused!("ORDER BY plugin");
+
+pub(super) fn read_refused(row: &SqliteRow) -> Result<(PluginName, Vec<RefusedRow>), StoreError> {
+    let columns = Columns { table: &REFUSED, row };
+    let plugin = columns.check(columns.get::<&str>(0)?.parse())?;
+    Ok((plugin, columns.check(serde_json::from_str(columns.get(1)?))?))
 }
 
 macro_rules! select_handlers {
@@ -855,6 +959,18 @@ pub(super) static HANDLERS: Table = Table {
     has_names: true,
     ..Table::new("handlers", &["plugin", "name"], select_handlers!(""), checks!(read_handler))
 };
+pub(super) static SCHEDULES: Table = Table {
+    has_names: true,
+    ..Table::new("schedules", &["owner", "name"], select_schedules!(""), checks!(read_schedule))
+};
+pub(super) static ROUTES: Table = Table {
+    has_names: true,
+    ..Table::new("routes", &["plugin", "method", "path"], select_routes!(""), checks!(read_route))
+};
+pub(super) static REFUSED: Table = Table {
+    has_names: true,
+    ..Table::new("refused", &["plugin"], select_refused!(""), checks!(read_refused))
+};
 pub(super) static REMOVED: Table = Table::new(
     "removed",
     &["seq"],
@@ -870,7 +986,7 @@ static META: Table = Table {
 };
 
 /// All tables whose rows are put aside when they do not decode.
-pub(super) static TABLES: [&Table; 12] = [
+pub(super) static TABLES: [&Table; 15] = [
     &ATTESTATIONS,
     &JOBS,
     &WATCHERS,
@@ -882,6 +998,9 @@ pub(super) static TABLES: [&Table; 12] = [
     &ALIASES,
     &PLUGINS,
     &HANDLERS,
+    &SCHEDULES,
+    &ROUTES,
+    &REFUSED,
     &REMOVED,
 ];
 

@@ -253,7 +253,10 @@ async fn an_older_program_leaves_no_trace_beside_a_newer_store() {
 }
 
 /// Takes back what the last migrations did, so that a store has schema 3 or 1.
-pub(super) const BACK_TO_3: &str = "ALTER TABLE attestations DROP COLUMN chain; \
+pub(super) const BACK_TO_3: &str = "ALTER TABLE plugins DROP COLUMN disabled_at; \
+     ALTER TABLE plugins DROP COLUMN called_back; ALTER TABLE plugins DROP COLUMN doubted_until; \
+     DROP TABLE schedules; DROP TABLE routes; DROP TABLE refused; \
+     ALTER TABLE attestations DROP COLUMN chain; \
      ALTER TABLE watchers DROP COLUMN last_generation; ALTER TABLE watchers DROP COLUMN max_attempts; \
      ALTER TABLE watchers DROP COLUMN max_age_ms; DROP TABLE passes; DROP TABLE cursors; \
      DROP TABLE holds; DROP TABLE job_seqs; DROP TABLE removed; DROP TABLE quarantine; \
@@ -283,7 +286,7 @@ async fn a_store_of_an_older_schema_is_read_as_it_is_and_brought_up_to_be_writte
     let revisions = reader.revisions(WatcherNumber(1)).await.unwrap();
     drop(reader);
     let writer = SqliteStore::open_writer(&path).await.unwrap();
-    assert_eq!(writer.reader().opened().schema, 4);
+    assert_eq!(writer.reader().opened().schema, 5);
     let [revision] = &revisions[..] else { panic!("{revisions:?}") };
     assert_eq!((revision.revision, revision.since_seq, revision.from_seq), (3, Seq(4), Seq(4)));
     assert_eq!((&revision.handlers[..], revision.retired_seq), (&["h".into()][..], Some(Seq(7))));
@@ -334,7 +337,7 @@ async fn a_store_without_positions_is_read_as_it_is_and_gets_them_to_be_written(
 
     let writer = open_small(&path).await;
     let reader = writer.reader();
-    assert_eq!(reader.opened().schema, 4);
+    assert_eq!(reader.opened().schema, 5);
     assert_eq!(found(reader.as_ref(), &asks("'subject 12'", 9)).await, [12]);
     assert_eq!(reader.jobs_of(Seq(12), 10).await.unwrap(), jobs);
     assert_eq!(reader.jobs_of(Seq(25), 10).await.unwrap(), newest);
@@ -469,13 +472,17 @@ async fn furnished(path: &Path) {
         INSERT INTO passes VALUES (1,0,0,NULL,1,1,NULL,NULL),(2,0,0,NULL,2,1,NULL,NULL); \
         INSERT INTO holds VALUES (1,1,'paused',0,1,NULL,0,0,NULL,NULL,NULL),(2,1,'muted',0,1,9,0,0,NULL,NULL,NULL); \
         INSERT INTO aliases VALUES (1,0,'[\"a\",\"b\"]'),(2,0,'[\"c\",\"d\"]'); \
-        INSERT INTO plugins VALUES ('p','1.0.0',1,1),('q','1.0.0',1,1); \
-        INSERT INTO handlers VALUES ('p','h'),('q','h');";
+        INSERT INTO plugins VALUES \
+            ('p','1.0.0',1,1,NULL,0,NULL),('q','1.0.0',1,1,NULL,0,NULL); \
+        INSERT INTO handlers VALUES ('p','h'),('q','h'); \
+        INSERT INTO schedules VALUES ('p','h','h',0,0,'','',1,1,NULL),('q','h','h',0,0,'','',1,1,NULL); \
+        INSERT INTO routes VALUES ('p','GET','/',''),('q','GET','/',''); \
+        INSERT INTO refused VALUES ('p','[]'),('q','[]');";
     changed(path, rows).await;
 }
 
 /// How many rows of each kind a reader finds.
-async fn counts(reader: &dyn Store) -> [usize; 10] {
+async fn counts(reader: &dyn Store) -> [usize; 13] {
     [
         reader.open_jobs(JobNumber(0), 9).await.unwrap().len(),
         reader.watchers().await.unwrap().len(),
@@ -486,6 +493,9 @@ async fn counts(reader: &dyn Store) -> [usize; 10] {
         reader.alias_changes(Seq(0)).await.unwrap().len(),
         reader.plugins().await.unwrap().len(),
         reader.handlers().await.unwrap().len(),
+        reader.schedules().await.unwrap().len(),
+        reader.routes().await.unwrap().len(),
+        reader.refused().await.unwrap().len(),
         reader.job_counts().await.unwrap().queued as usize,
     ]
 }
@@ -518,20 +528,28 @@ async fn a_row_of_any_table_that_does_not_decode_stops_nothing() {
             8,
             "UPDATE handlers SET plugin = CAST(x'ff' AS TEXT) WHERE plugin = 'q'",
         ),
+        (
+            "schedules",
+            "[\"q\",\"h\"]",
+            9,
+            "UPDATE schedules SET interval_secs = 4294967296 WHERE owner = 'q'",
+        ),
+        ("routes", "[\"\",\"GET\",\"/\"]", 10, "UPDATE routes SET plugin = '' WHERE plugin = 'q'"),
+        ("refused", "q", 11, "UPDATE refused SET parts = '[{}]' WHERE plugin = 'q'"),
     ];
     for (table, key, kind, spoil) in cases {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("axwatch.db");
         furnished(&path).await;
         let all = counts(&*SqliteStore::open_reader(&path).await.unwrap()).await;
-        assert_eq!(all, [3, 2, 2, 2, 2, 2, 2, 2, 2, 3]);
+        assert_eq!(all, [3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3]);
         changed(&path, spoil).await;
         let mut expected = all;
         expected[kind] -= 1;
 
         let mut writer = SqliteStore::open_writer(&path).await.unwrap();
         let mut found = counts(&*writer.reader()).await;
-        expected[9] = found[9];
+        expected[12] = found[12];
         assert_eq!(found, expected, "{spoil}");
         let quarantined = writer.quarantined(at(9)).await.unwrap();
         let [row] = &quarantined[..] else { panic!("{spoil}: {quarantined:?}") };
@@ -541,7 +559,7 @@ async fn a_row_of_any_table_that_does_not_decode_stops_nothing() {
         let opened = writer.reader().opened().clone();
         assert_eq!((opened.last_job, opened.last_watcher), (JobNumber(3), WatcherNumber(2)));
         found = counts(&*writer.reader()).await;
-        expected[9] = expected[0];
+        expected[12] = expected[0];
         assert_eq!(found, expected, "{spoil}");
         assert_eq!(writer.reader().job_counts().await.unwrap().completed, 0, "{spoil}");
     }

@@ -229,6 +229,9 @@ fn is_small(batch: &Batch) -> bool {
         && alias_changes(batch).next().is_none()
         && batch.handlers.is_empty()
         && batch.plugins.is_empty()
+        && batch.schedules.is_empty()
+        && batch.routes.is_empty()
+        && batch.refused.is_empty()
         && batch.counters.is_none()
         && batch.removal.is_none()
         && batch.quarantine_told.is_none()
@@ -351,7 +354,18 @@ async fn put_registry(transaction: &mut Transaction<'_>, batch: &Batch) -> Resul
     for row in &batch.plugins {
         transaction.execute(rows::REPLACE_PLUGIN, |values| rows::bind_plugin(values, row)).await?;
     }
-    Ok(())
+    transaction.insert(&rows::REPLACE_SCHEDULES, &batch.schedules, rows::bind_schedule).await?;
+    for (plugin, routes) in &batch.routes {
+        transaction
+            .execute("DELETE FROM routes WHERE plugin = ?;", |values| values.add(plugin.as_str()))
+            .await?;
+        transaction
+            .insert(&rows::INSERT_ROUTES, routes, |values, route| {
+                rows::bind_route(values, plugin, route);
+            })
+            .await?;
+    }
+    transaction.insert(&rows::REPLACE_REFUSED, &batch.refused, rows::bind_refused).await
 }
 
 impl StoreWriter for SqliteWriter {

@@ -121,7 +121,7 @@ pub(super) async fn half_load(
     let first = rig.engine.heads().borrow().audit;
     let follower = Follower::start(rig.engine.heads());
     let claims = maker.claims((rate * scale.half_load_secs as f64) as usize);
-    let due = append_at(&rig.engine, claims, rate).await?;
+    let due = rig.append_at(claims, rate).await?;
     let commits = follower.stop_at(first.0 + due.len() as u64 * 3).await?;
     let times = settle_times(&rig.engine, first, &due, &commits).await?;
     rig.stop().await?;
@@ -145,37 +145,6 @@ pub(super) async fn half_load(
         .with("claims_per_second", rate)
         .with("max_in_flight", IN_FLIGHT);
     Ok(vec![figure])
-}
-
-/// Appends claims at a steady rate, whether or not earlier ones are answered; says when each was due.
-/// What this lags behind counts as ours.
-async fn append_at(
-    engine: &Engine,
-    claims: Vec<Incoming>,
-    rate: f64,
-) -> Result<HashMap<String, Instant>> {
-    let began = Instant::now();
-    let due_at = |index: usize| began + Duration::from_secs_f64(index as f64 / rate);
-    let mut due = HashMap::with_capacity(claims.len());
-    let mut appends = Vec::new();
-    let mut claims = claims.into_iter().enumerate().peekable();
-    while claims.peek().is_some() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        let now = Instant::now();
-        let mut batch = Vec::new();
-        while let Some((index, claim)) = claims.next_if(|(index, _)| due_at(*index) <= now) {
-            due.insert(claim.attestation.id.as_str().to_owned(), due_at(index));
-            batch.push(claim);
-        }
-        let engine = engine.clone();
-        appends.push(tokio::spawn(async move { engine.append(batch).await }));
-    }
-    for append in appends {
-        for ack in append.await?? {
-            ack?;
-        }
-    }
-    Ok(due)
 }
 
 /// Notes when how many records of the audit were on the disk.

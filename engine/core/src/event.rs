@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_model::{
-    Declared, HandlerName, JobId, JobNumber, JobRow, LaneKey, Mono, PluginName, Seq, Stored,
-    Timestamp, WatcherKey, WatcherNumber, WatcherRow,
+    Declared, HandlerName, JobId, JobNumber, JobRow, LaneKey, Mono, Owner, PluginName, RefusedRow,
+    Seq, Stored, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
 };
 use axwatch_query::Aliases;
 
@@ -99,6 +99,27 @@ pub enum Event {
         /// It went by itself; nobody had told it to.
         crashed: bool,
     },
+    /// A person wants a plugin not to run: all that it registered is retired, and what it announces later
+    /// is refused, until somebody enables it.
+    PluginDisabled {
+        /// Answered with [`Answer::Plugin`].
+        request: RequestId,
+        /// Which plugin.
+        plugin: PluginName,
+        /// Who wants it.
+        by: String,
+    },
+    /// A person wants it to run again.
+    PluginEnabled {
+        /// Answered with [`Answer::Plugin`].
+        request: RequestId,
+        /// Which plugin.
+        plugin: PluginName,
+        /// Who wants it.
+        by: String,
+    },
+    /// A plugin's supervisor went from one state to another. For the audit alone.
+    PluginState(PluginTransition),
     /// An attempt came to an end.
     AttemptEnded {
         /// Of which job.
@@ -174,6 +195,21 @@ pub enum Event {
     Tick,
 }
 
+/// A supervisor's way from one state to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginTransition {
+    /// Whose.
+    pub plugin: PluginName,
+    /// Which of its processes it is about, or the last one there was.
+    pub incarnation: u64,
+    /// The state that it was in.
+    pub from: &'static str,
+    /// The state that it is in now.
+    pub to: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
 /// A row that did not decode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SetAside {
@@ -192,9 +228,44 @@ pub struct Registration {
     pub handlers: Vec<HandlerName>,
     /// The watchers that it declares.
     pub watchers: Vec<Declaration>,
+    /// The schedules that it declares.
+    pub schedules: Vec<ScheduleDeclaration>,
+    /// The paths under which it answers HTTP.
+    pub routes: Vec<RouteDeclaration>,
+    /// What could not even be read of it.
+    pub refused: Vec<RefusedRow>,
     /// It may lack something for no good reason: a call back to the engine failed while the plugin
-    /// put it together, or its former process made calls and this one made none.
+    /// put it together.
     pub doubtful: bool,
+    /// Whether the plugin called the engine while it put it together, when that was in an Initialize:
+    /// after one that did, one that did not may lack something too. `None` of what it announces by itself.
+    pub called_back: Option<bool>,
+}
+
+/// A schedule as a plugin declares it, unchecked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleDeclaration {
+    /// The handler that it runs.
+    pub handler: String,
+    /// From one run to the next; 0 is never.
+    pub interval_secs: i64,
+    /// It runs without somebody having to enable it.
+    pub enabled_by_default: bool,
+    /// What it is for.
+    pub description: String,
+    /// What the plugin says that it stands for in AX.
+    pub ats_code: String,
+}
+
+/// A path under which a plugin answers HTTP, as it declares it, unchecked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteDeclaration {
+    /// The method.
+    pub method: String,
+    /// The path below the plugin's own.
+    pub path: String,
+    /// What it answers.
+    pub description: String,
 }
 
 /// A watcher as its owner declares it, unchecked.
@@ -317,9 +388,15 @@ pub enum Effect {
         handlers: Vec<String>,
         /// The watchers that it lacks, as shown; they stay.
         watchers: Vec<String>,
+        /// The schedules that it lacks; they stay.
+        schedules: Vec<String>,
+        /// The routes that it lacks; they stay.
+        routes: Vec<String>,
     },
     /// A watcher's AX text is none: one that stands, after an upgrade, or one that a plugin declares.
     Unparsed {
+        /// The plugin that declared it, or `user`.
+        owner: Owner,
         /// The watcher as shown.
         watcher: Arc<str>,
         /// Its text, or the beginning of a long one.
@@ -331,6 +408,8 @@ pub enum Effect {
     GaveUp {
         /// The job.
         id: JobId,
+        /// The plugin that had it last; `None` of a handler that nobody has.
+        plugin: Option<PluginName>,
         /// The watcher as shown; empty without one.
         watcher: Arc<str>,
         /// The handler as declared.
@@ -383,12 +462,23 @@ pub struct Start {
 /// The answer to a request.
 #[derive(Debug, Clone)]
 pub enum Answer {
-    /// What became of each watcher of a registration, in its order: accepted, or refused and why.
-    Registered(Vec<(String, Result<(), Refusal>)>),
+    /// What became of a registration; refused as a whole from a process or a plugin that has no say.
+    Registered(Result<Verdicts, Refusal>),
+    /// A plugin is disabled or enabled, or was so before.
+    Plugin(Result<(), Refusal>),
     /// The watcher as it now stands.
     Watcher(Result<Box<WatcherRow>, Refusal>),
     /// The job as it now stands.
     Job(Result<Box<JobRow>, Refusal>),
+}
+
+/// What became of a registration.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Verdicts {
+    /// Of each of its watchers, in their order.
+    pub watchers: Vec<(String, Result<(), Refusal>)>,
+    /// All that was not taken, and why: watchers among it.
+    pub refused: Vec<RefusedRow>,
 }
 
 /// Why something was not done: the request's fault, and what would be right.

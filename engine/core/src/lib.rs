@@ -20,6 +20,7 @@ pub mod loops;
 mod matching;
 mod outcome;
 mod passes;
+mod plugins;
 mod policy;
 mod record;
 mod redrive;
@@ -32,11 +33,13 @@ mod view;
 mod waits;
 
 pub use event::{
-    Answer, Declaration, Effect, Event, Refusal, RefusalKind, Registration, RequestId, SetAside,
-    Since, Start, WatcherCommand,
+    Answer, Declaration, Effect, Event, PluginTransition, Refusal, RefusalKind, Registration,
+    RequestId, RouteDeclaration, ScheduleDeclaration, SetAside, Since, Start, Verdicts,
+    WatcherCommand,
 };
 pub use outcome::{Ended, Outcome};
 pub use passes::NextSegment;
+pub use plugins::Registered;
 pub use policy::{Bounds, Policy, RetryLimits, RetryPolicy};
 pub use registry::{check_declared, check_fires_per_second};
 pub use rehearsal::{Rehearsal, Rehearsed};

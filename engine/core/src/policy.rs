@@ -46,6 +46,10 @@ pub struct Bounds {
     pub watcher_open_jobs_max: u64,
     /// Slots of a new process, before its answers earn it more.
     pub slots_first: u32,
+    /// Watchers of one plugin: those that stand, are refused, and were retired, which are kept.
+    pub plugin_watchers_max: usize,
+    /// Schedules of one plugin, retired ones included.
+    pub plugin_schedules_max: usize,
 }
 
 impl Default for Bounds {
@@ -57,6 +61,8 @@ impl Default for Bounds {
             open_jobs_max: 1_000_000,
             watcher_open_jobs_max: 10_000,
             slots_first: 4,
+            plugin_watchers_max: 200_000,
+            plugin_schedules_max: 10_000,
         }
     }
 }

@@ -27,6 +27,12 @@ pub enum Record<'a> {
     AttemptEnded(AttemptEnded<'a>),
     /// A plugin came up or went down.
     Plugin(PluginRecord<'a>),
+    /// A plugin's supervisor went from one state to another.
+    PluginState(PluginStateRecord<'a>),
+    /// A person disabled or enabled a plugin.
+    PluginWanted(PluginWantedRecord<'a>),
+    /// A schedule was declared, changed or retired.
+    Schedule(ScheduleRecord<'a>),
     /// A watcher was held, began to catch up, was live again, or a replay went its way.
     Position(PositionRecord<'a>),
     /// A chain of causes was stopped, or looks like a loop.
@@ -281,6 +287,61 @@ pub struct PluginRecord<'a> {
     /// What its Metadata said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<&'a str>,
+}
+
+/// `plugin_state`.
+#[derive(Debug, Clone, Serialize)]
+pub struct PluginStateRecord<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// The state that it was in.
+    pub from: &'a str,
+    /// Which process it is about, or the last one there was.
+    pub incarnation: u64,
+    /// Which plugin.
+    pub plugin: &'a str,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+    /// The state that it is in now.
+    pub to: &'a str,
+    /// `plugin_state`.
+    pub r#type: &'static str,
+}
+
+/// `plugin_disabled`, `plugin_enabled`.
+#[derive(Debug, Clone, Serialize)]
+pub struct PluginWantedRecord<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub by: &'a str,
+    /// Which plugin.
+    pub plugin: &'a str,
+    /// Which of them.
+    pub r#type: &'static str,
+}
+
+/// `schedule_declared`, `schedule_changed`, `schedule_retired`.
+#[derive(Debug, Clone, Serialize)]
+pub struct ScheduleRecord<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// It runs without somebody having to enable it.
+    pub enabled_by_default: bool,
+    /// The handler's bare name.
+    pub handler: &'a str,
+    /// From one run to the next; 0 is never.
+    pub interval_secs: u32,
+    /// Who declared it.
+    pub owner: &'a str,
+    /// Why it was retired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+    /// Its name among those of its owner.
+    pub schedule: &'a str,
+    /// Which of them.
+    pub r#type: &'static str,
 }
 
 /// `late_answer`.

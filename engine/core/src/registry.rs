@@ -1,4 +1,6 @@
-//! Watchers and handlers: what is declared, what is refused, and what a plugin's announcement changes.
+//! Watchers: what is declared, what is refused, and who answers for their handlers.
+//!
+//! Not here: what else a plugin announces (`crate::plugins`), what holds a watcher (`crate::holds`).
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -7,24 +9,20 @@ use std::time::Duration;
 
 use axwatch_model::{
     Attributes, Counters, Declared, HandlerName, HandlerRef, LeafNumber, LocalId, Now, Owner,
-    PluginName, PluginRow, RevisionRow, Seq, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
+    PluginName, RevisionRow, Seq, StructuralFilter, WatcherKey, WatcherNumber, WatcherRow,
     WatcherState, bounds,
 };
 use axwatch_query::{Filter, Mistakes};
 
-use crate::event::{
-    Answer, Declaration, Effect, Refusal, RefusalKind, Registration, Since, WatcherCommand,
-};
+use crate::event::{Answer, Declaration, Effect, Refusal, RefusalKind, Since, WatcherCommand};
 use crate::limits::Limit;
-use crate::record::{PluginRecord, Record, WatcherRecord};
-use crate::state::{Lane, State, Timer, Watcher};
+use crate::record::{Record, WatcherRecord};
+use crate::state::{Lane, State, Watcher};
 
-/// How long a doubtful announcement is not believed.
-const DOUBTED: Duration = Duration::from_secs(10 * 60);
-/// Why a plugin's watcher is retired.
-const NO_LONGER_DECLARED: &str = "its plugin no longer declares it";
 /// How the error of a watcher begins whose text is no AX any more.
 pub(crate) const BROKEN: &str = "its text is not understood any more: ";
+/// Bytes that are kept of what a refused watcher waits for.
+const REFUSED_BYTES_MAX: usize = 4 * 1024;
 /// No local id sorts before it, because control characters are none.
 const FIRST_LOCAL: &str = " ";
 
@@ -55,112 +53,7 @@ impl Refusal {
 }
 
 impl State {
-    /// A plugin's process is ready: it has slots and a number, and its lanes may go on.
-    pub(crate) fn plugin_up(
-        &mut self,
-        plugin: &PluginName,
-        incarnation: u64,
-        version: String,
-        max_in_flight: u32,
-        now: Now,
-    ) {
-        let slots = self.policy.bounds.slots_first.min(max_in_flight.max(1));
-        let state = self.plugin_entry(plugin);
-        state.incarnation = incarnation;
-        state.up = true;
-        state.max_in_flight = max_in_flight.max(1);
-        state.slots = slots;
-        state.broken_until = None;
-        if let Some(since) = state.away_since.take() {
-            state.away += now.mono.since(since);
-        }
-        let row = PluginRow { name: plugin.clone(), version, incarnation, up_at: now.wall };
-        self.unwritten.plugins.insert(plugin.clone(), row);
-    }
-
-    pub(crate) fn record_plugin_up(&mut self, plugin: &PluginName, at: Timestamp) {
-        let Some(state) = self.plugins.get(plugin) else { return };
-        let (incarnation, names) = (state.incarnation, state.handlers.clone());
-        let version = self.unwritten.plugins.get(plugin).map(|row| row.version.clone());
-        self.record(&Record::Plugin(PluginRecord {
-            at,
-            handlers: names.iter().map(HandlerName::as_str).collect(),
-            incarnation,
-            plugin: plugin.as_str(),
-            reason: None,
-            r#type: "plugin_up",
-            version: version.as_deref(),
-        }));
-    }
-
-    /// A running plugin announces something else than before.
-    pub(crate) fn announced(
-        &mut self,
-        plugin: &PluginName,
-        incarnation: u64,
-        registration: Registration,
-        now: Now,
-        effects: &mut Vec<Effect>,
-    ) -> Answer {
-        let current = self
-            .plugins
-            .get(plugin)
-            .is_some_and(|state| state.up && state.incarnation == incarnation);
-        if current {
-            return self.register(plugin, registration, now, effects);
-        }
-        let reason = format!("plugin {plugin}: this process is not the one in force");
-        let refused =
-            |local: String| (local, Err(Refusal::new(RefusalKind::Conflict, reason.clone())));
-        Answer::Registered(
-            registration
-                .watchers
-                .into_iter()
-                .map(|declaration| refused(declaration.local))
-                .collect(),
-        )
-    }
-
-    /// Takes all that a plugin announced: its handlers, its watchers, and that what is missing is gone.
-    /// A doubtful announcement that lacks something is believed only after a while; until then what it
-    /// lacks stays, and its jobs are held.
-    pub(crate) fn register(
-        &mut self,
-        plugin: &PluginName,
-        registration: Registration,
-        now: Now,
-        effects: &mut Vec<Effect>,
-    ) -> Answer {
-        let announced: BTreeSet<_> = registration.handlers.into_iter().collect();
-        let state = self.plugin_entry(plugin);
-        let lacking: Vec<_> = state.handlers.difference(&announced).cloned().collect();
-        let mut known = announced.clone();
-        state.announced = announced;
-        let owner = Owner::Plugin(plugin.clone());
-        let named: BTreeSet<_> = registration.watchers.iter().map(|w| w.local.clone()).collect();
-        let gone = self.watchers_besides(&owner, &named);
-        let doubted = registration.doubtful && !(lacking.is_empty() && gone.is_empty());
-        if doubted {
-            known.extend(lacking.iter().cloned());
-        }
-        if self.plugin_entry(plugin).handlers != known {
-            self.plugin_entry(plugin).handlers = known;
-            self.unwritten.handlers.insert(plugin.clone());
-            self.forget_breakers(plugin, now);
-        }
-        self.bind_waiting(plugin, now);
-        let verdicts = self.declare_all(&owner, registration.watchers, now);
-        if doubted {
-            self.doubt(plugin, &lacking, &gone, now, effects);
-        } else {
-            self.plugin_entry(plugin).doubted_until = None;
-            gone.into_iter().for_each(|number| self.retire(number, NO_LONGER_DECLARED, now));
-        }
-        self.schedule_plugin(plugin);
-        Answer::Registered(verdicts)
-    }
-
-    fn declare_all(
+    pub(crate) fn declare_all(
         &mut self,
         owner: &Owner,
         declarations: Vec<Declaration>,
@@ -185,7 +78,11 @@ impl State {
     }
 
     /// The standing watchers of an owner whose local ids are not among these.
-    fn watchers_besides(&self, owner: &Owner, named: &BTreeSet<String>) -> Vec<WatcherNumber> {
+    pub(crate) fn watchers_besides(
+        &self,
+        owner: &Owner,
+        named: &BTreeSet<String>,
+    ) -> Vec<WatcherNumber> {
         let first = WatcherKey {
             owner: owner.clone(),
             local: FIRST_LOCAL.parse().expect("a blank is a local id"),
@@ -199,39 +96,6 @@ impl State {
             })
             .map(|(_, number)| *number)
             .collect()
-    }
-
-    /// Keeps what an announcement lacks, loudly, for a while.
-    fn doubt(
-        &mut self,
-        plugin: &PluginName,
-        lacking: &[HandlerName],
-        gone: &[WatcherNumber],
-        now: Now,
-        effects: &mut Vec<Effect>,
-    ) {
-        let until = now.mono.plus(DOUBTED);
-        let state = self.plugin_entry(plugin);
-        (state.doubted_until, state.doubted) = (Some(until), gone.to_vec());
-        self.timers.insert((until, Timer::Doubt(plugin.clone())));
-        effects.push(Effect::Doubted {
-            plugin: plugin.clone(),
-            handlers: lacking.iter().map(ToString::to_string).collect(),
-            watchers: gone.iter().map(|number| self.watchers[number].shown.to_string()).collect(),
-        });
-    }
-
-    /// Nothing came that would have shown a doubted announcement to be wrong: what it lacks is gone.
-    pub(crate) fn believe(&mut self, plugin: &PluginName, now: Now) {
-        let Some(state) = self.plugins.get_mut(plugin) else { return };
-        if state.doubted_until.take_if(|until| *until <= now.mono).is_none() || !state.up {
-            return;
-        }
-        let gone = std::mem::take(&mut state.doubted);
-        state.handlers = state.announced.clone();
-        self.unwritten.handlers.insert(plugin.clone());
-        self.forget_breakers(plugin, now);
-        gone.into_iter().for_each(|number| self.retire(number, NO_LONGER_DECLARED, now));
     }
 
     /// A person declares a watcher.
@@ -262,6 +126,7 @@ impl State {
             declaration.local.parse().map_err(|error| Refusal::invalid(format!("{error}")))?;
         let key = WatcherKey { owner: owner.clone(), local };
         self.check_shown(&key)?;
+        self.check_room(&key)?;
         let (filter, actions) = check_declared(&declaration.declared)?;
         let mut handlers = Vec::new();
         for text in actions.iter().chain(&declaration.handlers) {
@@ -325,6 +190,46 @@ impl State {
             key.owner
         );
         Err(Refusal::new(RefusalKind::Conflict, reason))
+    }
+
+    /// What is retired stays, so that a plugin with ever new ids would fill the store.
+    fn check_room(&self, key: &WatcherKey) -> Result<(), Refusal> {
+        let Owner::Plugin(plugin) = &key.owner else { return Ok(()) };
+        if self.by_key.contains_key(key) || self.may_have_another(&key.owner) {
+            return Ok(());
+        }
+        let max = self.policy.bounds.plugin_watchers_max;
+        let reason = format!(
+            "plugin {plugin} has {max} watchers, refused and retired ones among them, and no plugin may have more; declare watchers under the same ids again"
+        );
+        Err(Refusal::new(RefusalKind::Exhausted, reason))
+    }
+
+    fn may_have_another(&self, owner: &Owner) -> bool {
+        let max = self.policy.bounds.plugin_watchers_max;
+        self.rows_of.get(owner).is_none_or(|rows| rows.count < max || !rows.spare.is_empty())
+    }
+
+    /// The watcher with this key, if there is one that ever stood or that somebody still names.
+    fn known(&self, key: &WatcherKey) -> Option<WatcherNumber> {
+        let number = *self.by_key.get(key)?;
+        let is_spare = self.rows_of[&key.owner].spare.contains(&number);
+        (!is_spare).then_some(number)
+    }
+
+    /// The number of a new watcher: that of a spare row of its owner, its own if it has one.
+    fn new_number(&mut self, key: &WatcherKey) -> WatcherNumber {
+        let own = self.by_key.get(key).copied();
+        let rows = self.rows_of.entry(key.owner.clone()).or_default();
+        let Some(number) = own.or_else(|| rows.spare.first().copied()) else {
+            self.last_watcher = self.last_watcher.next();
+            return self.last_watcher;
+        };
+        rows.spare.remove(&number);
+        rows.count -= 1;
+        let former = self.watchers.remove(&number).expect("a spare row is one");
+        self.by_key.remove(&former.row.key);
+        number
     }
 
     fn check_handler(&self, owner: &Owner, text: &str) -> Result<HandlerRef, Refusal> {
@@ -395,10 +300,10 @@ impl State {
     }
 
     fn apply(&mut self, checked: Checked, now: Now) -> WatcherNumber {
-        let Some(number) = self.by_key.get(&checked.key).copied() else {
-            self.last_watcher = self.last_watcher.next();
+        let Some(number) = self.known(&checked.key) else {
+            let number = self.new_number(&checked.key);
             let row = WatcherRow {
-                number: self.last_watcher,
+                number,
                 key: checked.key.clone(),
                 revision: 0,
                 generation: self.first_generation,
@@ -417,7 +322,7 @@ impl State {
                 updated_at: now.wall,
             };
             self.insert_watcher(row, Counters::default());
-            return self.put(self.last_watcher, checked, now);
+            return self.put(number, checked, now);
         };
         self.put(number, checked, now)
     }
@@ -543,6 +448,11 @@ impl State {
             let_go: Vec::new(),
             loop_watch: None,
         };
+        let rows = self.rows_of.entry(key.owner.clone()).or_default();
+        rows.count += 1;
+        if watcher.row.revision == 0 && watcher.row.state == WatcherState::Retired {
+            rows.spare.insert(number);
+        }
         self.by_key.insert(key, number);
         self.watchers.insert(number, watcher);
     }
@@ -618,15 +528,16 @@ impl State {
         }
         self.unindex(number);
         self.rest_passes(number);
-        self.unparsed.push(unparsed(watcher, &declared, mistakes));
+        let owner = self.watchers[&number].row.key.owner.clone();
+        self.unparsed.push(unparsed(owner, watcher, &declared, mistakes));
         if is_news {
             self.unwritten.watchers.insert(number);
             self.record_watcher(number, "watcher_broken", Some(mistakes), None, now);
         }
     }
 
-    /// Binds watchers that waited for a handler that this plugin now has.
-    fn bind_waiting(&mut self, plugin: &PluginName, now: Now) {
+    /// Binds watchers that waited for a handler that some plugin now has.
+    pub(crate) fn bind_waiting(&mut self, now: Now) {
         let waiting: Vec<_> = self
             .watchers
             .values()
@@ -643,8 +554,8 @@ impl State {
             for (i, handler) in
                 handlers.iter().enumerate().filter(|(_, handler)| handler.plugin.is_none())
             {
-                if self.resolve_handler(&handler.declared).ok().flatten().as_ref() == Some(plugin) {
-                    self.bind(number, i, plugin, now);
+                if let Ok(Some(plugin)) = self.resolve_handler(&handler.declared) {
+                    self.bind(number, i, &plugin, now);
                 }
             }
         }
@@ -669,14 +580,16 @@ impl State {
         }
     }
 
-    /// Who answers for a handler that was this plugin's: it, as long as it has the handler or nobody else
-    /// does.
+    /// Who answers for a handler that was this plugin's: it, as long as it has the handler, is disabled, or
+    /// nobody else has it.
     pub(crate) fn who_has(&self, handler: &str, former: Option<&PluginName>) -> Option<PluginName> {
         let has = |plugin: &&PluginName| {
             let (_, bare) = HandlerName::parse_qualified(handler).ok()?;
             Some(self.plugins.get(*plugin)?.handlers.contains(&bare))
         };
-        let kept = former.filter(|plugin| has(plugin) == Some(true)).cloned();
+        // One that is disabled will have it again: nobody asked for another to do its work.
+        let keeps = |plugin: &&PluginName| has(plugin) == Some(true) || self.is_disabled(plugin);
+        let kept = former.filter(keeps).cloned();
         let other = || self.resolve_handler(handler).ok().flatten();
         kept.or_else(other).or_else(|| former.cloned())
     }
@@ -754,7 +667,7 @@ impl State {
     }
 
     /// Retires a watcher: it matches nothing more, its queued jobs are withdrawn, running ones finish.
-    fn retire(&mut self, number: WatcherNumber, reason: &str, now: Now) {
+    pub(crate) fn retire(&mut self, number: WatcherNumber, reason: &str, now: Now) {
         let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
         if watcher.row.state == WatcherState::Retired {
             return;
@@ -763,7 +676,13 @@ impl State {
         watcher.row.updated_at = now.wall;
         let (shown, revision) = (watcher.shown.clone(), watcher.row.revision);
         let position = self.position_of(number);
-        self.unwritten.retired.push((number, revision, position));
+        let owner = self.watchers[&number].row.key.owner.clone();
+        // One that never stood has no revision to end.
+        if revision > 0 {
+            self.unwritten.retired.push((number, revision, position));
+        } else {
+            self.rows_of.entry(owner).or_default().spare.insert(number);
+        }
         // Its limiter stays: what is under way may not be started beyond it again.
         self.end_holds(number, now);
         self.end_passes(number, &format!("the watcher was retired: {reason}"), now);
@@ -828,7 +747,8 @@ impl State {
         }));
         if let (Owner::Plugin(_), Some(mistakes)) = (owner, &refusal.mistakes) {
             let watcher = shown.as_str().into();
-            self.unparsed.push(unparsed(watcher, &declaration.declared, &mistakes.to_string()));
+            let (owner, mistakes) = (owner.clone(), mistakes.to_string());
+            self.unparsed.push(unparsed(owner, watcher, &declaration.declared, &mistakes));
         }
         let Ok(local) = declaration.local.parse::<LocalId>() else { return };
         let key = WatcherKey { owner: owner.clone(), local };
@@ -836,7 +756,7 @@ impl State {
             "its last declaration was refused: {}",
             bounds::cut(&refusal.reason, bounds::ERROR_BYTES_MAX)
         );
-        if let Some(number) = self.by_key.get(&key).copied() {
+        if let Some(number) = self.known(&key) {
             let watcher = self.watchers.get_mut(&number).expect("every key has its watcher");
             // That its text is not understood is worse, and not told twice.
             if watcher.row.state != WatcherState::Retired && !is_broken(&watcher.row) {
@@ -848,19 +768,23 @@ impl State {
         }
     }
 
-    /// Keeps a plugin's refused watcher where people look for it.
+    /// Keeps a plugin's refused watcher where people look for it: so much of it as they need to know it by,
+    /// as nobody has found it to be within any bounds.
     fn keep_refused(&mut self, key: WatcherKey, declaration: Declaration, error: String, now: Now) {
-        self.last_watcher = self.last_watcher.next();
-        let number = self.last_watcher;
+        if !self.may_have_another(&key.owner) {
+            return;
+        }
+        let number = self.new_number(&key);
         let handlers = declaration.handlers.iter().take(bounds::HANDLERS_MAX);
         let row = WatcherRow {
             number,
             key,
             revision: 0,
             generation: self.first_generation,
-            declared: declaration.declared,
+            declared: cut_declared(declaration.declared),
             handlers: handlers
-                .map(|text| HandlerRef { declared: text.as_str().into(), plugin: None })
+                .map(|text| bounds::cut(text, bounds::ID_BYTES_MAX))
+                .map(|text| HandlerRef { declared: text.into(), plugin: None })
                 .collect(),
             params: None,
             max_fires_per_second: None,
@@ -877,6 +801,31 @@ impl State {
         // Without its shown id: what was refused takes none from anybody.
         self.insert_watcher(row, Counters::default());
         self.unwritten.watchers.insert(number);
+    }
+}
+
+/// So much of what a watcher waits for as is worth keeping of a refused one.
+fn cut_declared(declared: Declared) -> Declared {
+    let mut left = REFUSED_BYTES_MAX;
+    let mut cut = |terms: Vec<String>| {
+        let mut kept = Vec::new();
+        for term in terms {
+            // What a term takes in the row besides its bytes.
+            let Some(room) = left.checked_sub(3).filter(|room| *room > 0) else { break };
+            let term = bounds::cut(&term, room).to_owned();
+            left = room - term.len();
+            kept.push(term);
+        }
+        kept
+    };
+    match declared {
+        Declared::Ax(text) => Declared::Ax(bounds::cut(&text, REFUSED_BYTES_MAX).to_owned()),
+        Declared::Structural(lists) => Declared::Structural(StructuralFilter {
+            subjects: cut(lists.subjects),
+            predicates: cut(lists.predicates),
+            contexts: cut(lists.contexts),
+            actors: cut(lists.actors),
+        }),
     }
 }
 
@@ -936,8 +885,9 @@ fn check_handler_count(count: usize) -> Result<(), Refusal> {
 }
 
 /// That a watcher's text is no AX, for the log: so much of it as is worth a line.
-fn unparsed(watcher: Arc<str>, declared: &Declared, mistakes: &str) -> Effect {
+fn unparsed(owner: Owner, watcher: Arc<str>, declared: &Declared, mistakes: &str) -> Effect {
     Effect::Unparsed {
+        owner,
         watcher,
         text: bounds::cut(&declared.shown(), bounds::ERROR_BYTES_MAX).to_owned(),
         reason: bounds::cut(mistakes, bounds::ERROR_BYTES_MAX).to_owned(),

@@ -289,8 +289,8 @@ impl State {
         let row = &mut self.jobs.get_mut(&number).expect("settled jobs are in memory").row;
         row.state = JobState::Failed;
         row.completed_at = Some(now.wall);
-        let (id, attempts, handler, watcher) =
-            (row.id, row.attempts, row.handler.clone(), row.watcher);
+        let (id, attempts, handler, watcher, plugin) =
+            (row.id, row.attempts, row.handler.clone(), row.watcher, row.plugin.clone());
         let watcher =
             watcher.and_then(|number| self.watchers.get(&number)).map(|w| w.shown.clone());
         let reason = bounds::cut(reason, bounds::ERROR_BYTES_MAX);
@@ -306,7 +306,7 @@ impl State {
         self.note_leaf(number, leaf);
         let watcher = watcher.unwrap_or_else(|| "".into());
         let reason = reason.to_owned();
-        effects.push(Effect::GaveUp { id, watcher, handler, attempts, permanent, reason });
+        effects.push(Effect::GaveUp { id, plugin, watcher, handler, attempts, permanent, reason });
         self.release(number, effects);
     }
 

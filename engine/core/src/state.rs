@@ -10,19 +10,21 @@ use std::time::Duration;
 
 use axwatch_model::{
     Counters, CursorNumber, CursorRow, HandlerName, HandlerRow, HoldRow, JobNumber, JobRow,
-    LaneKey, LeafNumber, Mono, Now, PassRow, PluginName, PluginRow, RevisionRow, Seq, Timestamp,
-    WatcherKey, WatcherNumber, WatcherRow, WatcherState,
+    LaneKey, LeafNumber, LocalId, Mono, Now, Owner, PassRow, PluginName, PluginRow, RefusedRow,
+    RevisionRow, RouteRow, ScheduleRow, Seq, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
+    WatcherState,
 };
 use axwatch_query::{Aliases, WatcherIndex};
 use hashbrown::HashMap;
 
 use crate::audit::{Hash, Tree};
 use crate::breaker::Breaker;
-use crate::event::{Effect, Event, SetAside};
+use crate::event::{Answer, Effect, Event, SetAside};
 use crate::late::Late;
 use crate::limits::{Limit, Pace, Starting};
 use crate::loops::LoopWatch;
 use crate::passes::{PassWrites, Passes};
+use crate::plugins::Doubted;
 use crate::policy::Policy;
 use crate::record::{EngineStarted, Quarantined, Record, Retained};
 
@@ -49,6 +51,14 @@ pub struct Snapshot {
     pub aliases: Aliases,
     /// All announced handlers.
     pub handlers: Vec<HandlerRow>,
+    /// The plugins that were ever up or disabled.
+    pub plugins: Vec<PluginRow>,
+    /// All schedules, retired ones included.
+    pub schedules: Vec<ScheduleRow>,
+    /// All announced routes.
+    pub routes: Vec<(PluginName, RouteRow)>,
+    /// What of the last announcements was not taken.
+    pub refused: Vec<(PluginName, Vec<RefusedRow>)>,
     /// The audit's tree.
     pub tree: Tree,
 }
@@ -78,8 +88,14 @@ pub struct Writes {
     pub retired: Vec<(WatcherNumber, u64, Seq)>,
     /// For each plugin named, all its handlers.
     pub handlers: Vec<(PluginName, Vec<HandlerName>)>,
-    /// The present row of each plugin that came up.
+    /// The present row of each plugin that came up, or of which something else changed.
     pub plugins: Vec<PluginRow>,
+    /// The present row of each new or changed schedule.
+    pub schedules: Vec<ScheduleRow>,
+    /// For each plugin named, all its routes.
+    pub routes: Vec<(PluginName, Vec<RouteRow>)>,
+    /// For each plugin named, what of its last announcement was not taken.
+    pub refused: Vec<(PluginName, Vec<RefusedRow>)>,
     /// The audit's part.
     pub audit: Option<AuditWrites>,
     /// How far the log has been matched, when that changed.
@@ -113,6 +129,8 @@ pub struct State {
     /// Watchers that stand, by the id that people see.
     pub(crate) by_shown: HashMap<Arc<str>, WatcherNumber>,
     pub(crate) last_watcher: WatcherNumber,
+    /// How many rows of watchers each owner has.
+    pub(crate) rows_of: BTreeMap<Owner, OwnedRows>,
     /// Where new watchers begin: higher than 0 when the rows of some were lost, whose job ids must not
     /// come again.
     pub(crate) first_generation: u32,
@@ -123,6 +141,8 @@ pub struct State {
     /// The words that are one, for the next claim to be matched.
     pub(crate) aliases: Aliases,
     pub(crate) plugins: BTreeMap<PluginName, PluginState>,
+    /// Who answers for a handler may be another than when watchers and lanes were last bound.
+    pub(crate) handlers_changed: bool,
     pub(crate) lanes: HashMap<LaneId, Lane>,
     pub(crate) lane_ids: BTreeMap<LaneKey, LaneId>,
     /// Sorts before every handler; kept so that looking for the lanes of a watcher allocates nothing.
@@ -169,6 +189,15 @@ pub struct State {
     pub(crate) open_jobs_from_written: JobNumber,
 }
 
+/// The rows of watchers of one owner.
+#[derive(Debug, Default)]
+pub(crate) struct OwnedRows {
+    /// In whatever state.
+    pub count: usize,
+    /// Those that never stood and that nobody names any more: the next new watcher takes one of them.
+    pub spare: BTreeSet<WatcherNumber>,
+}
+
 /// What has changed since the last batch was taken.
 #[derive(Default)]
 pub(crate) struct Unwritten {
@@ -183,7 +212,10 @@ pub(crate) struct Unwritten {
     pub passes: PassWrites,
     pub holds: BTreeMap<(WatcherNumber, u32), HoldRow>,
     pub handlers: BTreeSet<PluginName>,
-    pub plugins: BTreeMap<PluginName, PluginRow>,
+    pub plugins: BTreeSet<PluginName>,
+    pub schedules: BTreeSet<(PluginName, LocalId)>,
+    pub routes: BTreeSet<PluginName>,
+    pub refused: BTreeSet<PluginName>,
     pub matched: bool,
     pub records: String,
     pub first_leaf: LeafNumber,
@@ -245,9 +277,16 @@ impl Watcher {
 /// A plugin in memory: known by its handlers even when it is away.
 #[derive(Default)]
 pub(crate) struct PluginState {
+    /// What the store has of it; `None` as long as there is nothing to keep.
+    pub row: Option<PluginRow>,
     pub incarnation: u64,
     pub up: bool,
     pub handlers: BTreeSet<HandlerName>,
+    /// Its schedules, retired ones included, by name.
+    pub schedules: BTreeMap<LocalId, ScheduleRow>,
+    pub routes: BTreeSet<RouteRow>,
+    /// What of its last announcement was not taken.
+    pub refused: Vec<RefusedRow>,
     pub max_in_flight: u32,
     /// Attempts that it may have in flight now.
     pub slots: u32,
@@ -257,10 +296,8 @@ pub(crate) struct PluginState {
     pub turns: VecDeque<LaneId>,
     /// What the running process announced: of `handlers`, those that it answers for now.
     pub announced: BTreeSet<HandlerName>,
-    /// An announcement that lacks what was there before is not believed until then.
-    pub doubted_until: Option<Mono>,
-    /// The watchers that it lacks.
-    pub doubted: Vec<WatcherNumber>,
+    /// What its last announcement lacks, while that is not believed.
+    pub doubted: Option<Doubted>,
     /// Jobs that may have crashed it, each to be run with nothing else beside it.
     pub suspects: VecDeque<JobNumber>,
     /// The one of them that is running.
@@ -404,11 +441,13 @@ impl State {
             by_key: BTreeMap::new(),
             by_shown: HashMap::new(),
             last_watcher: WatcherNumber(0),
+            rows_of: BTreeMap::new(),
             first_generation: 0,
             index: WatcherIndex::default(),
             passes: Passes::default(),
             aliases: snapshot.aliases,
             plugins: BTreeMap::new(),
+            handlers_changed: true,
             lanes: HashMap::new(),
             lane_ids: BTreeMap::new(),
             no_handler: "".into(),
@@ -440,6 +479,23 @@ impl State {
         };
         for handler in snapshot.handlers {
             state.plugin_entry(&handler.plugin).handlers.insert(handler.name);
+        }
+        for row in snapshot.plugins {
+            let plugin = row.name.clone();
+            state.plugin_entry(&plugin).row = Some(row);
+        }
+        for row in snapshot.schedules {
+            // Those of people come with who runs them.
+            if let Owner::Plugin(plugin) = &row.owner {
+                let plugin = plugin.clone();
+                state.plugin_entry(&plugin).schedules.insert(row.name.clone(), row);
+            }
+        }
+        for (plugin, route) in snapshot.routes {
+            state.plugin_entry(&plugin).routes.insert(route);
+        }
+        for (plugin, refused) in snapshot.refused {
+            state.plugin_entry(&plugin).refused = refused;
         }
         for plugin in state.plugins.values_mut() {
             plugin.away_since = Some(now.mono);
@@ -513,14 +569,32 @@ impl State {
                 max_in_flight,
                 registration,
             } => {
-                self.plugin_up(&plugin, incarnation, version, max_in_flight, now);
-                let answer = self.register(&plugin, registration, now, &mut effects);
-                self.record_plugin_up(&plugin, now.wall);
+                let answer = self.plugin_up(
+                    &plugin,
+                    incarnation,
+                    version,
+                    max_in_flight,
+                    registration,
+                    now,
+                    &mut effects,
+                );
                 effects.push(Effect::Reply { request, answer });
             }
             Event::Announced { request, plugin, incarnation, registration } => {
                 let answer = self.announced(&plugin, incarnation, registration, now, &mut effects);
                 effects.push(Effect::Reply { request, answer });
+            }
+            Event::PluginDisabled { request, plugin, by } => {
+                self.disable_plugin(&plugin, &by, now);
+                effects.push(Effect::Reply { request, answer: Answer::Plugin(Ok(())) });
+            }
+            Event::PluginEnabled { request, plugin, by } => {
+                self.enable_plugin(&plugin, &by, now);
+                effects.push(Effect::Reply { request, answer: Answer::Plugin(Ok(())) });
+            }
+            Event::PluginState(transition) => {
+                self.record_transition(&transition, now);
+                return effects;
             }
             Event::PluginDown { plugin, incarnation, reason, crashed } => {
                 self.plugin_down(&plugin, incarnation, &reason, crashed, now, &mut effects);
@@ -644,6 +718,10 @@ impl State {
         );
         jobs.sort_unstable_by_key(|row| row.number);
         let watchers = std::mem::take(&mut unwritten.watchers);
+        let plugins = std::mem::take(&mut unwritten.plugins);
+        let schedules = std::mem::take(&mut unwritten.schedules);
+        let routes = std::mem::take(&mut unwritten.routes);
+        let refused = std::mem::take(&mut unwritten.refused);
         let handlers = std::mem::take(&mut unwritten.handlers);
         let passed = std::mem::take(&mut unwritten.passes);
         let (passes, cursors) = self.passes.rows_of(&passed);
@@ -670,7 +748,28 @@ impl State {
                     (plugin, names.unwrap_or_default())
                 })
                 .collect(),
-            plugins: std::mem::take(&mut unwritten.plugins).into_values().collect(),
+            plugins: plugins
+                .iter()
+                .filter_map(|plugin| self.plugins.get(plugin)?.row.clone())
+                .collect(),
+            schedules: schedules
+                .iter()
+                .filter_map(|(plugin, name)| self.plugins.get(plugin)?.schedules.get(name).cloned())
+                .collect(),
+            routes: routes
+                .into_iter()
+                .filter_map(|plugin| {
+                    let routes = self.plugins.get(&plugin)?.routes.iter().cloned().collect();
+                    Some((plugin, routes))
+                })
+                .collect(),
+            refused: refused
+                .into_iter()
+                .filter_map(|plugin| {
+                    let refused = self.plugins.get(&plugin)?.refused.clone();
+                    Some((plugin, refused))
+                })
+                .collect(),
             audit,
             matched_seq: std::mem::take(&mut unwritten.matched).then_some(self.matched_seq),
             open_jobs_from,

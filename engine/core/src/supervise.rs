@@ -8,13 +8,18 @@
 //! A process goes Spawn → Connect → Initialize → up, with Health from then on. Whatever ends it before
 //! it was asked to end counts as a crash, which is waited out with a growing delay; too many crashes,
 //! or a launch that leads nowhere, end in `failed`, from which one launch is tried every
-//! [`PROBE_EVERY`]. A stop goes Shutdown → SIGTERM → SIGKILL and is over within [`STOP_MAX`], whatever
-//! the process does.
+//! [`PROBE_EVERY`]. A process that lives and is not healthy is another matter: it is replaced at once,
+//! and again no sooner than [`HEAL_FIRST`] later, doubling, and is `degraded` while that is waited for.
+//! A stop goes Shutdown → SIGTERM → SIGKILL and is over within [`STOP_MAX`], whatever the process does.
+//!
+//! Initialize is called by whoever holds an [`InitializeOnce`], and only this machine makes those: one
+//! for each process, and one more for each reconfiguration that a person asks for.
 //!
 //! Not here: processes, sockets and calls (the plugin's actor in `axwatch_engine::plugin`), the jobs
 //! of a plugin that is down (`crate::State`).
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::Duration;
 
 use axwatch_model::{Mono, PluginName};
@@ -39,6 +44,13 @@ pub const RESTARTS_MAX: usize = 5;
 pub const RESTARTS_WITHIN: Duration = Duration::from_secs(60);
 /// From `failed` to the next launch.
 pub const PROBE_EVERY: Duration = Duration::from_secs(5 * 60);
+/// After a restart for failed health, the next one for that is made no sooner than this later. Each
+/// further one doubles it.
+pub const HEAL_FIRST: Duration = Duration::from_secs(10);
+/// The longest that a restart for failed health is put off.
+pub const HEAL_MAX: Duration = Duration::from_secs(640);
+/// How long Health has to be answered well until restarts for failed health are forgotten.
+pub const HEALTHY_WITHIN: Duration = Duration::from_secs(10 * 60);
 /// How long the Shutdown call may take, or a launch that is under way when the stop comes.
 pub const SHUTDOWN_WITHIN: Duration = Duration::from_secs(5);
 /// From SIGTERM to SIGKILL.
@@ -53,7 +65,7 @@ pub const STOP_MAX: Duration = Duration::from_secs(5 + 3 + 1);
 pub struct Timing {
     /// From the launch until Metadata is answered.
     pub ready: Duration,
-    /// How long Initialize and the registration may take.
+    /// How long Initialize and the registration may take. Whoever reconfigures keeps this time too.
     pub initialize: Duration,
 }
 
@@ -70,6 +82,14 @@ pub enum Input {
     Start,
     /// The plugin is not wanted any more, or the engine ends.
     StopRequested,
+    /// The plugin is not wanted until somebody says otherwise.
+    DisableRequested,
+    /// Another try is wanted now: of a plugin that is down a new process, of one that runs nothing but
+    /// that its crashes are forgotten.
+    ResetRequested,
+    /// Initialize is to be called again on the process that is up, because its configuration changed.
+    /// Means nothing unless [`Supervisor::may_be_reconfigured`].
+    ReconfigureRequested,
     /// A new process is wanted, whatever the state, with all crashes forgotten: a person asked, or the
     /// configuration changed.
     RestartRequested,
@@ -119,6 +139,13 @@ pub enum Seen {
         /// Why.
         reason: String,
     },
+    /// It took another configuration, and what it announced now is registered.
+    Reconfigured,
+    /// It did not take another configuration, and goes on as before.
+    ReconfigureFailed {
+        /// Why.
+        reason: String,
+    },
     /// It answered Health well.
     HealthOk,
     /// It answered Health badly, or not within [`HEALTH_WITHIN`].
@@ -139,8 +166,31 @@ pub enum Seen {
     },
 }
 
+/// The right to call Initialize once at one process.
+///
+/// Made by [`Supervisor::step`] alone, not to be copied, and used up by the call: no health check, no
+/// request and no second dial can come to call Initialize too.
+#[derive(PartialEq, Eq)]
+pub struct InitializeOnce {
+    incarnation: u64,
+}
+
+impl InitializeOnce {
+    /// At which process.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+}
+
+impl fmt::Debug for InitializeOnce {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.incarnation.fmt(formatter)
+    }
+}
+
 /// Something to do. The number names the process, by its incarnation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Action {
     /// Launch a new process. Answered with [`Seen::Spawned`] or [`Seen::SpawnFailed`].
     Spawn(u64),
@@ -149,7 +199,10 @@ pub enum Action {
     Connect(u64),
     /// Call Initialize and register what it announces. Answered with [`Seen::Ready`],
     /// [`Seen::InitializeFailed`] or [`Seen::Fatal`].
-    Initialize(u64),
+    Initialize(InitializeOnce),
+    /// Call Initialize with the configuration as it is now, and register what it announces. Answered
+    /// within [`Timing::initialize`] with [`Seen::Reconfigured`] or [`Seen::ReconfigureFailed`].
+    Reconfigure(InitializeOnce),
     /// Call Health. Answered within [`HEALTH_WITHIN`].
     PollHealth(u64),
     /// Call Shutdown. Answered with [`Seen::ShutdownDone`]. All other calls but jobs end.
@@ -165,6 +218,17 @@ pub enum Action {
     ReportDown {
         /// Which process.
         incarnation: u64,
+        /// Why.
+        reason: String,
+    },
+    /// Keep for the audit that people see another state from now on.
+    Transition {
+        /// The last process that was asked for.
+        incarnation: u64,
+        /// The state until now.
+        from: Status,
+        /// The state from now on.
+        to: Status,
         /// Why.
         reason: String,
     },
@@ -267,6 +331,52 @@ struct Up {
     jobs_running: bool,
     /// Whether an attempt passed its deadline since Health was last answered well.
     deadline_passed: bool,
+    /// What the last of the failures was.
+    failure: String,
+    /// Since when Health has been answered well, each time.
+    healthy_since: Option<Mono>,
+    /// When it is restarted for its health, if that does not become better: not before, because it was
+    /// restarted for it a short time ago.
+    heal_at: Option<Mono>,
+    /// Initialize is being called once more.
+    reconfiguring: bool,
+    /// Why it did not take another configuration.
+    refused: Option<String>,
+}
+
+impl Up {
+    fn new(now: Mono) -> Up {
+        Up {
+            since: now,
+            poll_at: now.plus(HEALTH_EVERY),
+            failures: 0,
+            jobs_running: false,
+            deadline_passed: false,
+            failure: String::new(),
+            healthy_since: Some(now),
+            heal_at: None,
+            reconfiguring: false,
+            refused: None,
+        }
+    }
+
+    /// Why all is not as it should be; empty when it is.
+    fn reason(&self) -> String {
+        match self.failures {
+            0 => self.refused.clone().unwrap_or_default(),
+            1 => format!("Health failed once: {}", self.failure),
+            failures => {
+                let passed = if self.deadline_passed { "; a job passed its deadline" } else { "" };
+                format!("Health failed {failures} times in a row: {}{passed}", self.failure)
+            }
+        }
+    }
+
+    /// Whether it has to be restarted. One that works may only be busy: then a passed deadline is what
+    /// shows that it hangs.
+    fn is_sick(&self) -> bool {
+        self.failures >= HEALTH_FAILURES && (!self.jobs_running || self.deadline_passed)
+    }
 }
 
 /// How far a stop has come: what is being waited for.
@@ -286,7 +396,9 @@ enum Stage {
 #[derive(Debug, Clone)]
 enum After {
     Rest,
+    Disabled,
     Launch,
+    Heal { reason: String },
     BackOff { reason: String },
     Fail { reason: String, probe: bool },
 }
@@ -294,8 +406,8 @@ enum After {
 impl After {
     fn status(&self) -> Status {
         match self {
-            After::Rest => Status::Stopped,
-            After::Launch => Status::Starting,
+            After::Rest | After::Disabled => Status::Stopped,
+            After::Launch | After::Heal { .. } => Status::Starting,
             After::BackOff { .. } => Status::BackingOff,
             After::Fail { .. } => Status::Failed,
         }
@@ -304,8 +416,11 @@ impl After {
     fn reason(&self) -> &str {
         match self {
             After::Rest => "stopped on request",
+            After::Disabled => "disabled",
             After::Launch => "restarted on request",
-            After::BackOff { reason } | After::Fail { reason, .. } => reason,
+            After::Heal { reason } | After::BackOff { reason } | After::Fail { reason, .. } => {
+                reason
+            }
         }
     }
 }
@@ -330,6 +445,10 @@ pub struct Supervisor {
     restarts: VecDeque<Mono>,
     /// Whether the present process is a try from `failed`: if it crashes there is no second one.
     half_open: bool,
+    /// Restarts for failed health since Health was last answered well for [`HEALTHY_WITHIN`].
+    heals: u32,
+    /// When the last of them was made.
+    healed_at: Option<Mono>,
 }
 
 impl Supervisor {
@@ -348,26 +467,54 @@ impl Supervisor {
             crashes: 0,
             restarts: VecDeque::with_capacity(RESTARTS_MAX),
             half_open: false,
+            heals: 0,
+            healed_at: None,
         }
+    }
+
+    /// Other times, from the next process on.
+    pub fn set_timing(&mut self, timing: Timing) {
+        self.timing = timing;
     }
 
     /// Takes what happened, and says what to do, in this order. What happened counts before what the
     /// time makes of it: an answer that came just in time and is told late is in time.
     pub fn step(&mut self, input: Input, now: Mono) -> Vec<Action> {
         let mut actions = Vec::new();
+        let before = self.status();
         match input {
             Input::Start => self.start(now, &mut actions),
             Input::StopRequested => self.stop(After::Rest, now, &mut actions),
+            Input::DisableRequested => self.stop(After::Disabled, now, &mut actions),
             Input::RestartRequested => self.stop(After::Launch, now, &mut actions),
+            Input::ResetRequested => self.reset(now, &mut actions),
+            Input::ReconfigureRequested => self.reconfigure(&mut actions),
             Input::Tick => {}
             Input::Process { incarnation, seen } => {
                 self.seen(incarnation, seen, now, &mut actions);
             }
         }
+        self.note_transition(before, &mut actions);
         while self.next_wake().is_some_and(|due| due <= now) {
+            let before = self.status();
             self.wake(now, &mut actions);
+            self.note_transition(before, &mut actions);
         }
         actions
+    }
+
+    fn note_transition(&self, from: Status, actions: &mut Vec<Action>) {
+        let to = self.status();
+        if from == to {
+            return;
+        }
+        let reason = match (self.reason.as_str(), from) {
+            ("", Status::Degraded) => "healthy again",
+            ("", _) => "initialized",
+            (reason, _) => reason,
+        };
+        let (incarnation, reason) = (self.incarnation, reason.to_owned());
+        actions.push(Action::Transition { incarnation, from, to, reason });
     }
 
     /// When to come back with [`Input::Tick`] if nothing happens before; `None` when only an input can
@@ -382,7 +529,7 @@ impl Supervisor {
             | Phase::Initializing { until }
             | Phase::Stopping { until, .. }
             | Phase::BackingOff { until } => Some(*until),
-            Phase::Up(up) => Some(up.poll_at),
+            Phase::Up(up) => Some(up.heal_at.map_or(up.poll_at, |heal_at| heal_at.min(up.poll_at))),
             Phase::Failed { probe_at } => *probe_at,
         }
     }
@@ -428,10 +575,65 @@ impl Supervisor {
         matches!(self.phase, Phase::Stopped)
     }
 
+    /// Whether there is a process that can be told another configuration now.
+    #[must_use]
+    pub fn may_be_reconfigured(&self) -> bool {
+        matches!(&self.phase, Phase::Up(up) if !up.reconfiguring)
+    }
+
     fn start(&mut self, now: Mono, actions: &mut Vec<Action>) {
-        let stopped = matches!(self.phase, Phase::Stopped);
-        if stopped || matches!(self.phase, Phase::Stopping { after: After::Rest, .. }) {
+        if !self.is_wanted() {
             self.stop(After::Launch, now, actions);
+        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        let after = match &self.phase {
+            Phase::Stopped => return false,
+            Phase::Stopping { after, .. } => after,
+            _ => return true,
+        };
+        !matches!(after, After::Rest | After::Disabled)
+    }
+
+    /// Whether a reset leaves the process that there is, or is about to be, as it is.
+    #[must_use]
+    pub fn is_left_by_a_reset(&self) -> bool {
+        self.is_running() || matches!(self.phase, Phase::Spawning { .. })
+    }
+
+    fn reset(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        if self.is_left_by_a_reset() {
+            self.forget_all();
+            actions.push(log(LogLevel::Info, "its crashes and restarts are forgotten"));
+            self.judge(now, actions);
+        } else {
+            self.stop(After::Launch, now, actions);
+        }
+    }
+
+    fn reconfigure(&mut self, actions: &mut Vec<Action>) {
+        if let Phase::Up(up) = &mut self.phase
+            && !up.reconfiguring
+        {
+            up.reconfiguring = true;
+            actions.push(Action::Reconfigure(InitializeOnce { incarnation: self.incarnation }));
+        }
+    }
+
+    /// It was told another configuration, and took it or said why not.
+    fn reconfigured(&mut self, refused: Option<String>, actions: &mut Vec<Action>) {
+        let Phase::Up(up) = &mut self.phase else { return };
+        if !std::mem::take(&mut up.reconfiguring) {
+            return;
+        }
+        actions.push(match &refused {
+            None => log(LogLevel::Info, "reconfigured"),
+            Some(reason) => log(LogLevel::Error, reason.as_str()),
+        });
+        up.refused = refused;
+        if up.failures == 0 {
+            self.reason = up.reason();
         }
     }
 
@@ -483,9 +685,14 @@ impl Supervisor {
                 self.stop(After::BackOff { reason }, now, actions);
             }
             Seen::Ready => self.ready(now, actions),
-            Seen::HealthOk => self.health_ok(actions),
+            Seen::Reconfigured => self.reconfigured(None, actions),
+            Seen::ReconfigureFailed { reason } => {
+                let reason = format!("not reconfigured: {reason}; it goes on as before");
+                self.reconfigured(Some(reason), actions);
+            }
+            Seen::HealthOk => self.health_ok(now, actions),
             Seen::HealthFailed { reason, jobs_running } => {
-                self.health_failed(&reason, jobs_running, now, actions);
+                self.health_failed(reason, jobs_running, now, actions);
             }
             Seen::DeadlinePassed => self.deadline_passed(now, actions),
         }
@@ -528,48 +735,44 @@ impl Supervisor {
             self.phase = Phase::Initializing { until: now.plus(self.timing.initialize) };
             "initializing".clone_into(&mut self.reason);
             self.may_be_up = true;
-            actions.push(Action::Initialize(self.incarnation));
+            let incarnation = self.incarnation;
+            actions.push(Action::Initialize(InitializeOnce { incarnation }));
         }
     }
 
     fn ready(&mut self, now: Mono, actions: &mut Vec<Action>) {
         if matches!(self.phase, Phase::Initializing { .. }) {
-            self.phase = Phase::Up(Up {
-                since: now,
-                poll_at: now.plus(HEALTH_EVERY),
-                failures: 0,
-                jobs_running: false,
-                deadline_passed: false,
-            });
+            self.phase = Phase::Up(Up::new(now));
             self.reason.clear();
             actions.push(Action::ReportUp(self.incarnation));
             actions.push(log(LogLevel::Info, "ready"));
         }
     }
 
-    fn health_ok(&mut self, actions: &mut Vec<Action>) {
+    fn health_ok(&mut self, now: Mono, actions: &mut Vec<Action>) {
         let Phase::Up(up) = &mut self.phase else { return };
         if up.failures >= HEALTH_FAILURES {
             actions.push(log(LogLevel::Info, "healthy again"));
         }
-        (up.failures, up.deadline_passed) = (0, false);
-        self.reason.clear();
+        (up.failures, up.deadline_passed, up.heal_at) = (0, false, None);
+        let since = *up.healthy_since.get_or_insert(now);
+        self.reason = up.reason();
+        if now.since(since) >= HEALTHY_WITHIN {
+            self.forget_heals();
+        }
     }
 
     fn health_failed(
         &mut self,
-        reason: &str,
+        reason: String,
         jobs_running: bool,
         now: Mono,
         actions: &mut Vec<Action>,
     ) {
         let Phase::Up(up) = &mut self.phase else { return };
         up.failures += 1;
-        up.jobs_running = jobs_running;
-        self.reason = match up.failures {
-            1 => format!("Health failed once: {reason}"),
-            failures => format!("Health failed {failures} times in a row: {reason}"),
-        };
+        (up.failure, up.jobs_running, up.healthy_since) = (reason, jobs_running, None);
+        self.reason = up.reason();
         if up.failures == HEALTH_FAILURES {
             actions.push(log(LogLevel::Warn, self.reason.as_str()));
         }
@@ -582,16 +785,32 @@ impl Supervisor {
         self.judge(now, actions);
     }
 
-    /// Restarts a process whose Health failed often enough, unless it may only be busy: then a passed
-    /// deadline is what shows that it hangs.
+    /// Restarts a process that is sick: at once, or when the last restart for that is long enough ago.
     fn judge(&mut self, now: Mono, actions: &mut Vec<Action>) {
-        let Phase::Up(up) = &self.phase else { return };
-        let hangs = !up.jobs_running || up.deadline_passed;
-        if up.failures >= HEALTH_FAILURES && hangs {
-            let passed = if up.deadline_passed { "; a job passed its deadline" } else { "" };
-            let reason = format!("{}{passed}", self.reason);
-            self.stop(After::BackOff { reason }, now, actions);
+        let may_heal_at = self.may_heal_at();
+        let Phase::Up(up) = &mut self.phase else { return };
+        up.heal_at = None;
+        if !up.is_sick() {
+            return;
         }
+        let reason = up.reason();
+        match may_heal_at {
+            Some(at) if at > now => {
+                up.heal_at = Some(at);
+                let secs = at.since(now).as_secs_f64();
+                let times = if self.heals == 1 { "once" } else { "before" };
+                self.reason = format!(
+                    "{reason}; it was restarted for that {times}, and is again in {secs:.0} s"
+                );
+            }
+            _ => self.stop(After::Heal { reason }, now, actions),
+        }
+    }
+
+    /// Before when no process is restarted for its health.
+    fn may_heal_at(&self) -> Option<Mono> {
+        let doublings = self.heals.saturating_sub(1).min(16);
+        self.healed_at.map(|at| at.plus((HEAL_FIRST * (1 << doublings)).min(HEAL_MAX)))
     }
 
     /// The process that was asked for will not come.
@@ -666,13 +885,29 @@ impl Supervisor {
                 self.phase = Phase::Stopped;
                 actions.push(log(LogLevel::Info, "stopped"));
             }
+            After::Disabled => {
+                self.phase = Phase::Stopped;
+                actions.push(log(LogLevel::Info, "disabled, until somebody enables it"));
+            }
             After::Launch => {
-                self.forget_crashes();
+                self.forget_all();
                 self.launch(now, actions);
             }
+            After::Heal { reason } => self.heal(reason, now, actions),
             After::BackOff { reason } => self.crashed(&reason, now, actions),
             After::Fail { reason, probe } => self.fail(reason, probe, now, actions),
         }
+    }
+
+    /// The process is gone because it was sick.
+    fn heal(&mut self, reason: String, now: Mono, actions: &mut Vec<Action>) {
+        if self.half_open {
+            return self.fail(reason, true, now, actions);
+        }
+        self.heals = self.heals.saturating_add(1);
+        self.healed_at = Some(now);
+        actions.push(log(LogLevel::Warn, format!("{reason}; restarted for that")));
+        self.launch(now, actions);
     }
 
     /// The process is gone, and not because somebody wanted that.
@@ -725,6 +960,15 @@ impl Supervisor {
         }
     }
 
+    fn forget_all(&mut self) {
+        self.forget_crashes();
+        self.forget_heals();
+    }
+
+    fn forget_heals(&mut self) {
+        (self.heals, self.healed_at) = (0, None);
+    }
+
     fn forget_crashes(&mut self) {
         self.crashes = 0;
         self.restarts.clear();
@@ -745,9 +989,13 @@ impl Supervisor {
                 let reason = format!("Initialize was not answered within {within} s");
                 self.stop(After::Fail { reason, probe: true }, now, actions);
             }
+            Phase::Up(up) if up.heal_at.is_some_and(|due| due <= now) => self.judge(now, actions),
             Phase::Up(up) => {
                 up.poll_at = now.plus(HEALTH_EVERY);
-                actions.push(Action::PollHealth(self.incarnation));
+                // Some answer nothing else while they initialise.
+                if !up.reconfiguring {
+                    actions.push(Action::PollHealth(self.incarnation));
+                }
             }
             Phase::Stopping { stage, .. } => {
                 let stage = *stage;
@@ -838,11 +1086,12 @@ mod tests {
         supervisor: Supervisor,
         now: Mono,
         trace: Vec<String>,
+        transitions: Vec<String>,
     }
 
     impl Play {
         fn new() -> Play {
-            Play { supervisor: supervisor(), now: ZERO, trace: Vec::new() }
+            Play { supervisor: supervisor(), now: ZERO, trace: Vec::new(), transitions: Vec::new() }
         }
 
         /// One that was brought up: launched at 0 s, up at 3 s.
@@ -853,6 +1102,7 @@ mod tests {
                 play.see(secs, 1, seen);
             }
             play.trace.clear();
+            play.transitions.clear();
             play
         }
 
@@ -876,8 +1126,13 @@ mod tests {
             self.now = now;
             let secs = now.since(ZERO).as_secs_f64();
             for action in self.supervisor.step(input, now) {
-                if !matches!(action, Action::Log { .. }) {
-                    self.trace.push(format!("{secs:.1} {action:?}"));
+                match action {
+                    Action::Log { .. } => {}
+                    Action::Transition { from, to, reason, .. } => {
+                        let (from, to) = (from.as_str(), to.as_str());
+                        self.transitions.push(format!("{secs:.1} {from} → {to}: {reason}"));
+                    }
+                    _ => self.trace.push(format!("{secs:.1} {action:?}")),
                 }
             }
         }
@@ -1226,24 +1481,24 @@ mod tests {
             ),
             (
                 vec![sick(false), sick(false)],
-                "backing_off",
+                "starting",
                 "Health failed 2 times in a row: no answer",
             ),
             (vec![sick(true), sick(true)], "degraded", "Health failed 2 times in a row: no answer"),
             (vec![sick(true), sick(true), Seen::HealthOk], "ready", ""),
             (
                 vec![sick(true), sick(true), sick(false)],
-                "backing_off",
+                "starting",
                 "Health failed 3 times in a row: no answer",
             ),
             (
                 vec![sick(true), sick(true), late()],
-                "backing_off",
+                "starting",
                 "Health failed 2 times in a row: no answer; a job passed its deadline",
             ),
             (
                 vec![sick(true), late(), sick(true)],
-                "backing_off",
+                "starting",
                 "Health failed 2 times in a row: no answer; a job passed its deadline",
             ),
             (
@@ -1259,8 +1514,237 @@ mod tests {
             }
             assert_eq!(play.shows(), (status, reason), "{seen:?}");
             let stops = play.did().iter().any(|line| line.contains("SendShutdown"));
-            assert_eq!(stops, status == "backing_off", "{seen:?}");
+            assert_eq!(stops, status == "starting", "{seen:?}");
         }
+    }
+
+    /// Health fails from 13 s on, each time that it is asked, of every process.
+    fn fall_sick_again(play: &mut Play, until: f64) {
+        let mut last = after_secs(10.0);
+        while let Some(due) = play.supervisor.next_wake().filter(|due| *due <= after_secs(until)) {
+            play.step(Input::Tick, due);
+            let incarnation = play.supervisor.incarnation();
+            let see = |play: &mut Play, seen| {
+                play.step(Input::Process { incarnation, seen }, due);
+            };
+            match play.trace.last().and_then(|line| line.split_once(' ')) {
+                Some((_, line)) if line.starts_with("PollHealth") && last != due => {
+                    last = due;
+                    see(play, sick(false));
+                }
+                Some((_, line)) if line.starts_with("Spawn") => {
+                    up_by(0.0).into_iter().for_each(|(_, seen)| see(play, seen));
+                }
+                _ => {}
+            }
+            // It heeds its stop at once.
+            if play.trace.last().is_some_and(|line| line.contains("SendShutdown")) {
+                see(play, exited());
+                up_by(0.0).into_iter().for_each(|(_, seen)| {
+                    let incarnation = play.supervisor.incarnation();
+                    play.step(Input::Process { incarnation, seen }, due);
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn a_process_that_is_sick_again_and_again_is_restarted_ever_more_seldom() {
+        let mut play = Play::up();
+        fall_sick_again(&mut play, 3_000.0);
+        let launches: Vec<_> = play
+            .did()
+            .into_iter()
+            .filter_map(|line| {
+                line.strip_suffix(')')?.split_once(" Spawn(").map(|(at, _)| at.to_owned())
+            })
+            .collect();
+        // The second failure is seen 20 s after a process is up: 10 and 20 s pass within that.
+        let expected = [
+            "23.0", "43.0", "63.0", "103.0", "183.0", "343.0", "663.0", "1303.0", "1943.0",
+            "2583.0",
+        ];
+        assert_eq!(launches, expected);
+        assert!(!play.transitions.iter().any(|line| line.contains("backing_off")));
+        let cases = [
+            "23.0 ready → starting: Health failed 2 times in a row: no answer",
+            "83.0 ready → degraded: Health failed 2 times in a row: no answer; it was restarted for that before, and is again in 20 s",
+            "103.0 degraded → starting: Health failed 3 times in a row: no answer",
+        ];
+        for expected in cases {
+            assert!(
+                play.transitions.iter().any(|line| line == expected),
+                "{:#?}",
+                play.transitions
+            );
+        }
+    }
+
+    #[test]
+    fn ten_healthy_minutes_forget_restarts_for_health() {
+        for (healthy_secs, restarts_at_once) in [(590.0, false), (600.0, true)] {
+            let mut play = Play::up();
+            // Restarted so often that the next one is 640 s away.
+            (play.supervisor.heals, play.supervisor.healed_at) = (8, Some(after_secs(0.0)));
+            let mut secs = 13.0;
+            while secs <= 3.0 + healthy_secs {
+                play.see(secs, 1, Seen::HealthOk);
+                secs += 10.0;
+            }
+            play.see(secs, 1, sick(false));
+            play.see(secs + 10.0, 1, sick(false));
+            let expected = if restarts_at_once { "starting" } else { "degraded" };
+            assert_eq!(play.shows().0, expected, "{healthy_secs}");
+        }
+    }
+
+    #[test]
+    fn what_becomes_better_while_its_restart_waits_is_left_alone() {
+        let mut play = Play::up();
+        (play.supervisor.heals, play.supervisor.healed_at) = (3, Some(after_secs(3.0)));
+        play.see(13.0, 1, sick(false));
+        play.see(23.0, 1, sick(false));
+        let waits = "; it was restarted for that before, and is again in 20 s";
+        assert_eq!(play.shows().1, format!("Health failed 2 times in a row: no answer{waits}"));
+        play.see(33.0, 1, Seen::HealthOk);
+        play.run_until(43.0);
+        assert_eq!(play.shows(), ("ready", ""));
+        // While it works its silence is no proof, however long its restart was waited for.
+        play.see(53.0, 1, sick(true));
+        play.see(63.0, 1, sick(true));
+        play.run_until(73.0);
+        assert_eq!(play.shows().0, "degraded");
+        // A person does not wait.
+        play.see(74.0, 1, sick(false));
+        assert_eq!(play.shows(), ("starting", "Health failed 3 times in a row: no answer"));
+    }
+
+    #[test]
+    fn crashes_and_restarts_for_health_are_counted_apart() {
+        let mut play = Play::up();
+        play.see(13.0, 1, sick(false));
+        play.see(23.0, 1, sick(false));
+        play.see(23.0, 1, exited());
+        assert_eq!((play.supervisor.crashes, play.supervisor.heals), (0, 1));
+        up_by(23.0).into_iter().for_each(|(secs, seen)| play.see(secs, 2, seen));
+        play.see(27.0, 2, exited());
+        assert_eq!((play.supervisor.crashes, play.supervisor.heals), (1, 1));
+        assert!(play.shows().1.contains("; restart 1 in "), "{:?}", play.shows());
+        // In a try from `failed`, sick is as bad as crashed.
+        let mut play = Play::new();
+        play.input(0.0, Input::Start);
+        crash_loop(&mut play, 5);
+        play.see(3.5, 6, exited());
+        play.run_until(303.5);
+        up_by(304.0).into_iter().for_each(|(secs, seen)| play.see(secs, 7, seen));
+        play.see(317.0, 7, sick(false));
+        play.see(327.0, 7, sick(false));
+        play.see(327.0, 7, exited());
+        assert_eq!(play.shows(), ("failed", "Health failed 2 times in a row: no answer"));
+    }
+
+    #[test]
+    fn each_change_of_state_is_told_once_with_its_reason() {
+        let mut play = Play::new();
+        play.input(0.0, Input::Start);
+        for (secs, seen) in up_by(0.0) {
+            play.see(secs, 1, seen);
+        }
+        play.see(4.0, 1, sick(true));
+        play.see(5.0, 1, sick(true));
+        play.see(6.0, 1, Seen::HealthOk);
+        play.see(7.0, 1, exited());
+        play.run_until(8.0);
+        play.see(8.5, 2, Seen::SpawnFailed { reason: "no file".into() });
+        play.input(9.0, Input::DisableRequested);
+        play.input(10.0, Input::Start);
+        // The third was being launched when it was disabled.
+        play.see(10.5, 3, fatal());
+        play.see(11.0, 4, fatal());
+        let expected = [
+            "0.0 stopped → starting: launching",
+            "3.0 starting → ready: initialized",
+            "5.0 ready → degraded: Health failed 2 times in a row: no answer",
+            "6.0 degraded → ready: healthy again",
+            "7.0 ready → backing_off: ended: exit status: 1; restart 1 in 0.1 s",
+            "7.1 backing_off → starting: launching",
+            "8.5 starting → backing_off: cannot be launched: no file; restart 2 in 0.2 s",
+            "8.7 backing_off → starting: launching",
+            "9.0 starting → stopped: disabled",
+            "10.0 stopped → starting: restarted on request",
+            "11.0 starting → failed: its name is hub",
+        ];
+        assert_eq!(play.transitions, expected);
+    }
+
+    #[test]
+    fn a_disabled_plugin_stays_down_until_it_is_started() {
+        let mut play = Play::up();
+        play.input(4.0, Input::DisableRequested);
+        assert_eq!(play.shows(), ("stopped", "disabled"));
+        play.see(4.5, 1, Seen::ShutdownDone);
+        play.see(5.0, 1, exited());
+        assert!(play.supervisor.is_over());
+        assert_eq!(play.supervisor.next_wake(), None);
+        play.input(6.0, Input::Start);
+        let expected = [
+            r#"4.0 ReportDown { incarnation: 1, reason: "disabled" }"#,
+            "4.0 SendShutdown(1)",
+            "4.5 SendTerm(1)",
+            "6.0 Spawn(2)",
+        ];
+        assert_eq!(play.did(), expected);
+    }
+
+    #[test]
+    fn a_reset_tries_again_what_is_down_and_leaves_what_runs() {
+        let mut play = Play::new();
+        play.input(0.0, Input::Start);
+        crash_loop(&mut play, 5);
+        play.see(3.5, 6, exited());
+        assert_eq!(play.shows().0, "failed");
+        play.input(4.0, Input::ResetRequested);
+        assert_eq!(play.did(), ["4.0 Spawn(7)"]);
+        play.see(4.5, 7, exited());
+        assert!(play.shows().1.contains("restart 1 in 0.1 s"), "{:?}", play.shows());
+        play.input(4.51, Input::ResetRequested);
+        assert_eq!(play.did(), ["4.5 Spawn(8)"]);
+        up_by(5.0).into_iter().for_each(|(secs, seen)| play.see(secs, 8, seen));
+        play.did();
+        play.supervisor.heals = 3;
+        play.input(9.0, Input::ResetRequested);
+        assert_eq!(play.did(), [""; 0]);
+        assert_eq!((play.shows(), play.supervisor.heals), (("ready", ""), 0));
+    }
+
+    #[test]
+    fn a_process_that_is_up_is_told_another_configuration_and_goes_on_whatever_it_says() {
+        let refused = || Seen::ReconfigureFailed { reason: "depth = \"x\"".into() };
+        let reason = "not reconfigured: depth = \"x\"; it goes on as before";
+        let mut play = Play::up();
+        assert!(play.supervisor.may_be_reconfigured());
+        play.input(4.0, Input::ReconfigureRequested);
+        assert!(!play.supervisor.may_be_reconfigured());
+        play.input(5.0, Input::ReconfigureRequested);
+        // Meanwhile it is not asked for its health.
+        play.see(14.0, 1, refused());
+        assert_eq!(play.shows(), ("ready", reason));
+        play.see(24.0, 1, Seen::HealthOk);
+        assert_eq!(play.shows(), ("ready", reason), "it stands until somebody does something");
+        play.input(25.0, Input::ReconfigureRequested);
+        play.see(26.0, 1, Seen::Reconfigured);
+        assert_eq!(play.shows(), ("ready", ""));
+        // Nobody asked.
+        play.see(27.0, 1, refused());
+        assert_eq!(play.shows(), ("ready", ""));
+        play.see(28.0, 1, exited());
+        assert!(!play.supervisor.may_be_reconfigured());
+        play.input(28.01, Input::ReconfigureRequested);
+        let did = play.did();
+        let expected =
+            ["4.0 Reconfigure(1)", "23.0 PollHealth(1)", "25.0 Reconfigure(1)"].map(str::to_owned);
+        assert_eq!(did[..3], expected);
+        assert!(!did[3..].iter().any(|line| line.contains("configure")), "{did:?}");
     }
 
     #[test]
@@ -1331,6 +1815,8 @@ mod tests {
             1 => Just(Seen::HealthOk),
             1 => any::<bool>().prop_map(sick),
             1 => Just(Seen::DeadlinePassed),
+            1 => Just(Seen::Reconfigured),
+            1 => Just(Seen::ReconfigureFailed { reason: "x".to_owned() }),
             1 => Just(Seen::ShutdownDone),
             2 => Just(exited()),
         ]
@@ -1342,10 +1828,23 @@ mod tests {
             2 => Just((0, Input::Start)),
             1 => Just((0, Input::StopRequested)),
             1 => Just((0, Input::RestartRequested)),
+            1 => Just((0, Input::DisableRequested)),
+            1 => Just((0, Input::ResetRequested)),
+            1 => Just((0, Input::ReconfigureRequested)),
             4 => Just((0, Input::Tick)),
             16 => (prop_oneof![6 => Just(0_u64), 1 => 1_u64..4], any_seen())
                 .prop_map(|(ago, seen)| (ago, Input::Process { incarnation: 0, seen })),
         ]
+    }
+
+    /// What of a list of actions calls Initialize for the first time, and once more.
+    fn initializes(actions: &[Action]) -> (Vec<u64>, usize) {
+        let firsts = actions.iter().filter_map(|action| match action {
+            Action::Initialize(once) => Some(once.incarnation()),
+            _ => None,
+        });
+        let again = actions.iter().filter(|action| matches!(action, Action::Reconfigure(_)));
+        (firsts.collect(), again.count())
     }
 
     /// What became of each process that was seen to run: gone, or told to be.
@@ -1380,6 +1879,8 @@ mod tests {
             let mut supervisor = supervisor();
             let mut ledger = Ledger::default();
             let mut now = ZERO;
+            let mut shown = supervisor.status();
+            let mut initialized = std::collections::BTreeSet::new();
             for ((ago, input), pause_ms) in inputs {
                 now = now.plus(Duration::from_millis(pause_ms));
                 let input = match input {
@@ -1392,6 +1893,20 @@ mod tests {
                 let actions = supervisor.step(input.clone(), now);
                 ledger.note(&input, &actions);
                 prop_assert!(supervisor.next_wake().is_none_or(|due| due > now));
+                // Each process is initialised once, and once more only when somebody asked.
+                let (firsts, again) = initializes(&actions);
+                for first in firsts {
+                    prop_assert!(initialized.insert(first), "twice: {first}");
+                }
+                prop_assert!(again <= usize::from(input == Input::ReconfigureRequested));
+                // The transitions are all that there is to see, without a gap.
+                for action in &actions {
+                    if let Action::Transition { from, to, reason, .. } = action {
+                        prop_assert!(*from == shown && from != to && !reason.is_empty());
+                        shown = *to;
+                    }
+                }
+                prop_assert_eq!(shown, supervisor.status());
             }
             let asked = now;
             let actions = supervisor.step(Input::StopRequested, now);

@@ -1,7 +1,7 @@
 //! A watcher as whoever asks sees it: its row, what it has done, where it is, and what holds it.
 
 use axwatch_model::{
-    Counters, HoldRow, Owner, Seq, WatcherKey, WatcherNumber, WatcherRow, WatcherState,
+    Counters, HoldRow, Owner, PluginName, Seq, WatcherKey, WatcherNumber, WatcherRow, WatcherState,
 };
 
 use crate::state::State;
@@ -68,10 +68,17 @@ impl State {
         (self.watchers[&number].row.state != WatcherState::Retired).then(|| self.view(number))
     }
 
-    fn view(&self, number: WatcherNumber) -> WatcherView {
+    pub(crate) fn view(&self, number: WatcherNumber) -> WatcherView {
         let watcher = &self.watchers[&number];
         let mut row = watcher.row.clone();
         row.state = self.shown_state(&row);
+        if let Some(plugin) = self.disabled_plugin_of(&row).cloned()
+            && row.state == WatcherState::WaitingForHandler
+        {
+            row.error.get_or_insert_with(|| {
+                format!("plugin {plugin} is disabled; `axwatch plugin enable {plugin}` lets it run again")
+            });
+        }
         let place = |generation: u32| {
             let place = self.passes.place((number, generation))?;
             Some(Position { seq: place.seq, backpressured: place.rests })
@@ -96,11 +103,20 @@ impl State {
     }
 
     /// What is shown of a watcher's state: a live one that has a position of its own, or that matching has
-    /// not brought to the head, catches up.
+    /// not brought to the head, catches up; one whose handler's plugin is disabled waits for it.
     pub(crate) fn shown_state(&self, row: &WatcherRow) -> WatcherState {
+        if row.state == WatcherState::Live && self.disabled_plugin_of(row).is_some() {
+            return WatcherState::WaitingForHandler;
+        }
         if row.state == WatcherState::Live && self.passes.has((row.number, row.generation)) {
             return WatcherState::CatchingUp;
         }
         row.shown_state(self.matched_seq, self.head)
+    }
+
+    /// A plugin that a watcher's fires wait for because somebody disabled it.
+    fn disabled_plugin_of<'a>(&self, row: &'a WatcherRow) -> Option<&'a PluginName> {
+        let plugins = row.handlers.iter().filter_map(|handler| handler.plugin.as_ref());
+        plugins.into_iter().find(|plugin| self.is_disabled(plugin))
     }
 }

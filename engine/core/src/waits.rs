@@ -69,6 +69,8 @@ pub enum WaitReason {
     NoHandler,
     /// Its plugin is not ready for jobs.
     PluginAway(PluginName),
+    /// Somebody disabled its plugin.
+    PluginDisabled(PluginName),
     /// Its plugin is up, and did not announce the handler this time.
     NotAnnounced(PluginName),
     /// Its watcher is paused.
@@ -142,7 +144,7 @@ impl State {
         let in_table = self.spills.first().map(|(number, _)| *number);
         Overview {
             watchers: counts,
-            troubled: troubled.iter().map(|number| self.watchers[number].row.clone()).collect(),
+            troubled: troubled.iter().map(|number| self.view(*number).row).collect(),
             held_jobs: held.map(|lane| lane.open.saturating_sub(lane.running)).sum(),
             oldest_waiting: in_memory.into_iter().chain(in_table).min(),
             disk_low: self.disk_low,
@@ -238,6 +240,9 @@ impl State {
             return (WaitReason::WatcherPutAside, None);
         }
         let Some(name) = lane.plugin.clone() else { return (WaitReason::NoHandler, None) };
+        if self.is_disabled(&name) {
+            return (WaitReason::PluginDisabled(name), None);
+        }
         let Some(plugin) = self.plugins.get(&name).filter(|plugin| plugin.up) else {
             return (WaitReason::PluginAway(name), None);
         };

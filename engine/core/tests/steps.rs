@@ -1,6 +1,8 @@
 //! What follows from what: the core told of events by hand, with a clock moved by hand, and everything
 //! that it would write and do looked at.
 
+#[path = "steps/plugins.rs"]
+mod plugins;
 #[path = "steps/positions.rs"]
 mod positions;
 mod world;
@@ -141,7 +143,8 @@ fn verdicts(effects: &[Effect]) -> Vec<Result<(), Refusal>> {
         Effect::Reply { answer: Answer::Registered(verdicts), .. } => Some(verdicts.clone()),
         _ => None,
     });
-    found.expect("a registration is answered").into_iter().map(|(_, verdict)| verdict).collect()
+    let verdicts = found.expect("a registration is answered").unwrap();
+    verdicts.watchers.into_iter().map(|(_, verdict)| verdict).collect()
 }
 
 fn watcher_answer(effects: &[Effect]) -> Result<WatcherRow, Refusal> {

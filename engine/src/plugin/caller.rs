@@ -2,11 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
+use axwatch_core::Registration;
 use axwatch_model::PluginName;
+use axwatch_proto::protocol;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::token::Token;
+use super::wire;
 
 /// Calls that one plugin may have under way at our services.
 pub(crate) const CALLS_MAX: usize = 64;
@@ -24,13 +29,56 @@ pub(crate) struct Caller {
     pub(crate) zero_is_never: bool,
     calls: Arc<Semaphore>,
     allowance: Mutex<Allowance>,
+    pace: Mutex<Pace>,
+    /// Held from before the engine is told until we know it too: both have to hear of announcements in the
+    /// same order.
+    announcing: tokio::sync::Mutex<()>,
     phase: watch::Sender<Phase>,
     announced: Mutex<BTreeSet<String>>,
     /// It has called us.
     called: AtomicBool,
-    /// A call of it failed before Initialize was answered.
-    call_failed: AtomicBool,
+    /// What its calls were like since Initialize was last called, until it is answered.
+    initialize: Mutex<Option<CallsBack>>,
     account: Arc<Account>,
+    /// One more for each request of people's that it is answering.
+    answering: Arc<()>,
+    /// What must not be seen of its words.
+    token: OnceLock<Arc<Token>>,
+}
+
+/// Announcements that a process may make at once, and of which one more may be made each second.
+const ANNOUNCEMENTS_MAX: f64 = 10.0;
+
+/// What a plugin may still announce.
+#[derive(Debug)]
+struct Pace {
+    left: f64,
+    at: Instant,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Pace {
+        Pace { left: ANNOUNCEMENTS_MAX, at: now }
+    }
+
+    fn admits(&mut self, now: Instant) -> bool {
+        self.left = (self.left + now.duration_since(self.at).as_secs_f64()).min(ANNOUNCEMENTS_MAX);
+        self.at = now;
+        let admits = self.left >= 1.0;
+        if admits {
+            self.left -= 1.0;
+        }
+        admits
+    }
+}
+
+/// The calls that a plugin made while it put together what it announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct CallsBack {
+    /// There were some.
+    pub(crate) any: bool,
+    /// One of them failed, so that what it announces may lack something for no good reason.
+    pub(crate) failed: bool,
 }
 
 /// What a plugin may still send: bytes that grow with time, up to a second's worth. A call is taken while
@@ -58,6 +106,11 @@ impl Allowance {
     }
 }
 
+/// A request that a process is answering, until it is dropped.
+pub(crate) struct Answering {
+    _one: Arc<()>,
+}
+
 /// How far a process has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
@@ -76,8 +129,6 @@ enum Phase {
 pub(crate) struct Account {
     /// It has made claims that no job asked for.
     own: AtomicBool,
-    /// Its former process called us before Initialize was answered.
-    former_called: AtomicBool,
 }
 
 impl Caller {
@@ -94,17 +145,63 @@ impl Caller {
             zero_is_never,
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
             allowance: Mutex::new(Allowance::new(Instant::now())),
+            pace: Mutex::new(Pace::new(Instant::now())),
+            announcing: tokio::sync::Mutex::default(),
             phase: watch::Sender::new(Phase::Initializing),
             announced: Mutex::default(),
             called: AtomicBool::new(false),
-            call_failed: AtomicBool::new(false),
+            initialize: Mutex::default(),
             account,
+            answering: Arc::default(),
+            token: OnceLock::new(),
         }
+    }
+
+    /// Its secrets. Told once.
+    pub(crate) fn bears(&self, token: Arc<Token>) {
+        let _ = self.token.set(token);
+    }
+
+    /// What it says as it may be kept and shown.
+    pub(crate) fn shown(&self, text: &str) -> String {
+        self.token.get().map_or_else(|| wire::shown(text), |token| token.shown(text))
+    }
+
+    /// What it announces, in the engine's words and without its secrets where it is refused.
+    pub(crate) fn understand(&self, announcement: protocol::InitializeResponse) -> Registration {
+        let mut registration =
+            wire::announced(announcement, self.zero_is_never, &|text| self.shown(text));
+        // The core keeps the names of what it refuses. Nothing that works has a token for a name; the other
+        // secrets are words of somebody's and may well be.
+        if let Some(token) = self.token.get() {
+            let watchers = registration.watchers.iter_mut().map(|watcher| &mut watcher.local);
+            let schedules = registration.schedules.iter_mut().map(|schedule| &mut schedule.handler);
+            let routes = registration.routes.iter_mut().map(|route| &mut route.path);
+            for name in watchers.chain(schedules).chain(routes) {
+                if name.contains(token.expose()) {
+                    *name = token.redact(std::mem::take(name));
+                }
+            }
+        }
+        registration
+    }
+
+    /// It is asked something beside jobs.
+    pub(crate) fn begin_answering(&self) -> Answering {
+        Answering { _one: self.answering.clone() }
+    }
+
+    /// Whether there is something beside jobs that it has not answered yet.
+    pub(crate) fn is_answering(&self) -> bool {
+        Arc::strong_count(&self.answering) > 1
     }
 
     /// Room for one more call, until it is dropped; `None` when [`CALLS_MAX`] are under way.
     pub(crate) fn begin_call(&self) -> Option<OwnedSemaphorePermit> {
         self.called.store(true, Ordering::Relaxed);
+        if let Some(calls) = &mut *self.calls_back() {
+            calls.any = true;
+        }
         self.calls.clone().try_acquire_owned().ok()
     }
 
@@ -114,20 +211,41 @@ impl Caller {
         allowance.admits(bytes, Instant::now())
     }
 
+    /// Whether it may announce something now. An announcement that is refused costs nothing.
+    pub(crate) fn may_announce(&self) -> bool {
+        self.pace.lock().expect("no holder of a pace panics").admits(Instant::now())
+    }
+
+    /// The turn of one announcement, after those that came before it.
+    pub(crate) async fn announcing(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.announcing.lock().await
+    }
+
     /// A call of it failed.
     pub(crate) fn call_failed(&self) {
-        if self.is_initializing() {
-            self.call_failed.store(true, Ordering::Relaxed);
+        if let Some(calls) = &mut *self.calls_back() {
+            calls.failed = true;
         }
     }
 
-    /// Whether what it announces may lack something for no good reason: a call back failed while it
-    /// put that together, or its former process made calls then and this one made none. To be asked
-    /// once, when Initialize has been answered.
-    pub(crate) fn is_doubtful(&self) -> bool {
-        let called = self.called.load(Ordering::Relaxed);
-        let former_called = self.account.former_called.swap(called, Ordering::Relaxed);
-        self.call_failed.load(Ordering::Relaxed) || former_called && !called
+    /// Initialize is called, for the first time or once more: what it calls from now on counts for what it
+    /// will announce, and nothing that was before does.
+    pub(crate) fn begin_initialize(&self) {
+        *self.calls_back() = Some(CallsBack::default());
+    }
+
+    /// Initialize was answered: what it called meanwhile.
+    pub(crate) fn end_initialize(&self) -> CallsBack {
+        self.calls_back().take().unwrap_or_default()
+    }
+
+    fn calls_back(&self) -> MutexGuard<'_, Option<CallsBack>> {
+        self.initialize.lock().expect("no holder of the calls back panics")
+    }
+
+    /// Whether it has called us.
+    pub(crate) fn has_called(&self) -> bool {
+        self.called.load(Ordering::Relaxed)
     }
 
     /// Whether its token still counts.
@@ -205,7 +323,7 @@ impl Caller {
         self.account.own.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.announced.lock().expect("no holder of the announced handlers panics")
     }
 }
@@ -235,6 +353,43 @@ mod tests {
             assert!(bytes <= most, "{taken} of {sent} at one each {pause_ms} ms");
             assert!(bytes >= most * 8 / 10 || taken == sent, "{taken} of {sent}");
         }
+    }
+
+    /// One Initialize says nothing about the next.
+    #[test]
+    fn calls_back_count_for_the_initialize_that_they_were_made_in() {
+        let caller = Caller::new("git".parse().unwrap(), 1, false, Arc::default());
+        let call = |fails: bool| {
+            drop(caller.begin_call());
+            if fails {
+                caller.call_failed();
+            }
+        };
+        // (whether each call fails, what is known at the end)
+        let cases = [
+            (vec![true], CallsBack { any: true, failed: true }),
+            (vec![], CallsBack::default()),
+            (vec![false], CallsBack { any: true, failed: false }),
+            (vec![false, true, false], CallsBack { any: true, failed: true }),
+        ];
+        for (calls, expected) in cases {
+            caller.begin_initialize();
+            calls.iter().for_each(|&fails| call(fails));
+            assert_eq!(caller.end_initialize(), expected, "{calls:?}");
+            call(true);
+            caller.initialized();
+        }
+    }
+
+    #[test]
+    fn announcements_have_a_pace() {
+        let began = Instant::now();
+        let mut pace = Pace::new(began);
+        assert_eq!((0..50).filter(|_| pace.admits(began)).count(), 10);
+        let asked = (1..=100).filter(|n| pace.admits(began + Duration::from_millis(n * 100)));
+        assert!((9..=10).contains(&asked.count()), "one a second");
+        let rested = began + Duration::from_secs(3_600);
+        assert_eq!((0..50).filter(|_| pace.admits(rested)).count(), 10);
     }
 
     #[test]

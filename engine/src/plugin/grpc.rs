@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use axwatch_core::supervise::Seen;
 use axwatch_core::{Ended, Outcome};
 use axwatch_failpoints::{Injected, Point, hit, is_armed};
+use axwatch_model::bounds::ERROR_BYTES_MAX;
 use axwatch_proto::protocol::domain_plugin_service_client::DomainPluginServiceClient;
 use axwatch_proto::protocol::{ExecuteJobResponse, JobLogEntry};
 use futures::future::BoxFuture;
@@ -23,7 +24,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use super::caller::Caller;
-use super::output::{Level, level_named};
+use super::output::{Capture, JOB, Level, level_named};
 use super::token::Token;
 use super::wire;
 use crate::dispatch::{Attempt, Plugin};
@@ -36,13 +37,26 @@ const LOG_ENTRIES_MAX: usize = 100;
 /// How long a dial on loopback may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 
-/// A client for the process that listens on this port of loopback. Dials when it is first used.
-pub(crate) fn client(port: u16) -> Client {
-    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))
+/// Bytes that may come on one stream before somebody takes them. A browser that does not read its socket
+/// leaves so many lying.
+const STREAM_BYTES: u32 = 64 * 1024;
+/// The same over all streams of a process: more than all sockets and calls of a plugin can leave lying, so
+/// that jobs pass whatever browsers do.
+const CONNECTION_BYTES: u32 = 32 * 1024 * 1024;
+
+/// The one channel to the process that listens on this port of loopback. Dials when it is first used.
+pub(crate) fn channel(port: u16) -> Channel {
+    Endpoint::from_shared(format!("http://127.0.0.1:{port}"))
         .expect("a number makes a good address")
-        .connect_timeout(CONNECT_WITHIN);
-    DomainPluginServiceClient::new(endpoint.connect_lazy())
-        .max_decoding_message_size(wire::REPLY_BYTES_MAX)
+        .connect_timeout(CONNECT_WITHIN)
+        .initial_stream_window_size(STREAM_BYTES)
+        .initial_connection_window_size(CONNECTION_BYTES)
+        .connect_lazy()
+}
+
+/// A client on this channel.
+pub(crate) fn client(channel: Channel) -> Client {
+    DomainPluginServiceClient::new(channel).max_decoding_message_size(wire::REPLY_BYTES_MAX)
 }
 
 /// A call, with a failpoint at which the request is on its way, perhaps in part.
@@ -63,19 +77,21 @@ pub(crate) struct GrpcPlugin {
     deadline: Duration,
     caller: Arc<Caller>,
     token: Arc<Token>,
+    capture: Arc<Capture>,
     seen: mpsc::UnboundedSender<(u64, Seen)>,
 }
 
 impl GrpcPlugin {
-    /// `seen` hears of each deadline that passes.
+    /// `seen` hears of each deadline that passes; `capture` gets what answers bring along.
     pub(crate) fn new(
         client: Client,
         deadline: Duration,
         caller: Arc<Caller>,
         token: Arc<Token>,
+        capture: Arc<Capture>,
         seen: mpsc::UnboundedSender<(u64, Seen)>,
     ) -> GrpcPlugin {
-        GrpcPlugin { client, deadline, caller, token, seen }
+        GrpcPlugin { client, deadline, caller, token, capture, seen }
     }
 
     async fn execute(&self, attempt: &Attempt) -> Ended {
@@ -108,25 +124,12 @@ impl GrpcPlugin {
             Err(status) => tracing::warn!(
                 plugin = %self.caller.plugin, job = %attempt.start.id,
                 attempt = attempt.start.attempt, watcher = %attempt.start.watcher,
-                error = self.token.redact(wire::status_text(status)), "gRPC ExecuteJob failed"
+                error = self.token.shown(&wire::status_words(status)), "gRPC ExecuteJob failed"
             ),
         }
         let has_handler = reply.is_err() && self.caller.has_announced(&attempt.start.handler);
-        let ended = wire::ended(&reply, has_handler, quick);
-        Ended { outcome: self.without_token(ended.outcome), ..ended }
-    }
-
-    /// What a plugin says is kept and shown, and some say all that they know.
-    fn without_token(&self, mut outcome: Outcome) -> Outcome {
-        match &mut outcome {
-            Outcome::Succeeded { .. } => {}
-            Outcome::Retryable { error, .. }
-            | Outcome::Permanent { error }
-            | Outcome::NotNow { error, .. }
-            | Outcome::NoHandler { error }
-            | Outcome::Lost { error } => *error = self.token.redact(std::mem::take(error)),
-        }
-        outcome
+        // What a plugin says is kept and shown, and some say all that they know.
+        wire::ended(&reply, has_handler, quick, &|text| self.token.shown(text))
     }
 
     /// What the plugin wants to have in the log, as far as there is room for it.
@@ -149,11 +152,17 @@ impl GrpcPlugin {
     }
 
     fn log(&self, attempt: &Attempt, entry: &JobLogEntry) {
+        let bytes = [&entry.stage, &entry.message].map(|text| text.len().min(ERROR_BYTES_MAX));
+        if !self.capture.admits(bytes.iter().sum()) {
+            return;
+        }
         let (plugin, job) = (&self.caller.plugin, attempt.start.id);
-        let stage = Some(wire::shown(&entry.stage)).filter(|stage| !stage.is_empty());
+        let stage = Some(self.token.shown(&entry.stage)).filter(|stage| !stage.is_empty());
         let stage = stage.as_deref();
-        let message = self.token.redact(wire::shown(&entry.message));
-        match level_named(&entry.level) {
+        let message = self.token.shown(&entry.message);
+        let level = level_named(&entry.level);
+        self.capture.log().push(level.as_str(), JOB, &message, Some(job));
+        match level {
             Level::Error => {
                 tracing::error!(target: "axwatch::plugin", %plugin, %job, stage, "{message}")
             }

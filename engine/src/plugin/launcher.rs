@@ -1,29 +1,40 @@
 //! The small process between the engine and a plugin: `axwatch plugin-launcher -- PROGRAM ARGS…`.
 //!
 //! In come orders from the engine on standard input, a line each: `term` asks the plugin to stop,
-//! `kill` ends it. The end of the input is the engine's own end, however that came about, and means
-//! `kill` too. Out goes the plugin's exit code. Standard output and standard error are the plugin's.
+//! `kill` ends it, `memory BYTES` bounds what all of its processes together may use. The end of the input
+//! is the engine's own end, however that came about, and means `kill` too. Out goes the plugin's exit
+//! code, and, when standard input is a socket, a line `memory BYTES` when the plugin was ended for using
+//! so much. Standard output and standard error are the plugin's.
 //!
 //! What holds afterwards: when the launcher has exited, nothing that the plugin started is left, not
 //! even what had made itself a daemon. On Linux the launcher is where orphans go; elsewhere only the
-//! plugin's process group is ended.
+//! plugin's process group is ended. When the launcher itself is killed, so is the plugin, by the kernel;
+//! what the plugin had started is then for the engine to find, or for the next one.
 //!
-//! Two threads, no async runtime: it lives as long as the plugin, and there is one for each.
+//! Between the launcher and the plugin's program stands our own once more, for a moment and in the same
+//! process: what a process can only set for itself is set there. See `become_plugin`.
+//!
+//! Three threads, no async runtime: it lives as long as the plugin, and there is one for each.
 //!
 //! Not here: when to stop a plugin and for how long to wait (the supervisor), and what its output
 //! means.
 
+use std::env;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{self, Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus};
 
+use super::listeners;
 #[cfg(target_os = "linux")]
 use super::listeners::children;
 
@@ -31,6 +42,21 @@ use super::listeners::children;
 pub const ORDER_TERM: &str = "term";
 /// Ends the plugin and all that it started.
 pub const ORDER_KILL: &str = "kill";
+/// Bounds the memory of the plugin and all that it started: the bytes follow.
+pub const ORDER_MEMORY: &str = "memory";
+/// Says that the plugin was ended for its memory: the bytes that it used follow.
+pub const REPORT_MEMORY: &str = "memory";
+
+/// From one look at the plugin's memory to the next.
+const MEMORY_EVERY: Duration = Duration::from_millis(250);
+/// What is added to how gladly the system ends a process when memory is short: it is to end a plugin
+/// before the engine.
+const OOM_SCORE_ADDED: i32 = 500;
+/// How long a program that somebody still writes to is tried to be started: a fork of the engine may hold
+/// a file open for a moment that the engine has just written and closed.
+const BUSY_WITHIN: Duration = Duration::from_secs(2);
+/// Says of our own program that it is to become the plugin, and holds the launcher's process id.
+const STAGE: &str = "AXWATCH_LAUNCHER";
 
 /// The program is there and cannot be started.
 const NOT_EXECUTABLE: u8 = 126;
@@ -47,6 +73,9 @@ const SIGNALLED: u8 = 128;
 /// one line on standard error says why.
 #[must_use]
 pub fn run(program: &OsStr, args: &[OsString]) -> u8 {
+    if let Some(launcher) = env::var_os(STAGE) {
+        return become_plugin(&launcher, program, args);
+    }
     adopt_orphans();
     let plugin = match start(program, args) {
         Ok(plugin) => plugin,
@@ -54,6 +83,7 @@ pub fn run(program: &OsStr, args: &[OsString]) -> u8 {
     };
     let alive = Alive::new(plugin);
     let orders = Arc::clone(&alive);
+    // The plugin ends before this thread does, and so nothing has to wait for it.
     if let Err(error) = thread::Builder::new().name("orders".into()).spawn(move || obey(&orders)) {
         complain(&format!("cannot listen to the engine: {error}"));
         alive.signal(Signal::KILL);
@@ -73,9 +103,88 @@ fn adopt_orphans() {
 
 /// In a process group of its own, so that a signal to the group is not one to us.
 fn start(program: &OsStr, args: &[OsString]) -> io::Result<Pid> {
-    let child = Command::new(program).args(args).stdin(Stdio::null()).process_group(0).spawn()?;
+    let mut command = match ourselves() {
+        Some(mut stage) if may_become(program) => {
+            stage.env(STAGE, process::getpid().as_raw_pid().to_string());
+            stage
+        }
+        _ => {
+            let mut direct = Command::new(program);
+            direct.args(args);
+            direct
+        }
+    };
+    let child = command.stdin(Stdio::null()).process_group(0).spawn()?;
     // Dropping a `Child` neither ends it nor waits for it: that is done below.
     Ok(Pid::from_child(&child))
+}
+
+/// Whether the system itself can start this file, as far as one sees: a script that names its
+/// interpreter, or a program for a machine like ours. What it cannot start, a process that is to become it
+/// would hand to a shell, which makes nonsense of a program for another machine.
+fn may_become(program: &OsStr) -> bool {
+    let head = |path: &OsStr| {
+        let mut head = [0; 20];
+        fs::File::open(path).and_then(|mut file| file.read_exact(&mut head)).map(|()| head)
+    };
+    if !program.as_encoded_bytes().contains(&b'/') {
+        return true;
+    }
+    // Kind, width and byte order, and the machine: see elf(5).
+    let kind = |head: [u8; 20]| (head.first_chunk::<6>().copied(), head[18], head[19]);
+    match (head(program), head(OsStr::new("/proc/self/exe"))) {
+        (Ok(theirs), Ok(ours)) => theirs.starts_with(b"#!") || kind(theirs) == kind(ours),
+        // Not there, or hardly anything in it.
+        _ => false,
+    }
+}
+
+/// Our own program again, with our own arguments, where that works.
+fn ourselves() -> Option<Command> {
+    #[cfg(target_os = "linux")]
+    {
+        let mut command = Command::new("/proc/self/exe");
+        command.args(env::args_os().skip(1));
+        Some(command)
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
+/// Sets what a process can only set for itself, and then becomes the program. Comes back only when that
+/// did not work, with what to exit with.
+///
+/// From now on the kernel ends this process when the launcher is gone, and when memory is short it ends
+/// this one before the engine; what the plugin starts inherits the second, not the first.
+fn become_plugin(launcher: &OsStr, program: &OsStr, args: &[OsString]) -> u8 {
+    #[cfg(target_os = "linux")]
+    {
+        let _ = process::set_parent_process_death_signal(Some(Signal::KILL));
+        let parent = process::getppid().map(|pid| pid.as_raw_pid().to_string());
+        if parent.as_deref().map(OsStr::new) != Some(launcher) {
+            // It was gone before it could be noticed.
+            return SIGNALLED + 9;
+        }
+        raise_oom_score();
+    }
+    let began = Instant::now();
+    let error = loop {
+        let error = Command::new(program).args(args).env_remove(STAGE).exec();
+        if error.kind() != io::ErrorKind::ExecutableFileBusy || began.elapsed() > BUSY_WITHIN {
+            break error;
+        }
+        thread::sleep(Duration::from_millis(10));
+    };
+    refuse(program, &error)
+}
+
+/// Without success where the system has no such thing.
+#[cfg(target_os = "linux")]
+fn raise_oom_score() {
+    const PATH: &str = "/proc/self/oom_score_adj";
+    let present = fs::read_to_string(PATH).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    let raised = present.unwrap_or(0).saturating_add(OOM_SCORE_ADDED).min(1_000);
+    let _ = fs::write(PATH, raised.to_string());
 }
 
 fn refuse(program: &OsStr, error: &io::Error) -> u8 {
@@ -97,16 +206,52 @@ fn complain(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-fn obey(plugin: &Alive) {
+fn obey(plugin: &Arc<Alive>) {
     for order in io::stdin().lines() {
-        match order.as_deref() {
-            Ok(ORDER_TERM) => plugin.signal(Signal::TERM),
-            Ok(ORDER_KILL) | Err(_) => break,
-            Ok(unknown) => complain(&format!("the launcher knows no order {unknown:?}")),
+        let Ok(order) = order else { break };
+        match order.split_once(' ').unwrap_or((&order, "")) {
+            (ORDER_TERM, "") => plugin.signal(Signal::TERM),
+            (ORDER_KILL, "") => break,
+            (ORDER_MEMORY, bytes) => match bytes.parse() {
+                Ok(bytes) => bound_memory(plugin, bytes),
+                Err(_) => complain(&format!("the launcher was told no number of bytes: {bytes:?}")),
+            },
+            _ => complain(&format!("the launcher knows no order {order:?}")),
         }
     }
     // Of its children only those in its group: the others follow when it has ended.
     plugin.signal(Signal::KILL);
+}
+
+/// Looks at the plugin's memory from now on, in a thread of its own.
+fn bound_memory(plugin: &Arc<Alive>, bytes: u64) {
+    // There is one thread, whatever is ordered.
+    if plugin.memory_max.swap(bytes, Ordering::Relaxed) != u64::MAX {
+        return;
+    }
+    let watched = Arc::clone(plugin);
+    let watch = thread::Builder::new().name("memory".into()).spawn(move || watch_memory(&watched));
+    if let Err(error) = watch {
+        complain(&format!("cannot look at the memory of the plugin: {error}"));
+    }
+}
+
+/// Ends the plugin when it and all that it started use too much together. The rest of it follows, as
+/// always when it has ended.
+fn watch_memory(plugin: &Alive) {
+    let own = process::getpid().as_raw_pid().cast_unsigned();
+    while !*plugin.take_turn() {
+        let allowed = plugin.memory_max.load(Ordering::Relaxed);
+        let used = listeners::memory_bytes(&listeners::descendants(own), allowed);
+        if used > allowed {
+            // An engine that does not listen has other worries.
+            let report = format!("{REPORT_MEMORY} {used}\n");
+            let _ = rustix::io::write(rustix::stdio::stdin(), report.as_bytes());
+            plugin.signal(Signal::KILL);
+            return;
+        }
+        thread::sleep(MEMORY_EVERY);
+    }
 }
 
 /// The plugin as long as its process id is its own: until it has been waited for.
@@ -116,11 +261,14 @@ fn obey(plugin: &Alive) {
 struct Alive {
     plugin: Pid,
     waited_for: Mutex<bool>,
+    /// Bytes of memory that it may use.
+    memory_max: AtomicU64,
 }
 
 impl Alive {
     fn new(plugin: Pid) -> Arc<Alive> {
-        Arc::new(Alive { plugin, waited_for: Mutex::new(false) })
+        let memory_max = AtomicU64::new(u64::MAX);
+        Arc::new(Alive { plugin, waited_for: Mutex::new(false), memory_max })
     }
 
     fn take_turn(&self) -> MutexGuard<'_, bool> {
@@ -206,9 +354,7 @@ fn end_the_rest(plugin: Pid) {
 
 #[cfg(test)]
 mod tests {
-    use std::env;
-    use std::fs;
-    use std::io::{BufRead as _, BufReader, Read as _};
+    use std::io::{BufRead as _, BufReader};
     use std::os::unix::fs::PermissionsExt as _;
     use std::process::{Child, ChildStdin, ChildStdout};
 
@@ -335,8 +481,13 @@ mod tests {
             (file("script", "#!/no/such/interpreter\n", 0o755), 126, "interpreter"),
         ];
         for (program, code, reason) in cases {
-            let output =
-                again("launcher").env(PROGRAM, &program).stdin(Stdio::piped()).output().unwrap();
+            let mut command = again("launcher");
+            command.env(PROGRAM, &program).stdin(Stdio::piped());
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut launcher = command.spawn().unwrap();
+            // The engine stays: its end would be the end of the plugin.
+            let _orders = launcher.stdin.take();
+            let output = launcher.wait_with_output().unwrap();
             let said = String::from_utf8(output.stderr).unwrap();
             let expected = format!("cannot start {}: ", program.display());
             assert_eq!(output.status.code(), Some(code), "{program:?}");
@@ -395,6 +546,97 @@ mod tests {
         engine.output.read_to_string(&mut rest).unwrap();
         assert_eq!(rest, "");
         assert!(is_gone(daemon));
+    }
+
+    /// Gone, or only waiting for whoever is its parent now.
+    #[cfg(target_os = "linux")]
+    fn is_dead(pid: Pid) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid()));
+        stat.map_or(true, |stat| {
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
+        })
+    }
+
+    /// Waits for what must come. A test that hangs is ended from outside.
+    #[cfg(target_os = "linux")]
+    fn until(is_it: impl Fn() -> bool) {
+        while !is_it() {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn when_the_launcher_is_killed_with_the_engine_the_next_engine_ends_the_rest() {
+        use super::super::process as host;
+        let folder = tempfile::tempdir().unwrap();
+        let (ours, other) = (folder.path().join("a.plugins"), folder.path().join("b.plugins"));
+        let script = format!("echo; echo launcher=$PPID; echo plugin=$$; {DAEMON}; sleep 60");
+        let mut command = again("engine");
+        command
+            .env(PROGRAM, "sh")
+            .env(SCRIPT, script)
+            .env("AXWATCH_LAUNCH", host::tag(Some(&ours)));
+        let mut engine = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(engine.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let mut hear = |key: &str| {
+            let number = lines.find_map(|line| line.strip_prefix(key)?.parse().ok()).expect(key);
+            Pid::from_raw(number).unwrap()
+        };
+        let [launcher, plugin, daemon] = ["launcher=", "plugin=", "pid="].map(&mut hear);
+        // First the launcher, or it would do its work.
+        process::kill_process(launcher, Signal::STOP).unwrap();
+        engine.kill().unwrap();
+        process::kill_process(launcher, Signal::KILL).unwrap();
+        engine.wait().unwrap();
+        until(|| is_dead(plugin));
+        assert!(!is_dead(daemon), "nobody is left who knows of it");
+        host::end_leftovers(&other);
+        assert!(!is_dead(daemon), "it is not that engine's");
+        host::end_leftovers(&ours);
+        until(|| is_dead(daemon));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_killed_launcher_takes_the_plugin_with_it() {
+        let mut launched = launch("echo; echo pid=$$; sleep 60");
+        let plugin = launched.hear_pid();
+        launched.process.kill().unwrap();
+        launched.process.wait().unwrap();
+        until(|| is_dead(plugin));
+    }
+
+    /// A child of the plugin holds far more than is allowed, where the plugin itself holds next to
+    /// nothing.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn who_uses_too_much_memory_is_ended_with_all_it_started() {
+        let hungry = "echo; echo pid=$$; (head -c 400000000 /dev/zero | tail | sleep 60) & wait";
+        for (allowed, code) in [("0", 137), ("100000000", 137)] {
+            let mut launched = launch(hungry);
+            let plugin = launched.hear_pid();
+            launched.order("memory much");
+            launched.order(&format!("{ORDER_MEMORY} {allowed}"));
+            assert_eq!(launched.end(), code, "{allowed}");
+            assert!(is_gone(plugin));
+        }
+        let mut modest = launch("echo; echo pid=$$; read never; sleep 1; exit 4");
+        modest.hear_pid();
+        modest.order(&format!("{ORDER_MEMORY} 1000000000"));
+        assert_eq!(modest.end(), 4);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_system_ends_a_plugin_before_the_engine() {
+        let mut launched = launch("echo; echo score=$(cat /proc/self/oom_score_adj); sleep 60");
+        let own: i32 =
+            fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap();
+        let score: i32 = launched.hear("score").parse().unwrap();
+        assert_eq!(score, (own + OOM_SCORE_ADDED).min(1_000));
+        launched.order(ORDER_KILL);
+        launched.end();
     }
 
     #[test]

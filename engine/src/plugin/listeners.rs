@@ -23,7 +23,8 @@ pub fn listening_beyond_loopback(pids: &[u32]) -> io::Result<Vec<SocketAddr>> {
     if cfg!(not(target_os = "linux")) {
         return Ok(Vec::new());
     }
-    let open = open_sockets()?;
+    let mut open = listening_sockets()?;
+    open.retain(|_, address| !address.ip().to_canonical().is_loopback());
     if open.is_empty() {
         return Ok(Vec::new());
     }
@@ -33,6 +34,39 @@ pub fn listening_beyond_loopback(pids: &[u32]) -> io::Result<Vec<SocketAddr>> {
         .filter_map(|inode| open.get(&inode).copied())
         .collect();
     Ok(found.into_iter().collect())
+}
+
+/// Whether who dials this port of 127.0.0.1 reaches one of these processes, and them alone.
+///
+/// Of several sockets the most particular one answers: one of this address before one of all addresses,
+/// IPv4 before IPv6. When we may not see what sockets one of the processes has, it counts as theirs.
+///
+/// # Errors
+/// When the kernel does not tell what it listens on at all.
+pub(super) fn is_answered_by(port: u16, pids: &[u32]) -> io::Result<bool> {
+    if cfg!(not(target_os = "linux")) {
+        return Ok(true);
+    }
+    let particular = |ip: IpAddr| match (ip.to_canonical(), ip) {
+        (IpAddr::V4(Ipv4Addr::LOCALHOST), _) => Some(0),
+        (IpAddr::V4(Ipv4Addr::UNSPECIFIED), _) => Some(1),
+        (_, IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => Some(2),
+        _ => None,
+    };
+    let sockets = listening_sockets()?.into_iter();
+    let sockets = sockets.filter(|(_, address)| address.port() == port);
+    let sockets: Vec<_> =
+        sockets.filter_map(|(inode, address)| Some((particular(address.ip())?, inode))).collect();
+    let Some(first) = sockets.iter().map(|(rank, _)| *rank).min() else { return Ok(false) };
+    let theirs: BTreeSet<u64> = pids.iter().flat_map(|&pid| socket_inodes(pid)).collect();
+    let mut answering = sockets.iter().filter(|(rank, _)| *rank == first);
+    Ok(answering.all(|(_, inode)| theirs.contains(inode)) || pids.iter().any(|&pid| is_closed(pid)))
+}
+
+/// Whether we may not see what a process has open.
+fn is_closed(pid: u32) -> bool {
+    let seen = fs::read_dir(format!("/proc/{pid}/fd"));
+    seen.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// All processes that come from `pid`, in order, without itself.
@@ -58,12 +92,13 @@ pub fn children(pid: u32) -> Vec<u32> {
     found
 }
 
-/// The living processes whose environment has this entry, `NAME=value`, as far as we may look.
+/// The living processes whose environment has an entry that begins so: `NAME=value`, or only the first
+/// part of the value. As far as we may look.
 #[must_use]
-pub(super) fn with_environment(entry: &str) -> Vec<u32> {
+pub(super) fn with_environment(beginning: &str) -> Vec<u32> {
     let has_entry = |pid: u32| {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|&byte| byte == 0).any(|found| found == entry.as_bytes())
+        environment.split(|&byte| byte == 0).any(|found| found.starts_with(beginning.as_bytes()))
     };
     let pids = processes().into_iter().map(|process| process.pid);
     pids.filter(|&pid| has_entry(pid)).collect()
@@ -78,6 +113,40 @@ pub fn first_child(pid: u32) -> Option<u32> {
     children_of(pid)
         .min_by_key(|process| (process.started_ticks, process.pid))
         .map(|process| process.pid)
+}
+
+/// The bytes of memory that these processes use, together.
+///
+/// What they share counts once where the kernel tells (`Pss`), which it does when we may look into them;
+/// else a process counts with all that it has resident. Asking for `Pss` makes the kernel walk all pages
+/// of a process, so that it is asked only when the sum of the simple figures is over `enough`.
+#[must_use]
+pub(super) fn memory_bytes(pids: &[u32], enough: u64) -> u64 {
+    let resident: Vec<_> = pids.iter().map(|&pid| (pid, resident_bytes(pid))).collect();
+    let sum: u64 = resident.iter().map(|(_, bytes)| bytes).sum();
+    if sum <= enough {
+        return sum;
+    }
+    resident.into_iter().map(|(pid, resident)| shared_bytes(pid).unwrap_or(resident)).sum()
+}
+
+/// See proc_pid_statm(5): the second field, in pages.
+fn resident_bytes(pid: u32) -> u64 {
+    let pages = || {
+        let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+        statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    pages().unwrap_or(0) * rustix::param::page_size() as u64
+}
+
+/// See proc_pid_smaps(5): `Pss` of the summary, and what is swapped out.
+fn shared_bytes(pid: u32) -> Option<u64> {
+    let summary = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let kib = |name: &str| {
+        let line = summary.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_ascii_whitespace().next()?.parse::<u64>().ok()
+    };
+    Some((kib("Pss:")? + kib("SwapPss:").unwrap_or(0)) * 1024)
 }
 
 fn children_of(pid: u32) -> impl Iterator<Item = Process> {
@@ -120,8 +189,8 @@ fn socket_inodes(pid: u32) -> Vec<u64> {
         .collect()
 }
 
-/// By inode, the sockets of this machine that accept connections from beyond it.
-fn open_sockets() -> io::Result<HashMap<u64, SocketAddr>> {
+/// By inode, the sockets of this machine that accept connections.
+fn listening_sockets() -> io::Result<HashMap<u64, SocketAddr>> {
     let mut table = fs::read_to_string("/proc/net/tcp")?;
     match fs::read_to_string("/proc/net/tcp6") {
         Ok(more) => table += &more,
@@ -129,8 +198,7 @@ fn open_sockets() -> io::Result<HashMap<u64, SocketAddr>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let listening = table.lines().filter_map(parse_listening);
-    Ok(listening.filter(|(_, address)| !address.ip().to_canonical().is_loopback()).collect())
+    Ok(table.lines().filter_map(parse_listening).collect())
 }
 
 /// See proc_net(5). The heading is no socket, and neither is a line in any other state than LISTEN.
@@ -231,6 +299,25 @@ mod tests {
     }
 
     #[test]
+    fn who_answers_on_a_port_is_known() {
+        for address in ["127.0.0.1", "0.0.0.0", "::ffff:127.0.0.1", "::"] {
+            let (mut process, bound) = listen(address);
+            let (port, theirs) = (bound[0].port(), process.id());
+            assert!(is_answered_by(port, &[u32::MAX, theirs]).unwrap(), "{address}");
+            assert!(!is_answered_by(port, &[std::process::id()]).unwrap(), "{address}");
+            process.wait().unwrap();
+            assert!(!is_answered_by(port, &[theirs]).unwrap(), "{address}");
+        }
+        // Who has the address itself answers, and not who has all of them.
+        let (mut process, bound) = listen("::1");
+        let ours = TcpListener::bind(("127.0.0.1", bound[0].port())).unwrap();
+        assert!(!is_answered_by(bound[0].port(), &[process.id()]).unwrap());
+        assert!(is_answered_by(bound[0].port(), &[std::process::id()]).unwrap());
+        drop(ours);
+        process.wait().unwrap();
+    }
+
+    #[test]
     fn a_line_of_the_table_is_read_as_the_kernel_means_it() {
         let cases = [
             (
@@ -262,6 +349,17 @@ mod tests {
             let expected = expected.map(|(inode, address)| (inode, address.parse().unwrap()));
             assert_eq!(parse_listening(line), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn memory_counts_what_is_shared_once() {
+        let own = std::process::id();
+        let resident = resident_bytes(own);
+        assert!(resident > 0 && memory_bytes(&[own], u64::MAX) > 0);
+        let shared = shared_bytes(own).unwrap();
+        // Half as much again: the tests beside this one go on.
+        assert!(shared > 0 && shared <= resident * 3 / 2, "{shared} of {resident}");
+        assert_eq!(memory_bytes(&[u32::MAX], 0), 0);
     }
 
     #[test]

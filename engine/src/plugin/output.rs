@@ -14,6 +14,7 @@ use axwatch_model::bounds::cut;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::sync::watch;
 
+use super::tail::Log;
 use super::token::Token;
 
 /// Bytes of one line; the rest of a longer one is dropped.
@@ -36,6 +37,21 @@ pub(crate) enum Stream {
     Err,
 }
 
+impl Stream {
+    /// The word for it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Stream::Out => "stdout",
+            Stream::Err => "stderr",
+        }
+    }
+}
+
+/// The stream of what the host says about a plugin.
+pub(crate) const HOST: &str = "host";
+/// The stream of what comes with the answer to a job.
+pub(crate) const JOB: &str = "job";
+
 /// How bad a line is, as it says itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
@@ -47,6 +63,18 @@ pub(crate) enum Level {
     Info,
     /// For whoever looks closely.
     Debug,
+}
+
+impl Level {
+    /// The word for it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Level::Error => "error",
+            Level::Warn => "warn",
+            Level::Info => "info",
+            Level::Debug => "debug",
+        }
+    }
 }
 
 /// The last line of each stream.
@@ -61,6 +89,7 @@ pub(crate) struct Capture {
     /// Whose output it is.
     plugin: String,
     token: Arc<Token>,
+    log: Arc<Log>,
     allowance: Mutex<Allowance>,
     port: watch::Sender<Option<u16>>,
     port_changes: Mutex<u32>,
@@ -68,11 +97,12 @@ pub(crate) struct Capture {
 }
 
 impl Capture {
-    /// For the process that has this token.
-    pub(crate) fn new(plugin: &str, token: Arc<Token>) -> Arc<Capture> {
+    /// For the process that has this token. Its lines go to our log and to this one.
+    pub(crate) fn new(plugin: &str, token: Arc<Token>, log: Arc<Log>) -> Arc<Capture> {
         Arc::new(Capture {
             plugin: plugin.to_owned(),
             token,
+            log,
             allowance: Mutex::new(Allowance::new(Instant::now())),
             port: watch::Sender::new(None),
             port_changes: Mutex::new(0),
@@ -103,9 +133,9 @@ impl Capture {
         self.report_suppressed(Instant::now(), true);
     }
 
-    /// More than is shown, so that a token on the edge is still seen whole.
+    /// More than is shown, so that a secret on the edge is still seen whole.
     fn line_bytes_kept(&self) -> usize {
-        LINE_BYTES_MAX + self.token.expose().len()
+        LINE_BYTES_MAX + self.token.longest()
     }
 
     fn take(&self, line: &[u8], stream: Stream) {
@@ -115,18 +145,30 @@ impl Capture {
             self.hear_port(port);
             return;
         }
-        let now = Instant::now();
-        self.report_suppressed(now, false);
-        let bytes = line.len().min(LINE_BYTES_MAX);
-        if !self.lock().admits(bytes, now) {
+        if !self.admits(line.len().min(LINE_BYTES_MAX)) {
             return;
         }
         let text = readable(line, &self.token);
         if !text.is_empty() {
             let (level, message) = understand(&text);
+            // What was escaped in JSON is not any more.
+            let message = self.token.redact(message);
             log(&self.plugin, stream, level, &message);
+            self.log.push(level.as_str(), stream.as_str(), &message, None);
             self.remember(stream, &message);
         }
+    }
+
+    /// Whether so much more may be logged in this second. What may not is counted.
+    pub(crate) fn admits(&self, bytes: usize) -> bool {
+        let now = Instant::now();
+        self.report_suppressed(now, false);
+        self.lock().admits(bytes, now)
+    }
+
+    /// What people read.
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
     }
 
     fn remember(&self, stream: Stream, message: &str) {
@@ -150,10 +192,11 @@ impl Capture {
     fn report_suppressed(&self, now: Instant, at_end: bool) {
         let suppressed = self.lock().take_suppressed(now, at_end);
         if suppressed > 0 {
-            tracing::warn!(
-                target: "axwatch::plugin", plugin = self.plugin,
+            let words = format!(
                 "{suppressed} lines of output suppressed: more than {BYTES_PER_SECOND_MAX} bytes in a second"
             );
+            tracing::warn!(target: "axwatch::plugin", plugin = self.plugin, "{words}");
+            self.log.push(Level::Warn.as_str(), HOST, &words, None);
         }
     }
 
@@ -164,7 +207,7 @@ impl Capture {
 
 /// Writes a line to the log, under the plugin's name.
 fn log(plugin: &str, stream: Stream, level: Level, message: &str) {
-    let stream = if stream == Stream::Out { "stdout" } else { "stderr" };
+    let stream = stream.as_str();
     match level {
         Level::Error => tracing::error!(target: "axwatch::plugin", plugin, stream, "{message}"),
         Level::Warn => tracing::warn!(target: "axwatch::plugin", plugin, stream, "{message}"),
@@ -212,7 +255,8 @@ fn readable(line: &[u8], token: &Token) -> String {
     // After the cleaning, so that nothing between its characters hides the secret.
     let text = token.redact(without_controls(&String::from_utf8_lossy(line)));
     let trimmed = cut(text.trim_end(), LINE_BYTES_MAX);
-    // A secret that the bound of reading cut in two.
+    // Secrets that the bound of reading cut in two.
+    let trimmed = if line.len() > LINE_BYTES_MAX { token.without_part(trimmed) } else { trimmed };
     let partial = (16..secret.len()).rev().find(|&n| trimmed.ends_with(&secret[..n]));
     let shown = trimmed.len() - partial.unwrap_or(0);
     trimmed[..shown].to_owned()
@@ -341,6 +385,7 @@ impl Allowance {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::tail::Told;
 
     const SECRET: &str = "5ec2e7a0b1c2d3e45ec2e7a0b1c2d3e4";
 
@@ -385,6 +430,24 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_is_found_in_json_and_on_the_edge_of_a_line() {
+        let token = Arc::new(Token::known(SECRET));
+        let secret = "caf\u{e9}-<hunter2>-and-more";
+        token.hide(&[secret.to_owned()].into());
+        let log = Arc::new(Log::new(Arc::new(axwatch_model::SystemClock::new())));
+        let capture = Capture::new("git", token.clone(), log);
+        let escaped: String = secret.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect();
+        let line = format!(r#"{{"level":"info","msg":"it is {escaped}","key":"{escaped}"}}"#);
+        capture.take(line.as_bytes(), Stream::Out);
+        assert_eq!(capture.last_words().unwrap(), r#"it is [redacted] {"key":"[redacted]"}"#);
+        for before in LINE_BYTES_MAX - 40..LINE_BYTES_MAX {
+            let mut line = format!("{}{secret} and on", "x".repeat(before)).into_bytes();
+            line.truncate(capture.line_bytes_kept());
+            assert!(!readable(&line, &token).contains("caf\u{e9}-"), "{before}");
+        }
+    }
+
+    #[test]
     fn an_announcement_is_recognised_and_nothing_else_is() {
         let cases: [(&[u8], Option<u16>); 6] = [
             (b"QNTX_PLUGIN_PORT=4711", Some(4711)),
@@ -425,7 +488,9 @@ mod tests {
         }
         assert_eq!(lengths, [100, 21, 4]);
 
-        let capture = Capture::new("git", Arc::new(Token::random()));
+        let clock = Arc::new(axwatch_model::SystemClock::new());
+        let log = Arc::new(Log::new(clock));
+        let capture = Capture::new("git", Arc::new(Token::random()), log.clone());
         let port = capture.port();
         capture.clone().drain(bytes.as_slice(), Stream::Out).await;
         assert_eq!(*port.borrow(), Some(4711));
@@ -433,5 +498,8 @@ mod tests {
         capture.clone().drain(b"no such table\n\n".as_slice(), Stream::Err).await;
         capture.clone().drain(b"later".as_slice(), Stream::Out).await;
         assert_eq!(capture.last_words().as_deref(), Some("no such table"));
+        let Some(Told::Lines(lines)) = log.tail(2).ready() else { panic!("there are lines") };
+        let said: Vec<_> = lines.iter().map(|line| (line.stream, &line.message[..])).collect();
+        assert_eq!(said, [("stderr", "no such table"), ("stdout", "later")]);
     }
 }

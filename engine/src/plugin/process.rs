@@ -1,8 +1,11 @@
 //! A plugin's process: how it is started, told to stop, and seen to end.
 //!
-//! Between us and it stands the launcher (`super::launcher`), which takes our orders over a pipe and
-//! takes our end for an order too, and which answers with the plugin's exit code only when nothing
-//! that the plugin started is left.
+//! Between us and it stands the launcher (`super::launcher`), which takes our orders over a socket and
+//! takes our end for an order too, which tells us when it ended the plugin for the memory that it used,
+//! and which answers with the plugin's exit code only when nothing that the plugin started is left.
+//!
+//! Every process of a plugin carries a tag in its environment: for when the launcher was killed, and for
+//! the next start when the engine was killed with it.
 //!
 //! Not here: when to start and stop (`axwatch_core::supervise`), what the output says
 //! (`super::output`).
@@ -11,21 +14,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::{Child, ChildStdin, Command};
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::launcher::{ORDER_KILL, ORDER_TERM};
+use super::launcher::{ORDER_KILL, ORDER_MEMORY, ORDER_TERM, REPORT_MEMORY};
 use super::listeners;
 use super::output::{Capture, Stream};
+use super::settings::{PluginSettings, hex};
 
 /// How long the last output of a process that has ended is waited for.
 const LAST_OUTPUT_WITHIN: Duration = Duration::from_secs(1);
@@ -50,12 +59,11 @@ pub(crate) enum Order {
 }
 
 impl Order {
-    fn line(self) -> String {
-        let word = match self {
+    fn word(self) -> &'static str {
+        match self {
             Order::Term => ORDER_TERM,
             Order::Kill => ORDER_KILL,
-        };
-        format!("{word}\n")
+        }
     }
 }
 
@@ -96,14 +104,83 @@ impl Drop for Port {
     }
 }
 
+/// What the names begin with that are ours in the environment of a launcher: one of them would make a
+/// launcher take itself for something else.
+const OURS: &str = "AXWATCH_LAUN";
 /// Names one launch in the environment of all its processes, so that they can be found when their
 /// launcher, which is to end them, was itself killed.
 const LAUNCH_TAG: &str = "AXWATCH_LAUNCH";
+/// How long processes that were found by their tag may take to be gone once they are killed.
+const KILL_TAGGED_WITHIN: Duration = Duration::from_secs(5);
+/// From one search for them to the next.
+const KILL_TAGGED_EVERY: Duration = Duration::from_millis(10);
+/// Bytes of a report of the launcher.
+const REPORT_BYTES_MAX: usize = 200;
+
+/// How much memory all processes of a plugin together may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MemoryLimit {
+    plugin: String,
+    bytes: u64,
+}
+
+impl MemoryLimit {
+    /// What is configured.
+    pub(crate) fn of(settings: &PluginSettings) -> Option<MemoryLimit> {
+        let plugin = settings.name.to_string();
+        settings.memory_bytes_max.map(|bytes| MemoryLimit { plugin, bytes })
+    }
+
+    /// What the launcher reported, told as the end of the plugin that it is.
+    fn passed(&self, report: &str) -> Option<String> {
+        let used: u64 = report.strip_prefix(REPORT_MEMORY)?.trim().parse().ok()?;
+        let (used, allowed) = (used.div_ceil(MIB), self.bytes / MIB);
+        let plugin = &self.plugin;
+        Some(format!("used {used} MiB of memory, plugins.{plugin}.memory_mb allows {allowed}"))
+    }
+}
+
+/// Bytes of one mebibyte.
+const MIB: u64 = 1024 * 1024;
 
 /// A plugin under its launcher.
 pub(crate) struct Launched {
     launcher: Child,
+    line: UnixStream,
     tag: String,
+}
+
+/// A new tag for one launch. All launches of the engines that had this home begin with [`tags_of`] it.
+pub(crate) fn tag(home: Option<&Path>) -> String {
+    let launch = format!("{:032x}", rand::random::<u128>());
+    match home.and_then(tags_of) {
+        Some(ours) => format!("{ours}-{launch}"),
+        None => launch,
+    }
+}
+
+/// What says of a process that an engine with this home started it. A home lies beside a store, and one
+/// engine at a time has a store; by its place and the folder it lies in a copied store has another one.
+fn tags_of(home: &Path) -> Option<String> {
+    let folder = home.parent()?.canonicalize().ok()?;
+    let found = folder.metadata().ok()?;
+    let digest = Sha256::new()
+        .chain_update(found.dev().to_be_bytes())
+        .chain_update(found.ino().to_be_bytes())
+        .chain_update(folder.join(home.file_name()?).as_os_str().as_encoded_bytes())
+        .finalize();
+    Some(hex(&digest[..16]))
+}
+
+/// Ends what earlier engines with this home left running, because they were killed together with the
+/// launchers that are to end it. To be called by whoever holds the store.
+pub(crate) fn end_leftovers(home: &Path) {
+    if let Some(ours) = tags_of(home) {
+        let ended = kill_tagged(&format!("{LAUNCH_TAG}={ours}-"));
+        if ended > 0 {
+            tracing::warn!("ended {ended} processes of plugins that a killed engine left behind");
+        }
+    }
 }
 
 impl Launched {
@@ -113,14 +190,26 @@ impl Launched {
     }
 }
 
-/// Starts a plugin under a launcher. The environment, and a tag of the launch, are all that it gets.
+/// Starts a plugin under a launcher. The environment, and the tag of the launch, are all that it gets.
+///
+/// # Errors
+/// When the system does not start it, or a name in the environment is ours.
 pub(crate) fn launch(
     launcher: &LauncherCommand,
     program: &Path,
     args: &[String],
     environment: BTreeMap<OsString, OsString>,
+    tag: String,
 ) -> io::Result<Launched> {
-    let tag = format!("{:032x}", rand::random::<u128>());
+    let ours = |name: &&OsString| name.as_encoded_bytes().starts_with(OURS.as_bytes());
+    if let Some(name) = environment.keys().find(ours) {
+        let name = name.display();
+        let reason = format!("env: {name}: names that begin with {OURS} are axwatch's own");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+    }
+    let (line, its_end) = std::os::unix::net::UnixStream::pair()?;
+    line.set_nonblocking(true)?;
+    let line = UnixStream::from_std(line)?;
     let launcher = Command::new(&launcher.program)
         .args(&launcher.args)
         .arg(program)
@@ -128,25 +217,33 @@ pub(crate) fn launch(
         .env_clear()
         .envs(environment)
         .env(LAUNCH_TAG, &tag)
-        .stdin(Stdio::piped())
+        .stdin(Stdio::from(OwnedFd::from(its_end)))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         // A Ctrl-C at our terminal is for us alone: we stop the plugins in our own order.
         .process_group(0)
         .spawn()?;
-    Ok(Launched { launcher, tag })
+    Ok(Launched { launcher, line, tag })
 }
 
 /// Stays with a process until it has ended: reads its output, hands it orders. Answers how it ended.
 ///
-/// When the sender of the orders is gone, or this is dropped, the launcher's pipe closes and it ends
+/// When the sender of the orders is gone, or this is dropped, the launcher's line closes and it ends
 /// the plugin.
 pub(crate) async fn attend(
     launched: Launched,
+    memory: Option<MemoryLimit>,
     mut orders: mpsc::UnboundedReceiver<Order>,
     capture: Arc<Capture>,
 ) -> String {
-    let Launched { launcher: mut child, tag } = launched;
+    let Launched { launcher: mut child, line, tag } = launched;
+    let (reports, line) = line.into_split();
+    let mut reports = Reports(BufReader::with_capacity(REPORT_BYTES_MAX, reports));
+    let mut line = Some(line);
+    if let Some(limit) = &memory {
+        say(&format!("{ORDER_MEMORY} {}", limit.bytes), &mut line).await;
+    }
+    let mut passed = None;
     let mut drains = JoinSet::new();
     if let Some(out) = child.stdout.take() {
         drains.spawn(capture.clone().drain(out, Stream::Out));
@@ -154,16 +251,26 @@ pub(crate) async fn attend(
     if let Some(err) = child.stderr.take() {
         drains.spawn(capture.clone().drain(err, Stream::Err));
     }
-    let mut pipe = child.stdin.take();
+    let mut listens = true;
     let status = loop {
         tokio::select! {
             status = child.wait() => break status,
-            order = orders.recv(), if pipe.is_some() => pass_on(order, &mut pipe).await,
+            order = orders.recv(), if line.is_some() => pass_on(order, &mut line).await,
+            report = reports.next(), if listens => match (report, &memory) {
+                (Some(report), Some(limit)) => passed = limit.passed(&report).or(passed),
+                (Some(_), None) => {}
+                (None, _) => listens = false,
+            },
         }
     };
+    // It may have ended before we came to hear why.
+    while let (true, Some(limit), Some(report)) = (listens, &memory, reports.left().await) {
+        passed = limit.passed(&report).or(passed);
+    }
     if status.as_ref().is_ok_and(|status| status.signal().is_some()) {
         // It passes signals of the plugin on as exit codes, so this one was its own.
-        let _ = tokio::task::spawn_blocking(move || kill_launched(&tag)).await;
+        let marker = format!("{LAUNCH_TAG}={tag}");
+        let _ = tokio::task::spawn_blocking(move || kill_tagged(&marker)).await;
     }
     // Nothing of the plugin is left, so that the ends of its output are near.
     let _ = tokio::time::timeout(LAST_OUTPUT_WITHIN, async {
@@ -171,36 +278,88 @@ pub(crate) async fn attend(
     })
     .await;
     match status {
+        Ok(_) if passed.is_some() => passed.unwrap_or_default(),
         Ok(status) => with_last_words(status, capture.last_words()),
         Err(error) => format!("cannot wait for its launcher: {error}"),
     }
 }
 
-/// Ends all that carries the tag of a launch. What it forks meanwhile carries it too, so the search
-/// goes on until it finds nothing.
-fn kill_launched(tag: &str) {
-    let marker = format!("{LAUNCH_TAG}={tag}");
+/// Ends all whose environment has an entry that begins so, and says how many that were.
+fn kill_tagged(marker: &str) -> usize {
+    let kill = |pid: u32| {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        pid.is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
+    };
+    let (ended, left) =
+        kill_found(|| listeners::with_environment(marker), kill, KILL_TAGGED_WITHIN);
+    if !left.is_empty() {
+        let pids: Vec<_> = left.iter().map(ToString::to_string).collect();
+        tracing::warn!(
+            "processes of a plugin were killed and are still there, perhaps because they wait for a disk: {}",
+            pids.join(", ")
+        );
+    }
+    ended
+}
+
+/// Kills what is found until nothing is, because what forks meanwhile leaves another to be found. One that
+/// the kernel holds takes the signal and stays, which is waited for only so long. Says how many are gone,
+/// and which are not.
+fn kill_found(
+    find: impl Fn() -> Vec<u32>,
+    kill: impl Fn(u32) -> bool,
+    within: Duration,
+) -> (usize, BTreeSet<u32>) {
+    let until = Instant::now() + within;
+    let mut killed: BTreeSet<u32> = BTreeSet::new();
     loop {
-        let found = listeners::with_environment(&marker);
-        let killed = found.into_iter().filter(|&pid| {
-            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-            pid.is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
-        });
-        if killed.count() == 0 {
-            return;
+        let found = find().into_iter();
+        // Not ourselves, should a plugin of our predecessor have started us.
+        let left: BTreeSet<u32> =
+            found.filter(|&pid| pid != std::process::id()).filter(|&pid| kill(pid)).collect();
+        killed.extend(&left);
+        if left.is_empty() || Instant::now() >= until {
+            return (killed.len() - left.len(), left);
         }
-        std::thread::yield_now();
+        std::thread::sleep(KILL_TAGGED_EVERY);
     }
 }
 
-async fn pass_on(order: Option<Order>, pipe: &mut Option<ChildStdin>) {
-    let written = match (order, pipe.as_mut()) {
-        (Some(order), Some(pipe)) => pipe.write_all(order.line().as_bytes()).await.is_ok(),
-        _ => false,
-    };
-    // Nobody is left to give orders, or to take them. A closed pipe means `kill`.
-    if !written {
-        *pipe = None;
+/// What the launcher reports, a line each.
+struct Reports(BufReader<OwnedReadHalf>);
+
+impl Reports {
+    /// The next one; `None` when none will come. Nothing is lost when this is dropped half-way.
+    async fn next(&mut self) -> Option<String> {
+        let bytes = self.0.fill_buf().await.ok()?;
+        let end = bytes.iter().position(|&byte| byte == b'\n');
+        // Its reports are short and written at once, so that what has no end is none.
+        let length = end.map_or(bytes.len(), |end| end + 1);
+        let report = String::from_utf8_lossy(&bytes[..length]).trim_end().to_owned();
+        self.0.consume(length);
+        (length > 0).then_some(report)
+    }
+
+    /// The next of those that are there, once the launcher has ended.
+    async fn left(&mut self) -> Option<String> {
+        tokio::time::timeout(LAST_OUTPUT_WITHIN, self.next()).await.ok().flatten()
+    }
+}
+
+async fn pass_on(order: Option<Order>, line: &mut Option<OwnedWriteHalf>) {
+    match order {
+        Some(order) => say(order.word(), line).await,
+        // Nobody is left to give orders. A closed line means `kill`.
+        None => *line = None,
+    }
+}
+
+async fn say(words: &str, line: &mut Option<OwnedWriteHalf>) {
+    if let Some(open) = line
+        && open.write_all(format!("{words}\n").as_bytes()).await.is_err()
+    {
+        // Nobody is left to take orders.
+        *line = None;
     }
 }
 
@@ -237,6 +396,70 @@ mod tests {
             let status = ExitStatus::from_raw(code << 8);
             assert_eq!(with_last_words(status, words.map(str::to_owned)), expected);
         }
+    }
+
+    /// A killed process goes, unless it sleeps in the kernel, and what it forked meanwhile goes too.
+    #[test]
+    fn what_cannot_be_killed_is_not_waited_for_for_ever() {
+        // (what each search finds, the last one for good; how many are gone, and who stays)
+        let cases = [
+            (vec![vec![]], 0, vec![]),
+            (vec![vec![7, 8], vec![9], vec![]], 3, vec![]),
+            (vec![vec![7, 8], vec![8]], 1, vec![8]),
+            (vec![vec![std::process::id()]], 0, vec![]),
+        ];
+        for (searches, gone, stays) in cases {
+            let searched = std::cell::Cell::new(0);
+            let find = || {
+                let number = searched.replace(searched.get() + 1);
+                searches[number.min(searches.len() - 1)].clone()
+            };
+            let (ended, left) = kill_found(find, |_| true, Duration::from_millis(50));
+            assert_eq!((ended, left), (gone, BTreeSet::from_iter(stays)), "{searches:?}");
+        }
+        // One that is not ours to kill is not waited for at all.
+        let never = Duration::from_secs(3_600);
+        assert_eq!(kill_found(|| vec![7], |_| false, never), (0, BTreeSet::new()));
+    }
+
+    #[test]
+    fn memory_is_told_in_the_words_of_the_configuration() {
+        let limit = MemoryLimit { plugin: "zoo".into(), bytes: 512 * MIB };
+        let told = "used 613 MiB of memory, plugins.zoo.memory_mb allows 512";
+        assert_eq!(limit.passed(&format!("memory {}", 612 * MIB + 1)).as_deref(), Some(told));
+        for other in ["", "memory", "memory x", "forty two"] {
+            assert_eq!(limit.passed(other), None, "{other:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_ours_in_the_environment_is_not_the_operators() {
+        let launcher = LauncherCommand { program: "/bin/true".into(), args: Vec::new() };
+        for (name, is_taken) in [
+            ("AXWATCH_LAUNCHER", false),
+            ("AXWATCH_LAUNCH", false),
+            ("AXWATCH_LAUNCH_X", false),
+            ("AXWATCH_HOME", true),
+        ] {
+            let environment = [(name.into(), "1".into())].into();
+            let launched = launch(&launcher, Path::new("x"), &[], environment, tag(None));
+            assert_eq!(launched.is_ok(), is_taken, "{name}");
+            if let Err(error) = launched {
+                assert!(error.to_string().contains(name), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn tags_tell_the_stores_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let tags = |name: &str| tags_of(&folder.path().join(name)).unwrap();
+        assert_eq!(tags("a.db.plugins"), tags("a.db.plugins"));
+        assert_ne!(tags("a.db.plugins"), tags("b.db.plugins"));
+        assert_eq!(tags_of(&folder.path().join("absent/a.db.plugins")), None);
+        let home = folder.path().join("a.db.plugins");
+        assert!(tag(Some(&home)).starts_with(&format!("{}-", tags("a.db.plugins"))));
+        assert_eq!(tag(None).len(), 32);
     }
 
     #[test]

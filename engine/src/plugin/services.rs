@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_ats::{Matches, StoreError};
-use axwatch_model::AttestationId;
+use axwatch_model::{AttestationId, RefusedRow};
 use axwatch_proto::axwatch::v1;
 use axwatch_proto::axwatch::v1::plugin_host_server::{PluginHost, PluginHostServer};
 use axwatch_proto::protocol;
@@ -38,11 +38,17 @@ use crate::handle::{AppendRefusal, Engine, RequestError};
 
 /// Bytes of one request or one reply.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Calls that one connection may have open: more than one plugin may make, so that it hears why.
+const STREAMS_MAX: usize = 2 * CALLS_MAX;
 /// Bytes of claims in one reply: what existing clients take at most.
 const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Commands in one batch. A command of a few bytes becomes a draft of a kilobyte and more, all of them
 /// at once, so that the bound on a request's bytes alone would leave room for hundreds of megabytes.
 const BATCH_COMMANDS_MAX: usize = 10_000;
+/// Lines of the reply to Announce that say what was refused.
+const REFUSED_LINES_MAX: usize = 1_000;
+/// Bytes of all of them together.
+const REFUSED_BYTES_MAX: usize = 1024 * 1024;
 /// How long Announce waits until what Initialize said is registered.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -62,13 +68,17 @@ enum Denied {
         BYTES_PER_SECOND_MAX >> 20
     )]
     TooManyBytes,
+    #[error(
+        "resource_exhausted: more than one announcement in a second from this plugin; try again in a second"
+    )]
+    TooManyAnnouncements,
 }
 
 impl From<Denied> for Status {
     fn from(denied: Denied) -> Status {
         match denied {
             Denied::Unauthenticated => Status::unauthenticated(denied.to_string()),
-            Denied::TooManyCalls | Denied::TooManyBytes => {
+            Denied::TooManyCalls | Denied::TooManyBytes | Denied::TooManyAnnouncements => {
                 Status::resource_exhausted(denied.to_string())
             }
         }
@@ -165,6 +175,8 @@ impl Services {
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let host = PluginHostServer::new(self).max_decoding_message_size(MESSAGE_BYTES_MAX);
         Server::builder()
+            .max_concurrent_streams(u32::try_from(STREAMS_MAX).unwrap_or(u32::MAX))
+            .concurrency_limit_per_connection(STREAMS_MAX)
             .add_service(store)
             .add_service(host)
             .serve_with_incoming_shutdown(
@@ -177,7 +189,10 @@ impl Services {
     /// Lets the bearer of a token make a call of so many bytes.
     fn admit(&self, token: &str, bytes: usize) -> Result<Admitted, Denied> {
         let caller = self.callers.find(token).ok_or(Denied::Unauthenticated)?;
-        let call = caller.begin_call().ok_or(Denied::TooManyCalls)?;
+        let Some(call) = caller.begin_call() else {
+            caller.call_failed();
+            return Err(Denied::TooManyCalls);
+        };
         if !caller.may_send(bytes) {
             caller.call_failed();
             return Err(Denied::TooManyBytes);
@@ -274,22 +289,45 @@ impl Services {
 
     async fn announced(&self, request: v1::AnnounceRequest) -> Result<Vec<String>, CallError> {
         let mut admitted = self.admit(&request.auth_token, request.encoded_len())?;
-        let caller = &admitted.caller;
+        let caller = admitted.caller.clone();
         let announcement = request.announcement.ok_or(CallError::Missing("announcement"))?;
+        if !caller.may_announce() {
+            return Err(Denied::TooManyAnnouncements.into());
+        }
         let registered = tokio::time::timeout(REGISTERED_WITHIN, caller.is_registered()).await;
         if registered.is_err() || !caller.is_alive() {
             return Err(CallError::NotRegistered);
         }
-        let wire::Announced { registration, mut refused } =
-            wire::announced(announcement, caller.zero_is_never);
+        let _turn = caller.announcing().await;
+        let registration = caller.understand(announcement);
         let handlers: Vec<_> = registration.handlers.iter().map(ToString::to_string).collect();
         let verdicts =
-            self.engine.announce(caller.plugin.clone(), caller.incarnation, registration).await?;
+            self.engine.announce(caller.plugin.clone(), caller.incarnation, registration).await;
+        let verdicts = verdicts.inspect_err(|error| {
+            tracing::error!(plugin = %caller.plugin, %error, "Failed to setup plugin watchers");
+        })?;
         caller.announce(handlers);
-        refused.extend(wire::refusals(&verdicts));
+        let refused = told(&verdicts.refused, |line| caller.shown(line));
         admitted.done();
         Ok(refused)
     }
+}
+
+/// What of an announcement was refused, as far as a reply has room for it.
+fn told(refused: &[RefusedRow], shown: impl Fn(&str) -> String) -> Vec<String> {
+    let (mut lines, mut bytes) = (Vec::new(), 0);
+    for row in refused.iter().take(REFUSED_LINES_MAX) {
+        let line = shown(&wire::refusal_line(row));
+        bytes += line.len();
+        if bytes > REFUSED_BYTES_MAX {
+            break;
+        }
+        lines.push(line);
+    }
+    if let more @ 1.. = refused.len() - lines.len() {
+        lines.push(format!("and {more} more"));
+    }
+    lines
 }
 
 /// A search that is under way, page by page, newest first.
@@ -327,19 +365,27 @@ fn found(
 ) -> impl Stream<Item = Result<protocol::Attestation, Status>> {
     let (caller, watched) = (admitted.caller.clone(), admitted.caller.clone());
     let page = Vec::new().into_iter();
-    let claims =
-        stream::try_unfold((search, page, admitted), |(mut search, mut page, admitted)| async {
+    let claims = stream::try_unfold(
+        (search, page, admitted),
+        |(mut search, mut page, mut admitted)| async {
             loop {
                 if let Some(claim) = page.next() {
                     return Ok(Some((claim, (search, page, admitted))));
                 }
                 let failed = |error| Status::unavailable(text(&CallError::Store(error)));
-                match search.next_page().await.map_err(failed)? {
+                let next = search.next_page().await.map_err(|error| {
+                    admitted.caller.call_failed();
+                    failed(error)
+                })?;
+                // Who stops reading after some pages has what it wanted.
+                admitted.done();
+                match next {
                     Some(next) => page = next.into_iter(),
                     None => return Ok(None),
                 }
             }
-        });
+        },
+    );
     // A stream that just ended would look whole.
     let end = stream::once(async move {
         let is_dead = !caller.is_alive();
@@ -425,13 +471,12 @@ impl AtsStoreService for Services {
         request: Request<protocol::GetAttestationsRequest>,
     ) -> Result<Response<Self::GetAttestationsStreamStream>, Status> {
         let request = request.into_inner();
-        let mut admitted = self.admit(&request.auth_token, request.encoded_len())?;
+        let admitted = self.admit(&request.auth_token, request.encoded_len())?;
         let invalid = |error| Status::invalid_argument(text(&CallError::Search(error)));
         let now = self.engine.clock().now().wall;
         let asked = wire::search(request, now).map_err(invalid)?;
         let failed = |error: StoreError| Status::unavailable(text(&error.into()));
         let search = Search::begin(&self.engine, asked).await.map_err(failed)?;
-        admitted.done();
         Ok(Response::new(Box::pin(found(admitted, search))))
     }
 }

@@ -5,11 +5,12 @@
 //!
 //! Not here: the text of `am.toml` (`axwatch`'s `config`), starting anything (`super::process`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_core::RetryLimits;
@@ -22,6 +23,10 @@ const PROTOCOL_VERSION: Version = Version::new(0, 2, 0);
 /// The highest number of attempts that a plugin may be allowed to have in flight.
 pub const MAX_IN_FLIGHT_MAX: u32 = 4_096;
 
+/// Bytes that one HTTP or WebSocket body to or from a plugin may have, unless the operator says
+/// otherwise.
+pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// All that the host needs to know before it starts.
 #[derive(Debug, Clone)]
 pub struct HostSettings {
@@ -31,6 +36,17 @@ pub struct HostSettings {
     pub search_paths: Vec<PathBuf>,
     /// What a plugin's `qntx_version` constraint is held against.
     pub protocol_version: Version,
+    /// How the sockets of browsers to plugins are kept alive.
+    pub keepalive: Keepalive,
+    /// Bytes that one HTTP or WebSocket body to or from a plugin may have.
+    pub body_bytes_max: usize,
+    /// A folder of our own beside the store, made when it is needed: for copies of pinned programs, and
+    /// by its place the mark of processes that are ours. Without it nothing can be pinned, and processes
+    /// that a killed engine left behind are not looked for.
+    pub home: Option<PathBuf>,
+    /// Reads the configuration of a plugin anew, for a restart or a reconfiguration that people ask for.
+    /// Without it the settings stay as they are.
+    pub reload: Option<Reload>,
 }
 
 impl Default for HostSettings {
@@ -39,7 +55,55 @@ impl Default for HostSettings {
             plugins: Vec::new(),
             search_paths: Vec::new(),
             protocol_version: PROTOCOL_VERSION,
+            keepalive: Keepalive::default(),
+            body_bytes_max: BODY_BYTES_MAX,
+            home: None,
+            reload: None,
         }
+    }
+}
+
+/// How the sockets of browsers to plugins are kept alive: `[plugin.websocket.keepalive]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    /// From one PING to the plugin to the next.
+    pub ping_interval: Duration,
+    /// How long no PONG may come until the socket is closed.
+    pub pong_timeout: Duration,
+}
+
+impl Default for Keepalive {
+    fn default() -> Keepalive {
+        Keepalive { ping_interval: Duration::from_secs(30), pong_timeout: Duration::from_secs(60) }
+    }
+}
+
+/// Reads the configuration of one plugin anew. May read files; the error is for people.
+#[derive(Clone)]
+pub struct Reload(Arc<ReadAnew>);
+
+type ReadAnew = dyn Fn(&PluginName) -> Result<PluginSettings, String> + Send + Sync;
+
+impl Reload {
+    /// One that does this.
+    pub fn new(
+        read: impl Fn(&PluginName) -> Result<PluginSettings, String> + Send + Sync + 'static,
+    ) -> Reload {
+        Reload(Arc::new(read))
+    }
+
+    /// The settings of this plugin as they are written now.
+    ///
+    /// # Errors
+    /// What is wrong with them, for people.
+    pub fn read(&self, plugin: &PluginName) -> Result<PluginSettings, String> {
+        (self.0)(plugin)
+    }
+}
+
+impl fmt::Debug for Reload {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Reload")
     }
 }
 
@@ -93,12 +157,22 @@ pub struct PluginSettings {
     pub zero_rate_never: bool,
     /// What the SHA-256 of its file must be, in hex.
     pub sha256: Option<String>,
+    /// Bytes of memory that all of its processes together may use; `None` is no limit.
+    pub memory_bytes_max: Option<u64>,
+    /// Its HTTP routes and its sockets are for everyone on this machine: no token is asked for.
+    pub open: bool,
     /// It runs stored handlers.
     pub handlers: bool,
     /// When jobs of one of its handlers are given up, or, under `None`, those of all others.
     pub retry: BTreeMap<Option<HandlerName>, RetryLimits>,
     /// Its own table: nested keys joined with dots, scalars as text, the rest as JSON.
     pub config: BTreeMap<String, String>,
+    /// The keys of `config` whose values came from variables of our environment, with what was written
+    /// there: `env:NAME`. Such values are shown nowhere.
+    pub from_env: BTreeMap<String, String>,
+    /// All values that came from variables of our environment, in `config`, `env` and `args`. They are
+    /// taken out of what the plugin prints and says.
+    pub secrets: BTreeSet<String>,
 }
 
 impl PluginSettings {
@@ -118,9 +192,13 @@ impl PluginSettings {
             allow_remote: false,
             zero_rate_never: false,
             sha256: None,
+            memory_bytes_max: None,
+            open: false,
             handlers: false,
             retry: BTreeMap::new(),
             config: BTreeMap::new(),
+            from_env: BTreeMap::new(),
+            secrets: BTreeSet::new(),
         }
     }
 }
@@ -160,6 +238,16 @@ pub enum BinaryError {
         /// What it should have.
         expected: String,
     },
+    /// It is pinned, and cannot be copied to where it would be executed from.
+    #[error(
+        "plugins.{plugin}.sha256 is set, and its program cannot be copied to be checked: {reason}"
+    )]
+    NoPlace {
+        /// Whose.
+        plugin: PluginName,
+        /// Why.
+        reason: String,
+    },
     /// It cannot be read.
     #[error("cannot read {}: {reason}", path.display())]
     Unreadable {
@@ -170,7 +258,7 @@ pub enum BinaryError {
     },
 }
 
-/// The program that runs this plugin, checked.
+/// The program that runs this plugin, there and executable.
 ///
 /// Source: `binary` of the settings, else the plugin's usual names in `search_paths`, else what ships
 /// with the host. A shipped plugin is not looked for under its bare name: a `git` in a folder of
@@ -181,7 +269,9 @@ pub(crate) fn find_program(
 ) -> Result<Program, BinaryError> {
     let program = match (&settings.shipped, &settings.binary) {
         (Some(shipped), None) => {
-            match search(&settings.name, &usual_names(&settings.name)[1..], search_paths) {
+            let names = usual_names(&settings.name);
+            let names = names.into_iter().filter(|name| name != settings.name.as_str());
+            match search(&settings.name, &names.collect::<Vec<_>>(), search_paths) {
                 Ok(path) => Program { path, args: Vec::new() },
                 Err(BinaryError::NotFound { .. }) => shipped.clone(),
                 Err(error) => return Err(error),
@@ -189,7 +279,6 @@ pub(crate) fn find_program(
         }
         _ => Program { path: find_binary(settings, search_paths)?, args: Vec::new() },
     };
-    check_digest(settings, &program.path)?;
     Ok(program)
 }
 
@@ -212,11 +301,14 @@ fn find_binary(
     }
 }
 
-/// The names under which a plugin's program may lie.
-fn usual_names(name: &PluginName) -> [String; 4] {
+/// The names under which a plugin's program may lie, in the order in which they are looked for. The
+/// last two are what earlier versions of this host asked for.
+fn usual_names(name: &PluginName) -> [String; 6] {
     [
-        name.to_string(),
         format!("qntx-{name}-plugin"),
+        format!("qntx-{name}"),
+        format!("axwatch-{name}"),
+        name.to_string(),
         format!("axwatch-{name}-plugin"),
         format!("axwatch-plugin-{name}"),
     ]
@@ -252,28 +344,6 @@ fn check_executable(path: &Path) -> Result<(), BinaryError> {
         Ok(_) => return Ok(()),
     };
     Err(BinaryError::NotExecutable { path: path.to_owned(), problem })
-}
-
-fn check_digest(settings: &PluginSettings, path: &Path) -> Result<(), BinaryError> {
-    use sha2::Digest as _;
-    let Some(expected) = &settings.sha256 else { return Ok(()) };
-    let unreadable = |error: std::io::Error| BinaryError::Unreadable {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    };
-    let mut hash = sha2::Sha256::new();
-    let mut file = std::fs::File::open(path).map_err(unreadable)?;
-    std::io::copy(&mut file, &mut hash).map_err(unreadable)?;
-    let found = hex(&hash.finalize());
-    if found.eq_ignore_ascii_case(expected.trim()) {
-        return Ok(());
-    }
-    Err(BinaryError::OtherDigest {
-        plugin: settings.name.clone(),
-        path: path.to_owned(),
-        found,
-        expected: expected.clone(),
-    })
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -407,11 +477,23 @@ mod tests {
 
     #[test]
     fn a_program_is_found_under_each_usual_name() {
-        for file in ["git", "qntx-git-plugin", "axwatch-git-plugin", "axwatch-plugin-git"] {
-            let folder = tempfile::tempdir().unwrap();
-            executable(&folder.path().join(file));
-            let found = find_program(&settings("git"), &[folder.path().to_owned()]).unwrap();
-            assert_eq!(found.path, folder.path().join(file));
+        let names = [
+            "axwatch-plugin-git",
+            "axwatch-git-plugin",
+            "git",
+            "axwatch-git",
+            "qntx-git",
+            "qntx-git-plugin",
+        ];
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let places = folders.each_ref().map(|folder| folder.path().to_owned());
+        // Each comes before those that were there, and a folder before the next.
+        for place in places.iter().rev() {
+            for file in names {
+                executable(&place.join(file));
+                let found = find_program(&settings("git"), &places).unwrap();
+                assert_eq!(found.path, place.join(file));
+            }
         }
     }
 
@@ -460,24 +542,6 @@ mod tests {
             &PluginSettings { binary: Some(place.clone().into()), ..settings("git") },
             &["is not a file"],
         );
-    }
-
-    #[test]
-    fn a_pinned_program_must_be_the_pinned_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("git");
-        executable(&path);
-        // Computed apart, with sha256sum.
-        let right = "a8076d3d28d21e02012b20eaf7dbf75409a6277134439025f282e368e3305abf";
-        let pinned = |digest: &str| PluginSettings {
-            binary: Some(path.clone()),
-            sha256: Some(digest.into()),
-            ..settings("git")
-        };
-        let found = find_program(&pinned(&right.to_uppercase()), &[]).unwrap();
-        assert_eq!(found.path, path);
-        let error = find_program(&pinned("00"), &[]).unwrap_err().to_string();
-        assert!(error.contains("plugins.git.sha256 says 00"), "{error}");
     }
 
     #[test]

@@ -6,14 +6,17 @@
 //! Not here: who may ask (`super::services`), what a claim's lineage is (`super::claims`), what
 //! follows from an outcome (`axwatch_core`).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axwatch_core::{Declaration, Ended, Outcome, Refusal, Registration, Since};
+use axwatch_core::{
+    Declaration, Ended, Outcome, Registration, RouteDeclaration, ScheduleDeclaration, Since,
+};
 use axwatch_model::bounds::{ERROR_BYTES_MAX, FIRES_PER_SECOND_MAX, RESULT_BYTES_MAX, cut};
 use axwatch_model::{
-    Attributes, Declared, Draft, HandlerName, InvalidAttributes, InvalidTimestamp, Stored,
-    StructuralFilter, Timestamp,
+    Announced, Attributes, Declared, Draft, HandlerName, InvalidAttributes, InvalidTimestamp,
+    RefusedRow, Stored, StructuralFilter, Timestamp,
 };
 use axwatch_proto::protocol;
 use axwatch_proto::structs::{self, ToJsonError};
@@ -52,15 +55,17 @@ pub(crate) fn request(attempt: &Attempt, deadline: Duration) -> protocol::Execut
 
 /// How an attempt ended that the plugin answered, or that its connection ended.
 ///
-/// `has_handler`: the running process announced the handler, so that it cannot be missing.
+/// `has_handler`: the running process announced the handler, so that it cannot be missing. `shown`: how the
+/// plugin's words may be kept, given before anything is cut off them.
 pub(crate) fn ended(
     reply: &Result<protocol::ExecuteJobResponse, Status>,
     has_handler: bool,
     quick: bool,
+    shown: &dyn Fn(&str) -> String,
 ) -> Ended {
     match reply {
         Ok(reply) => Ended {
-            outcome: outcome_of_reply(reply),
+            outcome: outcome_of_reply(reply, shown),
             quick,
             // A negative number counts nothing.
             progress: Some((reply.progress_current, reply.progress_total)).filter(
@@ -69,14 +74,17 @@ pub(crate) fn ended(
             cost: Some(reply.cost_actual).filter(|cost| cost.is_finite() && *cost > 0.0),
         },
         Err(status) => {
-            let outcome = outcome_of_status(status, has_handler);
+            let outcome = outcome_of_status(status, has_handler, shown);
             let answered = !matches!(outcome, Outcome::Lost { .. });
             Ended { quick: quick && answered, ..Ended::bare(outcome) }
         }
     }
 }
 
-fn outcome_of_reply(reply: &protocol::ExecuteJobResponse) -> Outcome {
+fn outcome_of_reply(
+    reply: &protocol::ExecuteJobResponse,
+    shown: &dyn Fn(&str) -> String,
+) -> Outcome {
     if reply.success {
         let kept = !reply.result.is_empty() && !is_result_too_long(reply);
         return Outcome::Succeeded { result: kept.then(|| Arc::from(&reply.result[..])) };
@@ -101,8 +109,12 @@ pub(crate) fn is_result_too_long(reply: &protocol::ExecuteJobResponse) -> bool {
     reply.result.len() > RESULT_BYTES_MAX
 }
 
-fn outcome_of_status(status: &Status, has_handler: bool) -> Outcome {
-    let error = shown(&format!("{}: {}", code_name(status.code()), status.message()));
+fn outcome_of_status(
+    status: &Status,
+    has_handler: bool,
+    shown: &dyn Fn(&str) -> String,
+) -> Outcome {
+    let error = shown(&status_words(status));
     if is_connection_lost(status) {
         return Outcome::Lost { error };
     }
@@ -178,7 +190,12 @@ fn code_name(code: Code) -> &'static str {
 
 /// A status in one line, for people.
 pub(crate) fn status_text(status: &Status) -> String {
-    shown(&format!("{}: {}", code_name(status.code()), status.message()))
+    shown(&status_words(status))
+}
+
+/// The same as the plugin gave it: to be looked through for secrets before it is cut.
+pub(crate) fn status_words(status: &Status) -> String {
+    format!("{}: {}", code_name(status.code()), status.message())
 }
 
 /// A plugin's text as it may be kept and shown: bounded, without control characters.
@@ -190,32 +207,75 @@ pub(crate) fn shown(text: &str) -> String {
 
 // ---- what a plugin announces ----
 
-/// What a plugin announced, as far as it can be taken on.
-#[derive(Debug, Default)]
-pub(crate) struct Announced {
-    /// For the core, which checks the watchers.
-    pub(crate) registration: Registration,
-    /// What could not even be given to the core, each with its reason.
-    pub(crate) refused: Vec<String>,
-}
+/// Handlers of one announcement.
+const HANDLERS_MAX: usize = 10_000;
+/// Watchers of one announcement.
+const WATCHERS_MAX: usize = 100_000;
+/// Schedules of one announcement.
+const SCHEDULES_MAX: usize = 1_000;
+/// Routes of one announcement.
+const ROUTES_MAX: usize = 1_000;
 
-/// Takes an announcement apart. `zero_is_never`: 0 fires a second means none, for this plugin.
-pub(crate) fn announced(reply: protocol::InitializeResponse, zero_is_never: bool) -> Announced {
-    let mut announced = Announced::default();
-    for name in reply.handler_names {
+/// Takes an announcement apart, for the core, which checks what there is. `zero_is_never`: 0 fires a second
+/// means none, for this plugin. `shown`: how its words may be kept.
+pub(crate) fn announced(
+    reply: protocol::InitializeResponse,
+    zero_is_never: bool,
+    shown: &dyn Fn(&str) -> String,
+) -> Registration {
+    let refusal = |kind, name: &str, reason: String| RefusedRow {
+        kind,
+        name: shown(name),
+        reason: shown(&reason),
+    };
+    let mut refused = Vec::new();
+    let (mut handlers, mut known) = (Vec::new(), HashSet::new());
+    for name in bounded(reply.handler_names, HANDLERS_MAX, Announced::Handler, &mut refused) {
         match handler_name(&name) {
-            Ok(handler) => {
-                if !announced.registration.handlers.contains(&handler) {
-                    announced.registration.handlers.push(handler);
-                }
-            }
-            Err(reason) => announced.refused.push(reason),
+            Ok(handler) if known.insert(handler.clone()) => handlers.push(handler),
+            Ok(_) => {}
+            Err(reason) => refused.push(refusal(Announced::Handler, &name, reason)),
         }
     }
-    for watcher in reply.watchers {
-        announced.registration.watchers.push(declaration(watcher, zero_is_never));
+    let watchers = bounded(reply.watchers, WATCHERS_MAX, Announced::Watcher, &mut refused);
+    let schedules = bounded(reply.schedules, SCHEDULES_MAX, Announced::Schedule, &mut refused);
+    let routes = bounded(reply.http_routes, ROUTES_MAX, Announced::Route, &mut refused);
+    Registration {
+        handlers,
+        watchers: watchers.map(|watcher| declaration(watcher, zero_is_never)).collect(),
+        schedules: schedules
+            .map(|schedule| ScheduleDeclaration {
+                handler: schedule.handler_name,
+                interval_secs: schedule.interval_seconds.into(),
+                enabled_by_default: schedule.enabled_by_default,
+                description: shown(&schedule.description),
+                ats_code: schedule.ats_code,
+            })
+            .collect(),
+        routes: routes
+            .map(|route| RouteDeclaration {
+                method: route.method,
+                path: route.path,
+                description: shown(&route.description),
+            })
+            .collect(),
+        refused,
+        ..Registration::default()
     }
-    announced
+}
+
+/// The first so many of a list; that there were more is refused.
+fn bounded<T>(
+    all: Vec<T>,
+    max: usize,
+    kind: Announced,
+    refused: &mut Vec<RefusedRow>,
+) -> impl Iterator<Item = T> + use<T> {
+    if all.len() > max {
+        let reason = format!("{} are announced; at most {max} are taken", all.len());
+        refused.push(RefusedRow { kind, name: String::new(), reason });
+    }
+    all.into_iter().take(max)
 }
 
 /// What was understood of a watcher's rate, in words; `None` of one that will be refused.
@@ -228,21 +288,20 @@ pub(crate) fn rate_text(watcher: &Declaration) -> Option<String> {
     }
 }
 
-/// The watchers that the core refused, each with its reason.
-pub(crate) fn refusals(verdicts: &[(String, Result<(), Refusal>)]) -> Vec<String> {
-    let refused = verdicts.iter().filter_map(|(watcher, verdict)| {
-        let refusal = verdict.as_ref().err()?;
-        Some(format!("watcher {:?}: {refusal}", shown(watcher)))
-    });
-    refused.collect()
+/// What was refused of an announcement, each part in a line.
+pub(crate) fn refusals(refused: &[RefusedRow]) -> Vec<String> {
+    refused.iter().map(refusal_line).collect()
+}
+
+/// One part of it.
+pub(crate) fn refusal_line(row: &RefusedRow) -> String {
+    let (kind, name) = (row.kind.as_str(), shown(&row.name));
+    format!("{kind} {name:?}: {}", row.reason)
 }
 
 fn handler_name(name: &str) -> Result<HandlerName, String> {
     if name.contains('/') {
-        return Err(format!(
-            "handler {:?}: a bare name has no '/', which stands between plugin and handler",
-            shown(name)
-        ));
+        return Err("a bare name has no '/', which stands between plugin and handler".to_owned());
     }
     name.parse().map_err(|error: axwatch_model::InvalidId| error.to_string())
 }
@@ -461,6 +520,18 @@ mod tests {
         Outcome::NotNow { after, error: error.into(), overloaded: false }
     }
 
+    fn ended(
+        reply: &Result<protocol::ExecuteJobResponse, Status>,
+        has_handler: bool,
+        quick: bool,
+    ) -> Ended {
+        super::ended(reply, has_handler, quick, &shown)
+    }
+
+    fn announced(reply: protocol::InitializeResponse, zero_is_never: bool) -> Registration {
+        super::announced(reply, zero_is_never, &shown)
+    }
+
     #[test]
     fn a_reply_is_sorted_by_what_it_says() {
         let reply = |success, retry_after_ms, permanent| protocol::ExecuteJobResponse {
@@ -540,7 +611,7 @@ mod tests {
             cost_actual: 0.25,
             ..Default::default()
         };
-        let ended = |reply| super::ended(&Ok(reply), true, false);
+        let ended = |reply| self::ended(&Ok(reply), true, false);
         let kept = ended(reply.clone());
         assert!(
             matches!(kept.outcome, Outcome::Succeeded { result: Some(result) } if result.len() == RESULT_BYTES_MAX)
@@ -593,14 +664,38 @@ mod tests {
                     ..Default::default()
                 },
             ],
+            schedules: vec![protocol::ScheduleInfo {
+                handler_name: "a.b".into(),
+                interval_seconds: -5,
+                enabled_by_default: true,
+                description: "every\nso often\n".into(),
+                ats_code: "x is y".into(),
+            }],
+            http_routes: vec![protocol::RouteInfo {
+                method: "GET".into(),
+                path: "hello".into(),
+                description: "says it".into(),
+            }],
             ..Default::default()
         };
         let announced = announced(reply, true);
-        let handlers: Vec<_> = announced.registration.handlers.iter().map(|h| h.as_str()).collect();
+        let handlers: Vec<_> = announced.handlers.iter().map(|h| h.as_str()).collect();
         assert_eq!(handlers, ["a.b", "c"]);
         let [slash, empty] = &announced.refused[..] else { panic!("{announced:?}") };
-        assert!(slash.contains("\"a/b\"") && empty.contains("1 to 256 bytes"), "{announced:?}");
-        let [first, second] = &announced.registration.watchers[..] else { panic!() };
+        assert_eq!((slash.kind, &*slash.name), (Announced::Handler, "a/b"));
+        assert!(empty.reason.contains("1 to 256 bytes"), "{announced:?}");
+        let line =
+            "handler \"a/b\": a bare name has no '/', which stands between plugin and handler";
+        assert_eq!(refusals(&announced.refused)[0], line);
+        let [schedule] = &announced.schedules[..] else { panic!("{announced:?}") };
+        assert_eq!((&*schedule.handler, schedule.interval_secs), ("a.b", -5));
+        assert_eq!((&*schedule.description, schedule.enabled_by_default), ("every so often", true));
+        let [route] = &announced.routes[..] else { panic!("{announced:?}") };
+        assert_eq!(
+            (&*route.method, &*route.path, &*route.description),
+            ("GET", "hello", "says it")
+        );
+        let [first, second] = &announced.watchers[..] else { panic!() };
         assert_eq!((first.local.as_str(), first.handlers[0].as_str()), ("w", "a.b"));
         assert_eq!((first.max_fires_per_second, first.max_chain), (-1, 9));
         assert_eq!(first.params.as_deref(), Some("{\"n\":1}"));
@@ -623,6 +718,19 @@ mod tests {
         assert_eq!(second.declared, Declared::Ax("ALICE is author".into()));
         assert!(second.handlers.is_empty());
         assert_eq!(second.params.as_deref(), Some("bytes that are not UTF-8"));
+    }
+
+    #[test]
+    fn of_a_flood_the_first_are_taken() {
+        let reply = protocol::InitializeResponse {
+            handler_names: (0..HANDLERS_MAX + 5).map(|n| format!("h{n}")).collect(),
+            http_routes: vec![protocol::RouteInfo::default(); ROUTES_MAX],
+            ..Default::default()
+        };
+        let announced = announced(reply, false);
+        assert_eq!((announced.handlers.len(), announced.routes.len()), (HANDLERS_MAX, ROUTES_MAX));
+        let [refused] = &announced.refused[..] else { panic!("{:?}", announced.refused) };
+        assert_eq!(refused.reason, "10005 are announced; at most 10000 are taken");
     }
 
     #[test]

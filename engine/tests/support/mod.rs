@@ -72,11 +72,8 @@ impl Running {
     /// A plugin that carries attempts out in some way.
     pub async fn transport(&self, max_in_flight: u32, transport: Arc<dyn Plugin>) {
         let plugin = PLUGIN.parse().unwrap();
-        let registration = Registration {
-            handlers: vec![HANDLER.parse().unwrap()],
-            watchers: Vec::new(),
-            doubtful: false,
-        };
+        let registration =
+            Registration { handlers: vec![HANDLER.parse().unwrap()], ..Registration::default() };
         let ready = PluginReady {
             incarnation: self.engine.next_incarnation(&plugin),
             plugin,

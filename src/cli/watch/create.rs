@@ -282,9 +282,11 @@ mod tests {
         let plugin = |name: &str, handlers: &[&str]| Plugin {
             name: name.into(),
             state: "ready".into(),
+            since: None,
             version: None,
             pid: None,
             handlers: handlers.iter().map(ToString::to_string).collect(),
+            disabled_at: None,
             error: None,
         };
         let plugins = [plugin("b", &["x", "own"]), plugin("a", &["x"])];

@@ -119,6 +119,9 @@ pub enum Action {
         plugin: usize,
         crashed: bool,
     },
+    Disable {
+        plugin: usize,
+    },
     Declare {
         watcher: usize,
         wanted: Wanted,
@@ -291,7 +294,8 @@ impl Dice {
                 let (fewer, watches) = (self.one_in(2), self.one_in(2));
                 Action::Announce { plugin, fewer, watches, doubtful: self.one_in(2) }
             }
-            830..845 => Action::GoDown { plugin, crashed: !self.one_in(4) },
+            830..842 => Action::GoDown { plugin, crashed: !self.one_in(4) },
+            842..845 => Action::Disable { plugin },
             845..878 => {
                 let since = (self.one_in(2)).then(|| self.pick());
                 Action::Declare { watcher, wanted: self.wanted(watcher), since }
@@ -427,6 +431,7 @@ impl fmt::Display for Action {
                 let how = if *crashed { "crashes" } else { "is stopped" };
                 write!(f, "plugin {} {how}", PLUGINS[*plugin])
             }
+            Action::Disable { plugin } => write!(f, "plugin {} is disabled", PLUGINS[*plugin]),
             Action::Declare { watcher, wanted, since } => {
                 write!(f, "w{watcher} is declared since {since:?}: {wanted:?}")
             }

@@ -160,6 +160,7 @@ impl Simulation {
                 self.announce(plugin, fewer, watches, doubtful);
             }
             Action::GoDown { plugin, crashed } => self.go_down(plugin, crashed),
+            Action::Disable { plugin } => self.disable(plugin),
             Action::Declare { watcher, ref wanted, since } => self.declare(watcher, wanted, since),
             Action::Remove { watcher } => self.command(watcher, WatcherCommand::Remove),
             Action::Pause { watcher, skip } => {
@@ -609,7 +610,10 @@ impl Simulation {
             max_in_flight: 6,
             registration: self.registration(plugin, fewer, watches),
         };
-        self.register(plugin, up);
+        // In one batch with it: a death between the two would leave it disabled.
+        let (name, by) = (PLUGINS[plugin].parse().unwrap(), "user".to_owned());
+        let enabled = Event::PluginEnabled { request: REQUEST, plugin: name, by };
+        self.register(plugin, vec![enabled, up]);
     }
 
     /// A plugin that is up announces other handlers, and is believed or not.
@@ -621,18 +625,30 @@ impl Simulation {
         let name = PLUGINS[plugin].parse().unwrap();
         self.register(
             plugin,
-            Event::Announced { request: REQUEST, plugin: name, incarnation, registration },
+            vec![Event::Announced { request: REQUEST, plugin: name, incarnation, registration }],
         );
     }
 
-    fn register(&mut self, plugin: usize, event: Event) {
+    /// A person disables a plugin: what it has is retired, and then its process is gone.
+    fn disable(&mut self, plugin: usize) {
+        let name = PLUGINS[plugin].parse().unwrap();
+        self.batch(vec![Event::PluginDisabled {
+            request: REQUEST,
+            plugin: name,
+            by: "user".into(),
+        }]);
+        self.go_down(plugin, false);
+    }
+
+    fn register(&mut self, plugin: usize, events: Vec<Event>) {
         let watcher = WATCHERS + plugin;
-        self.batch_of(vec![event], Vec::new(), &mut |_, effects| {
+        self.batch_of(events, Vec::new(), &mut |_, effects| {
             let verdicts = effects.iter().find_map(|effect| match effect {
                 Effect::Reply { answer: Answer::Registered(verdicts), .. } => Some(verdicts),
                 _ => None,
             });
-            let verdicts = verdicts.expect("a registration is answered").iter();
+            let verdicts = verdicts.expect("a registration is answered").as_ref().unwrap();
+            let verdicts = verdicts.watchers.iter();
             let accepted = |_| Accepted::Declared {
                 watcher: key_of(watcher),
                 wanted: Wanted::usual(watcher),

@@ -15,8 +15,9 @@ use axwatch_core::{
 };
 use axwatch_model::{
     Attestation, Counters, CursorNumber, Declared, Filled, HandlerRow, HoldRow, JobNumber, JobRow,
-    JobState, LaneKey, LeafNumber, Lineage, Mono, Now, PassRow, RevisionRow, Seq, StoreId, Stored,
-    StructuralFilter, Timestamp, WatcherNumber, WatcherRow,
+    JobState, LaneKey, LeafNumber, Lineage, Mono, Now, PassRow, PluginName, PluginRow, RefusedRow,
+    RevisionRow, RouteRow, ScheduleRow, Seq, StoreId, Stored, StructuralFilter, Timestamp,
+    WatcherNumber, WatcherRow,
 };
 use axwatch_query::{AliasChange, Aliases};
 
@@ -33,6 +34,11 @@ pub struct World {
     /// What claims of the log change of the aliases.
     pub aliases: Vec<(Seq, AliasChange)>,
     pub handlers: Vec<HandlerRow>,
+    pub plugins: BTreeMap<PluginName, PluginRow>,
+    /// By plugin and name.
+    pub schedules: BTreeMap<String, ScheduleRow>,
+    pub routes: BTreeMap<PluginName, Vec<RouteRow>>,
+    pub refused: BTreeMap<PluginName, Vec<RefusedRow>>,
     pub passes: BTreeMap<(WatcherNumber, u32), PassRow>,
     pub cursors: BTreeMap<CursorNumber, Seq>,
     pub holds: BTreeMap<(WatcherNumber, u32), HoldRow>,
@@ -65,6 +71,10 @@ impl World {
             revisions: BTreeMap::new(),
             aliases: Vec::new(),
             handlers: Vec::new(),
+            plugins: BTreeMap::new(),
+            schedules: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            refused: BTreeMap::new(),
             passes: BTreeMap::new(),
             cursors: BTreeMap::new(),
             holds: BTreeMap::new(),
@@ -126,7 +136,13 @@ impl World {
         self.touched.extend(writes.jobs.iter().map(|row| row.number));
         assert!(writes.jobs.is_sorted_by(|a, b| a.number < b.number), "one row a job");
         self.jobs.extend(writes.jobs.into_iter().map(|row| (row.number, row)));
-        self.watchers.extend(writes.watchers.into_iter().map(|row| (row.key.to_string(), row)));
+        for row in writes.watchers {
+            // A row of one that never stood may have become another's.
+            if row.revision <= 1 {
+                self.watchers.retain(|_, other| other.number != row.number);
+            }
+            self.watchers.insert(row.key.to_string(), row);
+        }
         for row in writes.revisions {
             let before = self.revisions.insert((row.watcher, row.revision), row);
             assert!(before.is_none(), "a revision is written once");
@@ -156,6 +172,12 @@ impl World {
             let row = |name| HandlerRow { plugin: plugin.clone(), name };
             self.handlers.extend(names.into_iter().map(row));
         }
+        let plugins = writes.plugins.into_iter();
+        self.plugins.extend(plugins.map(|row| (row.name.clone(), row)));
+        let schedules = writes.schedules.into_iter();
+        self.schedules.extend(schedules.map(|row| (format!("{}/{}", row.owner, row.name), row)));
+        self.routes.extend(writes.routes);
+        self.refused.extend(writes.refused);
         self.audit.extend(writes.audit);
         if let Some((upto, counters)) = writes.counters {
             self.counters.0 = upto;
@@ -206,6 +228,14 @@ impl World {
             holds: self.holds.values().filter(is_needed).cloned().collect(),
             aliases,
             handlers: self.handlers.clone(),
+            plugins: self.plugins.values().cloned().collect(),
+            schedules: self.schedules.values().cloned().collect(),
+            routes: (self.routes.iter())
+                .flat_map(|(plugin, routes)| {
+                    routes.iter().map(|route| (plugin.clone(), route.clone()))
+                })
+                .collect(),
+            refused: self.refused.clone().into_iter().collect(),
             tree,
         }
     }
@@ -289,7 +319,7 @@ pub fn registration(handlers: &[&str], watchers: Vec<Declaration>) -> Registrati
     Registration {
         handlers: handlers.iter().map(|name| name.parse().unwrap()).collect(),
         watchers,
-        doubtful: false,
+        ..Registration::default()
     }
 }
 

@@ -33,7 +33,14 @@ pub(super) struct Fake {
     pub(super) metadata: MetadataResponse,
     pub(super) initialize: Answer<InitializeRequest, InitializeResponse>,
     pub(super) execute: Answer<Request<ExecuteJobRequest>, ExecuteJobResponse>,
+    pub(super) http: Answer<HttpRequest, HttpResponse>,
+    pub(super) socket: Answer<Request<Streaming<WebSocketMessage>>, Frames>,
+    pub(super) config_schema: Answer<Empty, ConfigSchemaResponse>,
+    pub(super) health: Answer<Empty, HealthResponse>,
 }
+
+/// The frames of a socket that a plugin sends.
+pub(super) type Frames = Pin<Box<dyn Stream<Item = Result<WebSocketMessage, Status>> + Send>>;
 
 impl Fake {
     /// A plugin with this name that has nothing and does everything.
@@ -50,13 +57,21 @@ impl Fake {
                 let done = done.clone();
                 async { Ok(done) }
             }),
+            http: answer(|_| async { Err(Status::unimplemented("no HTTP")) }),
+            socket: answer(|_| async { Err(Status::unimplemented("no sockets")) }),
+            config_schema: answer(|_| async { Err(Status::unimplemented("no schema")) }),
+            health: answer(|_| async {
+                Ok(HealthResponse { healthy: true, ..Default::default() })
+            }),
         }
     }
 
     /// Serves for as long as the process lives, or until this is dropped.
     pub(super) async fn serve(self, listener: TcpListener) {
+        // As large as any that the host sends.
+        let service = DomainPluginServiceServer::new(self).max_decoding_message_size(256 << 20);
         Server::builder()
-            .add_service(DomainPluginServiceServer::new(self))
+            .add_service(service)
             .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
             .await
             .unwrap();
@@ -80,29 +95,31 @@ impl DomainPluginService for Fake {
         Ok(Response::new(Empty {}))
     }
 
-    async fn handle_http(&self, _: Request<HttpRequest>) -> Result<Response<HttpResponse>, Status> {
-        Err(Status::unimplemented("no HTTP"))
+    async fn handle_http(
+        &self,
+        request: Request<HttpRequest>,
+    ) -> Result<Response<HttpResponse>, Status> {
+        (self.http)(request.into_inner()).await.map(Response::new)
     }
 
-    type HandleWebSocketStream =
-        Pin<Box<dyn Stream<Item = Result<WebSocketMessage, Status>> + Send>>;
+    type HandleWebSocketStream = Frames;
 
     async fn handle_web_socket(
         &self,
-        _: Request<Streaming<WebSocketMessage>>,
-    ) -> Result<Response<Self::HandleWebSocketStream>, Status> {
-        Err(Status::unimplemented("no sockets"))
+        request: Request<Streaming<WebSocketMessage>>,
+    ) -> Result<Response<Frames>, Status> {
+        (self.socket)(request).await.map(Response::new)
     }
 
     async fn health(&self, _: Request<Empty>) -> Result<Response<HealthResponse>, Status> {
-        Ok(Response::new(HealthResponse { healthy: true, ..Default::default() }))
+        (self.health)(Empty {}).await.map(Response::new)
     }
 
     async fn config_schema(
         &self,
         _: Request<Empty>,
     ) -> Result<Response<ConfigSchemaResponse>, Status> {
-        Err(Status::unimplemented("no schema"))
+        (self.config_schema)(Empty {}).await.map(Response::new)
     }
 
     async fn register_glyphs(

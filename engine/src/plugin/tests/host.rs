@@ -1,13 +1,16 @@
 //! Whole processes, each this test program once more: as a launcher, and as a plugin that behaves in
 //! some way.
 
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
+use std::sync::Mutex;
 
-use axwatch_model::{JobId, JobState, PluginName, Seq, WatcherState};
+use axwatch_model::{JobId, JobState, LeafNumber, PluginName, Seq, WatcherState};
 use axwatch_proto::protocol::ats_store_service_client::AtsStoreServiceClient;
 use axwatch_proto::protocol::{
-    AttestationCommand, ExecuteJobRequest, ExecuteJobResponse, GenerateAttestationRequest,
-    InitializeRequest, InitializeResponse, WatcherRegistration,
+    AttestationCommand, ConfigFieldSchema, ConfigSchemaResponse, ExecuteJobRequest,
+    ExecuteJobResponse, GenerateAttestationRequest, InitializeRequest, InitializeResponse,
+    WatcherRegistration,
 };
 use tokio::net::TcpListener;
 use tonic::Status;
@@ -16,7 +19,8 @@ use super::fake::{Fake, answer};
 use super::*;
 use crate::plugin::actor::Shown;
 use crate::plugin::{
-    HostError, HostSettings, LauncherCommand, PluginHost, PluginSettings, Status as State, launcher,
+    HostError, HostRefusal, HostSettings, LauncherCommand, PluginHost, PluginSettings, Reload,
+    Status as State, launcher,
 };
 
 /// What follows the first `--` of our arguments, which is how a role gets its own.
@@ -58,6 +62,15 @@ async fn behave(port: u16, mode: &str) {
     if mode == "deaf" {
         return std::future::pending().await;
     }
+    if let Some(another) = mode.strip_prefix("points at ") {
+        println!("\nQNTX_PLUGIN_PORT={another}");
+        return std::future::pending().await;
+    }
+    if mode == "hungry" {
+        let held = vec![1_u8; 300 << 20];
+        std::hint::black_box(&held);
+        return std::future::pending().await;
+    }
     if mode == "stubborn" {
         leave_a_daemon();
         ignore_sigterm();
@@ -90,6 +103,15 @@ fn well_behaved(mode: &str) -> Fake {
     if mode == "future" {
         fake.metadata.qntx_version = ">= 9".into();
     }
+    if mode == "choosy" {
+        return choosy(fake);
+    }
+    if mode == "mumbling" {
+        fake.config_schema = answer(|_| async { Err(Status::internal("cannot decode myself")) });
+    }
+    if mode == "mute" {
+        fake.config_schema = answer(|_| std::future::pending());
+    }
     let session = Arc::new(std::sync::OnceLock::<InitializeRequest>::new());
     let known = session.clone();
     fake.initialize = answer(move |request: InitializeRequest| {
@@ -106,6 +128,37 @@ fn well_behaved(mode: &str) -> Fake {
     fake.execute = answer(move |request: tonic::Request<ExecuteJobRequest>| {
         let session = session.get().unwrap().clone();
         async move { execute(&session, request.into_inner()).await }
+    });
+    fake
+}
+
+/// Says what can be configured, and takes any other configuration but one that says `refuse`. It announces
+/// its configuration, and how often Initialize was called.
+fn choosy(mut fake: Fake) -> Fake {
+    let depth = ConfigFieldSchema {
+        r#type: "number".into(),
+        description: "How deep.".into(),
+        default_value: "1".into(),
+        ..Default::default()
+    };
+    let fields = HashMap::from([("depth".to_owned(), depth)]);
+    fake.config_schema = answer(move |_| {
+        let reply = ConfigSchemaResponse { fields: fields.clone() };
+        async { Ok(reply) }
+    });
+    let calls = std::sync::atomic::AtomicU32::new(0);
+    fake.initialize = answer(move |request: InitializeRequest| {
+        let call = 1 + calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        async move {
+            if request.config.contains_key("refuse") {
+                return Err(Status::invalid_argument("I do not want to"));
+            }
+            let mut handler_names = vec![format!("called.{call}")];
+            handler_names
+                .extend(request.config.iter().map(|(key, value)| format!("{key}.{value}")));
+            handler_names.sort();
+            Ok(InitializeResponse { handler_names, ..Default::default() })
+        }
     });
     fake
 }
@@ -167,13 +220,53 @@ fn settings(mode: &str) -> PluginSettings {
     }
 }
 
-async fn host_of(engine: &Engine, plugins: Vec<PluginSettings>) -> Result<PluginHost, HostError> {
-    let launcher = LauncherCommand {
+fn our_launcher() -> LauncherCommand {
+    LauncherCommand {
         program: std::env::current_exe().unwrap(),
         args: role("launcher_role").into_iter().map(OsString::from).collect(),
+    }
+}
+
+async fn host_of(engine: &Engine, plugins: Vec<PluginSettings>) -> Result<PluginHost, HostError> {
+    let settings = HostSettings { plugins, ..HostSettings::default() };
+    PluginHost::start(engine.clone(), settings, our_launcher()).await
+}
+
+/// A host of one plugin whose own table a test writes.
+async fn host_with_table(
+    engine: &Engine,
+    mode: &'static str,
+    table: &[(&str, &str)],
+) -> (PluginHost, Table) {
+    let table = Table(Arc::new(Mutex::new(BTreeMap::new()))).written(table);
+    let written = table.clone();
+    let reload = Reload::new(move |_: &PluginName| written.settings(mode));
+    let settings = HostSettings {
+        plugins: vec![table.settings(mode).unwrap()],
+        reload: Some(reload),
+        ..HostSettings::default()
     };
-    PluginHost::start(engine.clone(), HostSettings { plugins, ..HostSettings::default() }, launcher)
-        .await
+    (PluginHost::start(engine.clone(), settings, our_launcher()).await.unwrap(), table)
+}
+
+/// The own table of the plugin as it is written now. One without an entry cannot be read.
+#[derive(Clone)]
+struct Table(Arc<Mutex<BTreeMap<String, String>>>);
+
+impl Table {
+    fn written(self, table: &[(&str, &str)]) -> Table {
+        let table = table.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        *self.0.lock().unwrap() = table.collect();
+        self
+    }
+
+    fn settings(&self, mode: &str) -> Result<PluginSettings, String> {
+        let config = self.0.lock().unwrap().clone();
+        if config.is_empty() {
+            return Err("am.toml:1: it cannot be read".to_owned());
+        }
+        Ok(PluginSettings { config, ..settings(mode) })
+    }
 }
 
 async fn host(mode: &str) -> (Engine, PluginHost) {
@@ -295,6 +388,26 @@ async fn what_is_not_what_was_configured_fails_and_says_why() {
 }
 
 #[tokio::test]
+async fn who_has_the_port_and_is_not_the_plugin_is_told_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let initialize = answer(move |request: InitializeRequest| {
+        tell.send(request.auth_token).unwrap();
+        async { Ok(InitializeResponse::default()) }
+    });
+    tokio::spawn(Fake { initialize, ..Fake::named("zoo") }.serve(listener));
+    let plugin = settings(&format!("points at {port}"));
+    let plugin = PluginSettings { ready_timeout: Duration::from_secs(2), ..plugin };
+    let engine = engine().await;
+    let host = host_of(&engine, vec![plugin]).await.unwrap();
+    let error = host.fails().await;
+    let reason = format!("no process of this plugin listens on 127.0.0.1:{port}");
+    assert!(error.contains(&reason), "{error}");
+    assert!(told.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn a_plugin_that_never_gets_ready_fails_alone() {
     let engine = engine().await;
     let deaf = PluginSettings { ready_timeout: Duration::from_millis(300), ..settings("deaf") };
@@ -353,6 +466,239 @@ async fn a_restart_is_a_new_process() {
     assert!(second != first && is_gone(first));
     let job = engine.enqueue("zoo.do".into(), Arc::from(b"hello".as_slice())).await.unwrap();
     assert_eq!(job_ends(&engine, job.id).await.state, JobState::Completed);
+    soon(host.shutdown()).await;
+}
+
+#[tokio::test]
+async fn a_configuration_that_does_not_fit_is_told_by_its_key_and_fails_the_plugin() {
+    let engine = engine().await;
+    let (host, table) = host_with_table(&engine, "choosy", &[("depth", "x")]).await;
+    let problem = "[zoo] depth = \"x\": must be a number";
+    assert_eq!(host.fails().await, problem);
+    // What could be configured is known although nothing runs.
+    let view = host.config("zoo").unwrap();
+    assert_eq!((view.has_schema, view.fields.len()), (true, 1));
+    let field = &view.fields[0];
+    assert_eq!((field.name.as_str(), field.description.as_str()), ("depth", "How deep."));
+    assert_eq!((field.value.as_deref(), field.problem.as_deref()), (Some("x"), Some(problem)));
+    // It is written as it should be, and a restart reads it.
+    let _ = table.written(&[("depth", "2"), ("other", "y")]);
+    host.restart("zoo").await.unwrap();
+    host.is_ready().await;
+    assert_eq!(host.show("zoo").unwrap().handlers, ["called.1", "depth.2", "other.y"]);
+    let view = host.config("zoo").unwrap();
+    assert_eq!((view.fields[0].problem.as_deref(), view.unknown), (None, vec!["other".to_owned()]));
+    soon(host.shutdown()).await;
+}
+
+#[tokio::test]
+async fn who_does_not_say_what_can_be_configured_runs_all_the_same() {
+    let engine = engine().await;
+    for mode in ["mumbling", "mute"] {
+        let patient = Duration::from_secs(2);
+        let mut plugin = PluginSettings { initialize_timeout: patient, ..settings(mode) };
+        plugin.config.insert("key".into(), "value".into());
+        let host = host_of(&engine, vec![plugin]).await.unwrap();
+        host.is_ready().await;
+        let view = host.config("zoo").unwrap();
+        assert_eq!((view.has_schema, view.values["key"].as_str()), (false, "value"), "{mode}");
+        soon(host.shutdown()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_process_is_reconfigured_or_goes_on_as_before() {
+    let engine = engine().await;
+    let (host, table) = host_with_table(&engine, "choosy", &[("depth", "1")]).await;
+    host.is_ready().await;
+    let before = host.show("zoo").unwrap();
+    let table = table.written(&[("depth", "2")]);
+    soon(host.reconfigure("zoo")).await.unwrap();
+    let after = host.show("zoo").unwrap();
+    assert_eq!(after.handlers, ["called.2", "depth.2"]);
+    assert_eq!((after.pid, after.incarnation), (before.pid, before.incarnation));
+    let depth = || host.config("zoo").unwrap().values["depth"].clone();
+    assert_eq!(depth(), "2");
+
+    let cases: [(&[(&str, &str)], &str); 3] = [
+        (&[("depth", "x")], "[zoo] depth = \"x\": must be a number"),
+        (&[("refuse", "1")], "I do not want to"),
+        (&[], "am.toml:1: it cannot be read"),
+    ];
+    for (written, reason) in cases {
+        let _ = table.clone().written(written);
+        let error = soon(host.reconfigure("zoo")).await.unwrap_err();
+        assert!(matches!(error, HostRefusal::Configuration { .. }), "{error:?}");
+        assert!(error.to_string().contains(reason), "{error}");
+        let after = host.show("zoo").unwrap();
+        assert_eq!((after.state, after.pid), (State::Ready, before.pid));
+        assert_eq!(after.handlers, ["called.2", "depth.2"]);
+        assert_eq!(depth(), "2");
+    }
+    let shown = host.show("zoo").unwrap().error.unwrap();
+    assert!(shown.contains("not reconfigured") && shown.contains("I do not want to"), "{shown}");
+    // A restart is refused as long as nobody can say what is configured.
+    let error = host.restart("zoo").await.unwrap_err().to_string();
+    assert!(error.contains("it cannot be read"), "{error}");
+    let _ = table.written(&[("depth", "3")]);
+    soon(host.reconfigure("zoo")).await.unwrap();
+    let after = host.show("zoo").unwrap();
+    // The one that was refused for its schema never reached the plugin.
+    assert_eq!((after.handlers, after.error), (vec!["called.4".into(), "depth.3".into()], None));
+    soon(host.shutdown()).await;
+}
+
+#[tokio::test]
+async fn a_process_answers_for_what_was_registered_last() {
+    let engine = engine().await;
+    let (host, table) = host_with_table(&engine, "choosy", &[("depth", "1")]).await;
+    host.is_ready().await;
+    // The engine takes nothing of it any more, which its process does not know.
+    engine.plugin_disabled("zoo".parse().unwrap(), "user".into()).await.unwrap();
+    let _ = table.written(&[("depth", "2")]);
+    let error = soon(host.reconfigure("zoo")).await.unwrap_err().to_string();
+    assert!(error.contains("is disabled"), "{error}");
+    assert_eq!(host.show("zoo").unwrap().handlers, ["called.1", "depth.1"]);
+    soon(host.shutdown()).await;
+}
+
+#[tokio::test]
+async fn a_disabled_plugin_is_down_and_has_nothing_until_it_is_enabled() {
+    let engine = engine().await;
+    let host = host_of(&engine, vec![settings("good")]).await.unwrap();
+    host.is_ready().await;
+    let pid = host.show("zoo").unwrap().pid.unwrap();
+    soon(host.disable("zoo")).await.unwrap();
+    let view = host.show("zoo").unwrap();
+    assert_eq!(
+        (view.state, view.disabled, view.reason.as_str()),
+        (State::Stopped, true, "disabled")
+    );
+    soon(host.disable("zoo")).await.unwrap();
+    host.becomes(|shown| shown.launcher.is_none()).await;
+    assert!(is_gone(pid));
+    let live = |watchers: Vec<axwatch_core::WatcherView>| {
+        let live = watchers.into_iter().filter(|watcher| watcher.row.state == WatcherState::Live);
+        live.map(|watcher| (watcher.row.key.to_string(), watcher.row.number)).collect::<Vec<_>>()
+    };
+    assert_eq!(live(engine.watchers(false).await.unwrap()), []);
+    for refused in
+        [host.restart("zoo").await, host.reset("zoo").await, host.reconfigure("zoo").await]
+    {
+        assert!(matches!(refused, Err(HostRefusal::Disabled(_))), "{refused:?}");
+    }
+    // The next host of the same store knows it too.
+    soon(host.shutdown()).await;
+    let host = host_of(&engine, vec![settings("good")]).await.unwrap();
+    host.becomes(|shown| shown.disabled).await;
+    assert_eq!(host.show("zoo").unwrap().pid, None);
+    soon(host.enable("zoo")).await.unwrap();
+    host.is_ready().await;
+    assert_eq!(live(engine.watchers(false).await.unwrap()).len(), 1);
+    assert!(!host.show("zoo").unwrap().disabled);
+    soon(host.enable("zoo")).await.unwrap();
+    soon(host.shutdown()).await;
+    let error = host.restart("zoo").await.unwrap_err();
+    assert!(matches!(error, HostRefusal::Stopping), "{error:?}");
+}
+
+/// What somebody asks for while the disk still writes what was asked for before is not lost.
+#[tokio::test]
+async fn the_last_of_disable_and_enable_counts() {
+    let engine = engine().await;
+    let host = host_of(&engine, vec![settings("good")]).await.unwrap();
+    host.is_ready().await;
+    let zoo: PluginName = "zoo".parse().unwrap();
+    let (disabled, enabled) =
+        soon(async { tokio::join!(host.disable("zoo"), host.enable("zoo")) }).await;
+    assert!(disabled.is_ok() && enabled.is_ok(), "{disabled:?} {enabled:?}");
+    assert_eq!(engine.plugin_row(&zoo).unwrap().disabled_at, None);
+    let shown = host.becomes(|shown| shown.state == State::Ready && shown.incarnation == 2).await;
+    assert!(!shown.disabled);
+    // Nor is a process started that will not be wanted.
+    let (disabled, restarted) =
+        soon(async { tokio::join!(host.disable("zoo"), host.restart("zoo")) }).await;
+    assert!(
+        disabled.is_ok() && matches!(restarted, Err(HostRefusal::Disabled(_))),
+        "{restarted:?}"
+    );
+    assert!(host.show("zoo").unwrap().disabled);
+    soon(host.shutdown()).await;
+}
+
+#[tokio::test]
+async fn a_reset_that_leaves_the_process_leaves_its_settings() {
+    let engine = engine().await;
+    let (host, table) = host_with_table(&engine, "choosy", &[("depth", "1")]).await;
+    host.is_ready().await;
+    let _ = table.written(&[("depth", "2")]);
+    soon(host.reset("zoo")).await.unwrap();
+    let view = host.show("zoo").unwrap();
+    assert_eq!((view.incarnation, view.handlers), (1, vec!["called.1".into(), "depth.1".into()]));
+    assert_eq!(host.config("zoo").unwrap().values["depth"], "1");
+    soon(host.shutdown()).await;
+}
+
+#[tokio::test]
+async fn a_failed_plugin_is_tried_again_when_somebody_asks() {
+    let (_, host) = host("stranger").await;
+    host.fails().await;
+    let error = host.reconfigure("zoo").await.unwrap_err();
+    assert!(matches!(error, HostRefusal::NotUp { state: State::Failed, .. }), "{error:?}");
+    let before = host.show("zoo").unwrap();
+    host.reset("zoo").await.unwrap();
+    host.becomes(|shown| shown.incarnation > before.incarnation).await;
+    host.fails().await;
+    assert_eq!(host.show("zoo").unwrap().restarts, 1);
+    soon(host.shutdown()).await;
+}
+
+/// What the audit tells of the states of plugins.
+async fn transitions(engine: &Engine) -> Vec<String> {
+    let rows = engine.store().audit_after(LeafNumber(0), 1_000).await.unwrap();
+    let records = rows.iter().flat_map(|row| row.records.lines());
+    let records = records.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let text = |record: &serde_json::Value, key: &str| {
+        record[key].as_str().map_or_else(|| record[key].to_string(), str::to_owned)
+    };
+    records
+        .filter(|record| record["type"] == "plugin_state")
+        .map(|record| {
+            let [incarnation, from, to, reason] =
+                ["incarnation", "from", "to", "reason"].map(|key| text(&record, key));
+            format!("{incarnation} {from} → {to}: {reason}")
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn each_state_of_a_plugin_is_in_the_audit() {
+    let (engine, host) = host("good").await;
+    host.is_ready().await;
+    soon(host.shutdown()).await;
+    let mut seen = Vec::new();
+    soon(async {
+        while seen.len() < 3 {
+            seen = transitions(&engine).await;
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let expected = [
+        "1 stopped → starting: launching",
+        "1 starting → ready: initialized",
+        "1 ready → stopped: stopped on request",
+    ];
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn a_plugin_that_uses_too_much_memory_is_ended_and_says_so() {
+    let engine = engine().await;
+    let hungry = PluginSettings { memory_bytes_max: Some(200 << 20), ..settings("hungry") };
+    let host = host_of(&engine, vec![hungry]).await.unwrap();
+    let error = host.becomes(|shown| shown.state == State::BackingOff).await.error.unwrap();
+    assert!(error.contains("MiB of memory, plugins.zoo.memory_mb allows 200"), "{error}");
     soon(host.shutdown()).await;
 }
 

@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use axwatch_core::Start;
 use axwatch_core::supervise::Seen;
 use axwatch_model::{JobId, JobNumber};
-use axwatch_proto::protocol::{Empty, ExecuteJobResponse};
+use axwatch_proto::protocol::{Empty, ExecuteJobResponse, JobLogEntry};
 use tokio::net::TcpListener;
 
 use super::fake::{Fake, answer};
 use super::*;
 use crate::plugin::caller::Caller;
-use crate::plugin::grpc::{GrpcPlugin, client};
+use crate::plugin::grpc::{GrpcPlugin, channel, client};
+use crate::plugin::output::Capture;
+use crate::plugin::tail::{Log, Told};
 use crate::plugin::token::Token;
 
 /// The way to a plugin's server.
@@ -22,15 +24,25 @@ struct Way {
 }
 
 fn way(port: u16, deadline: Duration) -> Way {
+    way_with_log(port, deadline, log())
+}
+
+fn way_with_log(port: u16, deadline: Duration, log: Arc<Log>) -> Way {
     let caller = Arc::new(Caller::new("git".parse().unwrap(), 3, false, Arc::default()));
     caller.announce(["git.do".to_owned()]);
     let (tell, seen) = mpsc::unbounded_channel();
-    let plugin = GrpcPlugin::new(client(port), deadline, caller.clone(), token(), tell);
+    let capture = Capture::new("git", token(), log);
+    let client = client(channel(port));
+    let plugin = GrpcPlugin::new(client, deadline, caller.clone(), token(), capture, tell);
     Way { plugin, caller, seen }
 }
 
 fn token() -> Arc<Token> {
     Arc::new(Token::known("a secret"))
+}
+
+fn log() -> Arc<Log> {
+    Arc::new(Log::new(Arc::new(SystemClock::new())))
 }
 
 async fn listen() -> (TcpListener, u16) {
@@ -82,6 +94,35 @@ async fn a_plugin_gets_the_attempt_and_no_deadline_in_its_headers() {
     assert_eq!((request.handler_name.as_str(), &request.payload[..]), ("git.do", &b"{}"[..]));
     assert_eq!((request.timeout_secs, request.attempt, request.revision), (Some(60), 2, 5));
     assert_eq!((&request.params[..], request.watcher.as_str()), (&b"{\"n\":1}"[..], "user-w"));
+}
+
+#[tokio::test]
+async fn a_reply_that_would_swell_is_refused_for_good() {
+    let execute = answer(|_| async {
+        let log_entries = vec![JobLogEntry::default(); 1_000_000];
+        Ok(ExecuteJobResponse { success: true, log_entries, ..Default::default() })
+    });
+    let port = serve(Fake { execute, ..Fake::named("git") }).await;
+    let ended = way(port, PATIENCE).plugin.run(&attempt()).await;
+    let Outcome::Permanent { error } = ended.outcome else { panic!("{:?}", ended.outcome) };
+    let expected = "protocol.ExecuteJobResponse: over 4 MiB in memory beside its texts";
+    assert!(error.contains(expected), "{error}");
+}
+
+#[tokio::test]
+async fn what_replies_bring_along_is_logged_at_the_rate_of_the_output() {
+    let execute = answer(|_| async {
+        let entry = JobLogEntry { message: "x".repeat(4_000), ..Default::default() };
+        let log_entries = vec![entry; 100];
+        Ok(ExecuteJobResponse { success: true, log_entries, ..Default::default() })
+    });
+    let port = serve(Fake { execute, ..Fake::named("git") }).await;
+    let log = log();
+    let way = way_with_log(port, PATIENCE, log.clone());
+    way.plugin.run(&attempt()).await;
+    let Some(Told::Lines(lines)) = log.tail(1_000).ready() else { panic!("there are lines") };
+    // 256 KiB in a second, and it takes none.
+    assert!((60..100).contains(&lines.len()), "{}", lines.len());
 }
 
 #[tokio::test]
@@ -202,11 +243,18 @@ async fn everything_goes_over_one_connection() {
             });
         }
     });
-    let mut client = client(port);
+    let mut client = client(channel(port));
     client.metadata(Empty {}).await.unwrap();
     let caller = Arc::new(Caller::new("git".parse().unwrap(), 3, false, Arc::default()));
     let (tell, _seen) = mpsc::unbounded_channel();
-    let plugin = GrpcPlugin::new(client.clone(), PATIENCE, caller, token(), tell);
+    let plugin = GrpcPlugin::new(
+        client.clone(),
+        PATIENCE,
+        caller,
+        token(),
+        Capture::new("git", token(), log()),
+        tell,
+    );
     let attempt = attempt();
     let runs = (0..100).map(|_| plugin.run(&attempt));
     let ended = soon(futures::future::join_all(runs)).await;

@@ -1,10 +1,13 @@
 //! Plugins as the host meets them: calls back over a real port, jobs to a real server, and whole
 //! processes, each this test program once more in another role.
 
+mod authority;
 mod fake;
 mod host;
+mod http;
 mod jobs;
 mod services;
+mod socket;
 
 use std::sync::Arc;
 use std::time::Duration;

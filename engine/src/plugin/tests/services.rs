@@ -10,6 +10,7 @@ use axwatch_model::{
 use axwatch_proto::axwatch::v1::AnnounceRequest;
 use axwatch_proto::axwatch::v1::plugin_host_client::PluginHostClient;
 use axwatch_proto::protocol::ats_store_service_client::AtsStoreServiceClient;
+use axwatch_proto::protocol::ats_store_service_server::AtsStoreService as _;
 use axwatch_proto::protocol::{
     Attestation, AttestationCommand, AttestationExistsRequest, AttestationFilter,
     BatchGenerateAttestationRequest, CreateAttestationRequest, GenerateAttestationRequest,
@@ -52,8 +53,10 @@ async fn desk() -> Desk {
 }
 
 fn admit(callers: &Callers, name: &str) -> (String, Arc<Caller>) {
-    let token = Token::random();
+    let token = Arc::new(Token::random());
     let caller = Arc::new(Caller::new(name.parse().unwrap(), 1, false, Arc::default()));
+    token.hide(&["hunter22".to_owned()].into());
+    caller.bears(token.clone());
     callers.admit(&token, caller.clone());
     (token.expose().to_owned(), caller)
 }
@@ -134,6 +137,49 @@ async fn every_call_wants_a_living_token() {
 }
 
 #[tokio::test]
+async fn a_request_that_would_swell_is_refused_before_its_token_is_looked_at() {
+    let mut desk = desk().await;
+    let watchers = vec![WatcherRegistration::default(); 500_000];
+    let announcement = Some(InitializeResponse { watchers, ..Default::default() });
+    let request = AnnounceRequest { auth_token: String::new(), announcement };
+    let status = desk.host.announce(request).await.unwrap_err();
+    let refused = |status: &tonic::Status, text: &str| {
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains(text), "{status}");
+    };
+    refused(&status, "axwatch.v1.AnnounceRequest: over 64 MiB in memory");
+    let commands = vec![AttestationCommand::default(); 1_000_000];
+    let request = BatchGenerateAttestationRequest { auth_token: String::new(), commands };
+    let status = desk.store.batch_generate_and_create_attestations(request).await.unwrap_err();
+    refused(&status, "over 64 MiB in memory");
+    let values = vec![prost_types::Value::default(); 3_000_000];
+    let list = prost_types::ListValue { values };
+    let list = prost_types::Value { kind: Some(prost_types::value::Kind::ListValue(list)) };
+    let attributes = prost_types::Struct { fields: [("a".to_owned(), list)].into() };
+    let command = Some(AttestationCommand { attributes: Some(attributes), ..about("x") });
+    let request = GenerateAttestationRequest { auth_token: desk.token.clone(), command };
+    let status = desk.store.generate_and_create_attestation(request).await.unwrap_err();
+    refused(&status, "over 64 MiB in memory");
+}
+
+#[tokio::test]
+async fn as_many_watchers_as_are_taken_may_be_announced() {
+    let mut desk = desk().await;
+    let watcher = WatcherRegistration {
+        id: "w".into(),
+        handler_name: "git.do".into(),
+        subjects: vec!["x".into()],
+        predicates: vec!["x".into()],
+        ..Default::default()
+    };
+    let announcement =
+        Some(InitializeResponse { watchers: vec![watcher; 100_000], ..Default::default() });
+    let request = AnnounceRequest { auth_token: String::new(), announcement };
+    let reply = desk.host.announce(request).await.unwrap().into_inner();
+    assert!(reply.error.starts_with("unauthenticated: "), "{}", reply.error);
+}
+
+#[tokio::test]
 async fn a_plugin_has_room_for_so_many_calls_and_no_more() {
     let mut desk = desk().await;
     let calls: Vec<_> = (0..CALLS_MAX).map(|_| desk.caller.begin_call().unwrap()).collect();
@@ -148,6 +194,39 @@ async fn a_plugin_has_room_for_so_many_calls_and_no_more() {
     drop(calls);
     desk.token = own;
     desk.generate(about("x")).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_fails_before_initialize_is_answered_is_remembered() {
+    let mut desk = desk().await;
+    let fresh = |desk: &mut Desk| {
+        (desk.token, desk.caller) = admit(&desk.callers, "git");
+        desk.caller.begin_initialize();
+    };
+    // What it is after an Initialize that ends here; another begins.
+    let has_failed = |desk: &Desk| {
+        let calls = desk.caller.end_initialize();
+        desk.caller.begin_initialize();
+        calls.failed
+    };
+    fresh(&mut desk);
+    desk.generate(about("x")).await.unwrap();
+    assert!(!has_failed(&desk));
+    let calls: Vec<_> = (0..CALLS_MAX).map(|_| desk.caller.begin_call().unwrap()).collect();
+    desk.generate(about("x")).await.unwrap_err();
+    assert!(has_failed(&desk));
+    drop(calls);
+
+    fresh(&mut desk);
+    let request = desk.search(AttestationFilter::default());
+    let mut stream =
+        desk.store.get_attestations_stream(request.clone()).await.unwrap().into_inner();
+    while stream.message().await.unwrap().is_some() {}
+    assert!(!has_failed(&desk));
+    // Nobody asks for the first page.
+    let services = Services::new(desk.engine.clone(), desk.callers.clone());
+    drop(services.get_attestations_stream(tonic::Request::new(request)).await.unwrap());
+    assert!(has_failed(&desk));
 }
 
 #[tokio::test]
@@ -606,6 +685,80 @@ async fn a_running_plugin_announces_anew() {
     assert!(handler.contains("\"a/b\"") && watcher.contains("\"bad\""), "{:?}", reply.refused);
     assert!(desk.caller.has_announced("git.more"));
     enqueue_named(&desk.engine, "git.more").await;
+}
+
+#[tokio::test]
+async fn what_is_refused_is_told_without_secrets() {
+    let mut desk = desk().await;
+    let _held = bring_up(&desk.engine, "git").await;
+    let watcher = WatcherRegistration {
+        id: format!("w {}", desk.token),
+        handler_name: "hunter22".into(),
+        subjects: vec!["x".into()],
+        ..Default::default()
+    };
+    let handler_names =
+        vec!["git.do".into(), format!("{}/{}hunter22", desk.token, "x".repeat(4_080))];
+    let announcement =
+        InitializeResponse { handler_names, watchers: vec![watcher], ..Default::default() };
+    let request =
+        AnnounceRequest { auth_token: desk.token.clone(), announcement: Some(announcement) };
+    desk.caller.registered();
+    let reply = desk.host.announce(request).await.unwrap().into_inner();
+    let [handler, watcher] = &reply.refused[..] else { panic!("{:?}", reply.refused) };
+    for line in [handler, watcher] {
+        assert!(!line.contains(&desk.token[..8]) && !line.contains("hunter"), "{line}");
+        assert!(line.contains("[redacted]"), "{line}");
+    }
+    let kept = desk.engine.watchers(true).await.unwrap();
+    assert!(kept.iter().all(|watcher| !watcher.row.key.to_string().contains(&desk.token)));
+}
+
+#[tokio::test]
+async fn of_all_that_is_refused_the_first_lines_are_told() {
+    let mut desk = desk().await;
+    let _held = bring_up(&desk.engine, "git").await;
+    desk.caller.registered();
+    // (handlers that are none, bytes of each name, lines that are told)
+    for (count, bytes, told) in [(1_000, 10, 1_000), (1_001, 10, 1_000), (900, 4_000, 257)] {
+        let name = |n: u32| format!("{n:/>bytes$}");
+        let handler_names = (0..count).map(name).chain(["git.do".to_owned()]).collect();
+        let announcement = Some(InitializeResponse { handler_names, ..Default::default() });
+        let request = AnnounceRequest { auth_token: desk.token.clone(), announcement };
+        let reply = desk.host.announce(request).await.unwrap().into_inner();
+        assert!(reply.success && reply.encoded_len() < 2 * 1024 * 1024, "{}", reply.error);
+        let more = count as usize - told;
+        let last = reply.refused.last().unwrap();
+        assert_eq!(reply.refused.len(), told + usize::from(more > 0), "{last}");
+        assert!(more == 0 || *last == format!("and {more} more"), "{last}");
+    }
+}
+
+#[tokio::test]
+async fn announcements_are_taken_one_by_one_and_at_a_pace() {
+    let desk = desk().await;
+    let _held = bring_up(&desk.engine, "git").await;
+    desk.caller.registered();
+    let announce = |names: Vec<String>| {
+        let announcement = Some(InitializeResponse { handler_names: names, ..Default::default() });
+        let request = AnnounceRequest { auth_token: desk.token.clone(), announcement };
+        let mut host = desk.host.clone();
+        async move { host.announce(request).await.unwrap().into_inner() }
+    };
+    // Whose turn it is not waits before it tells the engine anything.
+    let turn = desk.caller.announcing().await;
+    let waiting = tokio::spawn(announce(vec!["git.late".into()]));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let payload = Arc::from(b"{}".as_slice());
+    assert!(desk.engine.enqueue("git.late".into(), payload).await.is_err());
+    assert!(!waiting.is_finished());
+    drop(turn);
+    assert!(soon(waiting).await.unwrap().success);
+    assert!(desk.caller.has_announced("git.late"));
+    while desk.caller.may_announce() {}
+    let reply = announce(vec!["git.more".into()]).await;
+    assert!(reply.error.starts_with("resource_exhausted: more than one announcement"), "{reply:?}");
+    assert!(!desk.caller.has_announced("git.more"));
 }
 
 async fn enqueue_named(engine: &Engine, handler: &str) {

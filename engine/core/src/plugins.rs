@@ -1,0 +1,654 @@
+//! What plugins announce, and what follows: handlers, watchers, schedules and routes, taken together.
+//!
+//! An announcement is all that a plugin has: what is the same stays as it is, what is new or changed is
+//! taken, what it lacks is retired, and what is no good is refused one by one. One that may lack something
+//! for no good reason is not believed at once. A disabled plugin has nothing, and announces nothing.
+//!
+//! Not here: what a watcher is (`crate::registry`), when a process is started or ended
+//! (`crate::supervise`), running a schedule.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use axwatch_model::{
+    Announced, HandlerName, LocalId, Mono, Now, Owner, PluginName, PluginRow, RefusedRow, RouteRow,
+    ScheduleRow, Timestamp, WatcherNumber, bounds,
+};
+
+use crate::event::{
+    Answer, Effect, PluginTransition, Refusal, RefusalKind, Registration, RouteDeclaration,
+    ScheduleDeclaration, Verdicts,
+};
+use crate::record::{PluginRecord, PluginStateRecord, PluginWantedRecord, Record, ScheduleRecord};
+use crate::state::{PluginState, State, Timer};
+use crate::view::WatcherView;
+
+/// How long a doubtful announcement is not believed.
+const DOUBTED: Duration = Duration::from_secs(10 * 60);
+/// Why what a plugin had is retired.
+const NO_LONGER_DECLARED: &str = "its plugin no longer declares it";
+/// Why the second of two is refused.
+const DECLARED_TWICE: &str = "it is declared twice in one registration; the first stands";
+/// Refused parts of an announcement that are kept; the rest is only counted.
+const REFUSED_KEPT_MAX: usize = 100;
+/// Bytes of a reason that is kept.
+const REASON_BYTES_MAX: usize = 1_000;
+
+/// What an announcement that is not believed yet lacks.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Doubted {
+    /// It is believed then.
+    until: Mono,
+    handlers: Vec<HandlerName>,
+    watchers: Vec<WatcherNumber>,
+    schedules: Vec<LocalId>,
+    routes: Vec<RouteRow>,
+}
+
+impl Doubted {
+    fn is_empty(&self) -> bool {
+        self.handlers.is_empty()
+            && self.watchers.is_empty()
+            && self.schedules.is_empty()
+            && self.routes.is_empty()
+    }
+}
+
+/// A plugin as the core knows it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Registered {
+    /// What the store has of it besides.
+    pub row: Option<PluginRow>,
+    /// Its handlers.
+    pub handlers: Vec<HandlerName>,
+    /// Its watchers that are not retired; refused ones are among them.
+    pub watchers: Vec<WatcherView>,
+    /// Its schedules that are not retired.
+    pub schedules: Vec<ScheduleRow>,
+    /// Its routes.
+    pub routes: Vec<RouteRow>,
+    /// What of its last announcement was not taken.
+    pub refused: Vec<RefusedRow>,
+    /// What it did not announce last, and keeps until that is believed: kind and name of each.
+    pub doubted: Vec<(Announced, String)>,
+    /// Attempts under way at it.
+    pub running: u64,
+    /// Attempts that it may have under way.
+    pub slots: u64,
+    /// Jobs that wait for it.
+    pub waiting: u64,
+}
+
+impl State {
+    /// A plugin, if it was ever heard of.
+    #[must_use]
+    pub fn plugin(&self, name: &PluginName) -> Option<Registered> {
+        let state = self.plugins.get(name)?;
+        let owner = Owner::Plugin(name.clone());
+        let watchers = self.watchers_besides(&owner, &BTreeSet::new());
+        let lanes = self.lanes.values().filter(|lane| lane.plugin.as_ref() == Some(name));
+        Some(Registered {
+            row: state.row.clone(),
+            handlers: state.handlers.iter().cloned().collect(),
+            watchers: watchers.into_iter().map(|number| self.view(number)).collect(),
+            schedules: state.standing_schedules().cloned().collect(),
+            routes: state.routes.iter().cloned().collect(),
+            refused: state.refused.clone(),
+            doubted: self.doubted_names(state),
+            running: state.running.len() as u64,
+            slots: if state.up { u64::from(state.slots_now()) } else { 0 },
+            waiting: lanes.map(|lane| lane.open.saturating_sub(lane.running)).sum(),
+        })
+    }
+
+    /// The routes of all plugins, by plugin.
+    #[must_use]
+    pub fn routes(&self) -> Vec<(PluginName, RouteRow)> {
+        let of = |(name, state): (&PluginName, &PluginState)| {
+            let name = name.clone();
+            state.routes.clone().into_iter().map(move |route| (name.clone(), route))
+        };
+        self.plugins.iter().flat_map(of).collect()
+    }
+
+    fn doubted_names(&self, state: &PluginState) -> Vec<(Announced, String)> {
+        let Some(doubted) = &state.doubted else { return Vec::new() };
+        let handlers = doubted.handlers.iter().map(ToString::to_string);
+        let watchers = doubted.watchers.iter().filter_map(|number| self.watchers.get(number));
+        let schedules = doubted.schedules.iter().map(ToString::to_string);
+        let routes = doubted.routes.iter().map(|route| format!("{} {}", route.method, route.path));
+        (handlers.map(|name| (Announced::Handler, name)))
+            .chain(watchers.map(|watcher| (Announced::Watcher, watcher.shown.to_string())))
+            .chain(schedules.map(|name| (Announced::Schedule, name)))
+            .chain(routes.map(|name| (Announced::Route, name)))
+            .collect()
+    }
+
+    /// A plugin's process is ready: what it announced is taken, and its lanes may go on. Refused while
+    /// the plugin is disabled.
+    #[expect(clippy::too_many_arguments, reason = "they are the fields of one event")]
+    pub(crate) fn plugin_up(
+        &mut self,
+        plugin: &PluginName,
+        incarnation: u64,
+        version: String,
+        max_in_flight: u32,
+        registration: Registration,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) -> Answer {
+        if self.is_disabled(plugin) {
+            return Answer::Registered(Err(disabled(plugin)));
+        }
+        let slots = self.policy.bounds.slots_first.min(max_in_flight.max(1));
+        let state = self.plugin_entry(plugin);
+        state.incarnation = incarnation;
+        state.up = true;
+        state.max_in_flight = max_in_flight.max(1);
+        state.slots = slots;
+        state.broken_until = None;
+        if let Some(since) = state.away_since.take() {
+            state.away += now.mono.since(since);
+        }
+        let row = self.row_of(plugin);
+        row.version.clone_from(&version);
+        row.incarnation = incarnation;
+        row.up_at = Some(now.wall);
+        let called_back = registration.called_back.unwrap_or(false);
+        let registration = Registration { called_back: Some(called_back), ..registration };
+        let verdicts = self.register(plugin, registration, now, effects);
+        self.record_plugin_up(plugin, incarnation, &version, now.wall);
+        Answer::Registered(Ok(verdicts))
+    }
+
+    fn record_plugin_up(
+        &mut self,
+        plugin: &PluginName,
+        incarnation: u64,
+        version: &str,
+        at: Timestamp,
+    ) {
+        let names = self.plugins[plugin].handlers.clone();
+        self.record(&Record::Plugin(PluginRecord {
+            at,
+            handlers: names.iter().map(HandlerName::as_str).collect(),
+            incarnation,
+            plugin: plugin.as_str(),
+            reason: None,
+            r#type: "plugin_up",
+            version: Some(version),
+        }));
+    }
+
+    /// A running plugin announces something else than before.
+    pub(crate) fn announced(
+        &mut self,
+        plugin: &PluginName,
+        incarnation: u64,
+        registration: Registration,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) -> Answer {
+        if self.is_disabled(plugin) {
+            return Answer::Registered(Err(disabled(plugin)));
+        }
+        let current = self
+            .plugins
+            .get(plugin)
+            .is_some_and(|state| state.up && state.incarnation == incarnation);
+        if !current {
+            let reason = format!("plugin {plugin}: this process is not the one in force");
+            return Answer::Registered(Err(Refusal::new(RefusalKind::Conflict, reason)));
+        }
+        Answer::Registered(Ok(self.register(plugin, registration, now, effects)))
+    }
+
+    /// Takes all that a plugin announced, and that what is missing is gone. A doubtful announcement that
+    /// lacks something is believed only after a while; until then what it lacks stays, and its jobs are
+    /// held.
+    fn register(
+        &mut self,
+        plugin: &PluginName,
+        registration: Registration,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) -> Verdicts {
+        let called_back = registration.called_back;
+        let is_silent = called_back == Some(false) && self.has_called_back(plugin);
+        let doubtful = registration.doubtful || is_silent;
+        let owner = Owner::Plugin(plugin.clone());
+        let mut refused = registration.refused;
+        let announced: BTreeSet<_> = registration.handlers.into_iter().collect();
+        let routes = check_routes(registration.routes, &mut refused);
+        let named: BTreeSet<_> = registration.watchers.iter().map(|w| w.local.clone()).collect();
+        // One whose handler is not announced any more is as good as not named.
+        let scheduled: BTreeSet<_> = (registration.schedules.iter())
+            .map(|schedule| bare_of(plugin, &schedule.handler).to_owned())
+            .filter(|handler| announced.iter().any(|name| name.as_str() == handler))
+            .collect();
+        let gone = self.watchers_besides(&owner, &named);
+        let state = self.plugin_entry(plugin);
+        let lacking = Doubted {
+            until: now.mono,
+            handlers: state.handlers.difference(&announced).cloned().collect(),
+            watchers: gone,
+            schedules: (state.standing_schedules().map(|row| row.name.clone()))
+                .filter(|name| !scheduled.contains(name.as_str()))
+                .collect(),
+            routes: state.routes.iter().filter(|route| !has(&routes, route)).cloned().collect(),
+        };
+        let doubted = doubtful && !lacking.is_empty();
+        let mut known = announced.clone();
+        let mut all_routes = routes;
+        if doubted {
+            known.extend(lacking.handlers.iter().cloned());
+            all_routes.extend(lacking.routes.iter().cloned());
+        }
+        state.announced = announced;
+        self.set_handlers(plugin, known, now);
+        self.set_routes(plugin, all_routes);
+        // It asks every watcher there is, and an announcement is usually the same as the last.
+        if std::mem::take(&mut self.handlers_changed) {
+            self.bind_waiting(now);
+        }
+        let watchers = self.declare_all(&owner, registration.watchers, now);
+        refused.extend(watchers.iter().filter_map(|(local, verdict)| {
+            let reason = verdict.as_ref().err()?.to_string();
+            Some(RefusedRow { kind: Announced::Watcher, name: local.clone(), reason })
+        }));
+        self.take_schedules(plugin, registration.schedules, &mut refused, now);
+        if doubted {
+            self.doubt(plugin, lacking, now, effects);
+        } else {
+            self.let_it_go(plugin, lacking, now);
+        }
+        // While it is doubted, what counts is that there once was one that called back.
+        if let Some(called_back) = called_back
+            && !doubted
+            && self.has_called_back(plugin) != called_back
+        {
+            self.row_of(plugin).called_back = called_back;
+        }
+        self.keep_refused_parts(plugin, &refused);
+        self.schedule_plugin(plugin);
+        Verdicts { watchers, refused }
+    }
+
+    fn set_handlers(&mut self, plugin: &PluginName, handlers: BTreeSet<HandlerName>, now: Now) {
+        let state = self.plugin_entry(plugin);
+        if state.handlers != handlers {
+            state.handlers = handlers;
+            self.unwritten.handlers.insert(plugin.clone());
+            self.handlers_changed = true;
+            self.forget_breakers(plugin, now);
+        }
+    }
+
+    fn set_routes(&mut self, plugin: &PluginName, routes: BTreeSet<RouteRow>) {
+        let state = self.plugin_entry(plugin);
+        if state.routes != routes {
+            state.routes = routes;
+            self.unwritten.routes.insert(plugin.clone());
+        }
+    }
+
+    fn take_schedules(
+        &mut self,
+        plugin: &PluginName,
+        declared: Vec<ScheduleDeclaration>,
+        refused: &mut Vec<RefusedRow>,
+        now: Now,
+    ) {
+        let mut named = BTreeSet::new();
+        for declaration in declared {
+            let (kind, name) = (Announced::Schedule, declaration.handler.clone());
+            match self.check_schedule(plugin, declaration, now) {
+                Ok(row) if named.insert(row.name.clone()) => self.put_schedule(plugin, row, now),
+                Ok(_) => {
+                    let reason = DECLARED_TWICE.to_owned();
+                    refused.push(RefusedRow { kind, name, reason });
+                }
+                Err(reason) => refused.push(RefusedRow { kind, name, reason }),
+            }
+        }
+    }
+
+    fn check_schedule(
+        &self,
+        plugin: &PluginName,
+        declaration: ScheduleDeclaration,
+        now: Now,
+    ) -> Result<ScheduleRow, String> {
+        let text = &declaration.handler;
+        let (named, handler) =
+            HandlerName::parse_qualified(text).map_err(|error| error.to_string())?;
+        let is_own = named.is_none_or(|named| named == *plugin);
+        if !is_own || !self.plugins.get(plugin).is_some_and(|p| p.handlers.contains(&handler)) {
+            return Err(format!(
+                "handler {text}: plugin {plugin} did not announce it; a plugin's schedules run its own handlers"
+            ));
+        }
+        let ScheduleDeclaration { description, ats_code, .. } = declaration;
+        let name: LocalId = handler.as_str().parse().map_err(|error| format!("{error}"))?;
+        self.check_schedule_room(plugin, &name)?;
+        if ats_code.len() > bounds::ATS_CODE_BYTES_MAX {
+            return Err(format!(
+                "ats_code: {} bytes; at most {} are allowed",
+                ats_code.len(),
+                bounds::ATS_CODE_BYTES_MAX
+            ));
+        }
+        Ok(ScheduleRow {
+            owner: Owner::Plugin(plugin.clone()),
+            name,
+            handler,
+            // Less than nothing is never, as nothing is.
+            interval_secs: declaration.interval_secs.clamp(0, u32::MAX.into()) as u32,
+            enabled_by_default: declaration.enabled_by_default,
+            description: bounds::cut(&description, bounds::DESCRIPTION_BYTES_MAX).to_owned(),
+            ats_code,
+            declared_at: now.wall,
+            changed_at: now.wall,
+            retired_at: None,
+        })
+    }
+
+    fn check_schedule_room(&self, plugin: &PluginName, name: &LocalId) -> Result<(), String> {
+        let max = self.policy.bounds.plugin_schedules_max;
+        let schedules = &self.plugins[plugin].schedules;
+        if schedules.contains_key(name) || schedules.len() < max {
+            return Ok(());
+        }
+        Err(format!(
+            "plugin {plugin} has {max} schedules, retired ones among them, and no plugin may have more; declare schedules for the same handlers again"
+        ))
+    }
+
+    /// Makes the schedule what its declaration says. The same as before changes nothing.
+    fn put_schedule(&mut self, plugin: &PluginName, row: ScheduleRow, now: Now) {
+        let state = self.plugin_entry(plugin);
+        let former = state.schedules.get(&row.name).filter(|former| former.retired_at.is_none());
+        let (row, kind) = match former {
+            Some(former) => {
+                let row = ScheduleRow { declared_at: former.declared_at, ..row };
+                if (ScheduleRow { changed_at: former.changed_at, ..row.clone() }) == *former {
+                    return;
+                }
+                (row, "schedule_changed")
+            }
+            None => (row, "schedule_declared"),
+        };
+        let name = row.name.clone();
+        state.schedules.insert(name.clone(), row);
+        self.note_schedule(plugin, name, kind, None, now);
+    }
+
+    fn retire_schedule(&mut self, plugin: &PluginName, name: LocalId, reason: &str, now: Now) {
+        let Some(row) = self.plugin_entry(plugin).schedules.get_mut(&name) else { return };
+        row.retired_at = Some(now.wall);
+        row.changed_at = now.wall;
+        self.note_schedule(plugin, name, "schedule_retired", Some(reason), now);
+    }
+
+    fn note_schedule(
+        &mut self,
+        plugin: &PluginName,
+        name: LocalId,
+        kind: &'static str,
+        reason: Option<&str>,
+        now: Now,
+    ) {
+        let row = self.plugins[plugin].schedules[&name].clone();
+        self.record(&Record::Schedule(ScheduleRecord {
+            at: now.wall,
+            enabled_by_default: row.enabled_by_default,
+            handler: row.handler.as_str(),
+            interval_secs: row.interval_secs,
+            owner: plugin.as_str(),
+            reason,
+            schedule: name.as_str(),
+            r#type: kind,
+        }));
+        self.unwritten.schedules.insert((plugin.clone(), name));
+    }
+
+    /// Keeps what was refused where people look for it.
+    fn keep_refused_parts(&mut self, plugin: &PluginName, refused: &[RefusedRow]) {
+        let keep = |row: &RefusedRow| RefusedRow {
+            kind: row.kind,
+            name: bounds::cut(&row.name, bounds::ID_BYTES_MAX).to_owned(),
+            reason: bounds::cut(&row.reason, REASON_BYTES_MAX).to_owned(),
+        };
+        let mut kept: Vec<_> = refused.iter().take(REFUSED_KEPT_MAX).map(keep).collect();
+        if let Some(next) = refused.get(REFUSED_KEPT_MAX) {
+            let reason = format!("and {} more were refused", refused.len() - REFUSED_KEPT_MAX);
+            kept.push(RefusedRow { kind: next.kind, name: String::new(), reason });
+        }
+        let state = self.plugin_entry(plugin);
+        if state.refused != kept {
+            state.refused = kept;
+            self.unwritten.refused.insert(plugin.clone());
+        }
+    }
+
+    /// What an announcement lacks is gone.
+    fn let_it_go(&mut self, plugin: &PluginName, lacking: Doubted, now: Now) {
+        self.plugin_entry(plugin).doubted = None;
+        if self.plugins[plugin].row.as_ref().is_some_and(|row| row.doubted_until.is_some()) {
+            self.row_of(plugin).doubted_until = None;
+        }
+        lacking.watchers.into_iter().for_each(|n| self.retire(n, NO_LONGER_DECLARED, now));
+        for name in lacking.schedules {
+            self.retire_schedule(plugin, name, NO_LONGER_DECLARED, now);
+        }
+    }
+
+    /// Keeps what an announcement lacks, loudly, for a while: until then that was said when it was first
+    /// doubted, so that a plugin which starts again and again is believed in the end.
+    fn doubt(
+        &mut self,
+        plugin: &PluginName,
+        lacking: Doubted,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let row = self.row_of(plugin);
+        let since_then = row.doubted_until.filter(|until| *until > now.wall);
+        let left = since_then.map_or(DOUBTED, |until| until.since(now.wall).min(DOUBTED));
+        row.doubted_until = Some(now.wall.plus(left));
+        let until = now.mono.plus(left);
+        self.timers.insert((until, Timer::Doubt(plugin.clone())));
+        effects.push(Effect::Doubted {
+            plugin: plugin.clone(),
+            handlers: lacking.handlers.iter().map(ToString::to_string).collect(),
+            watchers: (lacking.watchers.iter())
+                .map(|number| self.watchers[number].shown.to_string())
+                .collect(),
+            schedules: lacking.schedules.iter().map(ToString::to_string).collect(),
+            routes: lacking.routes.iter().map(|r| format!("{} {}", r.method, r.path)).collect(),
+        });
+        self.plugin_entry(plugin).doubted = Some(Doubted { until, ..lacking });
+    }
+
+    /// Nothing came that would have shown a doubted announcement to be wrong: what it lacks is gone. While
+    /// the plugin is away nothing is decided: what it announces next is looked at anew.
+    pub(crate) fn believe(&mut self, plugin: &PluginName, now: Now) {
+        let Some(state) = self.plugins.get_mut(plugin) else { return };
+        let Some(doubted) = state.doubted.take_if(|doubted| doubted.until <= now.mono) else {
+            return;
+        };
+        let is_up = state.up;
+        let (announced, mut routes) = (state.announced.clone(), state.routes.clone());
+        self.row_of(plugin).doubted_until = None;
+        if !is_up {
+            return;
+        }
+        self.row_of(plugin).called_back = false;
+        self.set_handlers(plugin, announced, now);
+        routes.retain(|route| !doubted.routes.contains(route));
+        self.set_routes(plugin, routes);
+        self.let_it_go(plugin, doubted, now);
+    }
+
+    /// A person wants a plugin not to run: it has nothing any more.
+    pub(crate) fn disable_plugin(&mut self, plugin: &PluginName, by: &str, now: Now) {
+        if self.is_disabled(plugin) {
+            return;
+        }
+        let row = self.row_of(plugin);
+        row.disabled_at = Some(now.wall);
+        // What it had is gone: the next announcement lacks nothing.
+        (row.doubted_until, row.called_back) = (None, false);
+        self.record_wanted(plugin, by, "plugin_disabled", now);
+        let reason = format!("plugin {plugin} was disabled");
+        let state = self.plugin_entry(plugin);
+        state.doubted = None;
+        state.announced.clear();
+        let schedules: Vec<_> = state.standing_schedules().map(|row| row.name.clone()).collect();
+        self.set_handlers(plugin, BTreeSet::new(), now);
+        self.set_routes(plugin, BTreeSet::new());
+        self.keep_refused_parts(plugin, &[]);
+        let owner = Owner::Plugin(plugin.clone());
+        for number in self.watchers_besides(&owner, &BTreeSet::new()) {
+            self.retire(number, &reason, now);
+        }
+        for name in schedules {
+            self.retire_schedule(plugin, name, &reason, now);
+        }
+    }
+
+    /// A person wants it to run again. What it has it will say when it is up.
+    pub(crate) fn enable_plugin(&mut self, plugin: &PluginName, by: &str, now: Now) {
+        if self.is_disabled(plugin) {
+            self.row_of(plugin).disabled_at = None;
+            // What waited for it in particular may go to another now.
+            self.handlers_changed = true;
+            self.record_wanted(plugin, by, "plugin_enabled", now);
+        }
+    }
+
+    fn record_wanted(&mut self, plugin: &PluginName, by: &str, kind: &'static str, now: Now) {
+        let (at, plugin) = (now.wall, plugin.as_str());
+        self.record(&Record::PluginWanted(PluginWantedRecord { at, by, plugin, r#type: kind }));
+    }
+
+    /// The audit tells of a supervisor's way from one state to another.
+    pub(crate) fn record_transition(&mut self, transition: &PluginTransition, now: Now) {
+        let PluginTransition { plugin, incarnation, from, to, reason } = transition;
+        let reason = bounds::cut(reason, bounds::ERROR_BYTES_MAX);
+        self.record(&Record::PluginState(PluginStateRecord {
+            at: now.wall,
+            from,
+            incarnation: *incarnation,
+            plugin: plugin.as_str(),
+            reason: Some(reason).filter(|reason| !reason.is_empty()),
+            to,
+            r#type: "plugin_state",
+        }));
+    }
+
+    /// Whether somebody wants it not to run.
+    pub(crate) fn is_disabled(&self, plugin: &PluginName) -> bool {
+        self.plugins.get(plugin).is_some_and(PluginState::is_disabled)
+    }
+
+    /// Whether it called back in the last Initialize that is believed.
+    fn has_called_back(&self, plugin: &PluginName) -> bool {
+        let row = self.plugins.get(plugin).and_then(|state| state.row.as_ref());
+        row.is_some_and(|row| row.called_back)
+    }
+
+    /// A plugin's row, which is to be changed, and so written.
+    fn row_of(&mut self, plugin: &PluginName) -> &mut PluginRow {
+        self.unwritten.plugins.insert(plugin.clone());
+        self.plugin_entry(plugin).row.get_or_insert_with(|| PluginRow {
+            name: plugin.clone(),
+            version: String::new(),
+            incarnation: 0,
+            up_at: None,
+            disabled_at: None,
+            called_back: false,
+            doubted_until: None,
+        })
+    }
+}
+
+impl PluginState {
+    pub(crate) fn is_disabled(&self) -> bool {
+        self.row.as_ref().is_some_and(|row| row.disabled_at.is_some())
+    }
+
+    fn standing_schedules(&self) -> impl Iterator<Item = &ScheduleRow> {
+        self.schedules.values().filter(|row| row.retired_at.is_none())
+    }
+}
+
+fn disabled(plugin: &PluginName) -> Refusal {
+    let reason =
+        format!("plugin {plugin} is disabled; `axwatch plugin enable {plugin}` lets it run again");
+    Refusal::new(RefusalKind::Conflict, reason)
+}
+
+/// A handler as a plugin names its own: `handler`, or `plugin/handler`.
+fn bare_of<'a>(plugin: &PluginName, handler: &'a str) -> &'a str {
+    let own = handler.strip_prefix(plugin.as_str()).and_then(|rest| rest.strip_prefix('/'));
+    own.unwrap_or(handler)
+}
+
+/// Whether there is a route for the same requests.
+fn has(routes: &BTreeSet<RouteRow>, wanted: &RouteRow) -> bool {
+    routes.iter().any(|route| (&route.method, &route.path) == (&wanted.method, &wanted.path))
+}
+
+fn check_routes(
+    declared: Vec<RouteDeclaration>,
+    refused: &mut Vec<RefusedRow>,
+) -> BTreeSet<RouteRow> {
+    let mut routes = BTreeSet::new();
+    let mut named = BTreeSet::new();
+    for declaration in declared {
+        let name = format!("{} {}", declaration.method, declaration.path);
+        let kind = Announced::Route;
+        match check_route(declaration) {
+            Ok(route) if named.insert((route.method.clone(), route.path.clone())) => {
+                routes.insert(route);
+            }
+            Ok(_) => {
+                let reason = DECLARED_TWICE.to_owned();
+                refused.push(RefusedRow { kind, name, reason });
+            }
+            Err(reason) => refused.push(RefusedRow { kind, name, reason }),
+        }
+    }
+    routes
+}
+
+fn check_route(declaration: RouteDeclaration) -> Result<RouteRow, String> {
+    let RouteDeclaration { method, path, description } = declaration;
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if !(1..=bounds::METHOD_BYTES_MAX).contains(&method.len()) || !method.bytes().all(is_token) {
+        return Err(format!(
+            "method {:?}: a method is a word of 1 to {} letters, such as GET",
+            bounds::cut(&method, bounds::METHOD_BYTES_MAX),
+            bounds::METHOD_BYTES_MAX
+        ));
+    }
+    if path.len() > bounds::PATH_BYTES_MAX {
+        return Err(format!(
+            "path: {} bytes; at most {} are allowed",
+            path.len(),
+            bounds::PATH_BYTES_MAX
+        ));
+    }
+    let is_odd = |c: char| c.is_control() || c.is_whitespace() || c == '?' || c == '#';
+    if path.contains(is_odd) {
+        return Err(format!(
+            "path {path:?}: a path has no blanks, no control characters, no '?' and no '#'"
+        ));
+    }
+    Ok(RouteRow {
+        method: method.to_ascii_uppercase(),
+        path: if path.starts_with('/') { path } else { format!("/{path}") },
+        description: bounds::cut(&description, bounds::DESCRIPTION_BYTES_MAX).to_owned(),
+    })
+}

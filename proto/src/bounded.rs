@@ -1,0 +1,271 @@
+//! Messages are weighed before they are built.
+//!
+//! An empty message in a list is two bytes on the wire and hundreds in memory, so that a bound on the
+//! bytes of a message alone leaves room for gigabytes. The codec of all our clients and servers walks a
+//! message as it arrived, adds up what it will take in memory beside its texts, and refuses what is over
+//! [`structure_bytes_max`] before anything of it is built.
+//!
+//! The weights follow from the descriptors. They are near what the generated code takes, not exact.
+
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::sync::LazyLock;
+
+use prost::{Message, Name};
+use prost_types::field_descriptor_proto::{Label, Type};
+use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
+use tonic::Status;
+use tonic::codec::{Codec, DecodeBuf, Decoder};
+use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+
+/// Bytes of structure in one message of any kind but those that hold long lists by their nature.
+const STRUCTURE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of structure in an announcement, or in claims.
+const LIST_STRUCTURE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Messages in messages. As many as `prost` follows.
+const DEPTH_MAX: usize = 100;
+/// Bytes that a piece of memory of its own takes beside what is in it.
+const ALLOCATION_BYTES: usize = 16;
+
+/// Bytes that a message of this type may take in memory beside its texts.
+#[must_use]
+pub fn structure_bytes_max(name: &str) -> usize {
+    match name {
+        "protocol.InitializeResponse"
+        | "axwatch.v1.AnnounceRequest"
+        | "protocol.Attestation"
+        | "protocol.CreateAttestationRequest"
+        | "protocol.GenerateAttestationRequest"
+        | "protocol.GenerateAttestationResponse"
+        | "protocol.BatchGenerateAttestationRequest"
+        | "protocol.GetAttestationsResponse" => LIST_STRUCTURE_BYTES_MAX,
+        _ => STRUCTURE_BYTES_MAX,
+    }
+}
+
+/// Whether a message that arrived may be built.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`, with the bound, or that it is no message.
+pub fn check<M: Name>(bytes: &[u8]) -> Result<(), Status> {
+    let name = M::full_name();
+    let max = structure_bytes_max(&name);
+    let mut left = max;
+    SHAPES.walk(SHAPES.of(&name), bytes, 0, &mut left).map_err(|fault| {
+        Status::invalid_argument(match fault {
+            Fault::TooLarge => {
+                format!(
+                    "{name}: over {} MiB in memory beside its texts; send less at once",
+                    max >> 20
+                )
+            }
+            Fault::Malformed => format!("{name}: what was sent is no such message"),
+        })
+    })
+}
+
+/// The usual protobuf, with [`check`] before it.
+pub struct BoundedCodec<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for BoundedCodec<T, U> {
+    fn default() -> Self {
+        BoundedCodec(PhantomData)
+    }
+}
+
+impl<T, U> Codec for BoundedCodec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Name + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = BoundedDecoder<U>;
+
+    fn encoder(&mut self) -> ProstEncoder<T> {
+        ProstCodec::<T, U>::default().encoder()
+    }
+
+    fn decoder(&mut self) -> BoundedDecoder<U> {
+        BoundedDecoder(ProstCodec::<T, U>::default().decoder())
+    }
+}
+
+/// See [`BoundedCodec`].
+pub struct BoundedDecoder<U>(ProstDecoder<U>);
+
+impl<U: Message + Name + Default> Decoder for BoundedDecoder<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        check::<U>(contiguous(from)?)?;
+        self.0.decode(from)
+    }
+}
+
+/// A message as it arrived.
+///
+/// # Errors
+/// `INTERNAL` when it does not lie in one piece, which the transport promises.
+pub fn contiguous<'a>(from: &'a DecodeBuf<'_>) -> Result<&'a [u8], Status> {
+    use prost::bytes::Buf as _;
+    let bytes = from.chunk();
+    if bytes.len() < from.remaining() {
+        return Err(Status::internal("a message lies in pieces"));
+    }
+    Ok(bytes)
+}
+
+/// Why a message is not built.
+enum Fault {
+    TooLarge,
+    Malformed,
+}
+
+/// What a field adds when it is met.
+struct Field {
+    /// Bytes for each time.
+    cost: usize,
+    /// Bytes for each byte of its content: many numbers lie in one field.
+    cost_of_byte: usize,
+    /// The message in it.
+    message: Option<usize>,
+}
+
+/// All message types by number, as the fields that cost anything.
+struct Shapes {
+    by_name: HashMap<String, usize>,
+    fields: Vec<HashMap<u32, Field>>,
+}
+
+static SHAPES: LazyLock<Shapes> = LazyLock::new(Shapes::read);
+
+impl Shapes {
+    fn read() -> Shapes {
+        let set = FileDescriptorSet::decode(super::FILE_DESCRIPTOR_SET);
+        let set = set.expect("what the build encoded decodes");
+        let mut types = Vec::new();
+        for file in &set.file {
+            collect(&format!(".{}", file.package()), &file.message_type, &mut types);
+        }
+        let by_name = types.iter().enumerate();
+        let by_name: HashMap<_, _> = by_name.map(|(n, (name, _))| (name.clone(), n)).collect();
+        let own: Vec<_> = types.iter().map(|(_, message)| own_bytes(message)).collect();
+        let field = |field: &FieldDescriptorProto| {
+            let message = by_name.get(field.type_name()).copied();
+            let is_repeated = field.label() == Label::Repeated;
+            let is_text = matches!(field.r#type(), Type::String | Type::Bytes);
+            let (cost, cost_of_byte) = match message {
+                Some(n) if is_entry(types[n].1) => (2 * own[n], 0),
+                Some(n) => (own[n], 0),
+                None if is_text => (if is_repeated { 24 } else { 0 } + ALLOCATION_BYTES, 0),
+                None if is_repeated => (8, 8),
+                None => (0, 0),
+            };
+            (field.number().unsigned_abs(), Field { cost, cost_of_byte, message })
+        };
+        let fields = types.iter().map(|(_, message)| message.field.iter().map(field).collect());
+        Shapes { fields: fields.collect(), by_name }
+    }
+
+    fn of(&self, name: &str) -> usize {
+        let found = self.by_name.get(&format!(".{name}"));
+        *found.expect("every generated type is in the descriptors it was generated from")
+    }
+
+    fn walk(
+        &self,
+        shape: usize,
+        mut bytes: &[u8],
+        depth: usize,
+        left: &mut usize,
+    ) -> Result<(), Fault> {
+        if depth > DEPTH_MAX {
+            return Err(Fault::Malformed);
+        }
+        while !bytes.is_empty() {
+            let tag = varint(&mut bytes)?;
+            let number = u32::try_from(tag >> 3).map_err(|_| Fault::Malformed)?;
+            let content = match tag & 7 {
+                0 => {
+                    varint(&mut bytes)?;
+                    None
+                }
+                1 => {
+                    split(&mut bytes, 8)?;
+                    None
+                }
+                2 => {
+                    let length = varint(&mut bytes)?;
+                    Some(split(&mut bytes, length)?)
+                }
+                5 => {
+                    split(&mut bytes, 4)?;
+                    None
+                }
+                // Groups: none of our messages ever had one.
+                _ => return Err(Fault::Malformed),
+            };
+            let Some(field) = self.fields[shape].get(&number) else { continue };
+            let of_bytes = content.map_or(0, <[u8]>::len).saturating_mul(field.cost_of_byte);
+            let cost = field.cost.saturating_add(of_bytes);
+            *left = left.checked_sub(cost).ok_or(Fault::TooLarge)?;
+            if let (Some(message), Some(content)) = (field.message, content) {
+                self.walk(message, content, depth + 1, left)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn collect<'a>(
+    within: &str,
+    messages: &'a [DescriptorProto],
+    into: &mut Vec<(String, &'a DescriptorProto)>,
+) {
+    for message in messages {
+        let name = format!("{within}.{}", message.name());
+        collect(&name, &message.nested_type, into);
+        into.push((name, message));
+    }
+}
+
+fn is_entry(message: &DescriptorProto) -> bool {
+    message.options.as_ref().is_some_and(prost_types::MessageOptions::map_entry)
+}
+
+/// Bytes of a message with nothing in it. Of alternatives only one is there.
+fn own_bytes(message: &DescriptorProto) -> usize {
+    let mut alternatives: HashMap<i32, usize> = HashMap::new();
+    let mut sum = ALLOCATION_BYTES;
+    for field in &message.field {
+        let bytes = match (field.label(), field.r#type()) {
+            // Maps are lists here; theirs are larger.
+            (Label::Repeated, Type::Message) => 48,
+            (Label::Repeated, _) | (_, Type::String | Type::Message) => 24,
+            (_, Type::Bytes) => 32,
+            _ => 8,
+        };
+        match field.oneof_index {
+            Some(oneof) => {
+                let most = alternatives.entry(oneof).or_default();
+                *most = bytes.max(*most);
+            }
+            None => sum += bytes,
+        }
+    }
+    sum + alternatives.values().sum::<usize>()
+}
+
+fn varint(bytes: &mut &[u8]) -> Result<u64, Fault> {
+    prost::encoding::decode_varint(bytes).map_err(|_| Fault::Malformed)
+}
+
+fn split<'a>(bytes: &mut &'a [u8], length: u64) -> Result<&'a [u8], Fault> {
+    let length = usize::try_from(length).map_err(|_| Fault::Malformed)?;
+    let (content, rest) = bytes.split_at_checked(length).ok_or(Fault::Malformed)?;
+    *bytes = rest;
+    Ok(content)
+}
