@@ -48,7 +48,7 @@ fn what_a_host_cannot_do_is_a_problem() {
         ("wrong-name", &["says that", "\"zoo\""]),
         ("garbage", &["Metadata: "]),
         ("exit-0-before-ready", &["it ended (exit status: 0) before it was ready"]),
-        ("never-binds", &["Metadata: "]),
+        ("never-binds", &["no process of this plugin listens on "]),
         ("hang-in-initialize", &["Initialize: no answer in 1s"]),
         ("crash-in-initialize", &["Initialize: "]),
         ("beyond-loopback", &["it listens on 0.0.0.0:", "--address"]),

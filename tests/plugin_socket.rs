@@ -316,9 +316,12 @@ fn sockets_without_the_token_leave_room_for_those_with_it() {
         assert_eq!(words(&known.next().await), "in no room");
         // One that is closed makes room.
         drop(open.pop());
-        while Browser::open(&server, "/ws/two", &[]).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let room = async {
+            while Browser::open(&server, "/ws/two", &[]).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), room).await.expect("room is made");
     });
 }
 

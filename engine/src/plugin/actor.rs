@@ -808,16 +808,10 @@ async fn reconfigure(mut callee: Callee, once: InitializeOnce, engine: Engine, t
     let within = callee.settings.initialize_timeout;
     let told = async {
         let registration = callee.initialize(once).await.map_err(reason_of)?;
-        let (plugin, incarnation) = (&callee.caller.plugin, callee.caller.incarnation);
-        // In turn with what it announces by itself.
-        let _turn = callee.caller.announcing().await;
         loop {
-            let answer = engine.announce(plugin.clone(), incarnation, registration.clone()).await;
-            if let Some(registered) = registered(plugin, answer).await {
-                // What was not taken it does not answer for.
-                let verdicts = registered?;
-                callee.caller.announce(registration.handlers.iter().map(ToString::to_string));
-                break Ok(verdicts);
+            let answer = Caller::tell(&callee.caller, &engine, registration.clone()).await;
+            if let Some(registered) = registered(&callee.caller.plugin, answer).await {
+                break registered;
             }
         }
     };

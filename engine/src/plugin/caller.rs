@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
-use axwatch_core::Registration;
+use axwatch_core::{Registration, Verdicts};
 use axwatch_model::PluginName;
 use axwatch_proto::protocol;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinError;
 
 use super::token::Token;
 use super::wire;
+use crate::handle::{Engine, EngineGone, RequestError};
 
 /// Calls that one plugin may have under way at our services.
 pub(crate) const CALLS_MAX: usize = 64;
@@ -42,6 +44,8 @@ pub(crate) struct Caller {
     account: Arc<Account>,
     /// One more for each request of people's that it is answering.
     answering: Arc<()>,
+    /// It let the time of such a request go by, and has answered none since.
+    is_overdue: AtomicBool,
     /// What must not be seen of its words.
     token: OnceLock<Arc<Token>>,
 }
@@ -153,6 +157,7 @@ impl Caller {
             initialize: Mutex::default(),
             account,
             answering: Arc::default(),
+            is_overdue: AtomicBool::new(false),
             token: OnceLock::new(),
         }
     }
@@ -191,9 +196,15 @@ impl Caller {
         Answering { _one: self.answering.clone() }
     }
 
-    /// Whether there is something beside jobs that it has not answered yet.
+    /// Whether there is something beside jobs that it has not answered yet, and may be at work on: one that
+    /// let the time of a request go by only hangs, as far as anybody can see, until it answers one.
     pub(crate) fn is_answering(&self) -> bool {
-        Arc::strong_count(&self.answering) > 1
+        Arc::strong_count(&self.answering) > 1 && !self.is_overdue.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether a request beside jobs was answered in time.
+    pub(crate) fn answered(&self, in_time: bool) {
+        self.is_overdue.store(!in_time, Ordering::Relaxed);
     }
 
     /// Room for one more call, until it is dropped; `None` when [`CALLS_MAX`] are under way.
@@ -214,6 +225,30 @@ impl Caller {
     /// Whether it may announce something now. An announcement that is refused costs nothing.
     pub(crate) fn may_announce(&self) -> bool {
         self.pace.lock().expect("no holder of a pace panics").admits(Instant::now())
+    }
+
+    /// Tells the engine, and then remembers, what this process answers for now, after the announcements that
+    /// came before. Who no longer waits for the answer stops neither half.
+    ///
+    /// # Errors
+    /// As [`Engine::announce`]; then what it answered for before it still does.
+    pub(crate) async fn tell(
+        this: &Arc<Caller>,
+        engine: &Engine,
+        registration: Registration,
+    ) -> Result<Verdicts, RequestError> {
+        let (caller, engine) = (this.clone(), engine.clone());
+        let told = tokio::spawn(async move {
+            let _turn = caller.announcing().await;
+            let handlers: Vec<_> = registration.handlers.iter().map(ToString::to_string).collect();
+            let told = engine.announce(caller.plugin.clone(), caller.incarnation, registration);
+            told.await.inspect(|_| caller.announce(handlers))
+        });
+        match told.await.map_err(JoinError::try_into_panic) {
+            Ok(told) => told,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            Err(Err(_)) => Err(EngineGone.into()),
+        }
     }
 
     /// The turn of one announcement, after those that came before it.

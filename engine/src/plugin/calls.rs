@@ -29,6 +29,8 @@ use super::{About, HealthView, wire};
 
 /// From the start of one try of Metadata to the next.
 const METADATA_EVERY: Duration = Duration::from_millis(100);
+/// How often is looked who listens on a plugin's port before it is told its token, if it is not the plugin.
+const LOOKS: u32 = 3;
 /// How long one try of Metadata may take.
 const METADATA_WITHIN: Duration = Duration::from_secs(1);
 /// How long a plugin may take to name what it adds to a user interface.
@@ -133,6 +135,9 @@ impl Callee {
     }
 
     async fn try_to_describe(&self) -> Result<About, Obstacle> {
+        // Before anything is dialled: the connection is kept, and whoever took it would be told the token
+        // over it, although he no longer listens.
+        self.check_who_answers().await?;
         let answer = timeout(METADATA_WITHIN, self.brief().metadata(protocol::Empty {})).await;
         let metadata = match answer {
             Ok(Ok(metadata)) => metadata.into_inner(),
@@ -148,7 +153,6 @@ impl Callee {
                 )));
             }
         };
-        self.check_who_answers().await?;
         self.check(&metadata).map_err(Obstacle::Fault)?;
         self.check_listeners().await?;
         Ok(About {
@@ -173,17 +177,33 @@ impl Callee {
     }
 
     /// Looks whether it is the plugin that answers: any program may have taken the port before it, or
-    /// after it, and would be told the token.
+    /// after it, and would be told the token. Where it may be reached from elsewhere, something else may well
+    /// pass on what comes to its port.
     async fn check_who_answers(&self) -> Result<(), Obstacle> {
+        if self.settings.allow_remote {
+            return Ok(());
+        }
         let (launcher, port) = (self.launcher(), self.port);
         let look = move || is_answered_by(port, &descendants(launcher));
         match tokio::task::spawn_blocking(look).await {
             Ok(Ok(false)) => Err(Obstacle::NotYet(format!(
-                "no process of this plugin listens on 127.0.0.1:{port}, and another program answers there"
+                "no process of this plugin listens on 127.0.0.1:{port}, or not it alone"
             ))),
             // What cannot be seen is no fault of the plugin's.
             Ok(Ok(true) | Err(_)) | Err(_) => Ok(()),
         }
+    }
+
+    /// The same, and more than once when it is not: a plugin may be starting the workers that share its port,
+    /// and the sockets and the processes that have them are not seen at one moment.
+    async fn check_again_who_answers(&self) -> Result<(), Obstacle> {
+        for _ in 1..LOOKS {
+            if self.check_who_answers().await.is_ok() {
+                return Ok(());
+            }
+            tokio::time::sleep(METADATA_EVERY).await;
+        }
+        self.check_who_answers().await
     }
 
     fn launcher(&self) -> u32 {
@@ -245,7 +265,7 @@ impl Callee {
     }
 
     async fn call_initialize(&mut self, _: InitializeOnce) -> Result<Registration, Seen> {
-        self.check_who_answers().await.map_err(Obstacle::of_initialize)?;
+        self.check_again_who_answers().await.map_err(Obstacle::of_initialize)?;
         let request = protocol::InitializeRequest {
             ats_store_endpoint: self.endpoint.to_string(),
             host_endpoint: self.endpoint.to_string(),

@@ -25,7 +25,7 @@ use super::transit::{CALLS_MAX, Load, Metered, PluginTransit, SOCKETS_MAX};
 use super::{UnknownPlugin, wire};
 
 /// How long a plugin may take to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// How long the end of a process may take to be seen after a call to it broke.
 const END_WITHIN: Duration = Duration::from_millis(500);
 /// What a protobuf message may add to the body in it: headers, lengths, tags.
@@ -150,6 +150,8 @@ pub struct Callable {
     pub(super) plugin: PluginName,
     pub(super) transit: PluginTransit,
     pub(super) reach: Reach,
+    /// How long it has for one answer.
+    pub(super) within: Duration,
 }
 
 impl Callable {
@@ -189,12 +191,13 @@ impl Callable {
             self.ask(&call, &call.full_path).await
         };
         let reply = tokio::select! {
-            reply = tokio::time::timeout(ANSWER_WITHIN, asked) => reply,
+            reply = tokio::time::timeout(self.within, asked) => reply,
             () = self.reach.caller.died() => return Err(self.gone()),
         };
         drop(load);
+        self.reach.caller.answered(reply.is_ok());
         let plugin = self.plugin.clone();
-        reply.unwrap_or(Err(CallError::TooSlow { plugin, within: ANSWER_WITHIN }))
+        reply.unwrap_or(Err(CallError::TooSlow { plugin, within: self.within }))
     }
 
     async fn ask(&self, call: &HttpCall, path: &str) -> Result<HttpReply, CallError> {

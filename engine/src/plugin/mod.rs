@@ -318,6 +318,7 @@ impl PluginHost {
                 plugin: plugin.clone(),
                 transit: handle.transit.clone(),
                 reach: reach.clone(),
+                within: http::ANSWER_WITHIN,
             }),
             (None, _) if shown.disabled => {
                 let is_up = |handle: &Handle| handle.shown.borrow().reach.is_some();

@@ -401,24 +401,25 @@ mod tests {
     /// A killed process goes, unless it sleeps in the kernel, and what it forked meanwhile goes too.
     #[test]
     fn what_cannot_be_killed_is_not_waited_for_for_ever() {
-        // (what each search finds, the last one for good; how many are gone, and who stays)
+        let (never, soon) = (Duration::from_secs(3_600), Duration::from_millis(500));
+        // (what each search finds, the last one for good; how long is searched; how many are gone, and who
+        // stays)
         let cases = [
-            (vec![vec![]], 0, vec![]),
-            (vec![vec![7, 8], vec![9], vec![]], 3, vec![]),
-            (vec![vec![7, 8], vec![8]], 1, vec![8]),
-            (vec![vec![std::process::id()]], 0, vec![]),
+            (vec![vec![]], never, 0, vec![]),
+            (vec![vec![7, 8], vec![9], vec![]], never, 3, vec![]),
+            (vec![vec![7, 8], vec![8]], soon, 1, vec![8]),
+            (vec![vec![std::process::id()]], never, 0, vec![]),
         ];
-        for (searches, gone, stays) in cases {
+        for (searches, within, gone, stays) in cases {
             let searched = std::cell::Cell::new(0);
             let find = || {
                 let number = searched.replace(searched.get() + 1);
                 searches[number.min(searches.len() - 1)].clone()
             };
-            let (ended, left) = kill_found(find, |_| true, Duration::from_millis(50));
+            let (ended, left) = kill_found(find, |_| true, within);
             assert_eq!((ended, left), (gone, BTreeSet::from_iter(stays)), "{searches:?}");
         }
         // One that is not ours to kill is not waited for at all.
-        let never = Duration::from_secs(3_600);
         assert_eq!(kill_found(|| vec![7], |_| false, never), (0, BTreeSet::new()));
     }
 

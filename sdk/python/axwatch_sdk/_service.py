@@ -118,7 +118,8 @@ class Service:
         # What need not be served is UNIMPLEMENTED, which is how a whole plugin says so.
         if self._plugin._fields:
             calls["ConfigSchema"] = _answering(self._config_schema)
-        if self._plugin._declared.routes:
+        # Routes may yet come: what starts it may declare some.
+        if self._plugin._declared.routes or self._plugin._start is not None:
             calls["HandleHTTP"] = _answering(self._handle_http)
         if self._plugin._socket is not None:
             calls["HandleWebSocket"] = self._handle_socket

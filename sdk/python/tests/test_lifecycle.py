@@ -186,7 +186,6 @@ class Started(Client_):
 
     def test_what_is_added_while_it_starts_is_of_that_start(self):
         plugin = scripted(lambda job: None)
-        plugin.route("GET", "/always")(lambda request: "always")
         plugin.add_watcher("all", "scripted.work", "is always")
 
         @plugin.on_start
@@ -215,7 +214,7 @@ class Started(Client_):
                     watchers = {watcher["id"]: watcher["ax"] for watcher in announced.watchers}
                     self.assertEqual(watchers, {"all": f"is {mode}", mode: "is x"})
                     self.assertEqual(len(announced.schedules), 1)
-                    self.assertEqual(announced.routes, [("GET", "/always"), ("GET", "/mode")])
+                    self.assertEqual(announced.routes, [("GET", "/mode")])
                     self.assertEqual(harness.execute(TestJob("scripted.both")).failure, Permanent(mode))
                     self.assertEqual(harness.request("GET", "/mode").body, mode.encode())
                 with self.assertLogs("axwatch", "ERROR"), self.assertRaises(Permanent):

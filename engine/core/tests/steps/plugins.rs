@@ -224,9 +224,11 @@ fn an_announcement_of_the_same_handlers_asks_no_watcher() {
         world.state.step(announced, now);
         began.elapsed()
     };
-    let changed = took(&["act", "more"]);
-    let same: Duration = (0..20).map(|_| took(&["act", "more"])).sum();
-    assert!(same < 5 * changed, "20 the same in {same:?}, one that changes in {changed:?}");
+    // The quickest of several, which nobody interrupted.
+    let changes = (0..5).map(|n| took(&["act", if n % 2 == 0 { "more" } else { "other" }]));
+    let changed = changes.min().unwrap();
+    let same = (0..20).map(|_| took(&["act", "more"])).min().unwrap();
+    assert!(4 * same < changed, "the same in {same:?}, one that changes in {changed:?}");
     // And what waits finds its handler all the same.
     world.announces(1, registration(&["act", "absent"], Vec::new()));
     assert!(world.watchers.values().all(|row| row.state == WatcherState::Live));

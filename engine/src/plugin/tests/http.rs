@@ -8,7 +8,7 @@ use super::fake::{Fake, answer};
 use super::*;
 use crate::plugin::caller::Caller;
 use crate::plugin::grpc::channel;
-use crate::plugin::http::Reach;
+use crate::plugin::http::{ANSWER_WITHIN, Reach};
 use crate::plugin::token::Token;
 use crate::plugin::transit::{CALLS_MAX, Transit};
 use crate::plugin::{CallError, Callable, HttpCall, HttpReply};
@@ -25,7 +25,8 @@ pub(super) async fn callable(fake: Fake) -> (Callable, Arc<Caller>) {
     let token = Arc::new(Token::known("a secret"));
     let reach = Reach { channel: channel(port), caller: caller.clone(), token };
     let transit = Transit::new(BODY_BYTES_MAX).of_plugin();
-    (Callable { plugin: "zoo".parse().unwrap(), transit, reach }, caller)
+    let within = ANSWER_WITHIN;
+    (Callable { plugin: "zoo".parse().unwrap(), transit, reach, within }, caller)
 }
 
 fn zoo(
@@ -97,6 +98,27 @@ async fn a_plugin_that_answers_is_busy_until_it_has() {
         go_on.send(()).unwrap();
     });
     assert!(reply.is_ok() && !caller.is_answering());
+}
+
+/// Who hangs is not excused by those whom it lets wait.
+#[tokio::test]
+async fn a_plugin_that_let_a_request_go_by_is_busy_no_more() {
+    let http = answer(|request: HttpRequest| async move {
+        if request.path == "/hangs" {
+            std::future::pending::<()>().await;
+        }
+        Ok(HttpResponse { status_code: 200, ..Default::default() })
+    });
+    let (mut callable, caller) = callable(Fake { http, ..Fake::named("zoo") }).await;
+    callable.within = Duration::from_millis(50);
+    let reply = ask(&callable, "/hangs").await;
+    assert!(matches!(reply, Err(CallError::TooSlow { .. })));
+    let answering = caller.begin_answering();
+    assert!(!caller.is_answering(), "the next one may hang too");
+    callable.within = ANSWER_WITHIN;
+    assert!(ask(&callable, "/").await.is_ok());
+    assert!(caller.is_answering(), "it answers again");
+    drop(answering);
 }
 
 #[tokio::test]
