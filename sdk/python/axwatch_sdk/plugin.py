@@ -385,7 +385,7 @@ class Plugin:
         the process on SIGTERM, SIGINT or the host's Shutdown.
 
         Prints `QNTX_PLUGIN_PORT=<port>` on standard output. What `logging` gets goes to standard error, a JSON
-        object a line, unless a handler is installed already.
+        object a line, unless a handler is installed already. What is printed leaves line by line.
 
         Exit codes: 0 for an orderly end, 1 when it cannot listen, 2 for arguments that do not do.
         """

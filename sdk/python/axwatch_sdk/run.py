@@ -6,6 +6,7 @@ ends the process with the call Shutdown, SIGTERM and, three seconds later, SIGKI
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -60,6 +61,7 @@ def main(plugin: Plugin, arguments: Optional[Sequence[str]] = None) -> NoReturn:
         print(f"{plugin.name} {plugin.version}")
         sys.exit(0)
     assert not isinstance(wanted, str), "the other two are done"
+    _write_by_line()
     log.install()
     code = serve_at(plugin, wanted)
     # Not waiting for threads that a handler blocks, which a regular exit does.
@@ -71,6 +73,14 @@ def main(plugin: Plugin, arguments: Optional[Sequence[str]] = None) -> NoReturn:
             pass
     logging.shutdown()
     os._exit(code)
+
+
+def _write_by_line() -> None:
+    """Has each line leave as it is written: to a pipe Python keeps them until some 8 KiB are there."""
+    for stream in (sys.stdout, sys.stderr):
+        # What somebody has put in its place may be of another kind.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
 
 
 def serve_at(plugin: Plugin, address: Address) -> int:

@@ -10,6 +10,7 @@ plugin = Plugin("slow", "1.0.0", "takes its time")
 
 @plugin.handler("slow.sleep")
 def sleep(job: Job) -> None:
+    print("good night")
     logging.info("sleeping")
     time.sleep(1_000)
 
