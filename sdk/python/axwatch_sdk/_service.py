@@ -252,9 +252,9 @@ class Service:
     ) -> Iterator[plugin_pb2.WebSocketMessage]:
         function = self._plugin._socket
         assert function is not None, "it is served only when there is one"
-        metadata = {
-            pair[0]: pair[1] for pair in context.invocation_metadata() if isinstance(pair[1], str)
-        }
+        metadata = [
+            (pair[0], pair[1]) for pair in context.invocation_metadata() if isinstance(pair[1], str)
+        ]
         try:
             self._initialized()
             with self._socket_room:

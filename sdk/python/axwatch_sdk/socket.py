@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from typing import Awaitable, Callable, Dict, Iterator, Optional, Union
+from typing import Awaitable, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, Union
+from urllib.parse import parse_qs, unquote
 
 from ._call import called
 from ._proto import plugin_pb2
@@ -29,12 +30,14 @@ class Socket:
     in time, so keep reading, and leave what takes long to another thread.
     """
 
-    def __init__(self, path: str, query: Dict[str, str], headers: Dict[str, str]) -> None:
-        #: What stands behind `/ws/{plugin}`, where the host says it.
+    def __init__(self, path: str, query: Dict[str, List[str]], headers: Dict[str, str]) -> None:
+        #: What stands behind `/ws/{plugin}`, where the host says it: without the query, decoded.
         self.path = path
-        #: The parameters of the query.
-        self.query = query
-        #: What came along with the first frame.
+        #: The first value of each parameter of the query.
+        self.query = {name: values[0] for name, values in query.items()}
+        #: All values of each parameter of the query, in their order.
+        self.query_values = query
+        #: What came along with the first frame. `path` is the path with the query as they were written.
         self.headers = headers
         self._incoming: queue.Queue[Optional[bytes]] = queue.Queue(_WAITING_MAX)
         self._outgoing: queue.Queue[Optional[_Message]] = queue.Queue(_WAITING_MAX)
@@ -119,18 +122,29 @@ class Socket:
                 pass
 
 
+def _opened(headers: Dict[str, str], metadata: Iterable[Tuple[str, str]]) -> Socket:
+    """A socket as its first frame asks for it."""
+    path, _, query = headers.get("path", "").partition("?")
+    values = parse_qs(query, keep_blank_values=True)
+    if "path" not in headers:
+        # A host that does not say it may have put the parameters there; what gRPC puts there is not theirs.
+        for name, value in metadata:
+            if name != "user-agent":
+                values.setdefault(name, []).append(value)
+    return Socket(unquote(path), values, headers)
+
+
 def serve(
     frames: Iterator[_Message],
-    metadata: Dict[str, str],
+    metadata: Iterable[Tuple[str, str]],
     function: Callable[[Socket], Optional[Awaitable[None]]],
     failed: Callable[[BaseException], None],
 ) -> Iterator[_Message]:
-    """Runs the plugin's function on a socket, and gives what it sends."""
+    """Runs the plugin's function on a socket, and gives what it sends. `metadata` is that of the call."""
     first = next(frames, None)
     if first is None:
         return
-    headers = dict(first.headers)
-    socket = Socket(headers.get("path", ""), metadata, headers)
+    socket = _opened(dict(first.headers), metadata)
     if first.type == _Message.DATA:
         # A host that does not say CONNECT.
         socket._take(first.data)

@@ -5,8 +5,11 @@ import queue
 import threading
 import unittest
 
+import grpc
+
 from axwatch_sdk import Response, SocketClosed
 from axwatch_sdk._proto import plugin_pb2
+from axwatch_sdk._wire import Client
 from axwatch_sdk.testing import Harness
 
 from .support import PATIENCE, scripted, until
@@ -119,13 +122,13 @@ class Frames:
 
 
 class Sockets(unittest.TestCase):
-    def open(self, function, query=None):
+    def open(self, function, query=None, path="/room"):
         plugin = scripted(lambda job: None)
         plugin.socket(function)
         harness = Harness(plugin)
         self.addCleanup(harness.close)
         frames = Frames()
-        frames.send(Message.CONNECT, headers={"path": "/room"})
+        frames.send(Message.CONNECT, headers={"path": path})
         self.addCleanup(frames.end)
         return frames, harness.socket(frames, query)
 
@@ -144,6 +147,30 @@ class Sockets(unittest.TestCase):
         self.assertEqual(next(answers).data, b"heard \x00\xff")
         frames.send(Message.CLOSE)
         self.assertEqual(list(answers), [])
+
+    def test_the_query_is_that_of_the_path_and_nothing_else(self):
+        def talk(socket):
+            socket.send(repr((socket.path, socket.query, socket.query_values)))
+
+        cases = [
+            ("/room", None, "/room", {}),
+            ("/a%20room?x=1", None, "/a room", {"x": ["1"]}),
+            ("/?a=1&a=2&user-agent=me", None, "/", {"a": ["1", "2"], "user-agent": ["me"]}),
+            ("/?empty&caf%C3%A9=%26+b", None, "/", {"empty": [""], "café": ["& b"]}),
+            ("/room?x=1", {"y": ["2", "3"], "z": "ä&"}, "/room", {"x": ["1"], "y": ["2", "3"], "z": ["ä&"]}),
+        ]
+        for path, query, expected, values in cases:
+            _, answers = self.open(talk, query, path)
+            first = {name: all_of_it[0] for name, all_of_it in values.items()}
+            self.assertEqual(next(answers).data.decode(), repr((expected, first, values)), path)
+
+    def test_a_host_that_does_not_say_the_path_says_the_query_as_metadata(self):
+        plugin = scripted(lambda job: None)
+        plugin.socket(lambda socket: socket.send(repr((socket.path, socket.query_values))))
+        with Harness(plugin) as harness, grpc.insecure_channel(harness.address) as channel:
+            call = Client(channel, "protocol.DomainPluginService")("HandleWebSocket")
+            answers = call(iter([Message(type=Message.CONNECT)]), metadata=[("a", "1"), ("a", "2")])
+            self.assertEqual(next(answers).data, b"('', {'a': ['1', '2']})")
 
     def test_the_plugin_may_close_and_what_it_said_arrives(self):
         def talk(socket):

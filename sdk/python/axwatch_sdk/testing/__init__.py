@@ -18,7 +18,8 @@ import itertools
 import json
 from concurrent import futures
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Type, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Type, Union
+from urllib.parse import urlencode
 
 import grpc
 
@@ -244,12 +245,15 @@ class Harness:
         return Response(reply.body, status=reply.status_code, headers=answered)
 
     def socket(
-        self, frames: Iterable[plugin_pb2.WebSocketMessage], query: Optional[Mapping[str, str]] = None
+        self,
+        frames: Iterable[plugin_pb2.WebSocketMessage],
+        query: Optional[Mapping[str, Union[str, Sequence[str]]]] = None,
     ) -> Iterator[plugin_pb2.WebSocketMessage]:
-        """Opens a browser socket that sends these frames, CONNECT first; gives what comes back."""
-        metadata = list((query or {}).items())
+        """Opens a browser socket that sends these frames, CONNECT first; gives what comes back. `query` is put
+        behind the path of CONNECT, as a host does."""
+        written = urlencode(query or {}, doseq=True)
         answers: Iterator[plugin_pb2.WebSocketMessage] = self._client("HandleWebSocket")(
-            iter(frames), metadata=metadata
+            _with_query(frames, written) if written else iter(frames)
         )
         return answers
 
@@ -288,6 +292,19 @@ class Running:
             return Outcome(Retry("the harness gave up on it"))
         except grpc.RpcError as error:
             return Outcome(_failure_of_status(error))
+
+
+def _with_query(
+    frames: Iterable[plugin_pb2.WebSocketMessage], query: str
+) -> Iterator[plugin_pb2.WebSocketMessage]:
+    """The same frames, with the query behind the path of the first."""
+    for index, frame in enumerate(frames):
+        if index == 0:
+            given, frame = frame, plugin_pb2.WebSocketMessage()
+            frame.CopyFrom(given)
+            path = frame.headers.get("path", "/")
+            frame.headers["path"] = f"{path}{'&' if '?' in path else '?'}{query}"
+        yield frame
 
 
 def _outcome(reply: plugin_pb2.ExecuteJobResponse) -> Outcome:
