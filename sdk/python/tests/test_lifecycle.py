@@ -184,6 +184,25 @@ class Started(Client_):
             harness.reconfigure({})
             self.assertEqual(harness.announced.handlers, ["scripted.work", "scripted.late"])
 
+    def test_what_it_finds_at_its_start_is_said_before(self):
+        plugin = scripted(lambda job: None)
+
+        @plugin.on_start
+        def start(start):
+            for claim in start.host.query("is author"):
+                plugin.add_handler(f"scripted.{start.config['of']}.{claim.subject}", lambda job: None)
+            assert start.host.exists("known")
+
+        with Harness(plugin, {"of": "a"}, start=False) as harness:
+            self.assertEqual(harness.announced.handlers, [])
+            harness.answer_ax("is author", [Claim("ALICE", "author")])
+            harness.append(Claim("ALICE", "author", id="known"))
+            harness.fail_next_call("unavailable: the disk is full")
+            with self.assertLogs("axwatch", "ERROR"), self.assertRaises(Retry):
+                harness.start()
+            harness.start()
+            self.assertEqual(harness.announced.handlers, ["scripted.work", "scripted.a.ALICE"])
+
     def test_what_is_added_while_it_starts_is_of_that_start(self):
         plugin = scripted(lambda job: None)
         plugin.add_watcher("all", "scripted.work", "is always")

@@ -118,13 +118,26 @@ impl Harness {
         plugin: impl Plugin,
         config: impl IntoConfig,
     ) -> Result<Harness, Failure> {
+        let mut harness = Harness::unstarted(plugin).await;
+        harness.reconfigure(config).await?;
+        Ok(harness)
+    }
+
+    /// Runs a plugin that [`Harness::reconfigure`] is yet to start, so that [`Harness::append`],
+    /// [`Harness::answer_ax`] and [`Harness::fail_next_call`] can say before what its `initialize`
+    /// finds at the host.
+    ///
+    /// # Panics
+    /// When loopback has no port to give, or the plugin's name is empty.
+    pub async fn unstarted(plugin: impl Plugin) -> Harness {
         let host = FakeHost::default();
         let (host_listener, host_address) = listen().await;
         let (plugin_listener, plugin_address) = listen().await;
         let hosting = tokio::spawn(serve_host(host.clone(), host_listener));
         let serving = Service::new(plugin).serve(plugin_listener, std::future::pending());
         let serving = tokio::spawn(async move { serving.await.expect("a listener serves") });
-        let dialled = channel(&plugin_address.to_string())?.expect("an address is not empty");
+        let dialled = channel(&plugin_address.to_string()).expect("an address can be dialled");
+        let dialled = dialled.expect("an address is not empty");
         let mut harness = Harness {
             host,
             host_address,
@@ -138,11 +151,11 @@ impl Harness {
         let about = harness.plugin.metadata(Empty {}).await.expect("Metadata is answered");
         assert!(!about.get_ref().name.is_empty(), "a plugin has a name");
         harness.host.lend_name(&about.get_ref().name);
-        harness.reconfigure(config).await?;
-        Ok(harness)
+        harness
     }
 
-    /// Initializes the plugin again, as a host does when the configuration changed.
+    /// Initializes the plugin: again, as a host does when the configuration changed, or one that is
+    /// [`Harness::unstarted`].
     ///
     /// # Errors
     /// As [`Harness::try_start`].

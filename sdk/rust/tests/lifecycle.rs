@@ -11,7 +11,7 @@ use axwatch_proto::protocol::{
     Empty, ExecuteJobRequest, HttpRequest, InitializeRequest, ParseAxQueryRequest,
 };
 use axwatch_sdk::testing::Harness;
-use axwatch_sdk::{About, ConfigField, Done, Failure, Health, Job, Plugin};
+use axwatch_sdk::{About, Claim, Config, ConfigField, Done, Failure, Health, Job, Plugin, Start};
 use support::{Scripted, job, until, watcher};
 use tokio::sync::Semaphore;
 use tonic::Code;
@@ -116,6 +116,42 @@ async fn a_plugin_may_refuse_to_start() {
         let refused = Harness::try_start(idle(), [("mode", mode)]).await;
         assert_eq!(refused.err(), Some(expected));
     }
+}
+
+/// Refuses to start until somebody has told it of an author.
+struct Asking;
+
+impl Plugin for Asking {
+    fn about(&self) -> About {
+        About::new("asking", "1.0.0", "asks before it starts")
+    }
+
+    async fn initialize(&self, start: Start) -> Result<(), Failure> {
+        let authors = start.host().query("is author").await?;
+        if authors.is_empty() { Err(Failure::permanent("nobody is author")) } else { Ok(()) }
+    }
+
+    fn handlers(&self) -> Vec<String> {
+        vec!["asking.work".into()]
+    }
+
+    async fn execute(&self, _: Job) -> Result<Done, Failure> {
+        Ok(Done::new())
+    }
+}
+
+#[tokio::test]
+async fn what_it_finds_at_its_start_is_said_before() {
+    let mut harness = Harness::unstarted(Asking).await;
+    harness.answer_ax("is author", []);
+    let refused = harness.reconfigure(Config::default()).await;
+    assert_eq!(refused, Err(Failure::permanent("nobody is author")));
+    assert!(harness.announced().handlers.is_empty());
+    harness.answer_ax("is author", [Claim::new("ALICE", "author", "GitHub")]);
+    harness.fail_next_call("unavailable: the disk is full");
+    assert!(matches!(harness.reconfigure(Config::default()).await, Err(Failure::Retry(_))));
+    harness.reconfigure(Config::default()).await.unwrap();
+    assert_eq!(harness.announced().handlers, ["asking.work"]);
 }
 
 #[tokio::test]

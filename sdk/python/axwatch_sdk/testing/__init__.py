@@ -150,9 +150,15 @@ class Announced:
 class Harness:
     """A plugin that runs beside its test, and the host that it speaks with. Both end with the `with` block."""
 
-    def __init__(self, plugin: Plugin, config: Optional[Mapping[str, str]] = None) -> None:
+    def __init__(
+        self, plugin: Plugin, config: Optional[Mapping[str, str]] = None, *, start: bool = True
+    ) -> None:
         """Starts a plugin with this table of its own, values as text. What its `on_start` refuses is raised;
-        "not now" arrives as `Retry`."""
+        "not now" arrives as `Retry`.
+
+        With `start=False` it waits for `start()`, so that `append`, `answer_ax` and `fail_next_call` can say before
+        what its `on_start` finds at the host."""
+        self._config = dict(config or {})
         self._host = FakeHost()
         self._host.plugin = plugin.name
         self._host_server = grpc.server(futures.ThreadPoolExecutor(max_workers=64), options=SERVER_OPTIONS)
@@ -169,11 +175,18 @@ class Harness:
         self._client = Client(self._channel, "protocol.DomainPluginService")
         #: What the plugin said at its last Initialize.
         self.announced = Announced([], [], [], [])
+        if not start:
+            return
         try:
-            self.reconfigure(config or {})
+            self.start()
         except BaseException:
             self.close()
             raise
+
+    def start(self) -> None:
+        """Starts a plugin that was made with `start=False`. What its `on_start` refuses is raised, and it may be
+        started again, as a host does."""
+        self.reconfigure(self._config)
 
     def reconfigure(self, config: Mapping[str, str]) -> None:
         """Initializes the plugin again, as a host does when the configuration changed."""
