@@ -23,6 +23,8 @@ const LINE_BYTES_MAX: usize = 64 * 1024;
 const BYTES_PER_SECOND_MAX: usize = 256 * 1024;
 /// Bytes of the last line that are kept to explain why a process ended.
 const LAST_WORDS_BYTES_MAX: usize = 300;
+/// What was said longer than this before the end explains nothing.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(5);
 /// Times that a process may change its mind about its port.
 const ANNOUNCEMENTS_MAX: u32 = 16;
 /// How a plugin says which port it took.
@@ -77,11 +79,11 @@ impl Level {
     }
 }
 
-/// The last line of each stream.
+/// The last line of each stream, and when it came.
 #[derive(Default)]
 struct LastWords {
-    out: Option<String>,
-    err: Option<String>,
+    out: Option<(String, Instant)>,
+    err: Option<(String, Instant)>,
 }
 
 /// What reads a plugin's output: shared by the two streams of one process.
@@ -110,11 +112,15 @@ impl Capture {
         })
     }
 
-    /// The last line that was shown, cut to what fits into a reason: of standard error if there was
-    /// one, since the two streams are read side by side and complaints are made there.
-    pub(crate) fn last_words(&self) -> Option<String> {
+    /// The last line that was shown shortly before the end, cut to what fits into a reason: of standard
+    /// error if there was one, since the two streams are read side by side and complaints are made there.
+    pub(crate) fn last_words(&self, ended: Instant) -> Option<String> {
         let last = self.last_words.lock().expect("no holder of the last words panics");
-        last.err.clone().or_else(|| last.out.clone())
+        let recent = |(_, at): &&(String, Instant)| {
+            ended.saturating_duration_since(*at) <= LAST_WORDS_WITHIN
+        };
+        let recent = |said: &Option<(String, Instant)>| said.as_ref().filter(recent).cloned();
+        recent(&last.err).or_else(|| recent(&last.out)).map(|(words, _)| words)
     }
 
     /// The port that the process has announced so far.
@@ -172,7 +178,7 @@ impl Capture {
     }
 
     fn remember(&self, stream: Stream, message: &str) {
-        let words = cut(message, LAST_WORDS_BYTES_MAX).to_owned();
+        let words = (cut(message, LAST_WORDS_BYTES_MAX).to_owned(), Instant::now());
         let mut last = self.last_words.lock().expect("no holder of the last words panics");
         match stream {
             Stream::Out => last.out = Some(words),
@@ -439,7 +445,10 @@ mod tests {
         let escaped: String = secret.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect();
         let line = format!(r#"{{"level":"info","msg":"it is {escaped}","key":"{escaped}"}}"#);
         capture.take(line.as_bytes(), Stream::Out);
-        assert_eq!(capture.last_words().unwrap(), r#"it is [redacted] {"key":"[redacted]"}"#);
+        assert_eq!(
+            capture.last_words(Instant::now()).unwrap(),
+            r#"it is [redacted] {"key":"[redacted]"}"#
+        );
         for before in LINE_BYTES_MAX - 40..LINE_BYTES_MAX {
             let mut line = format!("{}{secret} and on", "x".repeat(before)).into_bytes();
             line.truncate(capture.line_bytes_kept());
@@ -494,10 +503,19 @@ mod tests {
         let port = capture.port();
         capture.clone().drain(bytes.as_slice(), Stream::Out).await;
         assert_eq!(*port.borrow(), Some(4711));
-        assert_eq!(capture.last_words().as_deref(), Some("last"));
+        assert_eq!(capture.last_words(Instant::now()).as_deref(), Some("last"));
         capture.clone().drain(b"no such table\n\n".as_slice(), Stream::Err).await;
         capture.clone().drain(b"later".as_slice(), Stream::Out).await;
-        assert_eq!(capture.last_words().as_deref(), Some("no such table"));
+        let now = Instant::now();
+        assert_eq!(capture.last_words(now).as_deref(), Some("no such table"));
+        // Before the last of the output was read.
+        let earlier = now.checked_sub(Duration::from_secs(1)).unwrap();
+        assert_eq!(capture.last_words(earlier).as_deref(), Some("no such table"));
+        assert_eq!(
+            capture.last_words(now + 2 * LAST_WORDS_WITHIN),
+            None,
+            "that was of something else"
+        );
         let Some(Told::Lines(lines)) = log.tail(2).ready() else { panic!("there are lines") };
         let said: Vec<_> = lines.iter().map(|line| (line.stream, &line.message[..])).collect();
         assert_eq!(said, [("stderr", "no such table"), ("stdout", "later")]);

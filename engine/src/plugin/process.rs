@@ -263,6 +263,7 @@ pub(crate) async fn attend(
             },
         }
     };
+    let ended = Instant::now();
     // It may have ended before we came to hear why.
     while let (true, Some(limit), Some(report)) = (listens, &memory, reports.left().await) {
         passed = limit.passed(&report).or(passed);
@@ -279,7 +280,7 @@ pub(crate) async fn attend(
     .await;
     match status {
         Ok(_) if passed.is_some() => passed.unwrap_or_default(),
-        Ok(status) => with_last_words(status, capture.last_words()),
+        Ok(status) => with_last_words(status, capture.last_words(ended)),
         Err(error) => format!("cannot wait for its launcher: {error}"),
     }
 }
