@@ -68,6 +68,12 @@ fn a_reserve_that_is_reached_refuses_claims() {
     home.configure(&format!("[store]\nreserve_mb = 1_000_000_000\n{served}"));
     let server = home.serve();
     check_refused(&home, &server);
+    let why = until("why it is not ready is shown", || {
+        let plugin = server.plugin("zoo");
+        assert_eq!(plugin["state"], "starting", "{plugin}");
+        plugin["error"].as_str().map(str::to_owned)
+    });
+    assert!(why.contains("Failed to setup plugin watchers: ") && why.contains("disk"), "{why}");
     server.stop();
 
     home.configure(&served);

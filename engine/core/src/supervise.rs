@@ -119,7 +119,8 @@ pub enum Seen {
     },
     /// It said which port it listens on: for the first time, or another than was assumed.
     PortKnown,
-    /// A try to reach it failed and will be repeated. Only makes the reason better.
+    /// A try to reach it, or to register what it announced, failed and will be repeated. Only makes the
+    /// reason better.
     NotYet {
         /// Why: `Metadata: connection refused`.
         reason: String,
@@ -437,7 +438,7 @@ pub struct Supervisor {
     pid: Option<u32>,
     /// Whether the last process was told to initialise and its end not yet reported.
     may_be_up: bool,
-    /// The last failed try to reach it.
+    /// The last failed try to reach it, or to register it once it was reached.
     not_yet: Option<String>,
     /// Crashes since a process was last up for [`RESTARTS_WITHIN`].
     crashes: u32,
@@ -567,6 +568,19 @@ impl Supervisor {
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.pid
+    }
+
+    /// Whether the process is one that is being stopped, to make room for the next.
+    #[must_use]
+    pub fn is_being_replaced(&self) -> bool {
+        matches!(self.phase, Phase::Stopping { .. }) && self.status() == Status::Starting
+    }
+
+    /// Why the process is not up yet although it answers: what the last try to register it came to.
+    #[must_use]
+    pub fn held_up(&self) -> Option<&str> {
+        let is_initializing = matches!(self.phase, Phase::Initializing { .. });
+        self.not_yet.as_deref().filter(|_| is_initializing)
     }
 
     /// Whether it is stopped and nothing is left to be done about it.
@@ -732,6 +746,7 @@ impl Supervisor {
 
     fn initialize(&mut self, now: Mono, actions: &mut Vec<Action>) {
         if matches!(self.phase, Phase::Connecting { .. }) {
+            self.not_yet = None;
             self.phase = Phase::Initializing { until: now.plus(self.timing.initialize) };
             "initializing".clone_into(&mut self.reason);
             self.may_be_up = true;
@@ -985,8 +1000,7 @@ impl Supervisor {
                 self.stop(After::Fail { reason, probe: true }, now, actions);
             }
             Phase::Initializing { .. } => {
-                let within = self.timing.initialize.as_secs_f64();
-                let reason = format!("Initialize was not answered within {within} s");
+                let reason = self.not_initialized();
                 self.stop(After::Fail { reason, probe: true }, now, actions);
             }
             Phase::Up(up) if up.heal_at.is_some_and(|due| due <= now) => self.judge(now, actions),
@@ -1023,6 +1037,14 @@ impl Supervisor {
             (_, None) => "Metadata was not answered",
         };
         format!("not ready within {within} s: {last}")
+    }
+
+    fn not_initialized(&self) -> String {
+        let within = self.timing.initialize.as_secs_f64();
+        match self.held_up() {
+            Some(last) => format!("not registered within {within} s: {last}"),
+            None => format!("Initialize was not answered within {within} s"),
+        }
     }
 
     /// A stage of a stop took as long as it may.
@@ -1402,7 +1424,8 @@ mod tests {
         let not_yet = || Seen::NotYet { reason: "Metadata: connection refused".to_owned() };
         let broken = || Seen::InitializeFailed { reason: "INTERNAL: no config".to_owned() };
         let failed = || Seen::SpawnFailed { reason: "no such file".to_owned() };
-        let cases: [(Script, f64, &str, &str); 10] = [
+        let no_room = || Seen::NotYet { reason: "Failed to setup plugin watchers".to_owned() };
+        let cases: [(Script, f64, &str, &str); 11] = [
             // (seen, asked at, state, reason)
             (vec![], 29.9, "starting", "launching"),
             (vec![], 30.0, "failed", "not ready within 30 s: its launch did not end"),
@@ -1420,6 +1443,12 @@ mod tests {
             ),
             (up_by(0.0)[..3].to_vec(), 121.9, "starting", "initializing"),
             (up_by(0.0)[..3].to_vec(), 122.0, "failed", "Initialize was not answered within 120 s"),
+            (
+                [&up_by(0.0)[..3], &[(4.0, no_room())]].concat(),
+                122.0,
+                "failed",
+                "not registered within 120 s: Failed to setup plugin watchers",
+            ),
             (
                 [&up_by(0.0)[..3], &[(4.0, broken()), (4.5, exited())]].concat(),
                 4.5,
@@ -1446,6 +1475,42 @@ mod tests {
             seen.into_iter().for_each(|(secs, seen)| play.see(secs, 1, seen));
             play.run_until(secs);
             assert_eq!(play.shows(), (status, reason));
+        }
+    }
+
+    #[test]
+    fn what_keeps_it_from_being_registered_is_known_while_it_does() {
+        let mut play = Play::new();
+        play.input(0.0, Input::Start);
+        let not_yet = |reason: &str| Seen::NotYet { reason: reason.to_owned() };
+        let script = [
+            (1.0, spawned(), None),
+            (1.5, not_yet("connection refused"), None),
+            (2.0, Seen::PortKnown, None),
+            (2.5, Seen::MetadataOk, None),
+            (3.0, not_yet("no room"), Some("no room")),
+            (4.0, Seen::Ready, None),
+        ];
+        for (secs, seen, held_up) in script {
+            play.see(secs, 1, seen.clone());
+            assert_eq!(play.supervisor.held_up(), held_up, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_process_that_makes_room_for_the_next_is_known() {
+        let cases = [
+            (Input::RestartRequested, true),
+            (Input::StopRequested, false),
+            (Input::DisableRequested, false),
+        ];
+        for (input, is_replaced) in cases {
+            let mut play = Play::up();
+            assert!(!play.supervisor.is_being_replaced());
+            play.input(4.0, input.clone());
+            assert_eq!(play.supervisor.is_being_replaced(), is_replaced, "{input:?}");
+            play.see(4.5, 1, exited());
+            assert!(!play.supervisor.is_being_replaced(), "{input:?}");
         }
     }
 

@@ -493,14 +493,17 @@ impl Actor {
         let session = self.sessions.get(&self.supervisor.incarnation());
         let facts = session.map(|session| &session.facts);
         let state = self.supervisor.status();
-        // What is said while it starts or rests is no error.
-        let is_error = !matches!(state, Status::Starting | Status::Stopped);
-        let reason = self.supervisor.reason();
+        let held_up = self.supervisor.held_up();
+        // What is said while it starts or rests is no error, unless it is what keeps it from starting.
+        let is_error = held_up.is_some() || !matches!(state, Status::Starting | Status::Stopped);
+        let reason = held_up.unwrap_or(self.supervisor.reason());
+        // In that state the one that is on its way out would be taken for the new one.
+        let is_old = self.supervisor.is_being_replaced();
         self.shown.send_modify(|shown| {
             shown.state = state;
             shown.disabled = self.disabled;
             shown.incarnation = self.supervisor.incarnation();
-            shown.launcher = self.supervisor.pid();
+            shown.launcher = self.supervisor.pid().filter(|_| !is_old);
             shown.reason = reason.to_owned();
             shown.error = (is_error && !reason.is_empty()).then(|| reason.to_owned());
             shown.settings.clone_from(&self.settings);
@@ -787,7 +790,7 @@ async fn initialize(
         let Ok(answer) = verdicts.await else {
             break Err("the plugin was stopped meanwhile".to_owned());
         };
-        if let Some(registered) = registered(&callee.settings.name, answer).await {
+        if let Some(registered) = registered(&callee.settings.name, answer, &tell).await {
             break registered;
         }
     };
@@ -810,7 +813,7 @@ async fn reconfigure(mut callee: Callee, once: InitializeOnce, engine: Engine, t
         let registration = callee.initialize(once).await.map_err(reason_of)?;
         loop {
             let answer = Caller::tell(&callee.caller, &engine, registration.clone()).await;
-            if let Some(registered) = registered(&callee.caller.plugin, answer).await {
+            if let Some(registered) = registered(&callee.caller.plugin, answer, &tell).await {
                 break registered;
             }
         }
@@ -842,6 +845,7 @@ fn reason_of(seen: Seen) -> String {
 async fn registered(
     plugin: &PluginName,
     answer: Result<Verdicts, RequestError>,
+    tell: &Tell,
 ) -> Option<Result<Verdicts, String>> {
     let error = match answer {
         Ok(verdicts) => return Some(Ok(verdicts)),
@@ -851,6 +855,7 @@ async fn registered(
     if !matches!(error, RequestError::Exhausted(_)) {
         return Some(Err(error.to_string()));
     }
+    tell.seen(Seen::NotYet { reason: format!("Failed to setup plugin watchers: {error}") });
     tokio::time::sleep(REGISTER_EVERY).await;
     None
 }

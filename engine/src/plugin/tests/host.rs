@@ -461,6 +461,7 @@ async fn a_restart_is_a_new_process() {
     let first = host.show("zoo").unwrap().pid.unwrap();
     host.restart("zoo").await.unwrap();
     host.becomes(|shown| shown.state != State::Ready).await;
+    assert_ne!(host.show("zoo").unwrap().pid, Some(first), "that one is on its way out");
     host.is_ready().await;
     let second = host.show("zoo").unwrap().pid.unwrap();
     assert!(second != first && is_gone(first));
