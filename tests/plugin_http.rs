@@ -87,6 +87,20 @@ fn a_request_arrives_as_it_is_but_for_what_is_not_the_plugins() {
     }
     let head = asked(&server, "HEAD", "/api/web/echo", &[], b"").expect(201);
     assert!(head.body.is_empty());
+    // The length that GET has, as far as the plugin says or shows it.
+    let lengths = [
+        ("HEAD", "told-length/4711", vec!["4711"]),
+        ("HEAD", "large/7", vec!["7"]),
+        ("HEAD", "large/0", vec![]),
+        ("GET", "large/0", vec!["0"]),
+        ("GET", "told-length/4711", vec!["0"]),
+        ("GET", "status/304", vec![]),
+        ("HEAD", "status/204", vec![]),
+    ];
+    for (method, path, expected) in lengths {
+        let answer = asked(&server, method, &format!("/api/web/{path}"), &[], b"");
+        assert_eq!(answer.all("content-length"), expected, "{method} {path}");
+    }
     assert_eq!(text(&get(&server, "/api/web").expect(201).json(), "path"), "/");
     assert_eq!(text(&get(&server, "/api/web/?q").expect(201).json(), "path"), "/?q");
     // A credential that is not ours is the plugin's to judge.

@@ -50,6 +50,11 @@ pub async fn http(request: HttpRequest) -> Result<HttpResponse, Status> {
         ["length"] => plain(200, request.body.len().to_string().into_bytes()),
         ["api", _, "prefixed"] => plain(200, b"prefixed".to_vec()),
         ["status", number] => plain(number.parse().unwrap_or(0), b"<h1>so</h1>".to_vec()),
+        ["told-length", bytes] => HttpResponse {
+            status_code: 200,
+            headers: vec![header("Content-Length", &[bytes])],
+            ..HttpResponse::default()
+        },
         ["large", bytes] => plain(200, vec![b'x'; bytes.parse().unwrap_or(0)]),
         ["bad-header"] => HttpResponse {
             status_code: 200,

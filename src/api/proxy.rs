@@ -173,9 +173,8 @@ fn answer(method: &Method, reply: HttpReply) -> Result<Response, String> {
     let status = status.ok_or_else(|| {
         format!("it answered the status {}, and there are 200 to 599", reply.status)
     })?;
-    let has_no_body = *method == Method::HEAD
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let body = if has_no_body { Bytes::new() } else { body };
+    let is_bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let has_no_body = *method == Method::HEAD || is_bodiless;
     let mut answered = HeaderMap::new();
     let (mut bytes, mut count) = (0, 0);
     for (name, values) in headers {
@@ -196,11 +195,17 @@ fn answer(method: &Method, reply: HttpReply) -> Result<Response, String> {
             answered.append(parsed.clone(), value);
         }
     }
-    // The length is what it is, but where there is no body to have it.
-    let length = if has_no_body { length_of(&answered)? } else { None };
+    // The length is what it is, but where there is no body to have it. One that HEAD was answered with is
+    // that of GET.
+    let length = match length_of(&answered) {
+        _ if !has_no_body => None,
+        Ok(None) if !is_bodiless && !body.is_empty() => Some(HeaderValue::from(body.len())),
+        length => length?,
+    };
     answered.remove(CONTENT_LENGTH);
     answered.extend(length.map(|length| (CONTENT_LENGTH, length)));
-    let mut response = Response::new(Body::new(Carried::new(body.clone(), load)));
+    let body = if has_no_body { Carried::nothing(load) } else { Carried::new(body, load) };
+    let mut response = Response::new(Body::new(body));
     *response.status_mut() = status;
     let dropped = named_by_connection(&answered);
     for (name, value) in &answered {
@@ -234,6 +239,8 @@ fn bad_gateway(plugin: &str, problem: &str) -> ApiError {
 /// A body that keeps its room until it has been sent.
 struct Carried {
     rest: Bytes,
+    /// That of the rest is known, and may be told.
+    has_length: bool,
     _load: Load,
 }
 
@@ -242,7 +249,12 @@ const PIECE_BYTES: usize = 64 * 1024;
 
 impl Carried {
     fn new(rest: Bytes, load: Load) -> Carried {
-        Carried { rest, _load: load }
+        Carried { rest, has_length: true, _load: load }
+    }
+
+    /// Of an answer without a body, which says of no length that it is 0.
+    fn nothing(load: Load) -> Carried {
+        Carried { rest: Bytes::new(), has_length: false, _load: load }
     }
 }
 
@@ -266,7 +278,11 @@ impl hyper::body::Body for Carried {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.rest.len() as u64)
+        if self.has_length {
+            SizeHint::with_exact(self.rest.len() as u64)
+        } else {
+            SizeHint::default()
+        }
     }
 }
 
