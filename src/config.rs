@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use axwatch_core::RetryLimits;
 use axwatch_engine::EngineConfig;
-use axwatch_engine::plugin::{HostSettings, Keepalive, MAX_IN_FLIGHT_MAX, PluginSettings};
+use axwatch_engine::plugin::{
+    HostSettings, Keepalive, MAX_IN_FLIGHT_MAX, OURS_IN_ENV, PluginSettings,
+};
 use axwatch_model::{HandlerName, PluginName, bounds};
 use serde::Deserialize;
 use toml::de::DeTable;
@@ -464,6 +466,14 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
             own.insert(name, table);
         }
     }
+    for (name, table) in &own {
+        // Existing configurations put it here too: see `PluginsConfig::settings_of`.
+        let env = table.get("env").and_then(toml::Value::as_table);
+        check_env(env.into_iter().flat_map(toml::Table::keys)).map_err(|(variable, problem)| {
+            let key = format!("{name}.env.{variable}");
+            ConfigError::new(place(&key), format!("{key}: {problem}"))
+        })?;
+    }
     let mut hosts = raw.plugins;
     for (name, host) in &mut hosts {
         check_host(name, host, |key| place(&format!("plugins.{name}.{key}")))?;
@@ -603,10 +613,15 @@ impl Source<'_> {
         let Some(span) = error.span() else {
             return ConfigError::new(self.file.display().to_string(), problem);
         };
-        match keys.and_then(|keys| key_over(keys, span.start)) {
-            Some(key) => ConfigError::new(self.place(span), format!("{key}: {problem}")),
-            None => ConfigError::new(self.place(span), problem),
-        }
+        // A table is a struct or a map of ours, of which nobody outside has heard.
+        let wants_table =
+            ["expected struct ", "expected a map"].iter().any(|t| problem.contains(t));
+        let problem = match keys.and_then(|keys| key_over(keys, span.start)) {
+            Some(key) if wants_table => format!("{key} must be a table: write [{key}]"),
+            Some(key) => format!("{key}: {problem}"),
+            None => problem,
+        };
+        ConfigError::new(self.place(span), problem)
     }
 }
 
@@ -747,6 +762,14 @@ pub fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
     (distance <= 1 + last_part.chars().count() / 4).then_some(near)
 }
 
+/// The first of these names that no plugin's environment may have, and why.
+fn check_env<'a>(mut names: impl Iterator<Item = &'a String>) -> Result<(), (&'a str, String)> {
+    match names.find(|name| name.starts_with(OURS_IN_ENV)) {
+        Some(name) => Err((name, format!("names that begin with {OURS_IN_ENV} are axwatch's own"))),
+        None => Ok(()),
+    }
+}
+
 /// What only becomes wrong by its value.
 fn check_host(
     name: &str,
@@ -788,6 +811,10 @@ fn check_host(
     if host.sha256.as_ref().is_some_and(|text| !is_digest(text)) {
         let problem = format!("plugins.{name}.sha256 must be 64 hex digits");
         return Err(ConfigError::new(place("sha256"), problem));
+    }
+    if let Err((key, problem)) = check_env(host.env.iter().flat_map(BTreeMap::keys)) {
+        let problem = format!("plugins.{name}.env.{key}: {problem}");
+        return Err(ConfigError::new(place(&format!("env.{key}")), problem));
     }
     if host.memory_mb.is_some_and(|mb| !(1..=MEMORY_MB_MAX).contains(&mb)) {
         let problem = format!("plugins.{name}.memory_mb must be 1 to {MEMORY_MB_MAX}");
@@ -1050,7 +1077,21 @@ mod tests {
                 "am.toml:1: [weather] belongs to no enabled plugin; if weather is a plugin",
             ),
             ("stroe = 1", "am.toml:1: unknown key stroe; did you mean store?"),
-            ("http = 1", "am.toml:1: http: invalid type"),
+            ("http = 1", "am.toml:1: http must be a table: write [http]"),
+            ("[plugins]\nx = 3", "am.toml:2: plugins.x must be a table: write [plugins.x]"),
+            ("\nplugins = 3", "am.toml:2: plugins must be a table: write [plugins]"),
+            (
+                "[plugins.x]\nenv = 3",
+                "am.toml:2: plugins.x.env must be a table: write [plugins.x.env]",
+            ),
+            (
+                "[plugins.x]\nbinary = 'b'\nenv = { A = '1', AXWATCH_LAUNCH = '1' }",
+                "am.toml:3: plugins.x.env.AXWATCH_LAUNCH: names that begin with AXWATCH_LAUN are axwatch's own",
+            ),
+            (
+                "[plugin]\nenabled = ['x']\n[x.env]\nA = '1'\nAXWATCH_LAUNCHER = '1'",
+                "am.toml:5: x.env.AXWATCH_LAUNCHER: names that begin with",
+            ),
             ("[http]\naddr = 1", "am.toml:2: http.addr: invalid type: integer `1`"),
             ("[plugins.git]\nmax_in_flight = 'x'", "am.toml:2: plugins.git.max_in_flight: invalid"),
             ("[plugin]\nenabled = 'git'", "am.toml:2: plugin.enabled: invalid type"),

@@ -50,7 +50,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 pub use http::{CallError, Callable, HttpCall, HttpReply};
-pub use process::LauncherCommand;
+pub use process::{LauncherCommand, OURS_IN_ENV};
 pub use schema::{ConfigField, ConfigView};
 pub use settings::{
     BODY_BYTES_MAX, HostSettings, Keepalive, MAX_IN_FLIGHT_MAX, PluginSettings, Program, Reload,

@@ -106,7 +106,7 @@ impl Drop for Port {
 
 /// What the names begin with that are ours in the environment of a launcher: one of them would make a
 /// launcher take itself for something else.
-const OURS: &str = "AXWATCH_LAUN";
+pub const OURS_IN_ENV: &str = "AXWATCH_LAUN";
 /// Names one launch in the environment of all its processes, so that they can be found when their
 /// launcher, which is to end them, was itself killed.
 const LAUNCH_TAG: &str = "AXWATCH_LAUNCH";
@@ -201,10 +201,10 @@ pub(crate) fn launch(
     environment: BTreeMap<OsString, OsString>,
     tag: String,
 ) -> io::Result<Launched> {
-    let ours = |name: &&OsString| name.as_encoded_bytes().starts_with(OURS.as_bytes());
+    let ours = |name: &&OsString| name.as_encoded_bytes().starts_with(OURS_IN_ENV.as_bytes());
     if let Some(name) = environment.keys().find(ours) {
         let name = name.display();
-        let reason = format!("env: {name}: names that begin with {OURS} are axwatch's own");
+        let reason = format!("env: {name}: names that begin with {OURS_IN_ENV} are axwatch's own");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
     }
     let (line, its_end) = std::os::unix::net::UnixStream::pair()?;
