@@ -38,6 +38,7 @@ pub use trial::{
 pub use upkeep::{Health, Retained};
 pub use watchers::{
     DeclaredWatcher, Pass, PassKind, PastHold, Position, ReplayPreview, ShownWatcher, Watcher,
+    when_in_words,
 };
 pub use why_not::{
     FiredJob, HeldBack, NEAREST_DEFAULT, NEAREST_MAX, Near, Nearest, Present, Reason, Verdict,

@@ -39,6 +39,28 @@ pub struct StructuralFilter {
     pub actors: Vec<String>,
 }
 
+impl StructuralFilter {
+    /// For people: `subjects ALICE, BOB; predicates is_author`. Empty when it asks about nothing.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        let lists = [
+            ("subjects", &self.subjects),
+            ("predicates", &self.predicates),
+            ("contexts", &self.contexts),
+            ("actors", &self.actors),
+        ];
+        let one = |term: &String| match term.contains([',', ';']) {
+            true => format!("{term:?}"),
+            false => term.clone(),
+        };
+        let asked =
+            lists.into_iter().filter(|(_, terms)| !terms.is_empty()).map(|(name, terms)| {
+                format!("{name} {}", terms.iter().map(one).collect::<Vec<_>>().join(", "))
+            });
+        asked.collect::<Vec<_>>().join("; ")
+    }
+}
+
 impl Declared {
     /// What `when` shows: the AX text as written, or the lists as one JSON object.
     #[must_use]
@@ -306,6 +328,25 @@ mod tests {
             assert_eq!(state.to_string(), text);
             assert_eq!(text.parse::<WatcherState>().unwrap(), state);
             assert_eq!(serde_json::to_value(state).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn lists_have_words() {
+        let list = |terms: &[&str]| terms.iter().map(|&term| term.to_owned()).collect();
+        let cases = [
+            (StructuralFilter::default(), ""),
+            (
+                StructuralFilter {
+                    predicates: list(&["is_author", "pull request"]),
+                    contexts: list(&["a, b"]),
+                    ..StructuralFilter::default()
+                },
+                r#"predicates is_author, pull request; contexts "a, b""#,
+            ),
+        ];
+        for (lists, expected) in cases {
+            assert_eq!(lists.in_words(), expected);
         }
     }
 

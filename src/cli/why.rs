@@ -84,11 +84,12 @@ fn claims(out: &mut Output, claims: &[Box<serde_json::value::RawValue>]) -> Resu
 
 fn revision(out: &mut Output, watcher: &views::Revision) -> Result<()> {
     let source = watcher.leaf.map(|leaf| format!("audit record {leaf}"));
+    let when = watcher.when.as_deref().map(views::when_in_words);
     out.fields(&[
         ("watcher", watcher.id.clone()),
         ("revision", watcher.revision.to_string()),
         ("generation", watcher.generation.to_string()),
-        ("when", watcher.when.clone().unwrap_or_else(|| "not known any more".to_owned())),
+        ("when", when.unwrap_or_else(|| "not known any more".to_owned())),
         ("handlers", watcher.handlers.join("\n")),
         (
             "at most",

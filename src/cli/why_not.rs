@@ -11,6 +11,7 @@ use crate::output::{Output, TablePage, cut, job_style, or_dash, quoted};
 use crate::source::Source;
 use crate::views::{
     Condition, FiredJob, NEAREST_DEFAULT, NEAREST_MAX, Nearest, Present, Verdict, WhyNot,
+    when_in_words,
 };
 
 const EXAMPLES: &str = "\
@@ -76,7 +77,7 @@ fn tell(context: &mut Context, why_not: &WhyNot) -> Result<()> {
     if let Some(when) = &why_not.when {
         let revision = or_dash(why_not.revision);
         out.heading(&format!("as it was declared then (revision {revision})"))?;
-        out.line(&in_one_line(when))?;
+        out.line(&in_one_line(&when_in_words(when)))?;
         conditions(out, &why_not.conditions)?;
     }
     if let Some(present) = &why_not.present {
@@ -98,7 +99,7 @@ fn tell_present(out: &mut Output, present: &Present) -> Result<()> {
         None => "its text is no AX to this axwatch",
     };
     out.heading(&format!("as it is declared now (revision {}) {says}", present.revision))?;
-    out.line(&in_one_line(&present.when))?;
+    out.line(&in_one_line(&when_in_words(&present.when)))?;
     conditions(out, &present.conditions)
 }
 

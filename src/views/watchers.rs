@@ -1,7 +1,7 @@
 //! A watcher as it is shown: what it is declared as, what it has done, and where it is.
 
 use axwatch_engine::WatcherView as WatcherRows;
-use axwatch_model::{HoldRow, PassRow, Seq, Timestamp, WatcherRow, WatcherState};
+use axwatch_model::{HoldRow, PassRow, Seq, StructuralFilter, Timestamp, WatcherRow, WatcherState};
 use serde::{Deserialize, Serialize};
 
 use super::JobCounts;
@@ -253,6 +253,13 @@ impl Pass {
     }
 }
 
+/// `when` as people read it: the lists of a registration in words, and AX as it is.
+pub fn when_in_words(when: &str) -> String {
+    let lists = Some(when).filter(|when| when.starts_with('{'));
+    let lists = lists.and_then(|json| serde_json::from_str::<StructuralFilter>(json).ok());
+    lists.map(|lists| lists.in_words()).unwrap_or_else(|| when.to_owned())
+}
+
 /// What a replay would fire.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplayPreview {
@@ -278,4 +285,21 @@ pub struct ReplayPreview {
     pub max_fires_per_second: Option<u32>,
     /// How long the limit takes for them, in milliseconds; null without one.
     pub takes_ms: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_told_in_words_and_ax_as_it_is() {
+        let cases = [
+            (r#"{"subjects":["X","Y"],"actors":["a; b"]}"#, r#"subjects X, Y; actors "a; b""#),
+            ("is author of GitHub", "is author of GitHub"),
+            ("{not an object", "{not an object"),
+        ];
+        for (when, expected) in cases {
+            assert_eq!(when_in_words(when), expected);
+        }
+    }
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::output::{Output, TablePage, counted, or_dash, plugin_style, watcher_style};
 use crate::source::parse;
-use crate::views::{Plugin, ShownPlugin, Watcher};
+use crate::views::{Plugin, ShownPlugin, Watcher, when_in_words};
 
 /// A list of plugins, one JSON object a line.
 pub fn list(out: &mut Output, lines: &str) -> Result<()> {
@@ -119,7 +119,7 @@ fn watchers(out: &mut Output, watchers: &[Watcher]) -> Result<()> {
         let cells = vec![
             watcher.id.clone(),
             watcher.state.to_string().replace('_', " "),
-            watcher.when.clone(),
+            when_in_words(&watcher.when),
             watcher.handlers.join(", "),
             at_most,
             or_dash(watcher.open_jobs),

@@ -16,7 +16,7 @@ use crate::client::path;
 use crate::fault::Fault;
 use crate::output::{Output, counted, quoted, span};
 use crate::source::need_server;
-use crate::views::{ReplayPreview, Watcher};
+use crate::views::{ReplayPreview, Watcher, when_in_words};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -107,7 +107,7 @@ fn show(out: &mut Output, preview: &ReplayPreview) -> Result<()> {
         _ => "there is no limit".to_owned(),
     };
     out.fields(&[
-        ("watcher", format!("{watcher} (revision {revision}: {when})")),
+        ("watcher", format!("{watcher} (revision {revision}: {})", when_in_words(when))),
         ("claims", format!("{}, seq {from} to {to}", counted(*claims, "claim"))),
         ("matches", preview.matches.to_string()),
         ("fires", format!("{} of {}", preview.fires, preview.handlers.join(", "))),

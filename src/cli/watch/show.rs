@@ -7,7 +7,9 @@ use axwatch_model::WatcherState;
 
 use crate::output::{Output, TablePage, counted, or_dash, span, watcher_style};
 use crate::source::parse;
-use crate::views::{JobCounts, Pass, PassKind, PastHold, Position, ShownWatcher, Watcher};
+use crate::views::{
+    JobCounts, Pass, PassKind, PastHold, Position, ShownWatcher, Watcher, when_in_words,
+};
 
 /// The titles of a list.
 pub const TITLES: &[&str] = &[
@@ -38,7 +40,7 @@ pub fn list(out: &mut Output, table: &mut TablePage, lines: &[String]) -> Result
             watcher.id,
             doing,
             watcher.revision.to_string(),
-            watcher.when,
+            when_in_words(&watcher.when),
             watcher.handlers.join(", "),
             or_dash(watcher.max_fires_per_second),
             watcher.matches.to_string(),
@@ -93,7 +95,7 @@ pub fn show(out: &mut Output, shown: &ShownWatcher) -> Result<()> {
         ("owner", watcher.owner.clone()),
         ("state", format!("{style}{}{style:#}", doing(watcher))),
         ("revision", watcher.revision.to_string()),
-        ("when", watcher.when.clone()),
+        ("when", when_in_words(&watcher.when)),
         ("handlers", watcher.handlers.join("\n")),
         ("at most", rate.map_or("no limit".to_owned(), |rate| format!("{rate} a second"))),
         ("gives up", gives_up(watcher)),

@@ -26,7 +26,7 @@ use crate::output::{Output, TablePage, counted, cut, or_dash, span};
 use crate::source::{Lines, Source, parse};
 use crate::views::{
     Change, Condition, Trial, TrialCompare, TrialEnd, TrialLimit, TrialMatch, TrialProgress,
-    TrialSummary, TrialVerdict,
+    TrialSummary, TrialVerdict, when_in_words,
 };
 
 const EXAMPLES: &str = "\
@@ -277,6 +277,7 @@ fn limited(limit: &TrialLimit) -> String {
 
 fn changed(compare: &TrialCompare) -> String {
     let TrialCompare { watcher, revision, when, gained, lost, both } = compare;
+    let when = when_in_words(when);
     format!(
         "beside {watcher} (revision {revision}: {when}) it gains {gained}, loses {lost} and keeps {both}"
     )
