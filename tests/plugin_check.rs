@@ -49,7 +49,7 @@ fn what_a_host_cannot_do_is_a_problem() {
         ("garbage", &["Metadata: "]),
         ("exit-0-before-ready", &["it ended (exit status: 0) before it was ready"]),
         ("never-binds", &["no process of this plugin listens on "]),
-        ("hang-in-initialize", &["Initialize: no answer in 1s"]),
+        ("hang-in-initialize", &["Initialize: no answer in 1 s"]),
         ("crash-in-initialize", &["Initialize: "]),
         ("beyond-loopback", &["it listens on 0.0.0.0:", "--address"]),
     ];
@@ -65,13 +65,33 @@ fn what_a_host_cannot_do_is_a_problem() {
 }
 
 #[test]
+fn one_fault_is_told_once_and_ends_the_check() {
+    let home = Home::new("check-one-fault");
+    let cases = [
+        ("/bin/true", "Metadata: it ended (exit status: 0) before it was ready"),
+        ("/bin/false", "Metadata: it ended (exit status: 1) before it was ready"),
+    ];
+    for (program, fault) in cases {
+        let report = home.run(&["plugin", "check", program]).expect(1).object();
+        let only = serde_json::json!([{ "weight": "problem", "text": fault }]);
+        assert_eq!(report["findings"], only, "{program}");
+    }
+    // Nobody waits three times for what does not come once, nor in silence.
+    home.configure_zoo(&[Zoo::new("zoo", "never-binds").host("ready_timeout_secs", 3)]);
+    let told = home.run_plain(&["plugin", "check", "zoo"]).expect(1);
+    assert_eq!(told.err.matches("waiting for ").count(), 1, "{}", told.err);
+    assert!(told.err.contains("waiting for its Metadata, up to 3 s"), "{}", told.err);
+    told.says(&["Metadata: not answered within 3 s: no process of this plugin", "1 problem"]);
+}
+
+#[test]
 fn what_a_host_copes_with_is_a_warning() {
     let home = Home::new("check-warnings");
     let cases: [(&str, &[&str]); 5] = [
         ("no-port-line", &["no line QNTX_PLUGIN_PORT"]),
         ("prints-its-token", &["prints the token"]),
         ("ignores-sigterm", &["3 s after SIGTERM it is still there"]),
-        ("hang-in-shutdown", &["Shutdown: no answer in 5s"]),
+        ("hang-in-shutdown", &["Shutdown: no answer in 5 s; a host waits 5 s at every stop"]),
         ("refused-watchers", &["is refused: "]),
     ];
     for (mode, says) in cases {
@@ -81,6 +101,24 @@ fn what_a_host_copes_with_is_a_warning() {
             assert!(warnings.contains(text), "{mode}: no {text:?} in {report}");
         }
     }
+}
+
+#[test]
+fn announced_routes_are_asked_for() {
+    let home = Home::new("check-routes");
+    let route = |method: &str, path: &str| serde_json::json!({ "method": method, "path": path });
+    let routes = serde_json::json!([
+        route("GET", "/status/500"),
+        route("GET", "/status/404"),
+        route("GET", "/status/401"),
+        route("POST", "/status/501"),
+        route("GET", "/status/{number}"),
+    ]);
+    let report = check(&home, Zoo::new("zoo", "serves").own("routes", routes)).expect(0).object();
+    let mut warnings = findings(&report, "warning");
+    warnings.retain(|warning| warning.contains("/status/"));
+    let says = |status| format!("it announces GET /status/{status}, and answers it with {status}");
+    assert_eq!(warnings, [says(500), says(404)], "{report}");
 }
 
 #[test]

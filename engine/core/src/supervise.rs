@@ -57,6 +57,8 @@ pub const SHUTDOWN_WITHIN: Duration = Duration::from_secs(5);
 pub const TERM_WITHIN: Duration = Duration::from_secs(3);
 /// From SIGKILL until a process that is still there is left to itself.
 pub const KILL_WITHIN: Duration = Duration::from_secs(1);
+/// What stands between why it crashed and when it is launched again.
+const RESTART: &str = "; restart ";
 /// The longest that any stop takes.
 pub const STOP_MAX: Duration = Duration::from_secs(5 + 3 + 1);
 
@@ -943,7 +945,7 @@ impl Supervisor {
         }
         self.phase = Phase::BackingOff { until: due };
         let delay_secs = delay.as_secs_f64();
-        let text = format!("{reason}; restart {} in {delay_secs:.1} s", self.crashes);
+        let text = format!("{reason}{RESTART}{} in {delay_secs:.1} s", self.crashes);
         actions.push(log(LogLevel::Warn, text.as_str()));
         self.reason = text;
     }
@@ -1069,6 +1071,12 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// Why it is in its state, without when it is launched again: for who does not wait for that.
+#[must_use]
+pub fn without_restart(reason: &str) -> &str {
+    reason.rsplit_once(RESTART).map_or(reason, |(why, _)| why)
 }
 
 fn log(level: LogLevel, text: impl Into<String>) -> Action {
@@ -1416,6 +1424,7 @@ mod tests {
             let (status, reason) = play.shows();
             assert_eq!(status, "backing_off");
             assert!(reason.contains(&format!("; restart {restart} in ")), "{lives}: {reason}");
+            assert_eq!(without_restart(reason), "ended: exit status: 1");
         }
     }
 

@@ -1,9 +1,10 @@
 //! Whether a plugin can be hosted, and what a host makes of it: `axwatch plugin check`.
 //!
 //! In: how a plugin is started. Out: what it serves, what it declares, and what a host could not do with
-//! it. Three of its processes are run, one after the other: one as the real host runs it, on an engine with
-//! a store in memory; one that is asked everything there is to ask (`probe`); and one whose calls back find
-//! nobody. No job of a handler of its own is ever sent, since that would do what the handler does.
+//! it. Three of its processes are run, one after the other: one that is asked everything there is to ask
+//! (`probe`); one as the real host runs it, on an engine with a store in memory; and one whose calls back
+//! find nobody. One that does not come up is the last: a further one would not either. No job of a handler of
+//! its own is ever sent, since that would do what the handler does.
 //!
 //! Nothing of it is kept. What a crash leaves behind is nothing: the launcher ends the plugin.
 
@@ -13,7 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axwatch_ats::MemoryStore;
-use axwatch_model::{StoreId, SystemClock, WatcherState};
+use axwatch_core::supervise::{STOP_MAX, without_restart};
+use axwatch_model::{StoreId, StructuralFilter, SystemClock, WatcherState};
 use axwatch_proto::protocol;
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -33,9 +35,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const SETTLE: Duration = Duration::from_millis(500);
 /// How long after SIGTERM a host kills.
 const KILLED_AFTER: Duration = Duration::from_secs(3);
+/// How long is waited without saying for what.
+const SILENT_FOR: Duration = Duration::from_secs(2);
 
 /// Where nobody listens.
 const NOWHERE: &str = "127.0.0.1:1";
+
+/// Where is said what is being waited for, when that takes.
+pub type Tell<'a> = &'a (dyn Fn(&str) + Sync);
 
 /// What is to be checked, and with what.
 #[derive(Debug, Clone)]
@@ -163,6 +170,10 @@ impl CheckReport {
         }
     }
 
+    fn has_problem(&self) -> bool {
+        self.findings.iter().any(|finding| finding.weight == Weight::Problem)
+    }
+
     fn problem(&mut self, text: impl Into<String>) {
         self.find(Weight::Problem, text);
     }
@@ -182,35 +193,37 @@ impl CheckReport {
 /// Why nothing could be checked at all: no engine in memory, no port. What is wrong with the plugin is in
 /// the report.
 pub async fn check(
-    settings: CheckSettings,
+    mut settings: CheckSettings,
     launcher: LauncherCommand,
+    tell: Tell<'_>,
 ) -> Result<CheckReport, String> {
-    let settings = named(settings, &launcher).await;
-    let mut report =
-        CheckReport { name: settings.plugin.name.to_string(), ..CheckReport::default() };
+    let mut report = CheckReport::default();
     let ground = Ground::new().await?;
-    under_a_host(&settings, &launcher, &mut report).await?;
-    let announced = asked_everything(&settings, &launcher, &ground, &mut report).await;
-    if let Some(announced) = announced {
-        without_a_host(&settings, &launcher, &announced, &mut report).await;
+    let announced = asked_everything(&mut settings, &launcher, &ground, tell, &mut report).await;
+    if let Some(announced) = announced
+        && under_a_host(&settings, &launcher, tell, &mut report).await?
+    {
+        without_a_host(&settings, &launcher, &announced, tell, &mut report).await;
     }
+    report.name = settings.plugin.name.to_string();
     report.findings.sort_by_key(|finding| finding.weight);
-    report.ok = report.findings.iter().all(|finding| finding.weight != Weight::Problem);
+    report.ok = !report.has_problem();
     Ok(report)
 }
 
-/// With the name that the plugin says, where nobody else says one and it can be a name.
-async fn named(mut settings: CheckSettings, launcher: &LauncherCommand) -> CheckSettings {
-    if settings.is_name_guessed
-        && let Ok(mut probe) = Probe::start(&settings, launcher, NOWHERE, None).await
-    {
-        let said = probe.metadata(settings.plugin.ready_timeout).await;
-        if let Some(name) = said.ok().and_then(|(metadata, _)| metadata.name.parse().ok()) {
-            settings.plugin.name = name;
-        }
-        probe.end().await;
+/// Waits, and says for what when that takes.
+async fn waiting<T>(tell: Tell<'_>, what: &str, up_to: Duration, on: impl Future<Output = T>) -> T {
+    let mut on = std::pin::pin!(on);
+    if let Ok(done) = tokio::time::timeout(SILENT_FOR, &mut on).await {
+        return done;
     }
-    settings
+    tell(&format!("waiting for {what}, up to {}", shown(up_to)));
+    on.await
+}
+
+/// A duration for people: `5 s`.
+fn shown(duration: Duration) -> String {
+    format!("{} s", duration.as_secs_f64())
 }
 
 /// An engine on a store in memory.
@@ -246,100 +259,70 @@ impl Ground {
     }
 }
 
-// ---- under the real host ----
-
-/// Has the real host run it, and tells how far that comes.
-async fn under_a_host(
-    settings: &CheckSettings,
-    launcher: &LauncherCommand,
-    report: &mut CheckReport,
-) -> Result<(), String> {
-    let engine = engine().await?;
-    let host = HostSettings { plugins: vec![settings.plugin.clone()], ..settings.host.clone() };
-    let began = Instant::now();
-    let host = PluginHost::start(engine.clone(), host, launcher.clone());
-    let host = host.await.map_err(|error| error.to_string())?;
-    let patience = settings.plugin.ready_timeout + settings.plugin.initialize_timeout;
-    let name = settings.plugin.name.as_str();
-    loop {
-        let view = host.show(name).map_err(|error| error.to_string())?;
-        match view.state {
-            Status::Ready => break,
-            Status::Failed | Status::BackingOff => {
-                let error = view.error.unwrap_or_else(|| "it does not say why".to_owned());
-                report.problem(format!("a host cannot run it: {error}"));
-                host.shutdown().await;
-                return Ok(());
-            }
-            _ if began.elapsed() > patience => {
-                report.problem(format!("it is not ready after {patience:?}"));
-                host.shutdown().await;
-                return Ok(());
-            }
-            _ => tokio::time::sleep(LOOK_EVERY).await,
-        }
-    }
-    report.note(format!(
-        "a host has it ready {:.1} s after its start",
-        began.elapsed().as_secs_f64()
-    ));
-    tokio::time::sleep(SETTLE).await;
-    if let Ok(view) = host.show(name)
-        && view.state != Status::Ready
-    {
-        let error = view.error.unwrap_or_default();
-        report.problem(format!("it does not stay ready: {error}"));
-    }
-    for watcher in engine.watchers(false).await.unwrap_or_default() {
-        let state = watcher.row.state;
-        if !matches!(state, WatcherState::Live) {
-            report.note(format!("watcher {}: {state}", watcher.row.key));
-        }
-    }
-    host.shutdown().await;
-    Ok(())
-}
-
 // ---- asked everything ----
 
-/// Runs a process of our own and asks it all there is to ask. Answers with what it announced.
+/// Runs a process of our own and asks it all there is to ask. Answers with what it announced; `None` when it
+/// did not come so far.
 async fn asked_everything(
-    settings: &CheckSettings,
+    settings: &mut CheckSettings,
     launcher: &LauncherCommand,
     ground: &Ground,
+    tell: Tell<'_>,
     report: &mut CheckReport,
 ) -> Option<protocol::InitializeResponse> {
-    let started = Probe::start(settings, launcher, &ground.endpoint, Some(&ground.callers));
-    let mut probe = match started.await {
+    let mut probe = match Probe::start(settings, launcher, &ground.endpoint).await {
         Ok(probe) => probe,
         Err(reason) => {
             report.problem(reason);
             return None;
         }
     };
-    let announced = questions(&mut probe, settings, report).await;
+    let announced = match introduced(&mut probe, settings, tell, report).await {
+        Some(metadata) => {
+            probe.may_call(&ground.callers, &settings.plugin);
+            questions(&mut probe, &metadata, settings, tell, report).await
+        }
+        None => None,
+    };
     tell_output(&mut probe, report);
-    tell_end(probe, report).await;
+    tell_end(probe, tell, report).await;
     announced
 }
 
-async fn questions(
+/// Waits until it says who it is. Where nobody else says its name, and it can be one, that is its name.
+async fn introduced(
     probe: &mut Probe,
-    settings: &CheckSettings,
+    settings: &mut CheckSettings,
+    tell: Tell<'_>,
     report: &mut CheckReport,
-) -> Option<protocol::InitializeResponse> {
-    let metadata = match probe.metadata(settings.plugin.ready_timeout).await {
+) -> Option<protocol::MetadataResponse> {
+    let patience = settings.plugin.ready_timeout;
+    match waiting(tell, "its Metadata", patience, probe.metadata(patience)).await {
         Ok((metadata, served)) => {
             report.serves.push(served);
-            metadata
+            if settings.is_name_guessed
+                && let Ok(name) = metadata.name.parse()
+            {
+                settings.plugin.name = name;
+            }
+            Some(metadata)
         }
         Err(served) => {
             report.problem(format!("Metadata: {}", served.detail));
             report.serves.push(served);
-            return None;
+            None
         }
-    };
-    tell_who(&metadata, settings, report);
+    }
+}
+
+async fn questions(
+    probe: &mut Probe,
+    metadata: &protocol::MetadataResponse,
+    settings: &CheckSettings,
+    tell: Tell<'_>,
+    report: &mut CheckReport,
+) -> Option<protocol::InitializeResponse> {
+    tell_who(metadata, settings, report);
     tell_announcement(probe, report);
     tell_listeners(probe, settings, report);
 
@@ -347,7 +330,9 @@ async fn questions(
     tell_served(served, "", report);
     report.declares.config = config;
 
-    let (announced, served) = probe.initialize(settings.plugin.initialize_timeout).await;
+    let patience = settings.plugin.initialize_timeout;
+    let initialize = waiting(tell, "its Initialize", patience, probe.initialize(patience));
+    let (announced, served) = initialize.await;
     let Some(announced) = announced else {
         report.problem(format!("Initialize: {}", served.detail));
         report.serves.push(served);
@@ -386,7 +371,8 @@ async fn questions(
     remark.into_iter().for_each(|remark| report.warn(remark));
     tell_served(served, "", report);
 
-    match probe.initialize(settings.plugin.initialize_timeout).await {
+    let again = waiting(tell, "its second Initialize", patience, probe.initialize(patience)).await;
+    match again {
         (Some(again), _) if sorted(&again.handler_names) == sorted(&announced.handler_names) => {}
         (Some(_), _) => report.note(
             "a second Initialize of one process announces other handlers: `plugin reconfigure` will change what it has",
@@ -555,17 +541,14 @@ fn refused(watcher: &protocol::WatcherRegistration, known: &[String]) -> Vec<Str
 }
 
 fn understood(watcher: &protocol::WatcherRegistration) -> DeclaredWatcher {
-    let lists = [
-        ("subjects", &watcher.subjects),
-        ("predicates", &watcher.predicates),
-        ("contexts", &watcher.contexts),
-        ("actors", &watcher.actors),
-    ];
-    let shown = |(name, terms): (&str, &Vec<String>)| {
-        (!terms.is_empty()).then(|| format!("{name} {}", wire::shown(&terms.join(", "))))
+    let lists = StructuralFilter {
+        subjects: watcher.subjects.clone(),
+        predicates: watcher.predicates.clone(),
+        contexts: watcher.contexts.clone(),
+        actors: watcher.actors.clone(),
     };
     let when = match watcher.ax.as_str() {
-        "" => lists.into_iter().filter_map(shown).collect::<Vec<_>>().join("; "),
+        "" => wire::shown(&lists.in_words()),
         ax => wire::shown(ax),
     };
     let rate = match watcher.max_fires_per_second {
@@ -587,11 +570,17 @@ fn tell_output(probe: &mut Probe, report: &mut CheckReport) {
     }
 }
 
-async fn tell_end(probe: Probe, report: &mut CheckReport) {
-    let end = probe.end().await;
-    report.serves.push(end.served.clone());
-    if end.served.answer == Answer::Silent {
-        report.warn(format!("Shutdown: {}; a host waits 5 s at every stop", end.served.detail));
+async fn tell_end(probe: Probe, tell: Tell<'_>, report: &mut CheckReport) {
+    let end = waiting(tell, "it to end", STOP_MAX, probe.end()).await;
+    if let Some(served) = end.served {
+        match (served.answer, end.is_shutdown_late) {
+            (Answer::Silent, true) => {
+                report.warn(format!("Shutdown: {}; a host waits 5 s at every stop", served.detail));
+            }
+            (Answer::Silent, false) => report.warn(format!("Shutdown: {}", served.detail)),
+            _ => {}
+        }
+        report.serves.push(served);
     }
     match end.term_within {
         None => report.warn(
@@ -614,6 +603,81 @@ async fn tell_end(probe: Probe, report: &mut CheckReport) {
     }
 }
 
+// ---- under the real host ----
+
+/// Has the real host run it, and tells how far that comes: whether it is ready in the end.
+async fn under_a_host(
+    settings: &CheckSettings,
+    launcher: &LauncherCommand,
+    tell: Tell<'_>,
+    report: &mut CheckReport,
+) -> Result<bool, String> {
+    if report.has_problem() {
+        // It would only say the same in other words.
+        report.note("it was not run under a host: the problem comes first");
+        return Ok(true);
+    }
+    let engine = engine().await?;
+    let host = HostSettings { plugins: vec![settings.plugin.clone()], ..settings.host.clone() };
+    let began = Instant::now();
+    let host = PluginHost::start(engine.clone(), host, launcher.clone());
+    let host = host.await.map_err(|error| error.to_string())?;
+    let patience = settings.plugin.ready_timeout + settings.plugin.initialize_timeout;
+    let name = settings.plugin.name.as_str();
+    let ready =
+        waiting(tell, "it to be ready under a host", patience, ready(&host, name, patience));
+    let is_ready = match ready.await {
+        Ok(()) => {
+            let took = began.elapsed().as_secs_f64();
+            report.note(format!("a host has it ready {took:.1} s after its start"));
+            stays_ready(&host, name, &engine, report).await;
+            true
+        }
+        Err(reason) => {
+            report.problem(reason);
+            false
+        }
+    };
+    waiting(tell, "it to end", STOP_MAX, host.shutdown()).await;
+    Ok(is_ready)
+}
+
+/// Waits until the host has it ready, or says why that does not come.
+async fn ready(host: &PluginHost, name: &str, patience: Duration) -> Result<(), String> {
+    let began = Instant::now();
+    loop {
+        let view = host.show(name).map_err(|error| error.to_string())?;
+        match view.state {
+            Status::Ready => return Ok(()),
+            Status::Failed | Status::BackingOff => {
+                let error = view.error.unwrap_or_else(|| "it does not say why".to_owned());
+                return Err(format!("a host cannot run it: {}", without_restart(&error)));
+            }
+            _ if began.elapsed() > patience => {
+                return Err(format!("it is not ready after {}", shown(patience)));
+            }
+            _ => tokio::time::sleep(LOOK_EVERY).await,
+        }
+    }
+}
+
+/// Watches it for a moment, and tells what came of what it registered.
+async fn stays_ready(host: &PluginHost, name: &str, engine: &Engine, report: &mut CheckReport) {
+    tokio::time::sleep(SETTLE).await;
+    if let Ok(view) = host.show(name)
+        && view.state != Status::Ready
+    {
+        let error = view.error.unwrap_or_default();
+        report.problem(format!("it does not stay ready: {}", without_restart(&error)));
+    }
+    for watcher in engine.watchers(false).await.unwrap_or_default() {
+        let state = watcher.row.state;
+        if !matches!(state, WatcherState::Live) {
+            report.note(format!("watcher {}: {state}", watcher.row.key));
+        }
+    }
+}
+
 // ---- without a host ----
 
 /// Runs a process whose calls back find nobody, as while a host is restarting.
@@ -621,11 +685,14 @@ async fn without_a_host(
     settings: &CheckSettings,
     launcher: &LauncherCommand,
     announced: &protocol::InitializeResponse,
+    tell: Tell<'_>,
     report: &mut CheckReport,
 ) {
-    let Ok(mut probe) = Probe::start(settings, launcher, NOWHERE, None).await else { return };
-    if probe.metadata(settings.plugin.ready_timeout).await.is_ok() {
-        match probe.initialize(settings.plugin.initialize_timeout).await {
+    let Ok(mut probe) = Probe::start(settings, launcher, NOWHERE).await else { return };
+    let (ready, initialize) = (settings.plugin.ready_timeout, settings.plugin.initialize_timeout);
+    if waiting(tell, "its Metadata", ready, probe.metadata(ready)).await.is_ok() {
+        let what = "its Initialize without anybody to call back";
+        match waiting(tell, what, initialize, probe.initialize(initialize)).await {
             (Some(other), _) => {
                 let lacks =
                     announced.handler_names.iter().filter(|n| !other.handler_names.contains(n));
@@ -643,5 +710,5 @@ async fn without_a_host(
             )),
         }
     }
-    probe.end().await;
+    waiting(tell, "it to end", STOP_MAX, probe.end()).await;
 }

@@ -372,7 +372,7 @@ fn with_last_words(status: ExitStatus, last_words: Option<String>) -> String {
 }
 
 /// As [`ExitStatus`] says it, with the launcher's way of passing a signal on undone.
-fn describe(status: ExitStatus) -> String {
+pub(crate) fn describe(status: ExitStatus) -> String {
     match status.code() {
         Some(code @ 129..=192) => ExitStatus::from_raw(code - 128).to_string(),
         _ => status.to_string(),

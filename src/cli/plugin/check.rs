@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anstyle::Style;
 use anyhow::Result;
 use axwatch_engine::plugin::check::{Answer, CheckReport, CheckSettings, Weight, check};
 use axwatch_engine::plugin::{HostSettings, PluginSettings};
@@ -47,7 +48,14 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 impl Check {
     pub async fn run(self, context: &mut Context) -> Result<()> {
         let settings = self.settings(context)?;
-        let report = check(settings, serve::launcher()).await.map_err(Fault::Refused)?;
+        let is_for_people = !context.out.json;
+        let tell = |text: &str| {
+            if is_for_people {
+                let dim = Style::new().dimmed();
+                anstream::eprintln!("{dim}{text}{dim:#}");
+            }
+        };
+        let report = check(settings, serve::launcher(), &tell).await.map_err(Fault::Refused)?;
         if context.out.json {
             context.out.object(&report)?;
         } else {
@@ -130,7 +138,7 @@ fn show(out: &mut Output, report: &CheckReport) -> Result<()> {
         let mut table = TablePage::new(&["WATCHER", "HANDLER", "RATE", "WHEN"]);
         for watcher in report.declares.watchers.clone() {
             let cells = vec![watcher.id, watcher.handler, watcher.rate, watcher.when];
-            table.row(anstyle::Style::new(), cells);
+            table.row(Style::new(), cells);
         }
         out.table(&mut table)?;
     }
@@ -146,7 +154,7 @@ fn show(out: &mut Output, report: &CheckReport) -> Result<()> {
                 Answer::Silent => "silent",
             };
             let cells = vec![served.call.to_owned(), answer.to_owned(), served.detail.clone()];
-            table.row(anstyle::Style::new(), cells);
+            table.row(Style::new(), cells);
         }
         out.table(&mut table)?;
     }

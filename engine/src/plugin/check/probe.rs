@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,20 +23,24 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
-use super::{Answer, CheckSettings, KILLED_AFTER, Served};
+use super::{Answer, CheckSettings, KILLED_AFTER, Served, shown};
 use crate::plugin::caller::Caller;
 use crate::plugin::grpc::{self, Client};
 use crate::plugin::launcher::{ORDER_KILL, ORDER_TERM};
-use crate::plugin::listeners::{descendants, first_child, listening_beyond_loopback};
-use crate::plugin::process::Ports;
+use crate::plugin::listeners::{
+    descendants, first_child, is_answered_by, listening_beyond_loopback,
+};
+use crate::plugin::process::{Ports, describe};
 use crate::plugin::settings::{arguments, environment, find_program};
 use crate::plugin::token::{Callers, Token};
-use crate::plugin::{LauncherCommand, wire};
+use crate::plugin::{LauncherCommand, PluginSettings, wire};
 
 /// How long a call may take that has nothing to do.
 const CALL_WITHIN: Duration = Duration::from_secs(5);
 /// How long the line with the port is waited for.
 const PORT_WITHIN: Duration = Duration::from_secs(2);
+/// How long the last output of a process that has ended is waited for.
+const LAST_OUTPUT_WITHIN: Duration = Duration::from_secs(1);
 /// How long a process that was killed may take to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 /// From one look to the next.
@@ -64,6 +68,10 @@ pub(super) struct Probe {
     launcher: Child,
     orders: Option<ChildStdin>,
     client: Client,
+    /// Where it is asked.
+    asked_at: u16,
+    /// It has said who it is.
+    has_answered: bool,
     port: watch::Receiver<Option<u16>>,
     heard: Arc<Mutex<Heard>>,
     /// The calls that it made, when somebody is there to be called.
@@ -71,13 +79,15 @@ pub(super) struct Probe {
     token: Arc<Token>,
     endpoint: String,
     config: BTreeMap<String, String>,
-    _reading: JoinSet<()>,
+    reading: JoinSet<()>,
 }
 
 /// How a process ended.
 pub(super) struct End {
-    /// What came of Shutdown.
-    pub(super) served: Served,
+    /// What came of Shutdown; none when there was nobody to be told.
+    pub(super) served: Option<Served>,
+    /// No answer to Shutdown came in time.
+    pub(super) is_shutdown_late: bool,
     /// How long it took after SIGTERM; none when it had to be killed.
     pub(super) term_within: Option<Duration>,
     /// Processes that it had started and that were there when it was told to end.
@@ -92,7 +102,6 @@ impl Probe {
         settings: &CheckSettings,
         launcher: &LauncherCommand,
         endpoint: &str,
-        callers: Option<&Arc<Callers>>,
     ) -> Result<Probe, String> {
         let plugin = &settings.plugin;
         let program =
@@ -114,13 +123,6 @@ impl Probe {
                 format!("cannot start the launcher {:?}: {error}", launcher.program)
             })?;
         let token = Arc::new(Token::random());
-        let caller = callers.map(|callers| {
-            let caller =
-                Caller::new(plugin.name.clone(), 1, plugin.zero_rate_never, Arc::default());
-            let caller = Arc::new(caller);
-            callers.admit(&token, caller.clone());
-            (callers.clone(), caller)
-        });
         let heard = Arc::new(Mutex::default());
         let (tell_port, mut known_port) = watch::channel(None);
         let mut reading = JoinSet::new();
@@ -139,14 +141,24 @@ impl Probe {
             launcher,
             orders,
             client: grpc::client(grpc::channel(found)),
+            asked_at: found,
+            has_answered: false,
             port: known_port,
             heard,
-            caller,
+            caller: None,
             token,
             endpoint: endpoint.to_owned(),
             config: plugin.config.clone(),
-            _reading: reading,
+            reading,
         })
+    }
+
+    /// Lets it call back, under the name that it has by now.
+    pub(super) fn may_call(&mut self, callers: &Arc<Callers>, plugin: &PluginSettings) {
+        let zero_is_never = plugin.zero_rate_never;
+        let caller = Arc::new(Caller::new(plugin.name.clone(), 1, zero_is_never, Arc::default()));
+        callers.admit(&self.token, caller.clone());
+        self.caller = Some((callers.clone(), caller));
     }
 
     /// The port that it has said it listens on.
@@ -184,21 +196,44 @@ impl Probe {
             let (reply, served) = call("Metadata", CALL_WITHIN, answer).await;
             if let Some(reply) = reply {
                 let about = format!("{} {}", wire::shown(&reply.name), wire::shown(&reply.version));
+                self.has_answered = true;
                 return Ok((reply, Served { detail: about, ..served }));
             }
-            let ended = self.launcher.try_wait().ok().flatten();
-            let detail = match ended {
-                Some(status) => {
-                    let words = lock(&self.heard).last_words.clone();
-                    format!("it ended ({status}) before it was ready; it last said: {words}")
-                }
-                None => served.detail.clone(),
-            };
-            if ended.is_some() || Instant::now() > deadline || served.answer == Answer::Undecodable
-            {
+            if let Ok(Some(status)) = self.launcher.try_wait() {
+                return Err(Served { detail: self.last_words(status).await, ..served });
+            }
+            if served.answer == Answer::Undecodable {
+                return Err(served);
+            }
+            if Instant::now() > deadline {
+                let detail = self.why_not_ready(patience, served.detail);
                 return Err(Served { detail, ..served });
             }
             tokio::time::sleep(5 * LOOK_EVERY).await;
+        }
+    }
+
+    /// What is said of one that has ended too early.
+    async fn last_words(&mut self, status: ExitStatus) -> String {
+        // Nothing of it is left, so that the ends of its output are near.
+        let heard = async { while self.reading.join_next().await.is_some() {} };
+        let _ = timeout(LAST_OUTPUT_WITHIN, heard).await;
+        let ended = format!("it ended ({}) before it was ready", describe(status));
+        match &*lock(&self.heard).last_words {
+            "" => ended,
+            words => format!("{ended}; it last said: {words}"),
+        }
+    }
+
+    /// Why it has not said who it is, and what the last try came to.
+    fn why_not_ready(&self, patience: Duration, last: String) -> String {
+        let (port, within) = (self.asked_at, shown(patience));
+        match is_answered_by(port, &descendants(self.pid())) {
+            Ok(false) => {
+                let nobody = format!("no process of this plugin listens on 127.0.0.1:{port}");
+                format!("not answered within {within}: {nobody}, or not it alone")
+            }
+            Ok(true) | Err(_) => format!("not answered within {within}: {last}"),
         }
     }
 
@@ -279,7 +314,7 @@ impl Probe {
         match health {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(status)) => Err(wire::status_text(&status)),
-            Err(_) => Err(format!("no answer in {CALL_WITHIN:?}")),
+            Err(_) => Err(format!("no answer in {}", shown(CALL_WITHIN))),
         }
     }
 
@@ -311,8 +346,9 @@ impl Probe {
             match self.get(&path).await {
                 (Some(reply), _) => {
                     remarks.extend(wrong_with(&path, &reply));
-                    if reply.status_code == 404 {
-                        remarks.push(format!("it announces GET {path}, and answers it with 404"));
+                    if let status @ (404 | 500..=599) = reply.status_code {
+                        remarks
+                            .push(format!("it announces GET {path}, and answers it with {status}"));
                     }
                 }
                 (None, served) => remarks.push(format!("GET {path}: {}", served.detail)),
@@ -385,11 +421,9 @@ impl Probe {
     /// Ends it as a host does: Shutdown, SIGTERM, SIGKILL.
     pub(super) async fn end(mut self) -> End {
         let began = Instant::now();
-        let answer = self.client.shutdown(Empty {});
-        let (_, mut served) = call("Shutdown", CALL_WITHIN, answer).await;
-        if served.answer == Answer::Answered {
-            served.detail = format!("in {:.1} s", began.elapsed().as_secs_f64());
-        }
+        let is_told = self.has_answered && !matches!(self.launcher.try_wait(), Ok(Some(_)));
+        let served = if is_told { Some(self.shut_down().await) } else { None };
+        let is_shutdown_late = began.elapsed() >= CALL_WITHIN;
         let plugin = first_child(self.pid());
         let all = descendants(self.pid());
         let termed = Instant::now();
@@ -406,7 +440,17 @@ impl Probe {
         }
         let others: Vec<_> = all.iter().copied().filter(|&pid| Some(pid) != plugin).collect();
         let left_behind = all.into_iter().filter(|&pid| is_alive(pid)).collect();
-        End { served, term_within, children: others.len(), left_behind }
+        End { served, is_shutdown_late, term_within, children: others.len(), left_behind }
+    }
+
+    async fn shut_down(&mut self) -> Served {
+        let began = Instant::now();
+        let answer = self.client.shutdown(Empty {});
+        let (_, mut served) = call("Shutdown", CALL_WITHIN, answer).await;
+        if served.answer == Answer::Answered {
+            served.detail = format!("in {:.1} s", began.elapsed().as_secs_f64());
+        }
+        served
     }
 
     async fn order(&mut self, order: &str) {
@@ -445,7 +489,7 @@ async fn call<T>(
 ) -> (Option<T>, Served) {
     let served = |answer, detail| Served { call: name, answer, detail };
     match timeout(patience, answer).await {
-        Err(_) => (None, served(Answer::Silent, format!("no answer in {patience:?}"))),
+        Err(_) => (None, served(Answer::Silent, format!("no answer in {}", shown(patience)))),
         Ok(Ok(reply)) => (Some(reply.into_inner()), served(Answer::Answered, String::new())),
         Ok(Err(status)) => {
             let text = wire::status_text(&status);
