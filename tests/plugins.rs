@@ -32,7 +32,7 @@ fn who_does_not_come_up_is_reported_with_the_reason() {
     let quick = |zoo: Zoo| zoo.host("ready_timeout_secs", 2).host("initialize_timeout_secs", 2);
     // (name, mode, the state it ends in, what its error says)
     let cases: [(&str, &str, &str, &[&str]); 7] = [
-        ("mute", "never-binds", "failed", &["not ready within 2 s", "Metadata"]),
+        ("mute", "never-binds", "failed", &["not ready within 2 s", "no process of this plugin"]),
         ("liar", "wrong-name", "failed", &["somebody-else", "liar"]),
         (
             "fragile",
