@@ -104,6 +104,7 @@ impl Server {
         let clock = Arc::new(SystemClock::new());
         let (engine, engine_task) = axwatch_engine::start(writer, clock, engine_config).await?;
         settings.home = Some(runtime::plugin_home(&store));
+        settings.adopts_orphans = true;
         let configured = config.clone();
         settings.reload = Some(Reload::new(move |plugin| {
             configured.plugin_settings_now(plugin, variable).map_err(|error| error.to_string())

@@ -30,7 +30,7 @@ use super::calls::{Callee, Facts, Tell};
 use super::grpc::{self, Client, GrpcPlugin};
 use super::http::Reach;
 use super::output::{Capture, HOST};
-use super::process::{self, Launched, LauncherCommand, Order, Ports, attend, launch};
+use super::process::{self, Launched, LauncherCommand, Launchers, Order, Ports, attend, launch};
 use super::schema::Schema;
 use super::settings::{BinaryError, PluginSettings, arguments, environment, find_program};
 use super::tail::Logs;
@@ -56,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) home: Option<PathBuf>,
     pub(crate) launcher: LauncherCommand,
     pub(crate) ports: Arc<Ports>,
+    pub(crate) launchers: Arc<Launchers>,
     /// What people read of each plugin.
     pub(crate) logs: Logs,
 }
@@ -712,9 +713,10 @@ async fn start(
     hit(Point::Spawn).map_err(|injected| failed(injected.to_string()))?;
     let tag = process::tag(shared.home.as_deref());
     let launched =
-        launch(&shared.launcher, &program.path, &args, environment, tag).map_err(|error| {
-            failed(format!("cannot start the launcher {:?}: {error}", shared.launcher.program))
-        })?;
+        launch(&shared.launcher, &shared.launchers, &program.path, &args, environment, tag);
+    let launched = launched.map_err(|error| {
+        failed(format!("cannot start the launcher {:?}: {error}", shared.launcher.program))
+    })?;
     // Each is set here and nowhere else.
     let _ = facts.requested_port.set(port);
     let _ = facts.launcher.set(launched.pid());

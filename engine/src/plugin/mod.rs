@@ -62,7 +62,9 @@ pub use tail::{LogLine, Tail, Told};
 pub use transit::Load;
 
 use crate::handle::{Engine, RequestError};
+
 use actor::{Command, Declined, Reply, Shared, Shown};
+use process::Launchers;
 use services::Services;
 use tail::{Log, Logs};
 use token::Callers;
@@ -255,6 +257,7 @@ impl PluginHost {
             home: settings.home,
             launcher,
             ports: Arc::default(),
+            launchers: Launchers::new(settings.adopts_orphans),
         });
         let transit = Transit::new(settings.body_bytes_max);
         let mut host = PluginHost {
