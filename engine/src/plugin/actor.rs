@@ -569,7 +569,7 @@ impl Actor {
         if let Some(former) = session.dialled.take() {
             former.call.abort();
         }
-        let channel = grpc::channel(port);
+        let channel = grpc::channel(port, self.settings.max_in_flight);
         let client = grpc::client(channel.clone());
         let callee = callee(&self.shared, &self.settings, session, (client.clone(), port));
         let call = session.call(describe(callee, tell));

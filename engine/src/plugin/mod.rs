@@ -18,6 +18,7 @@ pub mod check;
 mod claims;
 mod grpc;
 mod http;
+mod large;
 pub mod launcher;
 pub mod listeners;
 mod output;

@@ -24,9 +24,9 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process};
 #[cfg(target_os = "linux")]
 use rustix::process::set_child_subreaper;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
@@ -391,7 +391,9 @@ fn signal(launcher: Option<u32>, signal: Signal) {
 /// whatever the plugin started has it for an ancestor.
 fn do_its_work(launcher: Option<u32>) {
     let Some(pid) = launcher else { return };
-    tracing::warn!("the launcher of a plugin, process {pid}, does not do what it is told: it is ended with all that it started");
+    tracing::warn!(
+        "the launcher of a plugin, process {pid}, does not do what it is told: it is ended with all that it started"
+    );
     kill_found(|| listeners::living_descendants(pid), kill, KILL_WITHIN);
     kill(pid);
 }
@@ -552,8 +554,7 @@ mod tests {
         ] {
             let environment = [(name.into(), "1".into())].into();
             let among = Launchers::new(false);
-            let launched =
-                launch(&launcher, &among, Path::new("x"), &[], environment, tag(None));
+            let launched = launch(&launcher, &among, Path::new("x"), &[], environment, tag(None));
             assert_eq!(launched.is_ok(), is_taken, "{name}");
             if let Err(error) = launched {
                 assert!(error.to_string().contains(name), "{error}");

@@ -138,7 +138,7 @@ impl Probe {
             asked_port: port,
             launcher,
             orders,
-            client: grpc::client(grpc::channel(found)),
+            client: grpc::client(grpc::channel(found, 1)),
             port: known_port,
             heard,
             caller,

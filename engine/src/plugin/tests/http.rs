@@ -23,7 +23,7 @@ pub(super) async fn callable(fake: Fake) -> (Callable, Arc<Caller>) {
     tokio::spawn(fake.serve(listener));
     let caller = Arc::new(Caller::new("zoo".parse().unwrap(), 3, false, Arc::default()));
     let token = Arc::new(Token::known("a secret"));
-    let reach = Reach { channel: channel(port), caller: caller.clone(), token };
+    let reach = Reach { channel: channel(port, 64), caller: caller.clone(), token };
     let transit = Transit::new(BODY_BYTES_MAX).of_plugin();
     let within = ANSWER_WITHIN;
     (Callable { plugin: "zoo".parse().unwrap(), transit, reach, within }, caller)
