@@ -25,11 +25,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::api::{self, Listener};
 use crate::cli::variable;
 use crate::config::Config;
 use crate::fault::Fault;
+use crate::host_lines::{self, HostLines};
 use crate::output::Output;
 use crate::runtime::{self, Runtime, RuntimeFiles};
 use crate::shipped;
@@ -111,6 +114,7 @@ impl Server {
         }));
         let plugins = PluginHost::start(engine.clone(), settings, launcher()).await?;
         let plugins = Arc::new(plugins);
+        host_lines::go_to(&plugins);
 
         let scheme = if tls.is_some() { "https" } else { "http" };
         let http = format!("{scheme}://{}", reached_at(listener.address()));
@@ -329,7 +333,8 @@ where
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         Fault::Usage(format!("the log filter {filter:?} is not valid: {error}"))
     })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours).init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colours);
+    tracing_subscriber::registry().with(filter).with(lines).with(HostLines).init();
     Ok(())
 }
 

@@ -476,6 +476,8 @@ impl Actor {
     }
 
     fn log(&self, level: LogLevel, text: &str) {
+        // What is in the plugin's own log already.
+        const TARGET: &str = "axwatch::plugin";
         let plugin = &self.settings.name;
         let word = match level {
             LogLevel::Info => "info",
@@ -484,9 +486,9 @@ impl Actor {
         };
         self.shared.logs.of(plugin).push(word, HOST, text, None);
         match level {
-            LogLevel::Info => tracing::info!(%plugin, "plugin {plugin}: {text}"),
-            LogLevel::Warn => tracing::warn!(%plugin, "plugin {plugin}: {text}"),
-            LogLevel::Error => tracing::error!(%plugin, "plugin {plugin}: {text}"),
+            LogLevel::Info => tracing::info!(target: TARGET, %plugin, "plugin {plugin}: {text}"),
+            LogLevel::Warn => tracing::warn!(target: TARGET, %plugin, "plugin {plugin}: {text}"),
+            LogLevel::Error => tracing::error!(target: TARGET, %plugin, "plugin {plugin}: {text}"),
         }
     }
 
@@ -777,7 +779,7 @@ async fn initialize(
         Ok(registration) => registration,
         Err(error) => {
             let reason = error.to_string();
-            tracing::error!(plugin = %callee.settings.name, %error, "Failed to setup plugin watchers");
+            tracing::error!(plugin = %callee.settings.name, error = error.to_string(), "Failed to setup plugin watchers");
             return tell.seen(Seen::InitializeFailed { reason });
         }
     };
@@ -849,7 +851,7 @@ async fn registered(
         Ok(verdicts) => return Some(Ok(verdicts)),
         Err(error) => error,
     };
-    tracing::error!(%plugin, %error, "Failed to setup plugin watchers");
+    tracing::error!(%plugin, error = error.to_string(), "Failed to setup plugin watchers");
     if !matches!(error, RequestError::Exhausted(_)) {
         return Some(Err(error.to_string()));
     }

@@ -114,7 +114,7 @@ impl GrpcPlugin {
                 let quick = began.elapsed() <= self.deadline / 2;
                 self.answered(attempt, reply.map(tonic::Response::into_inner), quick)
             }
-            Err(_) => self.missed_deadline(),
+            Err(_) => self.missed_deadline(attempt),
         }
     }
 
@@ -126,11 +126,7 @@ impl GrpcPlugin {
     ) -> Ended {
         match &reply {
             Ok(reply) => self.tell(attempt, reply),
-            Err(status) => tracing::warn!(
-                plugin = %self.caller.plugin, job = %attempt.start.id,
-                attempt = attempt.start.attempt, watcher = %attempt.start.watcher,
-                error = self.token.shown(&wire::status_words(status)), "gRPC ExecuteJob failed"
-            ),
+            Err(status) => self.complain(attempt, &self.token.shown(&wire::status_words(status))),
         }
         let has_handler = reply.is_err() && self.caller.has_announced(&attempt.start.handler);
         // What a plugin says is kept and shown, and some say all that they know.
@@ -183,10 +179,19 @@ impl GrpcPlugin {
         }
     }
 
-    fn missed_deadline(&self) -> Ended {
+    fn complain(&self, attempt: &Attempt, error: &str) {
+        tracing::warn!(
+            plugin = %self.caller.plugin, job = %attempt.start.id,
+            attempt = attempt.start.attempt, watcher = %attempt.start.watcher,
+            error, "gRPC ExecuteJob failed"
+        );
+    }
+
+    fn missed_deadline(&self, attempt: &Attempt) -> Ended {
         // An actor that is gone needs no telling.
         let _ = self.seen.send((self.caller.incarnation, Seen::DeadlinePassed));
         let error = format!("no answer within {} s", self.deadline.as_secs_f64());
+        self.complain(attempt, &error);
         Ended::bare(Outcome::Retryable { error, missed_deadline: true })
     }
 

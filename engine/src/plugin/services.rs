@@ -313,7 +313,7 @@ impl Services {
         let verdicts =
             self.engine.announce(caller.plugin.clone(), caller.incarnation, registration).await;
         let verdicts = verdicts.inspect_err(|error| {
-            tracing::error!(plugin = %caller.plugin, %error, "Failed to setup plugin watchers");
+            tracing::error!(plugin = %caller.plugin, error = error.to_string(), "Failed to setup plugin watchers");
         })?;
         caller.announce(handlers);
         let refused = told(&verdicts.refused, |line| caller.shown(line));
