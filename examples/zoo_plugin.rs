@@ -128,6 +128,10 @@ enum Mode {
     Unhealthy,
     /// Answers jobs with 64 MiB.
     HugeResult,
+    /// Answers jobs with nearly as much as an answer may have.
+    LargeResult,
+    /// Asks in a job for large parts of the log, many at the same time.
+    ReadsMuch,
     /// Ends in the middle of a job, as if all were well.
     Exit0InExecute,
     /// Is ended by a segmentation fault in the middle of a job.
@@ -199,6 +203,8 @@ impl Mode {
             "hang-in-health" => Mode::HangInHealth,
             "unhealthy" => Mode::Unhealthy,
             "huge-result" => Mode::HugeResult,
+            "large-result" => Mode::LargeResult,
+            "reads-much" => Mode::ReadsMuch,
             "exit-0-in-execute" => Mode::Exit0InExecute,
             "segfault" => Mode::Segfault,
             "allocates" => Mode::Allocates,
@@ -426,6 +432,28 @@ impl Host {
         self.client().await?.attestation_exists(request).await.map(drop)
     }
 
+    /// Asks for as many claims as `n` says, 60 times at once. Answers how many came.
+    async fn read_much(&self) -> Result<usize, Status> {
+        let client = self.client().await?;
+        let mut asked = tokio::task::JoinSet::new();
+        for _ in 0..60 {
+            let limit = Some(self.n().cast_signed());
+            let filter = Some(AttestationFilter { limit, ..Default::default() });
+            let auth_token = self.token.clone();
+            let request = GetAttestationsRequest { auth_token, filter, ..Default::default() };
+            let mut client = client.clone();
+            asked.spawn(async move {
+                let reply = client.get_attestations(request).await?.into_inner();
+                if reply.success { Ok(reply) } else { Err(Status::internal(reply.error)) }
+            });
+        }
+        let mut read = 0;
+        while let Some(reply) = asked.join_next().await {
+            read += reply.map_err(|error| Status::internal(error.to_string()))??.attestations.len();
+        }
+        Ok(read)
+    }
+
     /// Waits for the file under this key, if one is configured.
     async fn wait_for(&self, key: &str) {
         let Some(file) = self.config.get(key).map(PathBuf::from) else { return };
@@ -594,6 +622,14 @@ impl Zoo {
             Mode::HugeResult => {
                 let result = vec![7; 64 * 1024 * 1024].into();
                 return Ok(ExecuteJobResponse { result, ..done("") });
+            }
+            Mode::LargeResult => {
+                let result = vec![7; 8_200_000].into();
+                return Ok(ExecuteJobResponse { result, ..done("") });
+            }
+            Mode::ReadsMuch => {
+                let read = host.read_much().await?;
+                return Ok(done(&read.to_string()));
             }
             Mode::NastyErrors => return Ok(failed(NASTY, times)),
             Mode::ReusesDeadToken => {

@@ -13,6 +13,7 @@ mod config;
 mod demo;
 mod fault;
 mod fingerprint;
+mod host_lines;
 mod output;
 mod runtime;
 mod serve;

@@ -25,11 +25,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::api::{self, Listener};
 use crate::cli::variable;
 use crate::config::Config;
 use crate::fault::Fault;
+use crate::host_lines::{self, HostLines};
 use crate::output::Output;
 use crate::runtime::{self, Runtime, RuntimeFiles};
 use crate::shipped;
@@ -104,12 +107,14 @@ impl Server {
         let clock = Arc::new(SystemClock::new());
         let (engine, engine_task) = axwatch_engine::start(writer, clock, engine_config).await?;
         settings.home = Some(runtime::plugin_home(&store));
+        settings.adopts_orphans = true;
         let configured = config.clone();
         settings.reload = Some(Reload::new(move |plugin| {
             configured.plugin_settings_now(plugin, variable).map_err(|error| error.to_string())
         }));
         let plugins = PluginHost::start(engine.clone(), settings, launcher()).await?;
         let plugins = Arc::new(plugins);
+        host_lines::go_to(&plugins);
 
         let scheme = if tls.is_some() { "https" } else { "http" };
         let http = format!("{scheme}://{}", reached_at(listener.address()));
@@ -328,7 +333,8 @@ where
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         Fault::Usage(format!("the log filter {filter:?} is not valid: {error}"))
     })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours).init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colours);
+    tracing_subscriber::registry().with(filter).with(lines).with(HostLines).init();
     Ok(())
 }
 

@@ -161,3 +161,58 @@ fn a_slow_reader_gets_everything() {
     }
     server.stop();
 }
+
+/// What may be in memory at most, whatever plugins send and ask: the engine's budget.
+const BUDGET_KIB: u64 = 256 * 1024;
+
+fn jobs_of(home: &Home, watcher: &str) -> Vec<Value> {
+    home.json(&["fires", "--watcher", watcher, "--all"])
+}
+
+#[test]
+fn large_answers_of_many_jobs_do_not_add_up() {
+    let home = Home::new("large-answers");
+    let zoo = |name: &str| {
+        Zoo::new(name, "large-result").watcher(json!({ "id": "asked", "predicates": ["large"] }))
+    };
+    home.configure_zoo(&[zoo("one"), zoo("two"), zoo("three")]);
+    let server = home.serve();
+    server.until_ready(&["one", "two", "three"]);
+    home.pipe(&lines(0..150, "large")).expect(0);
+    server.until_settled();
+    for watcher in ["one-asked", "two-asked", "three-asked"] {
+        let done = jobs_of(&home, watcher);
+        assert!(done.iter().all(|job| job["state"] == "completed"), "{done:?}");
+        assert_eq!(done.len(), 150);
+    }
+    let peak_kib = server.peak_memory_kib();
+    assert!(peak_kib < BUDGET_KIB, "{peak_kib} KiB");
+    server.stop();
+}
+
+#[test]
+fn large_replies_to_one_plugin_do_not_add_up() {
+    let home = Home::new("large-replies");
+    home.configure_zoo(&[Zoo::new("zoo", "reads-much")
+        .own("n", 3_000)
+        .watcher(json!({ "id": "asked", "predicates": ["read"] }))]);
+    let long = "x".repeat(1_000);
+    let line = json!({ "subjects": ["X"], "predicates": ["bulk"], "attributes": { "text": long } });
+    home.pipe(&format!("{line}\n").repeat(3_000)).expect(0);
+    let server = home.serve();
+    server.until_ready(&["zoo"]);
+    home.object(&["as", "X is read"]);
+    server.until_settled();
+    let job = jobs_of(&home, "zoo-asked").remove(0);
+    assert_eq!(job["state"], "completed", "{job}");
+    let job = home.object(&["jobs", "show", text(&job, "job_id")]);
+    // Beside them only the claim that asked for it may be among those that came.
+    assert_eq!(
+        job["result"].to_string().trim_matches('"'),
+        "180000",
+        "every reply was whole: {job}"
+    );
+    let peak_kib = server.peak_memory_kib();
+    assert!(peak_kib < BUDGET_KIB, "{peak_kib} KiB");
+    server.stop();
+}

@@ -131,7 +131,7 @@ fn each_way_to_fail_has_its_status_and_its_words() {
         ("/api/web/bad-header", 502, &["plugin web", "bad header"]),
         ("/api/web/bad-value", 502, &["X-Split", "control characters"]),
         ("/api/web/many-headers", 502, &["more than 256 headers"]),
-        ("/api/web/large/17900000", 502, &["plugin web", "too large"]),
+        ("/api/web/large/17900000", 502, &["plugin web", "a body of more than 16777216 bytes"]),
         ("/api/web/broken", 502, &["plugin web", "it broke"]),
         ("/api/web/unimplemented", 404, &["plugin web serves no HTTP"]),
         ("/api/plain/x", 404, &["plugin plain serves no HTTP"]),

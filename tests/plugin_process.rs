@@ -176,3 +176,48 @@ fn a_plugin_is_told_what_is_written_for_it_now() {
     });
     assert_eq!(restarted["handlers"], json!(["three"]));
 }
+
+/// A plugin that leaves a daemon without its environment behind, and then turns on its launcher.
+fn turncoat(home: &Home, signal: &str) -> PathBuf {
+    let (program, pids) = (home.path("turncoat"), home.path("daemons"));
+    let daemon = format!("trap '' TERM HUP INT; echo $$ >> {}; exec sleep 600", pids.display());
+    let script = format!(
+        "#!/bin/sh\n(env -i setsid /bin/sh -c \"{}\" &)\nwhile ! [ -s {} ]; do :; done\nkill -{signal} $PPID\nexec sleep 600\n",
+        daemon.replace('$', "\\$"),
+        pids.display(),
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    home.configure(&format!(
+        "[plugin]\nenabled = [\"turncoat\"]\n[plugins.turncoat]\nbinary = {program:?}\n"
+    ));
+    pids
+}
+
+/// Whether none of the processes whose numbers are in the file is alive.
+fn are_gone(pids: &Path) -> bool {
+    let is_alive = |pid: &str| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
+    };
+    !fs::read_to_string(pids).unwrap().lines().any(is_alive)
+}
+
+#[test]
+fn a_plugin_that_turns_on_its_launcher_leaves_nothing_behind() {
+    for signal in ["KILL", "STOP"] {
+        let home = Home::new("turncoat");
+        let pids = turncoat(&home, signal);
+        let server = home.serve();
+        until("it has left a daemon", || {
+            fs::read_to_string(&pids).is_ok_and(|text| !text.is_empty()).then_some(())
+        });
+        let asked = home.run(&["plugin", "restart", "turncoat"]);
+        assert_eq!(asked.code, 0, "{signal}: {}", asked.err);
+        if signal == "KILL" {
+            until("its daemons are ended", || are_gone(&pids).then_some(()));
+        }
+        server.stop();
+        until("nothing is left", || are_gone(&pids).then_some(()));
+    }
+}

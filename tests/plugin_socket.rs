@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderName};
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 const DATA: u64 = 1;
@@ -292,6 +292,22 @@ fn parameters_that_would_break_the_call_are_left_out() {
             // The call goes on beyond its first bytes.
             browser.say("hello").await;
             assert_eq!(words(&browser.next().await), "hello", "{name}");
+        }
+    });
+}
+
+#[test]
+fn a_close_is_answered() {
+    let home = Home::new("socket-closes");
+    let server = serve(&home, vec![Zoo::new("web", "serves")]);
+    server.until_ready(&["web"]);
+    run(async {
+        for code in [1000, 1001] {
+            let mut browser = Browser::with_token(&server, "/ws/web").await;
+            browser.next().await;
+            let close = CloseFrame { code: code.into(), reason: "enough".into() };
+            browser.socket.send(Message::Close(Some(close))).await.unwrap();
+            assert_eq!(browser.closed().await.code, code);
         }
     });
 }

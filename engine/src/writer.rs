@@ -931,7 +931,7 @@ impl Writer {
                     limit,
                 }),
                 Effect::Unparsed { owner, watcher, text, reason } => {
-                    tracing::error!(plugin = %owner, %watcher, ?text, %reason, "Failed to parse AX query for watcher");
+                    tracing::error!(plugin = %owner, %watcher, text, reason, "Failed to parse AX query for watcher");
                 }
                 Effect::GaveUp {
                     id,
@@ -943,14 +943,14 @@ impl Writer {
                     reason,
                 } => {
                     let plugin = plugin.as_ref().map(PluginName::as_str);
-                    tracing::warn!(plugin, job = %id, %watcher, %handler, attempts, %reason, "Permanent failure, giving up");
+                    tracing::warn!(plugin, job = %id, %watcher, %handler, attempts, reason, "Permanent failure, giving up");
                 }
                 Effect::Doubted { plugin, handlers, watchers, schedules, routes } => {
                     tracing::error!(%plugin, ?handlers, ?watchers, ?schedules, ?routes, "the plugin no longer announces what it had, and its calls back did not work: kept for 10 minutes, and the jobs held");
                 }
                 Effect::GaveUp { id, plugin, watcher, handler, attempts, reason, .. } => {
                     let plugin = plugin.as_ref().map(PluginName::as_str);
-                    tracing::warn!(plugin, job = %id, %watcher, %handler, attempts, %reason, "Max retries exceeded, giving up");
+                    tracing::warn!(plugin, job = %id, %watcher, %handler, attempts, reason, "Max retries exceeded, giving up");
                 }
                 Effect::Reply { request, answer } => {
                     if let Some(reply) = replies.remove(&request) {

@@ -341,7 +341,11 @@ async fn carry(
         if let Some(frame) = last {
             sink.send(Message::text(json_of(&frame))).await?;
         }
-        sink.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await?;
+        let close = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
+        if sink.send(close).await.is_err() {
+            // A browser that closed first has been answered already; the answer only has to leave.
+            sink.flush().await?;
+        }
         // A socket that is shut with something unread in it is reset, and the close with it.
         while stream.next().await.is_some_and(|message| message.is_ok()) {
             load.clear();

@@ -291,6 +291,7 @@ impl State {
         row.completed_at = Some(now.wall);
         let (id, attempts, handler, watcher, plugin) =
             (row.id, row.attempts, row.handler.clone(), row.watcher, row.plugin.clone());
+        let error = row.error.clone();
         let watcher =
             watcher.and_then(|number| self.watchers.get(&number)).map(|w| w.shown.clone());
         let reason = bounds::cut(reason, bounds::ERROR_BYTES_MAX);
@@ -305,7 +306,10 @@ impl State {
         }));
         self.note_leaf(number, leaf);
         let watcher = watcher.unwrap_or_else(|| "".into());
-        let reason = reason.to_owned();
+        let reason = match error.filter(|_| !permanent) {
+            Some(error) => format!("{reason}; at last: {error}"),
+            None => reason.to_owned(),
+        };
         effects.push(Effect::GaveUp { id, plugin, watcher, handler, attempts, permanent, reason });
         self.release(number, effects);
     }

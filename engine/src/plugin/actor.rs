@@ -30,7 +30,7 @@ use super::calls::{Callee, Facts, Tell};
 use super::grpc::{self, Client, GrpcPlugin};
 use super::http::Reach;
 use super::output::{Capture, HOST};
-use super::process::{self, Launched, LauncherCommand, Order, Ports, attend, launch};
+use super::process::{self, Launched, LauncherCommand, Launchers, Order, Ports, attend, launch};
 use super::schema::Schema;
 use super::settings::{BinaryError, PluginSettings, arguments, environment, find_program};
 use super::tail::Logs;
@@ -56,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) home: Option<PathBuf>,
     pub(crate) launcher: LauncherCommand,
     pub(crate) ports: Arc<Ports>,
+    pub(crate) launchers: Arc<Launchers>,
     /// What people read of each plugin.
     pub(crate) logs: Logs,
 }
@@ -475,6 +476,8 @@ impl Actor {
     }
 
     fn log(&self, level: LogLevel, text: &str) {
+        // What is in the plugin's own log already.
+        const TARGET: &str = "axwatch::plugin";
         let plugin = &self.settings.name;
         let word = match level {
             LogLevel::Info => "info",
@@ -483,9 +486,9 @@ impl Actor {
         };
         self.shared.logs.of(plugin).push(word, HOST, text, None);
         match level {
-            LogLevel::Info => tracing::info!(%plugin, "plugin {plugin}: {text}"),
-            LogLevel::Warn => tracing::warn!(%plugin, "plugin {plugin}: {text}"),
-            LogLevel::Error => tracing::error!(%plugin, "plugin {plugin}: {text}"),
+            LogLevel::Info => tracing::info!(target: TARGET, %plugin, "plugin {plugin}: {text}"),
+            LogLevel::Warn => tracing::warn!(target: TARGET, %plugin, "plugin {plugin}: {text}"),
+            LogLevel::Error => tracing::error!(target: TARGET, %plugin, "plugin {plugin}: {text}"),
         }
     }
 
@@ -571,7 +574,7 @@ impl Actor {
         if let Some(former) = session.dialled.take() {
             former.call.abort();
         }
-        let channel = grpc::channel(port);
+        let channel = grpc::channel(port, self.settings.max_in_flight);
         let client = grpc::client(channel.clone());
         let callee = callee(&self.shared, &self.settings, session, (client.clone(), port));
         let call = session.call(describe(callee, tell));
@@ -715,9 +718,10 @@ async fn start(
     hit(Point::Spawn).map_err(|injected| failed(injected.to_string()))?;
     let tag = process::tag(shared.home.as_deref());
     let launched =
-        launch(&shared.launcher, &program.path, &args, environment, tag).map_err(|error| {
-            failed(format!("cannot start the launcher {:?}: {error}", shared.launcher.program))
-        })?;
+        launch(&shared.launcher, &shared.launchers, &program.path, &args, environment, tag);
+    let launched = launched.map_err(|error| {
+        failed(format!("cannot start the launcher {:?}: {error}", shared.launcher.program))
+    })?;
     // Each is set here and nowhere else.
     let _ = facts.requested_port.set(port);
     let _ = facts.launcher.set(launched.pid());
@@ -778,7 +782,7 @@ async fn initialize(
         Ok(registration) => registration,
         Err(error) => {
             let reason = error.to_string();
-            tracing::error!(plugin = %callee.settings.name, %error, "Failed to setup plugin watchers");
+            tracing::error!(plugin = %callee.settings.name, error = error.to_string(), "Failed to setup plugin watchers");
             return tell.seen(Seen::InitializeFailed { reason });
         }
     };
@@ -851,7 +855,7 @@ async fn registered(
         Ok(verdicts) => return Some(Ok(verdicts)),
         Err(error) => error,
     };
-    tracing::error!(%plugin, %error, "Failed to setup plugin watchers");
+    tracing::error!(%plugin, error = error.to_string(), "Failed to setup plugin watchers");
     if !matches!(error, RequestError::Exhausted(_)) {
         return Some(Err(error.to_string()));
     }

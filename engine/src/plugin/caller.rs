@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axwatch_core::{Registration, Verdicts};
 use axwatch_model::PluginName;
@@ -11,12 +11,18 @@ use axwatch_proto::protocol;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinError;
 
+use super::large::Seat;
 use super::token::Token;
 use super::wire;
 use crate::handle::{Engine, EngineGone, RequestError};
 
 /// Calls that one plugin may have under way at our services.
 pub(crate) const CALLS_MAX: usize = 64;
+
+/// Large replies that may be on their way to one plugin.
+pub(crate) const LARGE_REPLIES_MAX: usize = 2;
+/// How long a further one waits until the plugin has read one of them.
+const SEAT_WITHIN: Duration = Duration::from_secs(10);
 
 /// Bytes of calls that one plugin may make in a second. What it may send at once is as much again.
 pub(crate) const BYTES_PER_SECOND_MAX: u32 = 32 * 1024 * 1024;
@@ -30,6 +36,7 @@ pub(crate) struct Caller {
     /// 0 fires a second means none, in its watchers.
     pub(crate) zero_is_never: bool,
     calls: Arc<Semaphore>,
+    large_replies: Arc<Semaphore>,
     allowance: Mutex<Allowance>,
     pace: Mutex<Pace>,
     /// Held from before the engine is told until we know it too: both have to hear of announcements in the
@@ -148,6 +155,7 @@ impl Caller {
             incarnation,
             zero_is_never,
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
+            large_replies: Arc::new(Semaphore::new(LARGE_REPLIES_MAX)),
             allowance: Mutex::new(Allowance::new(Instant::now())),
             pace: Mutex::new(Pace::new(Instant::now())),
             announcing: tokio::sync::Mutex::default(),
@@ -214,6 +222,14 @@ impl Caller {
             calls.any = true;
         }
         self.calls.clone().try_acquire_owned().ok()
+    }
+
+    /// Room for one more large reply, when there is some; `None` when the plugin does not read those that are on
+    /// their way.
+    pub(crate) async fn seat(&self) -> Option<Seat> {
+        let permit = self.large_replies.clone().acquire_owned();
+        let permit = tokio::time::timeout(SEAT_WITHIN, permit).await;
+        Some(Seat::new(permit.ok()?.expect("nobody closes the room for replies")))
     }
 
     /// Whether it may make a call of so many bytes now. A call that is refused costs nothing.
@@ -365,8 +381,6 @@ impl Caller {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     /// Whatever is sent in which pieces, a second passes on no more than two seconds' worth and one call.

@@ -24,13 +24,15 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use super::caller::Caller;
+use super::large::InTurn;
 use super::output::{Capture, JOB, Level, level_named};
 use super::token::Token;
+use super::transit::{CALLS_MAX, SOCKETS_MAX};
 use super::wire;
 use crate::dispatch::{Attempt, Plugin};
 
 /// What is called at a plugin's process.
-pub(crate) type Client = DomainPluginServiceClient<Channel>;
+pub(crate) type Client = DomainPluginServiceClient<InTurn>;
 
 /// Lines of its own log that one attempt may bring along.
 const LOG_ENTRIES_MAX: usize = 100;
@@ -40,23 +42,26 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// Bytes that may come on one stream before somebody takes them. A browser that does not read its socket
 /// leaves so many lying.
 const STREAM_BYTES: u32 = 64 * 1024;
-/// The same over all streams of a process: more than all sockets and calls of a plugin can leave lying, so
-/// that jobs pass whatever browsers do.
-const CONNECTION_BYTES: u32 = 32 * 1024 * 1024;
+/// Calls of ours that may be under way at a process besides jobs and what browsers ask: more than there are.
+const OTHER_CALLS: u32 = 64;
 
-/// The one channel to the process that listens on this port of loopback. Dials when it is first used.
-pub(crate) fn channel(port: u16) -> Channel {
+/// The one channel to the process that listens on this port of loopback, and that may have so many jobs
+/// under way. Dials when it is first used.
+pub(crate) fn channel(port: u16, max_in_flight: u32) -> Channel {
+    // As much as all streams can leave lying, so that the one whose turn it is always goes on.
+    let streams = SOCKETS_MAX as u32 + CALLS_MAX as u32 + max_in_flight + OTHER_CALLS;
     Endpoint::from_shared(format!("http://127.0.0.1:{port}"))
         .expect("a number makes a good address")
         .connect_timeout(CONNECT_WITHIN)
         .initial_stream_window_size(STREAM_BYTES)
-        .initial_connection_window_size(CONNECTION_BYTES)
+        .initial_connection_window_size(streams * STREAM_BYTES)
         .connect_lazy()
 }
 
 /// A client on this channel.
 pub(crate) fn client(channel: Channel) -> Client {
-    DomainPluginServiceClient::new(channel).max_decoding_message_size(wire::REPLY_BYTES_MAX)
+    DomainPluginServiceClient::new(InTurn::new(channel))
+        .max_decoding_message_size(wire::REPLY_BYTES_MAX)
 }
 
 /// A call, with a failpoint at which the request is on its way, perhaps in part.
@@ -109,7 +114,7 @@ impl GrpcPlugin {
                 let quick = began.elapsed() <= self.deadline / 2;
                 self.answered(attempt, reply.map(tonic::Response::into_inner), quick)
             }
-            Err(_) => self.missed_deadline(),
+            Err(_) => self.missed_deadline(attempt),
         }
     }
 
@@ -121,11 +126,7 @@ impl GrpcPlugin {
     ) -> Ended {
         match &reply {
             Ok(reply) => self.tell(attempt, reply),
-            Err(status) => tracing::warn!(
-                plugin = %self.caller.plugin, job = %attempt.start.id,
-                attempt = attempt.start.attempt, watcher = %attempt.start.watcher,
-                error = self.token.shown(&wire::status_words(status)), "gRPC ExecuteJob failed"
-            ),
+            Err(status) => self.complain(attempt, &self.token.shown(&wire::status_words(status))),
         }
         let has_handler = reply.is_err() && self.caller.has_announced(&attempt.start.handler);
         // What a plugin says is kept and shown, and some say all that they know.
@@ -178,10 +179,19 @@ impl GrpcPlugin {
         }
     }
 
-    fn missed_deadline(&self) -> Ended {
+    fn complain(&self, attempt: &Attempt, error: &str) {
+        tracing::warn!(
+            plugin = %self.caller.plugin, job = %attempt.start.id,
+            attempt = attempt.start.attempt, watcher = %attempt.start.watcher,
+            error, "gRPC ExecuteJob failed"
+        );
+    }
+
+    fn missed_deadline(&self, attempt: &Attempt) -> Ended {
         // An actor that is gone needs no telling.
         let _ = self.seen.send((self.caller.incarnation, Seen::DeadlinePassed));
         let error = format!("no answer within {} s", self.deadline.as_secs_f64());
+        self.complain(attempt, &error);
         Ended::bare(Outcome::Retryable { error, missed_deadline: true })
     }
 

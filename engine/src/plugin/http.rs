@@ -211,17 +211,27 @@ impl Callable {
             headers: headers.collect(),
             body: call.body.clone(),
         };
-        let mut client = DomainPluginServiceClient::new(channel)
-            .max_decoding_message_size(self.transit.body_bytes_max + ENVELOPE_BYTES_MAX);
+        let body_bytes_max = self.transit.body_bytes_max;
+        let message_bytes_max = body_bytes_max + ENVELOPE_BYTES_MAX;
+        let mut client =
+            DomainPluginServiceClient::new(channel).max_decoding_message_size(message_bytes_max);
         match client.handle_http(request).await {
+            Ok(reply) if reply.get_ref().body.len() > body_bytes_max => Err(self.too_large()),
             Ok(reply) => {
                 let protocol::HttpResponse { status_code, headers, body } = reply.into_inner();
                 let headers = headers.into_iter().map(|header| (header.name, header.values));
                 Ok(HttpReply { status: status_code, headers: headers.collect(), body, load })
             }
             Err(_) if load.was_refused() => Err(CallError::NoRoom),
+            Err(status) if wire::is_too_large(&status, message_bytes_max) => Err(self.too_large()),
             Err(status) => Err(self.failed(status, "HTTP").await),
         }
+    }
+
+    fn too_large(&self) -> CallError {
+        let most = self.transit.body_bytes_max;
+        let error = format!("its answer has a body of more than {most} bytes (plugin.body_max_mb)");
+        CallError::Failed { plugin: self.plugin.clone(), error }
     }
 
     /// What a status means for who asked.

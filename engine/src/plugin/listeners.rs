@@ -92,6 +92,20 @@ pub fn children(pid: u32) -> Vec<u32> {
     found
 }
 
+/// The living ones of all that come from `pid`.
+#[must_use]
+pub(super) fn living_descendants(pid: u32) -> Vec<u32> {
+    let found = descendants(pid).into_iter();
+    found.filter(|&pid| has_ended(pid) == Some(false)).collect()
+}
+
+/// Whether a process has ended and only waits for its parent to notice; `None` when it is not there at all.
+#[must_use]
+pub(super) fn has_ended(pid: u32) -> Option<bool> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(pid, &stat).map(|process| process.has_ended)
+}
+
 /// The living processes whose environment has an entry that begins so: `NAME=value`, or only the first
 /// part of the value. As far as we may look.
 #[must_use]
@@ -156,6 +170,8 @@ fn children_of(pid: u32) -> impl Iterator<Item = Process> {
 struct Process {
     pid: u32,
     parent: u32,
+    /// Only its number is left, until its parent has waited for it.
+    has_ended: bool,
     /// Since the machine was started.
     started_ticks: u64,
 }
@@ -173,10 +189,11 @@ fn processes() -> Vec<Process> {
 fn parse_stat(pid: u32, stat: &[u8]) -> Option<Process> {
     let name_end = stat.iter().rposition(|&byte| byte == b')')?;
     let rest = str::from_utf8(&stat[name_end + 1..]).ok()?;
-    let mut fields = rest.split_ascii_whitespace().skip(1);
+    let mut fields = rest.split_ascii_whitespace();
+    let has_ended = matches!(fields.next()?, "Z" | "X");
     let parent = fields.next()?.parse().ok()?;
     let started_ticks = fields.nth(17)?.parse().ok()?;
-    Some(Process { pid, parent, started_ticks })
+    Some(Process { pid, parent, has_ended, started_ticks })
 }
 
 fn socket_inodes(pid: u32) -> Vec<u64> {

@@ -18,6 +18,7 @@ pub mod check;
 mod claims;
 mod grpc;
 mod http;
+mod large;
 pub mod launcher;
 pub mod listeners;
 mod output;
@@ -43,7 +44,8 @@ use std::time::Duration;
 
 use axwatch_core::supervise::STOP_MAX;
 pub use axwatch_core::supervise::Status;
-use axwatch_model::{PluginName, Timestamp};
+use axwatch_model::bounds::cut;
+use axwatch_model::{JobId, PluginName, Timestamp};
 use futures::FutureExt as _;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -62,7 +64,10 @@ pub use tail::{LogLine, Tail, Told};
 pub use transit::Load;
 
 use crate::handle::{Engine, RequestError};
+
 use actor::{Command, Declined, Reply, Shared, Shown};
+use output::LINE_BYTES_MAX;
+use process::Launchers;
 use services::Services;
 use tail::{Log, Logs};
 use token::Callers;
@@ -255,6 +260,7 @@ impl PluginHost {
             home: settings.home,
             launcher,
             ports: Arc::default(),
+            launchers: Launchers::new(settings.adopts_orphans),
         });
         let transit = Transit::new(settings.body_bytes_max);
         let mut host = PluginHost {
@@ -344,6 +350,14 @@ impl PluginHost {
     pub fn logs(&self, name: &str, last: usize) -> Result<Tail, UnknownPlugin> {
         let (_, handle) = self.find(name)?;
         Ok(handle.log.clone().tail(last))
+    }
+
+    /// Adds a line of ours to the log of a plugin, if it is one of this host's: what is in the log of the
+    /// program, and so has no secrets in it. `level` is `error`, `warn`, `info` or `debug`.
+    pub fn note(&self, plugin: &str, level: &'static str, words: &str, job: Option<JobId>) {
+        if let Ok((_, handle)) = self.find(plugin) {
+            handle.log.push(level, output::HOST, cut(words, LINE_BYTES_MAX), job);
+        }
     }
 
     /// Asks for a new process of a plugin, whatever its state, with its configuration read anew. What it

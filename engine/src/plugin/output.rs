@@ -18,7 +18,7 @@ use super::tail::Log;
 use super::token::Token;
 
 /// Bytes of one line; the rest of a longer one is dropped.
-const LINE_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const LINE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes that one plugin may write to the log in a second, both streams together.
 const BYTES_PER_SECOND_MAX: usize = 256 * 1024;
 /// Bytes of the last line that are kept to explain why a process ended.

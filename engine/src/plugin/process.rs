@@ -5,7 +5,9 @@
 //! and which answers with the plugin's exit code only when nothing that the plugin started is left.
 //!
 //! Every process of a plugin carries a tag in its environment: for when the launcher was killed, and for
-//! the next start when the engine was killed with it.
+//! the next start when the engine was killed with it. A launcher that was stopped is woken by each order, and
+//! when it does not obey, its work is done from here. What a killed one leaves behind without its tag comes to
+//! us as our own children, where that is wanted.
 //!
 //! Not here: when to start and stop (`axwatch_core::supervise`), what the output says
 //! (`super::output`).
@@ -22,7 +24,9 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+#[cfg(target_os = "linux")]
+use rustix::process::set_child_subreaper;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
@@ -30,6 +34,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::sleep_until;
 
 use super::launcher::{ORDER_KILL, ORDER_MEMORY, ORDER_TERM, REPORT_MEMORY};
 use super::listeners;
@@ -143,9 +148,68 @@ impl MemoryLimit {
 /// Bytes of one mebibyte.
 const MIB: u64 = 1024 * 1024;
 
+/// How long a launcher may take to do what it was told: to end all that the plugin started. Shorter than what
+/// the supervisor allows for a kill.
+const OBEYED_WITHIN: Duration = Duration::from_millis(500);
+/// How long the processes of a launcher that does not obey may take to be gone once they are killed.
+const KILL_WITHIN: Duration = Duration::from_millis(400);
+
+/// The launchers that are children of this process.
+pub(crate) struct Launchers {
+    adopts: bool,
+    /// Held while one is started, so that none is taken for an orphan before it is known.
+    ours: Mutex<BTreeSet<u32>>,
+}
+
+impl Launchers {
+    /// With `adopts` this process becomes the parent of what loses its own, and ends it: all of its children
+    /// that are no launchers.
+    pub(crate) fn new(adopts: bool) -> Arc<Launchers> {
+        #[cfg(target_os = "linux")]
+        if adopts && let Err(error) = set_child_subreaper(Some(rustix::process::getpid())) {
+            tracing::warn!("cannot adopt what plugins leave behind: {error}");
+        }
+        Arc::new(Launchers { adopts, ours: Mutex::default() })
+    }
+
+    fn start(&self, command: &mut Command) -> io::Result<Child> {
+        let mut ours = self.lock();
+        let child = command.spawn()?;
+        ours.extend(child.id());
+        Ok(child)
+    }
+
+    /// Ends what came to us from a launcher that is gone, and how many that were.
+    fn end_orphans(&self) -> usize {
+        if !self.adopts {
+            return 0;
+        }
+        let ours = self.lock();
+        let orphans = || {
+            let children = listeners::children(std::process::id()).into_iter();
+            let strangers: Vec<_> = children.filter(|pid| !ours.contains(pid)).collect();
+            // Those that have ended are waited for, and what they leave behind comes to us next.
+            strangers.into_iter().filter(|&pid| !is_reaped(pid)).collect()
+        };
+        let (ended, _) = kill_found(orphans, kill, KILL_TAGGED_WITHIN);
+        ended
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.ours.lock().expect("no holder of the launchers panics")
+    }
+}
+
+/// Whether this child of ours had ended; then it is gone.
+fn is_reaped(pid: u32) -> bool {
+    let waited = |pid| rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
+    pid_of(pid).is_none_or(|pid| waited(pid).is_ok_and(|found| found.is_some()))
+}
+
 /// A plugin under its launcher.
 pub(crate) struct Launched {
     launcher: Child,
+    among: Arc<Launchers>,
     line: UnixStream,
     tag: String,
 }
@@ -196,6 +260,7 @@ impl Launched {
 /// When the system does not start it, or a name in the environment is ours.
 pub(crate) fn launch(
     launcher: &LauncherCommand,
+    among: &Arc<Launchers>,
     program: &Path,
     args: &[String],
     environment: BTreeMap<OsString, OsString>,
@@ -210,7 +275,8 @@ pub(crate) fn launch(
     let (line, its_end) = std::os::unix::net::UnixStream::pair()?;
     line.set_nonblocking(true)?;
     let line = UnixStream::from_std(line)?;
-    let launcher = Command::new(&launcher.program)
+    let mut command = Command::new(&launcher.program);
+    command
         .args(&launcher.args)
         .arg(program)
         .args(args)
@@ -221,9 +287,9 @@ pub(crate) fn launch(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         // A Ctrl-C at our terminal is for us alone: we stop the plugins in our own order.
-        .process_group(0)
-        .spawn()?;
-    Ok(Launched { launcher, line, tag })
+        .process_group(0);
+    let launcher = among.start(&mut command)?;
+    Ok(Launched { launcher, among: among.clone(), line, tag })
 }
 
 /// Stays with a process until it has ended: reads its output, hands it orders. Answers how it ended.
@@ -236,7 +302,8 @@ pub(crate) async fn attend(
     mut orders: mpsc::UnboundedReceiver<Order>,
     capture: Arc<Capture>,
 ) -> String {
-    let Launched { launcher: mut child, line, tag } = launched;
+    let Launched { launcher: mut child, among, line, tag } = launched;
+    let launcher = child.id();
     let (reports, line) = line.into_split();
     let mut reports = Reports(BufReader::with_capacity(REPORT_BYTES_MAX, reports));
     let mut line = Some(line);
@@ -252,10 +319,22 @@ pub(crate) async fn attend(
         drains.spawn(capture.clone().drain(err, Stream::Err));
     }
     let mut listens = true;
+    let mut to_be_over = None;
     let status = loop {
         tokio::select! {
             status = child.wait() => break status,
-            order = orders.recv(), if line.is_some() => pass_on(order, &mut line).await,
+            order = orders.recv(), if line.is_some() => {
+                if order != Some(Order::Term) {
+                    to_be_over = Some(tokio::time::Instant::now() + OBEYED_WITHIN);
+                }
+                pass_on(order, &mut line).await;
+                // The plugin may have stopped it, and then it hears nothing.
+                signal(launcher, Signal::CONT);
+            },
+            () = sleep_until(to_be_over.unwrap_or_else(tokio::time::Instant::now)), if to_be_over.is_some() => {
+                to_be_over = None;
+                let _ = tokio::task::spawn_blocking(move || do_its_work(launcher)).await;
+            },
             report = reports.next(), if listens => match (report, &memory) {
                 (Some(report), Some(limit)) => passed = limit.passed(&report).or(passed),
                 (Some(_), None) => {}
@@ -268,11 +347,19 @@ pub(crate) async fn attend(
     while let (true, Some(limit), Some(report)) = (listens, &memory, reports.left().await) {
         passed = limit.passed(&report).or(passed);
     }
-    if status.as_ref().is_ok_and(|status| status.signal().is_some()) {
+    let was_killed = status.as_ref().is_ok_and(|status| status.signal().is_some());
+    let end_the_rest = move || {
+        // Its number may be somebody else's from now on.
+        if let Some(launcher) = launcher {
+            among.lock().remove(&launcher);
+        }
         // It passes signals of the plugin on as exit codes, so this one was its own.
-        let marker = format!("{LAUNCH_TAG}={tag}");
-        let _ = tokio::task::spawn_blocking(move || kill_tagged(&marker)).await;
-    }
+        if was_killed {
+            kill_tagged(&format!("{LAUNCH_TAG}={tag}"));
+            among.end_orphans();
+        }
+    };
+    let _ = tokio::task::spawn_blocking(end_the_rest).await;
     // Nothing of the plugin is left, so that the ends of its output are near.
     let _ = tokio::time::timeout(LAST_OUTPUT_WITHIN, async {
         while drains.join_next().await.is_some() {}
@@ -285,12 +372,35 @@ pub(crate) async fn attend(
     }
 }
 
+fn pid_of(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
+}
+
+fn kill(pid: u32) -> bool {
+    pid_of(pid).is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
+}
+
+/// To a launcher that has not been waited for.
+fn signal(launcher: Option<u32>, signal: Signal) {
+    if let Some(pid) = launcher.and_then(pid_of) {
+        // One that has ended needs none.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Ends all that comes from a launcher which does not do it, and then the launcher. As long as that is there,
+/// whatever the plugin started has it for an ancestor.
+fn do_its_work(launcher: Option<u32>) {
+    let Some(pid) = launcher else { return };
+    tracing::warn!(
+        "the launcher of a plugin, process {pid}, does not do what it is told: it is ended with all that it started"
+    );
+    kill_found(|| listeners::living_descendants(pid), kill, KILL_WITHIN);
+    kill(pid);
+}
+
 /// Ends all whose environment has an entry that begins so, and says how many that were.
 fn kill_tagged(marker: &str) -> usize {
-    let kill = |pid: u32| {
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        pid.is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
-    };
     let (ended, left) =
         kill_found(|| listeners::with_environment(marker), kill, KILL_TAGGED_WITHIN);
     if !left.is_empty() {
@@ -444,7 +554,8 @@ mod tests {
             ("AXWATCH_HOME", true),
         ] {
             let environment = [(name.into(), "1".into())].into();
-            let launched = launch(&launcher, Path::new("x"), &[], environment, tag(None));
+            let among = Launchers::new(false);
+            let launched = launch(&launcher, &among, Path::new("x"), &[], environment, tag(None));
             assert_eq!(launched.is_ok(), is_taken, "{name}");
             if let Err(error) = launched {
                 assert!(error.to_string().contains(name), "{error}");

@@ -30,8 +30,9 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
-use super::caller::{BYTES_PER_SECOND_MAX, CALLS_MAX, Caller};
+use super::caller::{BYTES_PER_SECOND_MAX, CALLS_MAX, Caller, LARGE_REPLIES_MAX};
 use super::claims::{ClaimError, Claims, OnBehalf, Prepared};
+use super::large::{SMALL_BYTES, Seat, Seated};
 use super::token::Callers;
 use super::wire::{self, InvalidSearch};
 use crate::handle::{AppendRefusal, Engine, RequestError};
@@ -69,6 +70,10 @@ enum Denied {
     )]
     TooManyBytes,
     #[error(
+        "resource_exhausted: {LARGE_REPLIES_MAX} replies of over 64 KiB are on their way to this plugin and have not been read; read them, or use GetAttestationsStream"
+    )]
+    TooManyReplies,
+    #[error(
         "resource_exhausted: more than one announcement in a second from this plugin; try again in a second"
     )]
     TooManyAnnouncements,
@@ -78,9 +83,10 @@ impl From<Denied> for Status {
     fn from(denied: Denied) -> Status {
         match denied {
             Denied::Unauthenticated => Status::unauthenticated(denied.to_string()),
-            Denied::TooManyCalls | Denied::TooManyBytes | Denied::TooManyAnnouncements => {
-                Status::resource_exhausted(denied.to_string())
-            }
+            Denied::TooManyCalls
+            | Denied::TooManyBytes
+            | Denied::TooManyReplies
+            | Denied::TooManyAnnouncements => Status::resource_exhausted(denied.to_string()),
         }
     }
 }
@@ -177,7 +183,7 @@ impl Services {
         Server::builder()
             .max_concurrent_streams(u32::try_from(STREAMS_MAX).unwrap_or(u32::MAX))
             .concurrency_limit_per_connection(STREAMS_MAX)
-            .add_service(store)
+            .add_service(Seated(store))
             .add_service(host)
             .serve_with_incoming_shutdown(
                 TcpIncoming::from(listener).with_nodelay(Some(true)),
@@ -268,12 +274,12 @@ impl Services {
     async fn get(
         &self,
         request: protocol::GetAttestationsRequest,
-    ) -> Result<Vec<protocol::Attestation>, CallError> {
+    ) -> Result<(Vec<protocol::Attestation>, Option<Seat>), CallError> {
         let mut admitted = self.admit(&request.auth_token, request.encoded_len())?;
         let asked = wire::search(request, self.engine.clock().now().wall)?;
         let mut search = Search::begin(&self.engine, asked).await?;
         // `success` takes two; what a reply that was done leaves out takes none.
-        let (mut found, mut bytes) = (Vec::new(), 2);
+        let (mut found, mut bytes, mut seat) = (Vec::new(), 2, None);
         while let Some(page) = search.next_page().await? {
             for claim in page {
                 bytes += wire::bytes_in_list(&claim);
@@ -282,9 +288,12 @@ impl Services {
                 }
                 found.push(claim);
             }
+            if bytes > SMALL_BYTES && seat.is_none() {
+                seat = Some(admitted.caller.seat().await.ok_or(Denied::TooManyReplies)?);
+            }
         }
         admitted.done();
-        Ok(found)
+        Ok((found, seat))
     }
 
     async fn announced(&self, request: v1::AnnounceRequest) -> Result<Vec<String>, CallError> {
@@ -304,7 +313,7 @@ impl Services {
         let verdicts =
             self.engine.announce(caller.plugin.clone(), caller.incarnation, registration).await;
         let verdicts = verdicts.inspect_err(|error| {
-            tracing::error!(plugin = %caller.plugin, %error, "Failed to setup plugin watchers");
+            tracing::error!(plugin = %caller.plugin, error = error.to_string(), "Failed to setup plugin watchers");
         })?;
         caller.announce(handlers);
         let refused = told(&verdicts.refused, |line| caller.shown(line));
@@ -459,8 +468,13 @@ impl AtsStoreService for Services {
         request: Request<protocol::GetAttestationsRequest>,
     ) -> Result<Response<protocol::GetAttestationsResponse>, Status> {
         let (success, error, found) = verdict(self.get(request.into_inner()).await);
-        let attestations = found.unwrap_or_default();
-        Ok(Response::new(protocol::GetAttestationsResponse { success, error, attestations }))
+        let (attestations, seat) = found.unwrap_or_default();
+        let reply = protocol::GetAttestationsResponse { success, error, attestations };
+        let mut response = Response::new(reply);
+        if let Some(seat) = seat {
+            response.extensions_mut().insert(seat);
+        }
+        Ok(response)
     }
 
     type GetAttestationsStreamStream =

@@ -44,6 +44,9 @@ pub struct HostSettings {
     /// by its place the mark of processes that are ours. Without it nothing can be pinned, and processes
     /// that a killed engine left behind are not looked for.
     pub home: Option<PathBuf>,
+    /// What a plugin leaves behind when it kills its launcher becomes ours, and is ended. Only for a program
+    /// that starts no other processes than plugins: it could not tell them apart.
+    pub adopts_orphans: bool,
     /// Reads the configuration of a plugin anew, for a restart or a reconfiguration that people ask for.
     /// Without it the settings stay as they are.
     pub reload: Option<Reload>,
@@ -58,6 +61,7 @@ impl Default for HostSettings {
             keepalive: Keepalive::default(),
             body_bytes_max: BODY_BYTES_MAX,
             home: None,
+            adopts_orphans: false,
             reload: None,
         }
     }

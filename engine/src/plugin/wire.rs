@@ -118,7 +118,7 @@ fn outcome_of_status(
     if is_connection_lost(status) {
         return Outcome::Lost { error };
     }
-    if is_reply_too_large(status) {
+    if is_too_large(status, REPLY_BYTES_MAX) {
         // It would be as large the next time, and what it reports on has been done.
         return Outcome::Permanent { error: "its reply is larger than 8 MiB".to_owned() };
     }
@@ -143,11 +143,11 @@ fn is_transport(status: &Status) -> bool {
 
 /// Whether we refused a reply for its length: our own bound is in the text, and nothing else tells
 /// such a status from one that a plugin made.
-fn is_reply_too_large(status: &Status) -> bool {
+pub(super) fn is_too_large(status: &Status, bytes_max: usize) -> bool {
     let text = status.message();
     status.code() == Code::OutOfRange
         && text.starts_with("Error, decoded message length too large: ")
-        && text.ends_with(&format!("the limit is: {REPLY_BYTES_MAX} bytes"))
+        && text.ends_with(&format!("the limit is: {bytes_max} bytes"))
 }
 
 /// Whether the whole connection ended, and not this one call: h2 calls the latter a stream error.

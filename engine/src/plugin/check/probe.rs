@@ -140,7 +140,7 @@ impl Probe {
             asked_port: port,
             launcher,
             orders,
-            client: grpc::client(grpc::channel(found)),
+            client: grpc::client(grpc::channel(found, 1)),
             asked_at: found,
             has_answered: false,
             port: known_port,

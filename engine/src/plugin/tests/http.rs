@@ -23,7 +23,7 @@ pub(super) async fn callable(fake: Fake) -> (Callable, Arc<Caller>) {
     tokio::spawn(fake.serve(listener));
     let caller = Arc::new(Caller::new("zoo".parse().unwrap(), 3, false, Arc::default()));
     let token = Arc::new(Token::known("a secret"));
-    let reach = Reach { channel: channel(port), caller: caller.clone(), token };
+    let reach = Reach { channel: channel(port, 64), caller: caller.clone(), token };
     let transit = Transit::new(BODY_BYTES_MAX).of_plugin();
     let within = ANSWER_WITHIN;
     (Callable { plugin: "zoo".parse().unwrap(), transit, reach, within }, caller)
@@ -144,9 +144,9 @@ async fn what_is_not_found_is_looked_for_once_more_under_the_full_path() {
 async fn a_failure_is_told_as_what_it_is() {
     let fake = zoo(|request| match &request.path[..] {
         "/absent" => Err(Status::unimplemented("no")),
-        "/large" => Ok(HttpResponse {
+        path if path.starts_with('/') && path[1..].parse::<usize>().is_ok() => Ok(HttpResponse {
             status_code: 200,
-            body: vec![0; BODY_BYTES_MAX + 200_000].into(),
+            body: vec![0; path[1..].parse().unwrap()].into(),
             ..Default::default()
         }),
         _ => Err(Status::internal("broken\u{1b}[31m, with a secret")),
@@ -155,8 +155,12 @@ async fn a_failure_is_told_as_what_it_is() {
     assert!(matches!(ask(&callable, "/absent").await, Err(CallError::NotServed { .. })));
     let failed = ask(&callable, "/broken").await.err().unwrap().to_string();
     assert!(failed.contains("broken, with [redacted]"), "{failed}");
-    let large = ask(&callable, "/large").await.err().unwrap().to_string();
-    assert!(large.contains("too large"), "{large}");
+    // Also what would fit beside the headers that there may be.
+    for bytes in [BODY_BYTES_MAX + 1, BODY_BYTES_MAX + 200_000] {
+        let large = ask(&callable, &format!("/{bytes}")).await.err().unwrap().to_string();
+        assert!(large.contains("a body of more than 1048576 bytes"), "{bytes}: {large}");
+    }
+    assert!(ask(&callable, &format!("/{BODY_BYTES_MAX}")).await.is_ok());
     // What went wrong holds no room.
     assert!(callable.load().take(2 * BODY_BYTES_MAX));
 }

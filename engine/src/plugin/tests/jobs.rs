@@ -32,7 +32,7 @@ fn way_with_log(port: u16, deadline: Duration, log: Arc<Log>) -> Way {
     caller.announce(["git.do".to_owned()]);
     let (tell, seen) = mpsc::unbounded_channel();
     let capture = Capture::new("git", token(), log);
-    let client = client(channel(port));
+    let client = client(channel(port, 64));
     let plugin = GrpcPlugin::new(client, deadline, caller.clone(), token(), capture, tell);
     Way { plugin, caller, seen }
 }
@@ -243,7 +243,7 @@ async fn everything_goes_over_one_connection() {
             });
         }
     });
-    let mut client = client(channel(port));
+    let mut client = client(channel(port, 64));
     client.metadata(Empty {}).await.unwrap();
     let caller = Arc::new(Caller::new("git".parse().unwrap(), 3, false, Arc::default()));
     let (tell, _seen) = mpsc::unbounded_channel();
