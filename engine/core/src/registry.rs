@@ -686,7 +686,10 @@ impl State {
         // Its limiter stays: what is under way may not be started beyond it again.
         self.end_holds(number, now);
         self.end_passes(number, &format!("the watcher was retired: {reason}"), now);
-        self.by_shown.remove(&shown);
+        // The id under which people see one that was refused may be that of another, which stands.
+        if self.by_shown.get(&shown) == Some(&number) {
+            self.by_shown.remove(&shown);
+        }
         self.unindex(number);
         let cancelled =
             self.cancel_queued(number, &format!("watcher {shown} was retired: {reason}"), now);

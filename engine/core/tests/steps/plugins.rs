@@ -349,6 +349,26 @@ fn ever_new_watchers_that_are_refused_take_turns_in_a_few_rows() {
     assert!(world.verify_audit().ok);
 }
 
+/// `git` with `hub-x` and `git-hub` with `x` are seen under one id.
+#[test]
+fn a_refused_watcher_that_goes_takes_no_id_from_the_one_that_has_it() {
+    let mut world = World::new();
+    world.up("git", &["act"], vec![on_predicate("hub-x", "p", "absent")]);
+    world.up("git-hub", &["act"], vec![on_predicate("x", "p", "act")]);
+    world.up("git", &["act"], Vec::new());
+    let found = world.state.watcher("git-hub-x").expect("it stands");
+    assert_eq!(found.row.key.owner, Owner::Plugin("git-hub".parse().unwrap()));
+    // Nor may anybody else have it.
+    let (verdicts, _) = world.up("git", &["act"], vec![on_predicate("hub-x", "p", "act")]);
+    let refusal = verdicts[0].clone().unwrap_err();
+    assert!(refusal.reason.contains("the id git-hub-x is taken"), "{refusal}");
+    // Once it is retired itself, its id is free.
+    world.up("git-hub", &["act"], Vec::new());
+    assert!(world.state.watcher("git-hub-x").is_none());
+    let (verdicts, _) = world.up("git", &["act"], vec![on_predicate("hub-x", "p", "act")]);
+    assert_eq!(verdicts, [Ok(())]);
+}
+
 #[test]
 fn a_refused_watcher_is_not_kept_in_full_length() {
     let mut world = World::new();
