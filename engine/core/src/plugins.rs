@@ -251,7 +251,7 @@ impl State {
         if std::mem::take(&mut self.handlers_changed) {
             self.bind_waiting(now);
         }
-        let watchers = self.declare_all(&owner, registration.watchers, now);
+        let watchers = self.declare_all(plugin, registration.watchers, now);
         refused.extend(watchers.iter().filter_map(|(local, verdict)| {
             let reason = verdict.as_ref().err()?.to_string();
             Some(RefusedRow { kind: Announced::Watcher, name: local.clone(), reason })
@@ -504,6 +504,7 @@ impl State {
         let state = self.plugin_entry(plugin);
         state.doubted = None;
         state.announced.clear();
+        state.told.clear();
         let schedules: Vec<_> = state.standing_schedules().map(|row| row.name.clone()).collect();
         self.set_handlers(plugin, BTreeSet::new(), now);
         self.set_routes(plugin, BTreeSet::new());
