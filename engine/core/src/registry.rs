@@ -18,6 +18,7 @@ use axwatch_query::{Filter, Mistakes};
 use crate::event::{Answer, Declaration, Effect, Refusal, RefusalKind, Since, WatcherCommand};
 use crate::limits::Limit;
 use crate::record::{Record, WatcherRecord};
+use crate::redaction::{Redaction, UNSAID};
 use crate::state::{Lane, State, Watcher};
 
 /// How the error of a watcher begins whose text is no AX any more.
@@ -57,11 +58,12 @@ impl Refusal {
 
 impl State {
     /// Declares all that a plugin announced. What was refused of its last announcement for the same
-    /// reason is refused again, and not told again.
+    /// reason is refused again, and not told again. Refusals have no secrets in them.
     pub(crate) fn declare_all(
         &mut self,
         plugin: &PluginName,
         declarations: Vec<Declaration>,
+        redaction: &Redaction,
         now: Now,
     ) -> Vec<(String, Result<(), Refusal>)> {
         let owner = Owner::Plugin(plugin.clone());
@@ -81,6 +83,14 @@ impl State {
                     Ok(())
                 }
                 Err(refusal) => {
+                    let told = redaction.of_watcher(&declaration);
+                    let refusal = match &told {
+                        Some(told) if is_first => self.check_told(&owner, told, refusal.kind),
+                        _ => refusal,
+                    };
+                    let reason = redaction.of(refusal.reason);
+                    let refusal = Refusal { reason, ..refusal };
+                    let declaration = told.unwrap_or(declaration);
                     let was_told = telling.was_told(&local, &refusal);
                     // Of two under one id it is the first that is kept.
                     let is_news =
@@ -166,6 +176,12 @@ impl State {
             max_age_ms: check_age(declaration.max_age)?,
             since_seq: self.check_since(declaration.since.as_ref())?,
         })
+    }
+
+    /// Why a watcher is refused whose declaration holds secrets: what is wrong with it without them. The reason
+    /// itself may quote a part of a secret, in which nobody would know it again.
+    fn check_told(&self, owner: &Owner, told: &Declaration, kind: RefusalKind) -> Refusal {
+        self.check(owner, told).err().unwrap_or_else(|| Refusal::new(kind, UNSAID))
     }
 
     /// The claims after the one that this answers are seen.

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
-use axwatch_core::Registration;
-use axwatch_model::PluginName;
+use axwatch_core::{Redaction, Registration};
+use axwatch_model::{Announced, PluginName, RefusedRow};
 use axwatch_proto::protocol;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -167,22 +167,17 @@ impl Caller {
         self.token.get().map_or_else(|| wire::shown(text), |token| token.shown(text))
     }
 
-    /// What it announces, in the engine's words and without its secrets where it is refused.
+    /// What it announces, in the engine's words and without its token. How its other secrets are taken out
+    /// goes along, for what is refused: in what stands they are words that somebody chose.
     pub(crate) fn understand(&self, announcement: protocol::InitializeResponse) -> Registration {
         let mut registration =
             wire::announced(announcement, self.zero_is_never, &|text| self.shown(text));
-        // The core keeps the names of what it refuses. Nothing that works has a token for a name; the other
-        // secrets are words of somebody's and may well be.
-        if let Some(token) = self.token.get() {
-            let watchers = registration.watchers.iter_mut().map(|watcher| &mut watcher.local);
-            let schedules = registration.schedules.iter_mut().map(|schedule| &mut schedule.handler);
-            let routes = registration.routes.iter_mut().map(|route| &mut route.path);
-            for name in watchers.chain(schedules).chain(routes) {
-                if name.contains(token.expose()) {
-                    *name = token.redact(std::mem::take(name));
-                }
-            }
-        }
+        let Some(token) = self.token.get().cloned() else { return registration };
+        hide_token(&token, &mut registration);
+        registration.redaction = Redaction::new(move |text| {
+            let told = token.redact(text.to_owned());
+            (told != text).then_some(told)
+        });
         registration
     }
 
@@ -325,6 +320,37 @@ impl Caller {
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.announced.lock().expect("no holder of the announced handlers panics")
+    }
+}
+
+/// Takes a token out of all that may be kept. Nothing that works has one in it.
+fn hide_token(token: &Token, registration: &mut Registration) {
+    let hide = |text: &mut String| {
+        if text.contains(token.expose()) {
+            *text = token.redact(std::mem::take(text));
+        }
+    };
+    let Registration { handlers, watchers, schedules, routes, refused, .. } = registration;
+    handlers.retain(|handler| {
+        let has_token = handler.as_str().contains(token.expose());
+        if has_token {
+            let (kind, name) = (Announced::Handler, token.redact(handler.to_string()));
+            let reason = "the token of a process is nobody's name".to_owned();
+            refused.push(RefusedRow { kind, name, reason });
+        }
+        !has_token
+    });
+    for watcher in watchers {
+        hide(&mut watcher.local);
+        watcher.for_each_text(&mut |text| hide(text));
+    }
+    for schedule in schedules {
+        hide(&mut schedule.handler);
+        hide(&mut schedule.ats_code);
+    }
+    for route in routes {
+        hide(&mut route.method);
+        hide(&mut route.path);
     }
 }
 

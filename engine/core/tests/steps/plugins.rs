@@ -439,6 +439,58 @@ fn of_a_flood_of_refused_watchers_the_first_are_told() {
     assert!(world.verify_audit().ok);
 }
 
+/// Whatever a secret stands in, and however much of it a mistake would quote.
+#[test]
+fn what_is_refused_is_kept_and_told_without_secrets() {
+    const SECRET: &str =
+        "hunter2-and-as-long-a-rest-as-no-mistake-would-ever-quote-to-its-very-end";
+    let redact = |text: &str| text.contains("hunter").then(|| text.replace(SECRET, "[redacted]"));
+    let structural = |subject: &str, handler: &str| {
+        let subjects = vec![subject.to_owned()];
+        let lists = StructuralFilter { subjects, ..Default::default() };
+        Declaration { declared: Declared::Structural(lists), ..in_ax("lists", "", handler) }
+    };
+    let params = Some(format!("[{SECRET:?}]").into());
+    let watchers = vec![
+        in_ax("handler", "is p", SECRET),
+        in_ax("long-handler", "is p", &"x".repeat(300).replacen("xx", SECRET, 1)),
+        in_ax("ax", &format!("is p of of {SECRET}"), "act"),
+        in_ax("ax-handler", &format!("is p so {SECRET}"), "act"),
+        in_ax("quote", &format!("is 'p {SECRET}"), "act"),
+        structural(SECRET, "absent"),
+        Declaration { params, ..in_ax("params", "is p", "act") },
+        Declaration {
+            since: Some(axwatch_core::Since::Nowhere(format!("{SECRET}: no time"))),
+            ..in_ax("since", "is p", "act")
+        },
+        in_ax("stands", "is p", SECRET),
+    ];
+    let refused = watchers.len() + 4;
+    let announced = Registration {
+        schedules: vec![schedule(SECRET, 60), schedule(&format!("a/b/{SECRET}"), 60)],
+        routes: vec![route(SECRET, "/a"), route("GET", &format!("/ {SECRET}"))],
+        redaction: axwatch_core::Redaction::new(redact),
+        ..registration(&["act"], watchers)
+    };
+    let mut world = World::new();
+    world.comes_up(1, registration(&["act"], vec![on_predicate("stands", "p", "act")]));
+    let effects = world.announces(1, announced);
+    let verdicts = registered(&effects).unwrap();
+    assert_eq!(verdicts.refused.len(), refused, "{verdicts:?}");
+    assert_eq!(world.watchers["demo-stands"].state, WatcherState::Live);
+    assert_eq!((unparsed(&effects).len(), world.records("watcher_refused").len()), (2, 9));
+    let records: Vec<_> = world.audit.iter().map(|audit| &audit.records).collect();
+    let told = [
+        format!("{effects:?}"),
+        format!("{:?}", world.watchers),
+        format!("{:?}", world.refused),
+        format!("{records:?}"),
+    ];
+    for told in told {
+        assert!(!told.contains("hunter") && told.contains("[redacted]"), "{told}");
+    }
+}
+
 #[test]
 fn a_refused_watcher_is_not_kept_in_full_length() {
     let mut world = World::new();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use axwatch_core::Declaration;
 use axwatch_model::{
-    AttestationId, Attributes, Declared, DefaultActor, Defaults, Draft, LineageKind,
+    AttestationId, Attributes, Declared, DefaultActor, Defaults, Draft, LeafNumber, LineageKind,
     StructuralFilter,
 };
 use axwatch_proto::axwatch::v1::AnnounceRequest;
@@ -688,30 +688,44 @@ async fn a_running_plugin_announces_anew() {
 }
 
 #[tokio::test]
-async fn what_is_refused_is_told_without_secrets() {
+async fn what_is_refused_is_told_and_kept_without_secrets() {
     let mut desk = desk().await;
     let _held = bring_up(&desk.engine, "git").await;
-    let watcher = WatcherRegistration {
-        id: format!("w {}", desk.token),
-        handler_name: "hunter22".into(),
-        subjects: vec!["x".into()],
+    let token = desk.token.clone();
+    let watcher = |id: &str, handler_name: &str, ax: &str| WatcherRegistration {
+        id: id.into(),
+        handler_name: handler_name.into(),
+        ax: ax.into(),
         ..Default::default()
     };
+    let watchers = vec![
+        watcher(&format!("w {token}"), "hunter22", "is p"),
+        watcher("handler", &format!("git.{token}"), "is p"),
+        watcher("ax", "git.do", &format!("is p of of {token} hunter22")),
+        watcher("cut", "git.do", &format!("is 'p {}{token}", "x".repeat(40))),
+        watcher("since", "hunter22", &format!("is {token} since hunter22")),
+    ];
     let handler_names =
-        vec!["git.do".into(), format!("{}/{}hunter22", desk.token, "x".repeat(4_080))];
-    let announcement =
-        InitializeResponse { handler_names, watchers: vec![watcher], ..Default::default() };
-    let request =
-        AnnounceRequest { auth_token: desk.token.clone(), announcement: Some(announcement) };
+        vec!["git.do".into(), token.clone(), format!("{token}/{}hunter22", "x".repeat(4_080))];
+    let announcement = InitializeResponse { handler_names, watchers, ..Default::default() };
+    let request = AnnounceRequest { auth_token: token.clone(), announcement: Some(announcement) };
     desk.caller.registered();
     let reply = desk.host.announce(request).await.unwrap().into_inner();
-    let [handler, watcher] = &reply.refused[..] else { panic!("{:?}", reply.refused) };
-    for line in [handler, watcher] {
-        assert!(!line.contains(&desk.token[..8]) && !line.contains("hunter"), "{line}");
-        assert!(line.contains("[redacted]"), "{line}");
+    assert_eq!(reply.refused.len(), 7, "{:?}", reply.refused);
+    let store = desk.engine.store();
+    let audit = store.audit_after(LeafNumber(0), 100).await.unwrap();
+    let records: String = audit.iter().map(|row| &*row.records).collect();
+    assert_eq!(records.matches("watcher_refused").count(), 5, "{records}");
+    let kept = [
+        format!("{:?}", reply.refused),
+        format!("{:?}", store.watchers().await.unwrap()),
+        format!("{:?}", store.refused().await.unwrap()),
+        records,
+    ];
+    for kept in kept {
+        assert!(!kept.contains(&token[..8]) && !kept.contains("hunter"), "{kept}");
+        assert!(kept.contains("[redacted]"), "{kept}");
     }
-    let kept = desk.engine.watchers(true).await.unwrap();
-    assert!(kept.iter().all(|watcher| !watcher.row.key.to_string().contains(&desk.token)));
 }
 
 #[tokio::test]
