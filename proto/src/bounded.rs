@@ -5,12 +5,14 @@
 //! message as it arrived, adds up what it will take in memory beside its texts, and refuses what is over
 //! [`structure_bytes_max`] before anything of it is built.
 //!
-//! The weights follow from the descriptors. They are near what the generated code takes, not exact.
+//! The weights follow from the descriptors. They are near what the generated code takes, not exact. What is
+//! no message at all is told as the usual codec tells it.
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::LazyLock;
 
+use prost::bytes::Buf as _;
 use prost::{Message, Name};
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
@@ -18,7 +20,7 @@ use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-/// Bytes of structure in one message of any kind but those that hold long lists by their nature.
+/// Bytes of structure in one message of any kind but those below.
 const STRUCTURE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of structure in an announcement, or in claims.
 const LIST_STRUCTURE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -43,25 +45,24 @@ pub fn structure_bytes_max(name: &str) -> usize {
     }
 }
 
-/// Whether a message that arrived may be built.
+/// Whether a message that arrived may be built: how many bytes it will take in memory beside its texts.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT`, with the bound, or that it is no message.
-pub fn check<M: Name>(bytes: &[u8]) -> Result<(), Status> {
+/// `INVALID_ARGUMENT` with the bound. `INTERNAL`, as `prost` has it too, when it is no message.
+pub fn check<M: Name>(bytes: &[u8]) -> Result<usize, Status> {
     let name = M::full_name();
     let max = structure_bytes_max(&name);
     let mut left = max;
-    SHAPES.walk(SHAPES.of(&name), bytes, 0, &mut left).map_err(|fault| {
-        Status::invalid_argument(match fault {
-            Fault::TooLarge => {
-                format!(
-                    "{name}: over {} MiB in memory beside its texts; send less at once",
-                    max >> 20
-                )
-            }
-            Fault::Malformed => format!("{name}: what was sent is no such message"),
-        })
-    })
+    match SHAPES.walk(SHAPES.of(&name), bytes, 0, &mut left) {
+        Ok(()) => Ok(max - left),
+        Err(Fault::TooLarge) => Err(Status::invalid_argument(format!(
+            "{name}: over {} in memory beside its texts; send less at once",
+            if max < 1 << 20 { format!("{} KiB", max >> 10) } else { format!("{} MiB", max >> 20) }
+        ))),
+        Err(Fault::Malformed) => {
+            Err(Status::internal(format!("{name}: what was sent is no such message")))
+        }
+    }
 }
 
 /// The usual protobuf, with [`check`] before it.
@@ -110,7 +111,6 @@ impl<U: Message + Name + Default> Decoder for BoundedDecoder<U> {
 /// # Errors
 /// `INTERNAL` when it does not lie in one piece, which the transport promises.
 pub fn contiguous<'a>(from: &'a DecodeBuf<'_>) -> Result<&'a [u8], Status> {
-    use prost::bytes::Buf as _;
     let bytes = from.chunk();
     if bytes.len() < from.remaining() {
         return Err(Status::internal("a message lies in pieces"));
@@ -186,28 +186,7 @@ impl Shapes {
             return Err(Fault::Malformed);
         }
         while !bytes.is_empty() {
-            let tag = varint(&mut bytes)?;
-            let number = u32::try_from(tag >> 3).map_err(|_| Fault::Malformed)?;
-            let content = match tag & 7 {
-                0 => {
-                    varint(&mut bytes)?;
-                    None
-                }
-                1 => {
-                    split(&mut bytes, 8)?;
-                    None
-                }
-                2 => {
-                    let length = varint(&mut bytes)?;
-                    Some(split(&mut bytes, length)?)
-                }
-                5 => {
-                    split(&mut bytes, 4)?;
-                    None
-                }
-                // Groups: none of our messages ever had one.
-                _ => return Err(Fault::Malformed),
-            };
+            let (number, content) = next_field(&mut bytes, depth)?;
             let Some(field) = self.fields[shape].get(&number) else { continue };
             let of_bytes = content.map_or(0, <[u8]>::len).saturating_mul(field.cost_of_byte);
             let cost = field.cost.saturating_add(of_bytes);
@@ -217,6 +196,41 @@ impl Shapes {
             }
         }
         Ok(())
+    }
+}
+
+/// The next field of a message: its number, and what is in it if that may be a message.
+fn next_field<'a>(bytes: &mut &'a [u8], depth: usize) -> Result<(u32, Option<&'a [u8]>), Fault> {
+    let tag = varint(bytes)?;
+    let number = u32::try_from(tag >> 3).map_err(|_| Fault::Malformed)?;
+    let mut content = None;
+    match tag & 7 {
+        0 => drop(varint(bytes)?),
+        1 => drop(split(bytes, 8)?),
+        2 => {
+            let length = varint(bytes)?;
+            content = Some(split(bytes, length)?);
+        }
+        3 => skip_group(bytes, number, depth + 1)?,
+        5 => drop(split(bytes, 4)?),
+        _ => return Err(Fault::Malformed),
+    }
+    Ok((number, content))
+}
+
+/// A group: none of our messages ever had one, so that it is a field that we do not know.
+fn skip_group(bytes: &mut &[u8], number: u32, depth: usize) -> Result<(), Fault> {
+    if depth > DEPTH_MAX {
+        return Err(Fault::Malformed);
+    }
+    let end = u64::from(number) << 3 | 4;
+    loop {
+        let mut ahead = *bytes;
+        if varint(&mut ahead)? == end {
+            *bytes = ahead;
+            return Ok(());
+        }
+        next_field(bytes, depth)?;
     }
 }
 
@@ -268,4 +282,99 @@ fn split<'a>(bytes: &mut &'a [u8], length: u64) -> Result<&'a [u8], Fault> {
     let (content, rest) = bytes.split_at_checked(length).ok_or(Fault::Malformed)?;
     *bytes = rest;
     Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use prost_types::value::Kind;
+    use prost_types::{ListValue, Struct, Value};
+    use tonic::Code;
+
+    use super::*;
+    use crate::protocol::{AttestationCommand, InitializeResponse};
+
+    fn command(attributes: BTreeMap<String, Value>) -> AttestationCommand {
+        AttestationCommand {
+            subjects: vec!["a subject".into()],
+            attributes: Some(Struct { fields: attributes }),
+            ..Default::default()
+        }
+    }
+
+    fn text(text: &str) -> Value {
+        Value { kind: Some(Kind::StringValue(text.into())) }
+    }
+
+    #[test]
+    fn what_is_no_message_is_told_as_any_codec_tells_it() {
+        // A group with a varint, another group and a text in it, under numbers that nobody has.
+        let group = [0xc3, 0x3e, 0x08, 1, 0xcb, 0x3e, 0xcc, 0x3e, 0x12, 1, 7, 0xc4, 0x3e];
+        // (bytes, whether they are a message)
+        let cases: [(&[u8], bool); 8] = [
+            (&[], true),
+            (&group, true),
+            (&group[..12], false),
+            // Its end is another's.
+            (&[0xc3, 0x3e, 0xcc, 0x3e], false),
+            // An end without a beginning.
+            (&[0xc4, 0x3e], false),
+            // Longer than what is there.
+            (&[0x0a, 200, 1, 7], false),
+            (&[0x0a], false),
+            // A wire type that there is none of.
+            (&[0x0e], false),
+        ];
+        for (bytes, is_message) in cases {
+            assert_eq!(InitializeResponse::decode(bytes).is_ok(), is_message, "{bytes:?}");
+            let code = check::<InitializeResponse>(bytes).err().map(|status| status.code());
+            assert_eq!(code, (!is_message).then_some(Code::Internal), "{bytes:?}");
+        }
+        // What comes after something unknown is weighed like the rest.
+        let many = [&group[..], &[0x22, 0].repeat(500_000)].concat();
+        let status = check::<InitializeResponse>(&many).unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value { kind: None }),
+            any::<f64>().prop_map(|n| Value { kind: Some(Kind::NumberValue(n)) }),
+            "[a-z]{0,9}".prop_map(|word| text(&word)),
+        ];
+        leaf.prop_recursive(8, 40, 3, |inner| {
+            prop::collection::vec(inner, 0..3)
+                .prop_map(|values| Value { kind: Some(Kind::ListValue(ListValue { values })) })
+        })
+    }
+
+    /// The same in so many lists.
+    fn nested(value: Value, depth: usize) -> Value {
+        (0..depth).fold(value, |value, _| Value {
+            kind: Some(Kind::ListValue(ListValue { values: vec![value] })),
+        })
+    }
+
+    proptest! {
+        /// The walk is a scale, and never has an opinion of its own on what a message is.
+        #[test]
+        fn what_prost_takes_is_no_malformed_message(
+            values in prop::collection::btree_map("[a-z]{0,9}", any_value(), 0..5),
+            depth in 0_usize..60,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        ) {
+            let values = values.into_iter().map(|(name, value)| (name, nested(value, depth)));
+            let mut bytes = command(values.collect()).encode_to_vec();
+            for (place, byte) in changes {
+                let place = place.index(bytes.len());
+                bytes[place] = byte;
+            }
+            let code = check::<AttestationCommand>(&bytes).err().map(|status| status.code());
+            if AttestationCommand::decode(&bytes[..]).is_ok() {
+                prop_assert_eq!(code, None);
+            }
+        }
+    }
 }
