@@ -22,6 +22,8 @@ use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 /// Bytes of structure in one message of any kind but those below.
 const STRUCTURE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of structure in what there are hundreds of at once: answers to HTTP, and frames of sockets.
+const BRIEF_STRUCTURE_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of structure in an announcement, or in claims.
 const LIST_STRUCTURE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Messages in messages. As many as `prost` follows.
@@ -41,6 +43,7 @@ pub fn structure_bytes_max(name: &str) -> usize {
         | "protocol.GenerateAttestationResponse"
         | "protocol.BatchGenerateAttestationRequest"
         | "protocol.GetAttestationsResponse" => LIST_STRUCTURE_BYTES_MAX,
+        "protocol.HTTPResponse" | "protocol.WebSocketMessage" => BRIEF_STRUCTURE_BYTES_MAX,
         _ => STRUCTURE_BYTES_MAX,
     }
 }
@@ -294,7 +297,9 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::protocol::{AttestationCommand, InitializeResponse};
+    use crate::protocol::{
+        AttestationCommand, HttpHeader, HttpResponse, InitializeResponse, WebSocketMessage,
+    };
 
     fn command(attributes: BTreeMap<String, Value>) -> AttestationCommand {
         AttestationCommand {
@@ -306,6 +311,27 @@ mod tests {
 
     fn text(text: &str) -> Value {
         Value { kind: Some(Kind::StringValue(text.into())) }
+    }
+
+    #[test]
+    fn what_there_are_hundreds_of_is_light() {
+        let refused = |checked: Result<usize, Status>| {
+            let status = checked.unwrap_err();
+            assert_eq!(status.code(), Code::InvalidArgument);
+            assert!(status.message().contains("over 256 KiB in memory"), "{status}");
+        };
+        let header = HttpHeader { name: "x-some-name".into(), values: vec!["a value".into(); 2] };
+        let http =
+            |count| HttpResponse { headers: vec![header.clone(); count], ..Default::default() };
+        check::<HttpResponse>(&http(256).encode_to_vec()).unwrap();
+        refused(check::<HttpResponse>(&http(3_000).encode_to_vec()));
+        let frame = |count: usize| WebSocketMessage {
+            headers: (0..count).map(|n| (format!("x-{n}"), "a value".into())).collect(),
+            data: vec![7; 1 << 20].into(),
+            ..Default::default()
+        };
+        check::<WebSocketMessage>(&frame(256).encode_to_vec()).unwrap();
+        refused(check::<WebSocketMessage>(&frame(3_000).encode_to_vec()));
     }
 
     #[test]
