@@ -30,6 +30,8 @@ const LIST_STRUCTURE_BYTES_MAX: usize = 64 * 1024 * 1024;
 const DEPTH_MAX: usize = 100;
 /// Bytes that a piece of memory of its own takes beside what is in it.
 const ALLOCATION_BYTES: usize = 16;
+/// Bytes that an entry of a map takes beside itself, for the room that maps leave free.
+const ENTRY_BYTES: usize = 32;
 
 /// Bytes that a message of this type may take in memory beside its texts.
 #[must_use]
@@ -161,7 +163,7 @@ impl Shapes {
             let is_repeated = field.label() == Label::Repeated;
             let is_text = matches!(field.r#type(), Type::String | Type::Bytes);
             let (cost, cost_of_byte) = match message {
-                Some(n) if is_entry(types[n].1) => (2 * own[n], 0),
+                Some(n) if is_entry(types[n].1) => (own[n] + ENTRY_BYTES, 0),
                 Some(n) => (own[n], 0),
                 None if is_text => (if is_repeated { 24 } else { 0 } + ALLOCATION_BYTES, 0),
                 None if is_repeated => (8, 8),
@@ -298,7 +300,8 @@ mod tests {
 
     use super::*;
     use crate::protocol::{
-        AttestationCommand, HttpHeader, HttpResponse, InitializeResponse, WebSocketMessage,
+        AttestationCommand, BatchGenerateAttestationRequest, HttpHeader, HttpResponse,
+        InitializeResponse, WebSocketMessage,
     };
 
     fn command(attributes: BTreeMap<String, Value>) -> AttestationCommand {
@@ -311,6 +314,16 @@ mod tests {
 
     fn text(text: &str) -> Value {
         Value { kind: Some(Kind::StringValue(text.into())) }
+    }
+
+    #[test]
+    fn as_many_claims_as_are_taken_may_have_small_attributes() {
+        let attributes = (0..33).map(|n| (format!("attribute-{n}"), text("a value")));
+        let commands = vec![command(attributes.collect()); 10_000];
+        let batch = BatchGenerateAttestationRequest { auth_token: String::new(), commands };
+        let bytes = batch.encode_to_vec();
+        assert!((8 << 20..16 << 20).contains(&bytes.len()), "{}", bytes.len());
+        check::<BatchGenerateAttestationRequest>(&bytes).unwrap();
     }
 
     #[test]

@@ -162,6 +162,17 @@ async fn a_request_that_would_swell_is_refused_before_its_token_is_looked_at() {
     refused(&status, "over 64 MiB in memory");
 }
 
+/// As many claims as one batch takes, each with as many attributes as claims have.
+#[tokio::test]
+async fn an_honest_batch_is_taken() {
+    let mut desk = desk().await;
+    let attributes = (0..33).map(|n| (format!("key{n}"), format!("value {n}")));
+    let attributes: serde_json::Map<_, _> = attributes.map(|(k, v)| (k, v.into())).collect();
+    let attributes = structs::from_value(&attributes.into()).unwrap();
+    let command = AttestationCommand { attributes: Some(attributes), ..about("x") };
+    assert_eq!(desk.batch(vec![command; 10_000]).await, (true, String::new(), 10_000));
+}
+
 #[tokio::test]
 async fn as_many_watchers_as_are_taken_may_be_announced() {
     let mut desk = desk().await;
