@@ -3,7 +3,8 @@
 //! An empty message in a list is two bytes on the wire and hundreds in memory, so that a bound on the
 //! bytes of a message alone leaves room for gigabytes. The codec of all our clients and servers walks a
 //! message as it arrived, adds up what it will take in memory beside its texts, and refuses what is over
-//! [`structure_bytes_max`] before anything of it is built.
+//! [`structure_bytes_max`] before anything of it is built. A list of which only the beginning is ever used
+//! is cut off before that ([`LOG_ENTRIES_MAX`]).
 //!
 //! The weights follow from the descriptors. They are near what the generated code takes, not exact. What is
 //! no message at all is told as the usual codec tells it.
@@ -12,7 +13,7 @@ use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::LazyLock;
 
-use prost::bytes::Buf as _;
+use prost::bytes::{Buf as _, Bytes};
 use prost::{Message, Name};
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
@@ -20,12 +21,18 @@ use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
+/// Entries of the log of one reply to ExecuteJob that are built; those after them are left out. More than
+/// anybody writes down, so that whoever counts them sees that there were too many.
+pub const LOG_ENTRIES_MAX: usize = 2_000;
+
 /// Bytes of structure in one message of any kind but those below.
 const STRUCTURE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of structure in what there are hundreds of at once: answers to HTTP, and frames of sockets.
 const BRIEF_STRUCTURE_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of structure in an announcement, or in claims.
 const LIST_STRUCTURE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The log of a reply to ExecuteJob.
+const LOG_ENTRIES_FIELD: u32 = 7;
 /// Messages in messages. As many as `prost` follows.
 const DEPTH_MAX: usize = 100;
 /// Bytes that a piece of memory of its own takes beside what is in it.
@@ -70,6 +77,26 @@ pub fn check<M: Name>(bytes: &[u8]) -> Result<usize, Status> {
     }
 }
 
+/// A message without the rest of a list whose beginning is enough; `None` when there is no such rest.
+fn without_rest(name: &str, bytes: &[u8]) -> Option<Bytes> {
+    let (list, max) = match name {
+        "protocol.ExecuteJobResponse" => (LOG_ENTRIES_FIELD, LOG_ENTRIES_MAX),
+        _ => return None,
+    };
+    let (mut kept, mut count) = (Vec::new(), 0);
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let before = rest;
+        // What is no message, `check` says.
+        let (number, _) = next_field(&mut rest, 0).ok()?;
+        count += usize::from(number == list);
+        if number != list || count <= max {
+            kept.extend_from_slice(&before[..before.len() - rest.len()]);
+        }
+    }
+    (count > max).then(|| kept.into())
+}
+
 /// The usual protobuf, with [`check`] before it.
 pub struct BoundedCodec<T, U>(PhantomData<(T, U)>);
 
@@ -106,8 +133,14 @@ impl<U: Message + Name + Default> Decoder for BoundedDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        check::<U>(contiguous(from)?)?;
-        self.0.decode(from)
+        let bytes = contiguous(from)?;
+        let Some(kept) = without_rest(&U::full_name(), bytes) else {
+            check::<U>(bytes)?;
+            return self.0.decode(from);
+        };
+        check::<U>(&kept)?;
+        from.advance(from.remaining());
+        U::decode(kept).map(Some).map_err(|error| Status::internal(error.to_string()))
     }
 }
 
@@ -300,8 +333,8 @@ mod tests {
 
     use super::*;
     use crate::protocol::{
-        AttestationCommand, BatchGenerateAttestationRequest, HttpHeader, HttpResponse,
-        InitializeResponse, WebSocketMessage,
+        AttestationCommand, BatchGenerateAttestationRequest, ExecuteJobResponse, HttpHeader,
+        HttpResponse, InitializeResponse, JobLogEntry, WebSocketMessage,
     };
 
     fn command(attributes: BTreeMap<String, Value>) -> AttestationCommand {
@@ -345,6 +378,32 @@ mod tests {
         };
         check::<WebSocketMessage>(&frame(256).encode_to_vec()).unwrap();
         refused(check::<WebSocketMessage>(&frame(3_000).encode_to_vec()));
+    }
+
+    #[test]
+    fn of_a_long_log_the_beginning_is_built() {
+        let entry = |n| JobLogEntry { message: format!("row {n}"), ..Default::default() };
+        let reply = |count| ExecuteJobResponse {
+            success: true,
+            log_entries: (0..count).map(entry).collect(),
+            result: "the result".into(),
+            permanent: true,
+            ..Default::default()
+        };
+        let name = ExecuteJobResponse::full_name();
+        for count in [0, 1, LOG_ENTRIES_MAX] {
+            assert_eq!(without_rest(&name, &reply(count).encode_to_vec()), None, "{count}");
+        }
+        for count in [LOG_ENTRIES_MAX + 1, 500_000] {
+            let bytes = reply(count).encode_to_vec();
+            assert!(bytes.len() < 8 << 20, "as long as one may be");
+            let kept = without_rest(&name, &bytes).unwrap();
+            check::<ExecuteJobResponse>(&kept).unwrap();
+            assert_eq!(ExecuteJobResponse::decode(kept).unwrap(), reply(LOG_ENTRIES_MAX));
+        }
+        let mut broken = reply(LOG_ENTRIES_MAX + 1).encode_to_vec();
+        broken.extend([0x0a, 9]);
+        assert_eq!(without_rest(&name, &broken), None);
     }
 
     #[test]

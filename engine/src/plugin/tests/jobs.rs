@@ -97,16 +97,19 @@ async fn a_plugin_gets_the_attempt_and_no_deadline_in_its_headers() {
 }
 
 #[tokio::test]
-async fn a_reply_that_would_swell_is_refused_for_good() {
+async fn a_job_that_was_done_is_done_however_much_it_says() {
     let execute = answer(|_| async {
-        let log_entries = vec![JobLogEntry::default(); 1_000_000];
-        Ok(ExecuteJobResponse { success: true, log_entries, ..Default::default() })
+        let entry = |n| JobLogEntry { message: format!("row {n}"), ..Default::default() };
+        let log_entries = (0..500_000).map(entry).collect();
+        let result = "r".into();
+        Ok(ExecuteJobResponse { success: true, log_entries, result, ..Default::default() })
     });
     let port = serve(Fake { execute, ..Fake::named("git") }).await;
-    let ended = way(port, PATIENCE).plugin.run(&attempt()).await;
-    let Outcome::Permanent { error } = ended.outcome else { panic!("{:?}", ended.outcome) };
-    let expected = "protocol.ExecuteJobResponse: over 4 MiB in memory beside its texts";
-    assert!(error.contains(expected), "{error}");
+    let log = log();
+    let ended = way_with_log(port, PATIENCE, log.clone()).plugin.run(&attempt()).await;
+    assert_eq!(ended.outcome, Outcome::Succeeded { result: Some(Arc::from(b"r".as_slice())) });
+    let Some(Told::Lines(lines)) = log.tail(1_000).ready() else { panic!("there are lines") };
+    assert_eq!(lines.len(), 100);
 }
 
 #[tokio::test]
