@@ -28,6 +28,7 @@ pub(crate) struct Caller {
     /// 0 fires a second means none, in its watchers.
     pub(crate) zero_is_never: bool,
     calls: Arc<Semaphore>,
+    announcements: Arc<Semaphore>,
     allowance: Mutex<Allowance>,
     pace: Mutex<Pace>,
     /// Held from before the engine is told until we know it too: both have to hear of announcements in the
@@ -46,7 +47,11 @@ pub(crate) struct Caller {
     token: OnceLock<Arc<Token>>,
 }
 
-/// Announcements that a process may make at once, and of which one more may be made each second.
+/// Announcements of a process that are held at once: one is taken, and another may wait. Each may be as large
+/// as any message.
+const ANNOUNCEMENTS_HELD_MAX: usize = 2;
+
+/// Announcements that a process may make in a row, and of which one more may be made each second.
 const ANNOUNCEMENTS_MAX: f64 = 10.0;
 
 /// What a plugin may still announce.
@@ -144,6 +149,7 @@ impl Caller {
             incarnation,
             zero_is_never,
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
+            announcements: Arc::new(Semaphore::new(ANNOUNCEMENTS_HELD_MAX)),
             allowance: Mutex::new(Allowance::new(Instant::now())),
             pace: Mutex::new(Pace::new(Instant::now())),
             announcing: tokio::sync::Mutex::default(),
@@ -204,6 +210,11 @@ impl Caller {
     pub(crate) fn may_send(&self, bytes: usize) -> bool {
         let mut allowance = self.allowance.lock().expect("no holder of an allowance panics");
         allowance.admits(bytes, Instant::now())
+    }
+
+    /// Room for one more announcement, until it is dropped; `None` when it has to come later.
+    pub(crate) fn begin_announcement(&self) -> Option<OwnedSemaphorePermit> {
+        self.announcements.clone().try_acquire_owned().ok()
     }
 
     /// Whether it may announce something now. An announcement that is refused costs nothing.

@@ -69,7 +69,7 @@ enum Denied {
     )]
     TooManyBytes,
     #[error(
-        "resource_exhausted: more than one announcement in a second from this plugin; try again in a second"
+        "resource_exhausted: more than one announcement in a second, or two at once, from this plugin; try again in a second"
     )]
     TooManyAnnouncements,
 }
@@ -291,15 +291,16 @@ impl Services {
         let mut admitted = self.admit(&request.auth_token, request.encoded_len())?;
         let caller = admitted.caller.clone();
         let announcement = request.announcement.ok_or(CallError::Missing("announcement"))?;
+        let _held = caller.begin_announcement().ok_or(Denied::TooManyAnnouncements)?;
         if !caller.may_announce() {
             return Err(Denied::TooManyAnnouncements.into());
         }
+        let registration = caller.understand(announcement);
         let registered = tokio::time::timeout(REGISTERED_WITHIN, caller.is_registered()).await;
         if registered.is_err() || !caller.is_alive() {
             return Err(CallError::NotRegistered);
         }
         let _turn = caller.announcing().await;
-        let registration = caller.understand(announcement);
         let handlers: Vec<_> = registration.handlers.iter().map(ToString::to_string).collect();
         let verdicts =
             self.engine.announce(caller.plugin.clone(), caller.incarnation, registration).await;

@@ -786,6 +786,26 @@ async fn announcements_are_taken_one_by_one_and_at_a_pace() {
     assert!(!desk.caller.has_announced("git.more"));
 }
 
+#[tokio::test]
+async fn of_announcements_one_is_taken_and_one_may_wait() {
+    let desk = desk().await;
+    let _held = bring_up(&desk.engine, "git").await;
+    desk.caller.registered();
+    let mut host = desk.host.clone();
+    let mut announce = async || {
+        let announcement = Some(InitializeResponse::default());
+        let request = AnnounceRequest { auth_token: desk.token.clone(), announcement };
+        host.announce(request).await.unwrap().into_inner()
+    };
+    let held: Vec<_> = (0..2).map(|_| desk.caller.begin_announcement().unwrap()).collect();
+    let reply = announce().await;
+    assert!(reply.error.starts_with("resource_exhausted: more than one announcement"), "{reply:?}");
+    drop(held);
+    assert!(announce().await.success);
+    let left = std::iter::repeat_with(|| desk.caller.may_announce()).take_while(|may| *may);
+    assert_eq!(left.count(), 9, "the one that was refused cost nothing");
+}
+
 async fn enqueue_named(engine: &Engine, handler: &str) {
     engine.enqueue(handler.into(), Arc::from(b"{}".as_slice())).await.unwrap();
 }
