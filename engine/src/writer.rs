@@ -116,7 +116,7 @@ pub async fn start(
     let reader = store.reader();
     let opened = reader.opened().clone();
     let mut state = restore(&*reader, &*clock, &config).await?;
-    let effects = recover(&mut state, &*reader, opened.open_jobs_from, &*clock).await?;
+    let mut effects = recover(&mut state, &*reader, opened.open_jobs_from, &*clock).await?;
     let plugins = reader.plugins().await?;
     let incarnations: BTreeMap<_, _> =
         plugins.iter().map(|row| (row.name.clone(), row.incarnation)).collect();
@@ -125,7 +125,8 @@ pub async fn start(
     let now = clock.now();
     // After all that a start reads, and before anything writes: what does not decode is put aside before
     // a new row takes its place.
-    let quarantine_told = put_aside(&mut *store, &mut state, now).await?;
+    let (quarantine_told, followed) = put_aside(&mut *store, &mut state, now).await?;
+    effects.extend(followed);
     state.begin_generations_at(reader.generation_floor().await?);
     let batch = batch_of(Vec::new(), state.take_writes(false), now);
     let batch = Batch { quarantine_told, ..batch };
@@ -264,24 +265,25 @@ async fn recount(state: &mut State, store: &dyn Store, from: LeafNumber) -> Resu
 }
 
 /// Puts aside the rows that were found not to decode, and lets the audit tell of them: of those up to
-/// the number that it answers.
+/// the number that it answers. What else follows is for after the commit.
 async fn put_aside(
     store: &mut dyn StoreWriter,
     state: &mut State,
     now: Now,
-) -> Result<Option<u64>, StoreError> {
+) -> Result<(Option<u64>, Vec<Effect>), StoreError> {
     let quarantined = store.quarantined(now.wall).await?;
     let last = quarantined.last().map(|row| row.number);
     let disabled: Vec<_> = quarantined.iter().filter_map(disabled_plugin).collect();
     let set_aside =
         |Quarantined { table, row, reason, .. }: Quarantined| SetAside { table, row, reason };
     let rows: Vec<_> = quarantined.into_iter().map(set_aside).collect();
+    let mut effects = Vec::new();
     if !rows.is_empty() {
         tracing::error!(
             rows = rows.len(),
             "rows that do not decode were put aside; `axwatch doctor` shows them"
         );
-        state.step(Event::Quarantined { rows }, now);
+        effects.extend(state.step(Event::Quarantined { rows }, now));
     }
     for plugin in disabled {
         tracing::error!(
@@ -289,9 +291,10 @@ async fn put_aside(
             "what is known of plugin {plugin} does not decode; it was disabled, and stays so: axwatch plugin enable {plugin}"
         );
         let by = "engine".to_owned();
-        state.step(Event::PluginDisabled { request: RequestId(0), plugin, by }, now);
+        let disabled = Event::PluginDisabled { request: RequestId(0), plugin, by };
+        effects.extend(state.step(disabled, now));
     }
-    Ok(last)
+    Ok((last, effects))
 }
 
 /// The plugin whose row this was, if somebody wanted it not to run: that may not be forgotten with the rest.
@@ -468,11 +471,13 @@ impl Writer {
     /// Readers may have found rows that do not decode.
     async fn tell_of_quarantine(&mut self) -> Result<(), EngineStopped> {
         let now = self.clock.now();
-        let quarantine_told = put_aside(&mut *self.store, &mut self.state, now).await?;
+        let (quarantine_told, effects) = put_aside(&mut *self.store, &mut self.state, now).await?;
         if quarantine_told.is_some() {
             let batch = batch_of(Vec::new(), self.state.take_writes(false), now);
             self.store.commit(&Batch { quarantine_told, ..batch }).await?;
-            self.state.step(Event::Committed, self.clock.now());
+            let leaving = self.state.step(Event::Committed, self.clock.now());
+            // Nobody asked for any of it.
+            self.release(effects, &leaving, &mut BTreeMap::new(), &mut HashMap::new());
             self.publish();
         }
         Ok(())

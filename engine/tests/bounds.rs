@@ -9,14 +9,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axwatch_ats::{
-    Batch, Known, MemoryStore, Quarantined, Removal, Retention, Room, Store, StoreError,
-    StoreFuture, StoreWriter,
+    Batch, Known, MemoryStore, Quarantined, Removal, Retention, Room, SqliteStore, Store,
+    StoreError, StoreFuture, StoreWriter,
 };
-use axwatch_core::{Bounds, Ended, RefusalKind};
-use axwatch_engine::{AppendRefusal, Attempt, Engine, EngineConfig, Plugin, RequestError, start};
-use axwatch_model::{AttestationId, JobState, StoreId, SystemClock, Timestamp, WatcherState};
+use axwatch_core::{Bounds, Declaration, Ended, RefusalKind, Registration};
+use axwatch_engine::{
+    AppendRefusal, Attempt, Engine, EngineConfig, Plugin, PluginReady, RequestError, start,
+};
+use axwatch_model::{
+    AttestationId, Declared, JobState, PluginName, StoreId, SystemClock, Timestamp, WatcherState,
+};
 use futures::future::BoxFuture;
-use support::{HANDLER, Running, done, failed};
+use support::{HANDLER, PLUGIN, Running, done, failed};
 use tokio::sync::Semaphore;
 
 fn store_in(folder: &tempfile::TempDir) -> PathBuf {
@@ -306,6 +310,73 @@ async fn a_disabled_plugin_whose_row_is_put_aside_stays_disabled() {
         assert_eq!(row.is_some_and(|row| row.disabled_at.is_some()), expected, "{content}");
         engine.stop().await;
     }
+}
+
+/// What a start reads for lanes that had to wait for room, it also hears the answer of: also when the room
+/// came from a plugin that was disabled anew because its row was put aside.
+#[tokio::test]
+async fn lanes_that_find_room_at_the_start_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let zoo: PluginName = "zoo".parse().unwrap();
+    let watcher = |local: String, predicate: &str, handler: &str| Declaration {
+        local,
+        declared: Declared::Ax(format!("is {predicate}")),
+        handlers: vec![handler.into()],
+        params: None,
+        max_fires_per_second: 0,
+        zero_is_never: false,
+        max_chain: 0,
+        since: None,
+        max_attempts: 0,
+        max_age: None,
+    };
+    let running = bounded(&folder, Bounds::default()).await;
+    running.transport(16, Gated::closed()).await;
+    running.engine.plugin_down(PLUGIN.parse().unwrap(), 1, "stopped".into(), false).await.unwrap();
+    let registration = Registration {
+        handlers: vec!["roar".parse().unwrap()],
+        watchers: (0..10).map(|n| watcher(format!("w{n}"), "hog", "roar")).collect(),
+        ..Registration::default()
+    };
+    let ready = PluginReady {
+        plugin: zoo.clone(),
+        incarnation: 1,
+        version: "1".into(),
+        max_in_flight: 1,
+        registration,
+        transport: Gated::closed(),
+    };
+    running.engine.plugin_up(ready).await.unwrap();
+    running.engine.plugin_down(zoo, 1, "stopped".into(), false).await.unwrap();
+    for n in 0..30 {
+        running.engine.declare(watcher(format!("w{n}"), "seen", HANDLER)).await.unwrap();
+    }
+    running.append(0..10, "hog").await;
+    running.append(0..3, "seen").await;
+    running.stop().await;
+
+    // The jobs of zoo fill the memory, until it is disabled.
+    let bounds = Bounds { jobs_in_memory_max: 100, lane_waiting_max: 10, ..Bounds::default() };
+    let row = Quarantined {
+        number: 1,
+        table: "plugins".into(),
+        row: "zoo".into(),
+        reason: "incarnation: -7".into(),
+        content: r#"{"name":"zoo","incarnation":-7,"disabled_at":1750000000000}"#.into(),
+    };
+    let store = SqliteStore::open_writer(&store_in(&folder)).await.unwrap();
+    let gate = Arc::new(Semaphore::new(1));
+    let store = Box::new(StandingStill { store, gate, aside: vec![row] });
+    let config = EngineConfig { bounds, ..EngineConfig::default() };
+    let (engine, task) = start(store, Arc::new(SystemClock::new()), config).await.unwrap();
+    let running = Running::of(engine, task);
+    running.plugin(16, |_| done()).await;
+    running.settled().await;
+    let jobs = running.jobs().await;
+    let done = jobs.iter().filter(|job| job.state == JobState::Completed).count();
+    let cancelled = jobs.iter().filter(|job| job.state == JobState::Cancelled).count();
+    assert_eq!((done, cancelled), (90, 100));
+    running.stop().await;
 }
 
 /// Sends requests of some claims each to a writer whose disk stands still until so many were refused;

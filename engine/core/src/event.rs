@@ -10,6 +10,7 @@ use axwatch_model::{
 use axwatch_query::Aliases;
 
 use crate::outcome::Ended;
+use crate::redaction::Redaction;
 
 /// Names a request until its answer leaves with the commit that makes it true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -240,6 +241,8 @@ pub struct Registration {
     /// Whether the plugin called the engine while it put it together, when that was in an Initialize:
     /// after one that did, one that did not may lack something too. `None` of what it announces by itself.
     pub called_back: Option<bool>,
+    /// What of it may not be said aloud, nor kept where it is refused.
+    pub redaction: Redaction,
 }
 
 /// A schedule as a plugin declares it, unchecked.

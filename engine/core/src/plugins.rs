@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axwatch_model::{
     Announced, HandlerName, LocalId, Mono, Now, Owner, PluginName, PluginRow, RefusedRow, RouteRow,
-    ScheduleRow, Timestamp, WatcherNumber, bounds,
+    ScheduleRow, Timestamp, WatcherNumber, WatcherState, bounds,
 };
 
 use crate::event::{
@@ -20,6 +20,7 @@ use crate::event::{
     ScheduleDeclaration, Verdicts,
 };
 use crate::record::{PluginRecord, PluginStateRecord, PluginWantedRecord, Record, ScheduleRecord};
+use crate::redaction::{Redaction, UNSAID};
 use crate::state::{PluginState, State, Timer};
 use crate::view::WatcherView;
 
@@ -217,16 +218,23 @@ impl State {
         let is_silent = called_back == Some(false) && self.has_called_back(plugin);
         let doubtful = registration.doubtful || is_silent;
         let owner = Owner::Plugin(plugin.clone());
+        let redaction = registration.redaction;
         let mut refused = registration.refused;
         let announced: BTreeSet<_> = registration.handlers.into_iter().collect();
-        let routes = check_routes(registration.routes, &mut refused);
+        let routes = check_routes(registration.routes, &redaction, &mut refused);
         let named: BTreeSet<_> = registration.watchers.iter().map(|w| w.local.clone()).collect();
         // One whose handler is not announced any more is as good as not named.
         let scheduled: BTreeSet<_> = (registration.schedules.iter())
             .map(|schedule| bare_of(plugin, &schedule.handler).to_owned())
             .filter(|handler| announced.iter().any(|name| name.as_str() == handler))
             .collect();
-        let gone = self.watchers_besides(&owner, &named);
+        // One that never stood is not missed, whatever is believed.
+        let never_stood = |number: &WatcherNumber| {
+            self.watchers.get(number).is_some_and(|w| w.row.state == WatcherState::Refused)
+        };
+        let (refused_before, gone): (Vec<_>, Vec<_>) =
+            self.watchers_besides(&owner, &named).into_iter().partition(never_stood);
+        refused_before.into_iter().for_each(|n| self.retire(n, NO_LONGER_DECLARED, now));
         let state = self.plugin_entry(plugin);
         let lacking = Doubted {
             until: now.mono,
@@ -251,12 +259,13 @@ impl State {
         if std::mem::take(&mut self.handlers_changed) {
             self.bind_waiting(now);
         }
-        let watchers = self.declare_all(&owner, registration.watchers, now);
+        let watchers = self.declare_all(plugin, registration.watchers, &redaction, now);
         refused.extend(watchers.iter().filter_map(|(local, verdict)| {
             let reason = verdict.as_ref().err()?.to_string();
-            Some(RefusedRow { kind: Announced::Watcher, name: local.clone(), reason })
+            let name = redaction.of(local.clone());
+            Some(RefusedRow { kind: Announced::Watcher, name, reason })
         }));
-        self.take_schedules(plugin, registration.schedules, &mut refused, now);
+        self.take_schedules(plugin, registration.schedules, &redaction, &mut refused, now);
         if doubted {
             self.doubt(plugin, lacking, now, effects);
         } else {
@@ -296,20 +305,27 @@ impl State {
         &mut self,
         plugin: &PluginName,
         declared: Vec<ScheduleDeclaration>,
+        redaction: &Redaction,
         refused: &mut Vec<RefusedRow>,
         now: Now,
     ) {
         let mut named = BTreeSet::new();
         for declaration in declared {
-            let (kind, name) = (Announced::Schedule, declaration.handler.clone());
-            match self.check_schedule(plugin, declaration, now) {
-                Ok(row) if named.insert(row.name.clone()) => self.put_schedule(plugin, row, now),
-                Ok(_) => {
-                    let reason = DECLARED_TWICE.to_owned();
-                    refused.push(RefusedRow { kind, name, reason });
+            let told = redaction.of_schedule(declaration.clone());
+            let name = told.handler.clone();
+            let reason = match self.check_schedule(plugin, declaration, now) {
+                Ok(row) if named.insert(row.name.clone()) => {
+                    self.put_schedule(plugin, row, now);
+                    continue;
                 }
-                Err(reason) => refused.push(RefusedRow { kind, name, reason }),
-            }
+                Ok(_) => DECLARED_TWICE.to_owned(),
+                // As it is without secrets, which a reason may quote a part of.
+                Err(_) => {
+                    let reason = self.check_schedule(plugin, told, now).err();
+                    redaction.of(reason.unwrap_or_else(|| UNSAID.to_owned()))
+                }
+            };
+            refused.push(RefusedRow { kind: Announced::Schedule, name, reason });
         }
     }
 
@@ -504,6 +520,7 @@ impl State {
         let state = self.plugin_entry(plugin);
         state.doubted = None;
         state.announced.clear();
+        state.told.clear();
         let schedules: Vec<_> = state.standing_schedules().map(|row| row.name.clone()).collect();
         self.set_handlers(plugin, BTreeSet::new(), now);
         self.set_routes(plugin, BTreeSet::new());
@@ -602,23 +619,24 @@ fn has(routes: &BTreeSet<RouteRow>, wanted: &RouteRow) -> bool {
 
 fn check_routes(
     declared: Vec<RouteDeclaration>,
+    redaction: &Redaction,
     refused: &mut Vec<RefusedRow>,
 ) -> BTreeSet<RouteRow> {
     let mut routes = BTreeSet::new();
     let mut named = BTreeSet::new();
     for declaration in declared {
-        let name = format!("{} {}", declaration.method, declaration.path);
-        let kind = Announced::Route;
-        match check_route(declaration) {
+        let told = redaction.of_route(declaration.clone());
+        let name = format!("{} {}", told.method, told.path);
+        let reason = match check_route(declaration) {
             Ok(route) if named.insert((route.method.clone(), route.path.clone())) => {
                 routes.insert(route);
+                continue;
             }
-            Ok(_) => {
-                let reason = DECLARED_TWICE.to_owned();
-                refused.push(RefusedRow { kind, name, reason });
-            }
-            Err(reason) => refused.push(RefusedRow { kind, name, reason }),
-        }
+            Ok(_) => DECLARED_TWICE.to_owned(),
+            // As for a schedule.
+            Err(_) => redaction.of(check_route(told).err().unwrap_or_else(|| UNSAID.to_owned())),
+        };
+        refused.push(RefusedRow { kind: Announced::Route, name, reason });
     }
     routes
 }

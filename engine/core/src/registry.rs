@@ -3,6 +3,7 @@
 //! Not here: what else a plugin announces (`crate::plugins`), what holds a watcher (`crate::holds`).
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,12 +18,15 @@ use axwatch_query::{Filter, Mistakes};
 use crate::event::{Answer, Declaration, Effect, Refusal, RefusalKind, Since, WatcherCommand};
 use crate::limits::Limit;
 use crate::record::{Record, WatcherRecord};
+use crate::redaction::{Redaction, UNSAID};
 use crate::state::{Lane, State, Watcher};
 
 /// How the error of a watcher begins whose text is no AX any more.
 pub(crate) const BROKEN: &str = "its text is not understood any more: ";
 /// Bytes that are kept of what a refused watcher waits for.
 const REFUSED_BYTES_MAX: usize = 4 * 1024;
+/// Refused watchers of one announcement that the audit and the log are told of one by one.
+const REFUSED_TOLD_MAX: usize = 1_000;
 /// No local id sorts before it, because control characters are none.
 const FIRST_LOCAL: &str = " ";
 
@@ -53,28 +57,55 @@ impl Refusal {
 }
 
 impl State {
+    /// Declares all that a plugin announced. What was refused of its last announcement for the same
+    /// reason is refused again, and not told again. Refusals have no secrets in them.
     pub(crate) fn declare_all(
         &mut self,
-        owner: &Owner,
+        plugin: &PluginName,
         declarations: Vec<Declaration>,
+        redaction: &Redaction,
         now: Now,
     ) -> Vec<(String, Result<(), Refusal>)> {
+        let owner = Owner::Plugin(plugin.clone());
+        let mut telling = Telling::after(std::mem::take(&mut self.plugin_entry(plugin).told));
         let mut named = BTreeSet::new();
-        let declare = |declaration: Declaration| {
+        let mut verdicts = Vec::with_capacity(declarations.len());
+        for declaration in declarations {
             let local = declaration.local.clone();
-            let verdict = if named.insert(local.clone()) {
-                self.declare(owner, declaration, now).map(|_| ())
-            } else {
-                let reason = format!(
-                    "watcher {local:?} is declared twice in one registration; the first stands"
-                );
-                let refusal = Refusal::invalid(reason);
-                self.note_refused(owner, declaration, &refusal, now);
-                Err(refusal)
+            let is_first = named.insert(local.clone());
+            let checked = match is_first {
+                true => self.check(&owner, &declaration),
+                false => Err(declared_twice(&local)),
             };
-            (local, verdict)
-        };
-        declarations.into_iter().map(declare).collect()
+            let verdict = match checked {
+                Ok(checked) => {
+                    self.apply(checked, now);
+                    Ok(())
+                }
+                Err(refusal) => {
+                    let told = redaction.of_watcher(&declaration);
+                    let refusal = match &told {
+                        Some(told) if is_first => self.check_told(&owner, told, refusal.kind),
+                        _ => refusal,
+                    };
+                    let reason = redaction.of(refusal.reason);
+                    let refusal = Refusal { reason, ..refusal };
+                    let declaration = told.unwrap_or(declaration);
+                    let was_told = telling.was_told(&local, &refusal);
+                    // Of two under one id it is the first that is kept.
+                    let is_news =
+                        !is_first || self.note_refused(&owner, &declaration, &refusal, now);
+                    if is_news && !was_told && telling.has_room(&refusal) {
+                        self.tell_refused(&owner, &declaration, &refusal, now);
+                    }
+                    Err(refusal)
+                }
+            };
+            verdicts.push((local, verdict));
+        }
+        self.tell_more_refused(&owner, &telling, now);
+        self.plugin_entry(plugin).told = telling.refused;
+        verdicts
     }
 
     /// The standing watchers of an owner whose local ids are not among these.
@@ -98,27 +129,19 @@ impl State {
             .collect()
     }
 
-    /// A person declares a watcher.
+    /// A person declares a watcher: new, changed, or as it stands. A refusal leaves what stands alone.
     pub(crate) fn declare_by_user(&mut self, declaration: Declaration, now: Now) -> Answer {
-        let declared = self.declare(&Owner::User, declaration, now);
-        Answer::Watcher(declared.map(|number| Box::new(self.watchers[&number].row.clone())))
-    }
-
-    /// Declares a watcher: new, changed, or as it stands. A refusal leaves what stands alone, and is
-    /// shown: at the standing watcher, or for a plugin's new one in a row of its own.
-    fn declare(
-        &mut self,
-        owner: &Owner,
-        declaration: Declaration,
-        now: Now,
-    ) -> Result<WatcherNumber, Refusal> {
-        match self.check(owner, &declaration) {
-            Ok(checked) => Ok(self.apply(checked, now)),
+        Answer::Watcher(match self.check(&Owner::User, &declaration) {
+            Ok(checked) => {
+                let number = self.apply(checked, now);
+                Ok(Box::new(self.watchers[&number].row.clone()))
+            }
             Err(refusal) => {
-                self.note_refused(owner, declaration, &refusal, now);
+                self.note_refused(&Owner::User, &declaration, &refusal, now);
+                self.tell_refused(&Owner::User, &declaration, &refusal, now);
                 Err(refusal)
             }
-        }
+        })
     }
 
     fn check(&self, owner: &Owner, declaration: &Declaration) -> Result<Checked, Refusal> {
@@ -153,6 +176,12 @@ impl State {
             max_age_ms: check_age(declaration.max_age)?,
             since_seq: self.check_since(declaration.since.as_ref())?,
         })
+    }
+
+    /// Why a watcher is refused whose declaration holds secrets: what is wrong with it without them. The reason
+    /// itself may quote a part of a secret, in which nobody would know it again.
+    fn check_told(&self, owner: &Owner, told: &Declaration, kind: RefusalKind) -> Refusal {
+        self.check(owner, told).err().unwrap_or_else(|| Refusal::new(kind, UNSAID))
     }
 
     /// The claims after the one that this answers are seen.
@@ -686,7 +715,10 @@ impl State {
         // Its limiter stays: what is under way may not be started beyond it again.
         self.end_holds(number, now);
         self.end_passes(number, &format!("the watcher was retired: {reason}"), now);
-        self.by_shown.remove(&shown);
+        // The id under which people see one that was refused may be that of another, which stands.
+        if self.by_shown.get(&shown) == Some(&number) {
+            self.by_shown.remove(&shown);
+        }
         self.unindex(number);
         let cancelled =
             self.cancel_queued(number, &format!("watcher {shown} was retired: {reason}"), now);
@@ -725,32 +757,16 @@ impl State {
         }))
     }
 
+    /// Shows a refusal: at the watcher that stands, or for a plugin's new one in a row of its own. Answers
+    /// whether it was not shown there already.
     fn note_refused(
         &mut self,
         owner: &Owner,
-        declaration: Declaration,
+        declaration: &Declaration,
         refusal: &Refusal,
         now: Now,
-    ) {
-        let shown = format!("{owner}-{}", bounds::cut(&declaration.local, bounds::ID_BYTES_MAX));
-        self.record(&Record::Watcher(WatcherRecord {
-            at: now.wall,
-            cancelled: None,
-            generation: None,
-            handlers: Vec::new(),
-            max_fires_per_second: None,
-            reason: Some(bounds::cut(&refusal.reason, bounds::ERROR_BYTES_MAX)),
-            revision: None,
-            r#type: "watcher_refused",
-            watcher: &shown,
-            when: None,
-        }));
-        if let (Owner::Plugin(_), Some(mistakes)) = (owner, &refusal.mistakes) {
-            let watcher = shown.as_str().into();
-            let (owner, mistakes) = (owner.clone(), mistakes.to_string());
-            self.unparsed.push(unparsed(owner, watcher, &declaration.declared, &mistakes));
-        }
-        let Ok(local) = declaration.local.parse::<LocalId>() else { return };
+    ) -> bool {
+        let Ok(local) = declaration.local.parse::<LocalId>() else { return true };
         let key = WatcherKey { owner: owner.clone(), local };
         let error = format!(
             "its last declaration was refused: {}",
@@ -758,14 +774,68 @@ impl State {
         );
         if let Some(number) = self.known(&key) {
             let watcher = self.watchers.get_mut(&number).expect("every key has its watcher");
+            let row = &mut watcher.row;
             // That its text is not understood is worse, and not told twice.
-            if watcher.row.state != WatcherState::Retired && !is_broken(&watcher.row) {
-                watcher.row.error = Some(error);
-                self.unwritten.watchers.insert(number);
+            if row.state == WatcherState::Retired || is_broken(row) {
+                return true;
             }
-        } else if matches!(owner, Owner::Plugin(_)) && !self.by_shown.contains_key(shown.as_str()) {
-            self.keep_refused(key, declaration, error, now);
+            if row.error.as_ref() == Some(&error) {
+                return false;
+            }
+            row.error = Some(error);
+            self.unwritten.watchers.insert(number);
+        } else if matches!(owner, Owner::Plugin(_))
+            && !self.by_shown.contains_key(key.to_string().as_str())
+        {
+            self.keep_refused(key, declaration.clone(), error, now);
         }
+        true
+    }
+
+    /// Tells the audit of a refusal, and the log of a plugin's text that is no AX.
+    fn tell_refused(
+        &mut self,
+        owner: &Owner,
+        declaration: &Declaration,
+        refusal: &Refusal,
+        now: Now,
+    ) {
+        let shown = format!("{owner}-{}", bounds::cut(&declaration.local, bounds::ID_BYTES_MAX));
+        self.record_refused(&shown, &refusal.reason, now);
+        if let (Owner::Plugin(_), Some(mistakes)) = (owner, &refusal.mistakes) {
+            let mistakes = mistakes.to_string();
+            let line = unparsed(owner.clone(), shown.into(), &declaration.declared, &mistakes);
+            self.unparsed.push(line);
+        }
+    }
+
+    /// Tells the audit and the log, each in one word, of the refusals that they were not told of.
+    fn tell_more_refused(&mut self, owner: &Owner, telling: &Telling, now: Now) {
+        let owner_name = owner.to_string();
+        if telling.untold > 0 {
+            let reason = format!("and {} more watchers of this announcement", telling.untold);
+            self.record_refused(&owner_name, &reason, now);
+        }
+        if telling.untold_texts > 0 {
+            let reason = format!("and {} more of this announcement", telling.untold_texts);
+            let (owner, watcher, text) = (owner.clone(), owner_name.into(), String::new());
+            self.unparsed.push(Effect::Unparsed { owner, watcher, text, reason });
+        }
+    }
+
+    fn record_refused(&mut self, shown: &str, reason: &str, now: Now) {
+        self.record(&Record::Watcher(WatcherRecord {
+            at: now.wall,
+            cancelled: None,
+            generation: None,
+            handlers: Vec::new(),
+            max_fires_per_second: None,
+            reason: Some(bounds::cut(reason, bounds::ERROR_BYTES_MAX)),
+            revision: None,
+            r#type: "watcher_refused",
+            watcher: shown,
+            when: None,
+        }));
     }
 
     /// Keeps a plugin's refused watcher where people look for it: so much of it as they need to know it by,
@@ -802,6 +872,57 @@ impl State {
         self.insert_watcher(row, Counters::default());
         self.unwritten.watchers.insert(number);
     }
+}
+
+/// What is told of the refused watchers of one announcement: of each that the last one did not have
+/// refused for the same reason, and of so many of them.
+#[derive(Default)]
+struct Telling {
+    /// What the last announcement had refused, as [`fingerprint`].
+    before: BTreeSet<u64>,
+    /// What this one has.
+    refused: BTreeSet<u64>,
+    told: usize,
+    /// Those that there was no room to tell of.
+    untold: usize,
+    /// Of these, texts that are no AX.
+    untold_texts: usize,
+}
+
+impl Telling {
+    fn after(before: BTreeSet<u64>) -> Telling {
+        Telling { before, ..Telling::default() }
+    }
+
+    fn was_told(&mut self, local: &str, refusal: &Refusal) -> bool {
+        let fingerprint = fingerprint(local, &refusal.reason);
+        // Twice in one announcement is once too often as well.
+        !self.refused.insert(fingerprint) || self.before.contains(&fingerprint)
+    }
+
+    fn has_room(&mut self, refusal: &Refusal) -> bool {
+        let has_room = self.told < REFUSED_TOLD_MAX;
+        if has_room {
+            self.told += 1;
+        } else {
+            self.untold += 1;
+            self.untold_texts += usize::from(refusal.mistakes.is_some());
+        }
+        has_room
+    }
+}
+
+/// By which a refusal is known again within one life of the engine.
+fn fingerprint(local: &str, reason: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (local, reason).hash(&mut hasher);
+    hasher.finish()
+}
+
+fn declared_twice(local: &str) -> Refusal {
+    Refusal::invalid(format!(
+        "watcher {local:?} is declared twice in one registration; the first stands"
+    ))
 }
 
 /// So much of what a watcher waits for as is worth keeping of a refused one.

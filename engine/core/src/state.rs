@@ -287,6 +287,8 @@ pub(crate) struct PluginState {
     pub routes: BTreeSet<RouteRow>,
     /// What of its last announcement was not taken.
     pub refused: Vec<RefusedRow>,
+    /// Fingerprints of the watchers that were refused of it, and why: they are not told of again.
+    pub told: BTreeSet<u64>,
     pub max_in_flight: u32,
     /// Attempts that it may have in flight now.
     pub slots: u32,

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
-use axwatch_core::{Registration, Verdicts};
-use axwatch_model::PluginName;
+use axwatch_core::{Redaction, Registration, Verdicts};
+use axwatch_model::{Announced, PluginName, RefusedRow};
 use axwatch_proto::protocol;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinError;
@@ -37,6 +37,7 @@ pub(crate) struct Caller {
     pub(crate) zero_is_never: bool,
     calls: Arc<Semaphore>,
     large_replies: Arc<Semaphore>,
+    announcements: Arc<Semaphore>,
     allowance: Mutex<Allowance>,
     pace: Mutex<Pace>,
     /// Held from before the engine is told until we know it too: both have to hear of announcements in the
@@ -57,7 +58,11 @@ pub(crate) struct Caller {
     token: OnceLock<Arc<Token>>,
 }
 
-/// Announcements that a process may make at once, and of which one more may be made each second.
+/// Announcements of a process that are held at once: one is taken, and another may wait. Each may be as large
+/// as any message.
+const ANNOUNCEMENTS_HELD_MAX: usize = 2;
+
+/// Announcements that a process may make in a row, and of which one more may be made each second.
 const ANNOUNCEMENTS_MAX: f64 = 10.0;
 
 /// What a plugin may still announce.
@@ -156,6 +161,7 @@ impl Caller {
             zero_is_never,
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
             large_replies: Arc::new(Semaphore::new(LARGE_REPLIES_MAX)),
+            announcements: Arc::new(Semaphore::new(ANNOUNCEMENTS_HELD_MAX)),
             allowance: Mutex::new(Allowance::new(Instant::now())),
             pace: Mutex::new(Pace::new(Instant::now())),
             announcing: tokio::sync::Mutex::default(),
@@ -180,22 +186,17 @@ impl Caller {
         self.token.get().map_or_else(|| wire::shown(text), |token| token.shown(text))
     }
 
-    /// What it announces, in the engine's words and without its secrets where it is refused.
+    /// What it announces, in the engine's words and without its token. How its other secrets are taken out
+    /// goes along, for what is refused: in what stands they are words that somebody chose.
     pub(crate) fn understand(&self, announcement: protocol::InitializeResponse) -> Registration {
         let mut registration =
             wire::announced(announcement, self.zero_is_never, &|text| self.shown(text));
-        // The core keeps the names of what it refuses. Nothing that works has a token for a name; the other
-        // secrets are words of somebody's and may well be.
-        if let Some(token) = self.token.get() {
-            let watchers = registration.watchers.iter_mut().map(|watcher| &mut watcher.local);
-            let schedules = registration.schedules.iter_mut().map(|schedule| &mut schedule.handler);
-            let routes = registration.routes.iter_mut().map(|route| &mut route.path);
-            for name in watchers.chain(schedules).chain(routes) {
-                if name.contains(token.expose()) {
-                    *name = token.redact(std::mem::take(name));
-                }
-            }
-        }
+        let Some(token) = self.token.get().cloned() else { return registration };
+        hide_token(&token, &mut registration);
+        registration.redaction = Redaction::new(move |text| {
+            let told = token.redact(text.to_owned());
+            (told != text).then_some(told)
+        });
         registration
     }
 
@@ -236,6 +237,11 @@ impl Caller {
     pub(crate) fn may_send(&self, bytes: usize) -> bool {
         let mut allowance = self.allowance.lock().expect("no holder of an allowance panics");
         allowance.admits(bytes, Instant::now())
+    }
+
+    /// Room for one more announcement, until it is dropped; `None` when it has to come later.
+    pub(crate) fn begin_announcement(&self) -> Option<OwnedSemaphorePermit> {
+        self.announcements.clone().try_acquire_owned().ok()
     }
 
     /// Whether it may announce something now. An announcement that is refused costs nothing.
@@ -318,6 +324,11 @@ impl Caller {
         self.advance(Phase::Initialized);
     }
 
+    /// Answers when Initialize has been answered, or when it is dead.
+    pub(crate) async fn is_initialized(&self) {
+        self.reached(Phase::Initialized).await;
+    }
+
     /// Whether Initialize has not been answered yet.
     pub(crate) fn is_initializing(&self) -> bool {
         *self.phase.borrow() == Phase::Initializing
@@ -376,6 +387,37 @@ impl Caller {
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.announced.lock().expect("no holder of the announced handlers panics")
+    }
+}
+
+/// Takes a token out of all that may be kept. Nothing that works has one in it.
+fn hide_token(token: &Token, registration: &mut Registration) {
+    let hide = |text: &mut String| {
+        if text.contains(token.expose()) {
+            *text = token.redact(std::mem::take(text));
+        }
+    };
+    let Registration { handlers, watchers, schedules, routes, refused, .. } = registration;
+    handlers.retain(|handler| {
+        let has_token = handler.as_str().contains(token.expose());
+        if has_token {
+            let (kind, name) = (Announced::Handler, token.redact(handler.to_string()));
+            let reason = "the token of a process is nobody's name".to_owned();
+            refused.push(RefusedRow { kind, name, reason });
+        }
+        !has_token
+    });
+    for watcher in watchers {
+        hide(&mut watcher.local);
+        watcher.for_each_text(&mut |text| hide(text));
+    }
+    for schedule in schedules {
+        hide(&mut schedule.handler);
+        hide(&mut schedule.ats_code);
+    }
+    for route in routes {
+        hide(&mut route.method);
+        hide(&mut route.path);
     }
 }
 

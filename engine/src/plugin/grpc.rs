@@ -15,6 +15,7 @@ use axwatch_core::supervise::Seen;
 use axwatch_core::{Ended, Outcome};
 use axwatch_failpoints::{Injected, Point, hit, is_armed};
 use axwatch_model::bounds::ERROR_BYTES_MAX;
+use axwatch_proto::bounded;
 use axwatch_proto::protocol::domain_plugin_service_client::DomainPluginServiceClient;
 use axwatch_proto::protocol::{ExecuteJobResponse, JobLogEntry};
 use futures::future::BoxFuture;
@@ -139,9 +140,12 @@ impl GrpcPlugin {
             self.log(attempt, entry);
         }
         if let Some(suppressed @ 1..) = reply.log_entries.len().checked_sub(LOG_ENTRIES_MAX) {
+            // The codec leaves out what comes after so many.
+            let is_all = reply.log_entries.len() < bounded::LOG_ENTRIES_MAX;
+            let or_more = if is_all { "" } else { " or more" };
             tracing::warn!(
                 plugin = %self.caller.plugin, job = %attempt.start.id,
-                "{suppressed} log entries of a reply suppressed"
+                "{suppressed}{or_more} log entries of a reply suppressed"
             );
         }
         if wire::is_result_too_long(reply) {

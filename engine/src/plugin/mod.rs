@@ -16,6 +16,7 @@ mod caller;
 mod calls;
 pub mod check;
 mod claims;
+mod door;
 mod grpc;
 mod http;
 mod large;

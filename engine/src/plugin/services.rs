@@ -5,9 +5,11 @@
 //! one, because that is what existing clients look at.
 //!
 //! No lock is held while an answer is made, and no plugin waits for another: these calls come in while
-//! Initialize and ExecuteJob of the same plugin are under way.
+//! Initialize and ExecuteJob of the same plugin are under way. What was sent takes more room than what it
+//! means, so that nothing of it is left when a call waits for something.
 //!
-//! Not here: what a message means (`super::wire`), what a claim's lineage is (`super::claims`).
+//! Not here: how requests come in (`super::door`), what a message means (`super::wire`), what a claim's
+//! lineage is (`super::claims`).
 
 use std::error::Error;
 use std::future::Future;
@@ -17,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_ats::{Matches, StoreError};
-use axwatch_model::{AttestationId, RefusedRow};
+use axwatch_model::{AttestationId, Draft, RefusedRow};
 use axwatch_proto::axwatch::v1;
 use axwatch_proto::axwatch::v1::plugin_host_server::{PluginHost, PluginHostServer};
 use axwatch_proto::protocol;
@@ -27,18 +29,16 @@ use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 use super::caller::{BYTES_PER_SECOND_MAX, CALLS_MAX, Caller, LARGE_REPLIES_MAX};
-use super::claims::{ClaimError, Claims, OnBehalf, Prepared};
+use super::claims::{ClaimError, Claims, OnBehalf};
+use super::door::{Door, Doorway, MESSAGE_BYTES_MAX, Visit};
 use super::large::{SMALL_BYTES, Seat, Seated};
 use super::token::Callers;
 use super::wire::{self, InvalidSearch};
 use crate::handle::{AppendRefusal, Engine, RequestError};
 
-/// Bytes of one request or one reply.
-const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Calls that one connection may have open: more than one plugin may make, so that it hears why.
 const STREAMS_MAX: usize = 2 * CALLS_MAX;
 /// Bytes of claims in one reply: what existing clients take at most.
@@ -50,6 +50,8 @@ const BATCH_COMMANDS_MAX: usize = 10_000;
 const REFUSED_LINES_MAX: usize = 1_000;
 /// Bytes of all of them together.
 const REFUSED_BYTES_MAX: usize = 1024 * 1024;
+/// How long Announce waits until Initialize is answered.
+const INITIALIZED_WITHIN: Duration = Duration::from_secs(1);
 /// How long Announce waits until what Initialize said is registered.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -74,7 +76,7 @@ enum Denied {
     )]
     TooManyReplies,
     #[error(
-        "resource_exhausted: more than one announcement in a second from this plugin; try again in a second"
+        "resource_exhausted: more than one announcement in a second, or two at once, from this plugin; try again in a second"
     )]
     TooManyAnnouncements,
 }
@@ -176,6 +178,7 @@ impl Services {
         listener: TcpListener,
         stopped: impl Future<Output = ()>,
     ) -> Result<(), tonic::transport::Error> {
+        let door = Door::new(self.callers.clone());
         let store = AtsStoreServiceServer::new(self.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -183,18 +186,16 @@ impl Services {
         Server::builder()
             .max_concurrent_streams(u32::try_from(STREAMS_MAX).unwrap_or(u32::MAX))
             .concurrency_limit_per_connection(STREAMS_MAX)
-            .add_service(Seated(store))
-            .add_service(host)
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
-                stopped,
-            )
+            .add_service(Seated(Doorway::new(&door, store)))
+            .add_service(Doorway::new(&door, host))
+            .serve_with_incoming_shutdown(door.incoming(listener), stopped)
             .await
     }
 
     /// Lets the bearer of a token make a call of so many bytes.
-    fn admit(&self, token: &str, bytes: usize) -> Result<Admitted, Denied> {
+    fn admit(&self, visit: &Visit, token: &str, bytes: usize) -> Result<Admitted, Denied> {
         let caller = self.callers.find(token).ok_or(Denied::Unauthenticated)?;
+        visit.is_of(&caller.plugin);
         let Some(call) = caller.begin_call() else {
             caller.call_failed();
             return Err(Denied::TooManyCalls);
@@ -206,8 +207,12 @@ impl Services {
         Ok(Admitted { caller, is_done: false, _call: call })
     }
 
-    async fn create(&self, request: protocol::CreateAttestationRequest) -> Result<(), CallError> {
-        let mut admitted = self.admit(&request.auth_token, request.encoded_len())?;
+    async fn create(
+        &self,
+        visit: &Visit,
+        request: protocol::CreateAttestationRequest,
+    ) -> Result<(), CallError> {
+        let mut admitted = self.admit(visit, &request.auth_token, request.encoded_len())?;
         let claim = request.attestation.ok_or(CallError::Missing("attestation"))?;
         let on_behalf = OnBehalf { job_id: request.job_id, attempt: request.attempt };
         let draft = wire::draft_of_claim(claim).map_err(ClaimError::from)?;
@@ -219,41 +224,37 @@ impl Services {
 
     async fn generate(
         &self,
+        visit: &Visit,
         request: protocol::GenerateAttestationRequest,
     ) -> Result<protocol::Attestation, CallError> {
-        let mut admitted = self.admit(&request.auth_token, request.encoded_len())?;
+        let mut admitted = self.admit(visit, &request.auth_token, request.encoded_len())?;
         let command = request.command.ok_or(CallError::Missing("command"))?;
-        let prepared = self.prepare(&admitted.caller, command).await?;
+        let (draft, on_behalf) = drafted(command)?;
+        let prepared = self.claims.prepare(&admitted.caller, draft, &on_behalf).await?;
         let stored = self.claims.append_one(prepared).await?;
         admitted.done();
         Ok(wire::attestation(&stored))
     }
 
-    async fn prepare(
-        &self,
-        caller: &Caller,
-        mut command: protocol::AttestationCommand,
-    ) -> Result<Prepared, ClaimError> {
-        let job_id = std::mem::take(&mut command.job_id);
-        let on_behalf = OnBehalf { job_id, attempt: command.attempt };
-        let draft = wire::draft_of_command(command)?;
-        self.claims.prepare(caller, draft, &on_behalf).await
-    }
-
     /// Answers how many of the commands now stand, and what became of the first that does not.
     async fn generate_batch(
         &self,
+        visit: &Visit,
         request: protocol::BatchGenerateAttestationRequest,
     ) -> Result<(usize, Option<CallError>), CallError> {
-        let mut admitted = self.admit(&request.auth_token, request.encoded_len())?;
+        let mut admitted = self.admit(visit, &request.auth_token, request.encoded_len())?;
         let count = request.commands.len();
         if count > BATCH_COMMANDS_MAX {
             return Err(CallError::TooManyCommands(count));
         }
+        let at = |index: usize| move |error| CallError::Command { index, error };
+        let commands = request.commands.into_iter().enumerate();
+        let drafts = commands.map(|(index, command)| drafted(command).map_err(at(index)));
+        let drafts: Vec<_> = drafts.collect::<Result<_, _>>()?;
         let mut prepared = Vec::with_capacity(count);
-        for (index, command) in request.commands.into_iter().enumerate() {
-            let command = self.prepare(&admitted.caller, command).await;
-            prepared.push(command.map_err(|error| CallError::Command { index, error })?);
+        for (index, (draft, on_behalf)) in drafts.into_iter().enumerate() {
+            let claim = self.claims.prepare(&admitted.caller, draft, &on_behalf).await;
+            prepared.push(claim.map_err(at(index))?);
         }
         let answers = match prepared.is_empty() {
             true => Vec::new(),
@@ -273,9 +274,10 @@ impl Services {
 
     async fn get(
         &self,
+        visit: &Visit,
         request: protocol::GetAttestationsRequest,
     ) -> Result<(Vec<protocol::Attestation>, Option<Seat>), CallError> {
-        let mut admitted = self.admit(&request.auth_token, request.encoded_len())?;
+        let mut admitted = self.admit(visit, &request.auth_token, request.encoded_len())?;
         let asked = wire::search(request, self.engine.clock().now().wall)?;
         let mut search = Search::begin(&self.engine, asked).await?;
         // `success` takes two; what a reply that was done leaves out takes none.
@@ -296,30 +298,42 @@ impl Services {
         Ok((found, seat))
     }
 
-    async fn announced(&self, request: v1::AnnounceRequest) -> Result<Vec<String>, CallError> {
-        let mut admitted = self.admit(&request.auth_token, request.encoded_len())?;
+    async fn announced(
+        &self,
+        visit: &Visit,
+        request: v1::AnnounceRequest,
+    ) -> Result<Vec<String>, CallError> {
+        let mut admitted = self.admit(visit, &request.auth_token, request.encoded_len())?;
         let caller = admitted.caller.clone();
         let announcement = request.announcement.ok_or(CallError::Missing("announcement"))?;
+        let _held = caller.begin_announcement().ok_or(Denied::TooManyAnnouncements)?;
         if !caller.may_announce() {
             return Err(Denied::TooManyAnnouncements.into());
         }
-        let registered = tokio::time::timeout(REGISTERED_WITHIN, caller.is_registered()).await;
-        if registered.is_err() || !caller.is_alive() {
+        let registration = caller.understand(announcement);
+        let registered = async {
+            // Who announces before it has answered would wait for itself; its answer may be on its way.
+            tokio::time::timeout(INITIALIZED_WITHIN, caller.is_initialized()).await?;
+            tokio::time::timeout(REGISTERED_WITHIN, caller.is_registered()).await
+        };
+        if registered.await.is_err() || !caller.is_alive() {
             return Err(CallError::NotRegistered);
         }
-        let _turn = caller.announcing().await;
-        let registration = caller.understand(announcement);
-        let handlers: Vec<_> = registration.handlers.iter().map(ToString::to_string).collect();
-        let verdicts =
-            self.engine.announce(caller.plugin.clone(), caller.incarnation, registration).await;
+        let verdicts = Caller::tell(&caller, &self.engine, registration).await;
         let verdicts = verdicts.inspect_err(|error| {
             tracing::error!(plugin = %caller.plugin, error = error.to_string(), "Failed to setup plugin watchers");
         })?;
-        caller.announce(handlers);
         let refused = told(&verdicts.refused, |line| caller.shown(line));
         admitted.done();
         Ok(refused)
     }
+}
+
+/// A claim to be made, and on whose behalf.
+fn drafted(mut command: protocol::AttestationCommand) -> Result<(Draft, OnBehalf), ClaimError> {
+    let job_id = std::mem::take(&mut command.job_id);
+    let on_behalf = OnBehalf { job_id, attempt: command.attempt };
+    Ok((wire::draft_of_command(command)?, on_behalf))
 }
 
 /// What of an announcement was refused, as far as a reply has room for it.
@@ -418,7 +432,8 @@ impl AtsStoreService for Services {
         &self,
         request: Request<protocol::CreateAttestationRequest>,
     ) -> Result<Response<protocol::CreateAttestationResponse>, Status> {
-        let (success, error, _) = verdict(self.create(request.into_inner()).await);
+        let (visit, request) = Visit::of(request);
+        let (success, error, _) = verdict(self.create(&visit, request).await);
         Ok(Response::new(protocol::CreateAttestationResponse { success, error }))
     }
 
@@ -426,8 +441,8 @@ impl AtsStoreService for Services {
         &self,
         request: Request<protocol::AttestationExistsRequest>,
     ) -> Result<Response<protocol::AttestationExistsResponse>, Status> {
-        let request = request.into_inner();
-        let mut admitted = self.admit(&request.auth_token, request.encoded_len())?;
+        let (visit, request) = Visit::of(request);
+        let mut admitted = self.admit(&visit, &request.auth_token, request.encoded_len())?;
         let exists = match request.id.parse::<AttestationId>() {
             // What cannot be an id is the id of nothing.
             Err(_) => false,
@@ -444,7 +459,8 @@ impl AtsStoreService for Services {
         &self,
         request: Request<protocol::GenerateAttestationRequest>,
     ) -> Result<Response<protocol::GenerateAttestationResponse>, Status> {
-        let (success, error, attestation) = verdict(self.generate(request.into_inner()).await);
+        let (visit, request) = Visit::of(request);
+        let (success, error, attestation) = verdict(self.generate(&visit, request).await);
         Ok(Response::new(protocol::GenerateAttestationResponse { success, error, attestation }))
     }
 
@@ -452,7 +468,8 @@ impl AtsStoreService for Services {
         &self,
         request: Request<protocol::BatchGenerateAttestationRequest>,
     ) -> Result<Response<protocol::BatchGenerateAttestationResponse>, Status> {
-        let (created, refused) = match self.generate_batch(request.into_inner()).await {
+        let (visit, request) = Visit::of(request);
+        let (created, refused) = match self.generate_batch(&visit, request).await {
             Ok(answer) => answer,
             Err(error) => (0, Some(error)),
         };
@@ -467,7 +484,8 @@ impl AtsStoreService for Services {
         &self,
         request: Request<protocol::GetAttestationsRequest>,
     ) -> Result<Response<protocol::GetAttestationsResponse>, Status> {
-        let (success, error, found) = verdict(self.get(request.into_inner()).await);
+        let (visit, request) = Visit::of(request);
+        let (success, error, found) = verdict(self.get(&visit, request).await);
         let (attestations, seat) = found.unwrap_or_default();
         let reply = protocol::GetAttestationsResponse { success, error, attestations };
         let mut response = Response::new(reply);
@@ -484,8 +502,8 @@ impl AtsStoreService for Services {
         &self,
         request: Request<protocol::GetAttestationsRequest>,
     ) -> Result<Response<Self::GetAttestationsStreamStream>, Status> {
-        let request = request.into_inner();
-        let admitted = self.admit(&request.auth_token, request.encoded_len())?;
+        let (visit, request) = Visit::of(request);
+        let admitted = self.admit(&visit, &request.auth_token, request.encoded_len())?;
         let invalid = |error| Status::invalid_argument(text(&CallError::Search(error)));
         let now = self.engine.clock().now().wall;
         let asked = wire::search(request, now).map_err(invalid)?;
@@ -501,7 +519,8 @@ impl PluginHost for Services {
         &self,
         request: Request<v1::AnnounceRequest>,
     ) -> Result<Response<v1::AnnounceResponse>, Status> {
-        let (success, error, refused) = verdict(self.announced(request.into_inner()).await);
+        let (visit, request) = Visit::of(request);
+        let (success, error, refused) = verdict(self.announced(&visit, request).await);
         let refused = refused.unwrap_or_default();
         Ok(Response::new(v1::AnnounceResponse { success, error, refused }))
     }

@@ -208,7 +208,7 @@ impl SocketReceiver {
         self.load.give_back(std::mem::take(&mut self.last_bytes));
         self.beat.reads();
         let frame = loop {
-            let Received { message, bytes } = self.receive().await?;
+            let Received { message, bytes, .. } = self.receive().await?;
             let frame = self.frame(message)?;
             match frame.kind {
                 FrameKind::Ping => {
@@ -243,7 +243,13 @@ impl SocketReceiver {
             }
         };
         match received {
-            Some(Ok(received)) => Ok(received),
+            // What arrives takes its room by itself, and not what becomes of it.
+            Some(Ok(received)) if !self.load.take(received.structure_bytes) => {
+                Err(SocketEnd::NoRoom)
+            }
+            Some(Ok(Received { message, bytes, structure_bytes })) => {
+                Ok(Received { message, bytes: bytes + structure_bytes, structure_bytes: 0 })
+            }
             None => Err(SocketEnd::Closed(String::new())),
             Some(Err(_)) if self.load.was_refused() => Err(SocketEnd::NoRoom),
             Some(Err(status)) if is_too_large(&status) => Err(SocketEnd::TooLarge),
@@ -502,10 +508,11 @@ fn metadata_of(query: &[(String, String)]) -> (MetadataMap, Vec<String>) {
     (metadata, left_out)
 }
 
-/// A message, and how many bytes it was on the wire.
+/// A message, how many bytes it was on the wire, and how many it takes in memory besides.
 struct Received {
     message: WebSocketMessage,
     bytes: usize,
+    structure_bytes: usize,
 }
 
 /// Our usual codec, but for telling how long a message was.
@@ -541,9 +548,9 @@ impl Decoder for Frames {
 
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Received>, Status> {
         let bytes = PREFIX_BYTES + from.remaining();
-        bounded::check::<WebSocketMessage>(bounded::contiguous(from)?)?;
+        let structure_bytes = bounded::check::<WebSocketMessage>(bounded::contiguous(from)?)?;
         let message = WebSocketMessage::decode(from)
             .map_err(|error| Status::internal(format!("it sent a frame that is none: {error}")))?;
-        Ok(Some(Received { message, bytes }))
+        Ok(Some(Received { message, bytes, structure_bytes }))
     }
 }

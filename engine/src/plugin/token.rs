@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use axwatch_model::PluginName;
 use axwatch_model::bounds::{ERROR_BYTES_MAX, cut};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -155,6 +156,15 @@ impl Callers {
             }
         }
         found
+    }
+
+    /// A call failed of which nobody knows whose it was: one of this plugin's processes, or any.
+    pub(crate) fn call_failed(&self, plugin: Option<&PluginName>) {
+        for (_, caller) in self.lock().iter() {
+            if plugin.is_none_or(|plugin| *plugin == caller.plugin) {
+                caller.call_failed();
+            }
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(TokenHash, Arc<Caller>)>> {

@@ -293,10 +293,10 @@ pub(crate) fn refusals(refused: &[RefusedRow]) -> Vec<String> {
     refused.iter().map(refusal_line).collect()
 }
 
-/// One part of it.
+/// One part of it. What is secret of it was taken out before.
 pub(crate) fn refusal_line(row: &RefusedRow) -> String {
     let (kind, name) = (row.kind.as_str(), shown(&row.name));
-    format!("{kind} {name:?}: {}", row.reason)
+    format!("{kind} {name:?}: {}", shown(&row.reason))
 }
 
 fn handler_name(name: &str) -> Result<HandlerName, String> {

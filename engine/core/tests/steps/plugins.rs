@@ -98,6 +98,15 @@ fn registered(effects: &[Effect]) -> Result<Verdicts, Refusal> {
     found.expect("a registration is answered")
 }
 
+/// The reasons of the texts that the log hears are no AX.
+fn unparsed(effects: &[Effect]) -> Vec<String> {
+    let reason = |effect: &Effect| match effect {
+        Effect::Unparsed { reason, .. } => Some(reason.clone()),
+        _ => None,
+    };
+    effects.iter().filter_map(reason).collect()
+}
+
 fn is_doubted(effects: &[Effect]) -> bool {
     effects.iter().any(|effect| matches!(effect, Effect::Doubted { .. }))
 }
@@ -349,6 +358,139 @@ fn ever_new_watchers_that_are_refused_take_turns_in_a_few_rows() {
         world.watchers.values().map(|row| row.number).collect();
     assert_eq!(numbers.len(), world.watchers.len());
     assert!(world.verify_audit().ok);
+}
+
+/// `git` with `hub-x` and `git-hub` with `x` are seen under one id.
+#[test]
+fn a_refused_watcher_that_goes_takes_no_id_from_the_one_that_has_it() {
+    let mut world = World::new();
+    world.up("git", &["act"], vec![on_predicate("hub-x", "p", "absent")]);
+    world.up("git-hub", &["act"], vec![on_predicate("x", "p", "act")]);
+    world.up("git", &["act"], Vec::new());
+    let found = world.state.watcher("git-hub-x").expect("it stands");
+    assert_eq!(found.row.key.owner, Owner::Plugin("git-hub".parse().unwrap()));
+    // Nor may anybody else have it.
+    let (verdicts, _) = world.up("git", &["act"], vec![on_predicate("hub-x", "p", "act")]);
+    let refusal = verdicts[0].clone().unwrap_err();
+    assert!(refusal.reason.contains("the id git-hub-x is taken"), "{refusal}");
+    // Once it is retired itself, its id is free.
+    world.up("git-hub", &["act"], Vec::new());
+    assert!(world.state.watcher("git-hub-x").is_none());
+    let (verdicts, _) = world.up("git", &["act"], vec![on_predicate("hub-x", "p", "act")]);
+    assert_eq!(verdicts, [Ok(())]);
+}
+
+/// One announcement a row: what is refused of it, and how many of these are told of.
+#[test]
+fn what_is_refused_again_is_not_told_again() {
+    let mut world = World::new();
+    let bad = |n: usize| on_predicate(&format!("bad{n}"), "p", "absent");
+    let broken = |text: &str| in_ax("broken", text, "act");
+    let unnamed = || on_predicate("", "p", "act");
+    let taken = || on_predicate("more-x", "p", "act");
+    world.up("demo-more", &["act"], vec![on_predicate("x", "p", "act")]);
+    let all = || vec![bad(1), bad(2), broken("is"), unnamed(), taken(), bad(1)];
+    // (what is announced, records, lines of the log)
+    let cases = [
+        (all(), 6, 1),
+        (all(), 0, 0),
+        (vec![bad(2), broken("is"), bad(1)], 0, 0),
+        // Another reason is news, and so is what comes back.
+        (vec![bad(2), broken("is is"), bad(1)], 1, 1),
+        (vec![bad(2), bad(3)], 1, 0),
+        (vec![bad(2), bad(3), taken()], 1, 0),
+    ];
+    world.comes_up(1, only_act());
+    for (n, (watchers, records, lines)) in cases.into_iter().enumerate() {
+        let before = world.records("watcher_refused").len();
+        let refused = watchers.len();
+        let effects = world.announces(1, registration(&["act"], watchers));
+        assert_eq!(registered(&effects).unwrap().refused.len(), refused, "{n}: the reply has all");
+        assert_eq!(world.records("watcher_refused").len() - before, records, "{n}");
+        assert_eq!(unparsed(&effects).len(), lines, "{n}");
+    }
+    // The rows tell it over a start of the engine, and nothing is written for what they hold already.
+    world.restart();
+    let before = world.records("watcher_refused").len();
+    world.watchers.clear();
+    world.comes_up(2, registration(&["act"], vec![bad(2), bad(3)]));
+    assert_eq!(world.records("watcher_refused").len(), before);
+    assert!(world.watchers.is_empty(), "{:?}", world.watchers);
+}
+
+/// What an announcement that has to be refused over and over leaves in the log and in the audit.
+#[test]
+fn of_a_flood_of_refused_watchers_the_first_are_told() {
+    let mut world = World::new();
+    world.comes_up(1, only_act());
+    let texts = (0..700).map(|n| in_ax(&format!("text{n}"), "is", "act"));
+    let flood = texts.chain((0..1_000).map(|n| on_predicate(&format!("bad{n}"), "p", "absent")));
+    let flood: Vec<_> =
+        flood.chain((700..800).map(|n| in_ax(&format!("text{n}"), "is", "act"))).collect();
+    let effects = world.announces(1, registration(&["act"], flood.clone()));
+    let records = world.records("watcher_refused");
+    assert_eq!((records.len(), unparsed(&effects).len()), (1_001, 701));
+    let last = records.last().unwrap();
+    let told = (last["watcher"].as_str().unwrap(), last["reason"].as_str().unwrap());
+    assert_eq!(told, ("demo", "and 800 more watchers of this announcement"));
+    assert_eq!(unparsed(&effects)[700], "and 100 more of this announcement");
+    assert_eq!(registered(&effects).unwrap().refused.len(), 1_800);
+    // Those that were only counted are no news either.
+    let effects = world.announces(1, registration(&["act"], flood));
+    assert_eq!((world.records("watcher_refused").len(), unparsed(&effects).len()), (1_001, 0));
+    assert!(world.verify_audit().ok);
+}
+
+/// Whatever a secret stands in, and however much of it a mistake would quote.
+#[test]
+fn what_is_refused_is_kept_and_told_without_secrets() {
+    const SECRET: &str =
+        "hunter2-and-as-long-a-rest-as-no-mistake-would-ever-quote-to-its-very-end";
+    let redact = |text: &str| text.contains("hunter").then(|| text.replace(SECRET, "[redacted]"));
+    let structural = |subject: &str, handler: &str| {
+        let subjects = vec![subject.to_owned()];
+        let lists = StructuralFilter { subjects, ..Default::default() };
+        Declaration { declared: Declared::Structural(lists), ..in_ax("lists", "", handler) }
+    };
+    let params = Some(format!("[{SECRET:?}]").into());
+    let watchers = vec![
+        in_ax("handler", "is p", SECRET),
+        in_ax("long-handler", "is p", &"x".repeat(300).replacen("xx", SECRET, 1)),
+        in_ax("ax", &format!("is p of of {SECRET}"), "act"),
+        in_ax("ax-handler", &format!("is p so {SECRET}"), "act"),
+        in_ax("quote", &format!("is 'p {SECRET}"), "act"),
+        structural(SECRET, "absent"),
+        Declaration { params, ..in_ax("params", "is p", "act") },
+        Declaration {
+            since: Some(axwatch_core::Since::Nowhere(format!("{SECRET}: no time"))),
+            ..in_ax("since", "is p", "act")
+        },
+        in_ax("stands", "is p", SECRET),
+    ];
+    let refused = watchers.len() + 4;
+    let announced = Registration {
+        schedules: vec![schedule(SECRET, 60), schedule(&format!("a/b/{SECRET}"), 60)],
+        routes: vec![route(SECRET, "/a"), route("GET", &format!("/ {SECRET}"))],
+        redaction: axwatch_core::Redaction::new(redact),
+        ..registration(&["act"], watchers)
+    };
+    let mut world = World::new();
+    world.comes_up(1, registration(&["act"], vec![on_predicate("stands", "p", "act")]));
+    let effects = world.announces(1, announced);
+    let verdicts = registered(&effects).unwrap();
+    assert_eq!(verdicts.refused.len(), refused, "{verdicts:?}");
+    assert_eq!(world.watchers["demo-stands"].state, WatcherState::Live);
+    assert_eq!((unparsed(&effects).len(), world.records("watcher_refused").len()), (2, 9));
+    let records: Vec<_> = world.audit.iter().map(|audit| &audit.records).collect();
+    let told = [
+        format!("{effects:?}"),
+        format!("{:?}", world.watchers),
+        format!("{:?}", world.refused),
+        format!("{records:?}"),
+    ];
+    for told in told {
+        assert!(!told.contains("hunter") && told.contains("[redacted]"), "{told}");
+    }
 }
 
 #[test]

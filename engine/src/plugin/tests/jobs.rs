@@ -1,16 +1,23 @@
 //! Jobs to a plugin's server, over a real connection.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
 use axwatch_core::Start;
 use axwatch_core::supervise::Seen;
 use axwatch_model::{JobId, JobNumber};
 use axwatch_proto::protocol::{Empty, ExecuteJobResponse, JobLogEntry};
 use tokio::net::TcpListener;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tonic::server::NamedService;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 use super::fake::{Fake, answer};
 use super::*;
 use crate::plugin::caller::Caller;
+use crate::plugin::door::answered;
 use crate::plugin::grpc::{GrpcPlugin, channel, client};
 use crate::plugin::output::Capture;
 use crate::plugin::tail::{Log, Told};
@@ -97,16 +104,61 @@ async fn a_plugin_gets_the_attempt_and_no_deadline_in_its_headers() {
 }
 
 #[tokio::test]
-async fn a_reply_that_would_swell_is_refused_for_good() {
+async fn a_job_that_was_done_is_done_however_much_it_says() {
     let execute = answer(|_| async {
-        let log_entries = vec![JobLogEntry::default(); 1_000_000];
-        Ok(ExecuteJobResponse { success: true, log_entries, ..Default::default() })
+        let entry = |n| JobLogEntry { message: format!("row {n}"), ..Default::default() };
+        let log_entries = (0..500_000).map(entry).collect();
+        let result = "r".into();
+        Ok(ExecuteJobResponse { success: true, log_entries, result, ..Default::default() })
     });
     let port = serve(Fake { execute, ..Fake::named("git") }).await;
-    let ended = way(port, PATIENCE).plugin.run(&attempt()).await;
-    let Outcome::Permanent { error } = ended.outcome else { panic!("{:?}", ended.outcome) };
-    let expected = "protocol.ExecuteJobResponse: over 4 MiB in memory beside its texts";
-    assert!(error.contains(expected), "{error}");
+    let log = log();
+    let ended = way_with_log(port, PATIENCE, log.clone()).plugin.run(&attempt()).await;
+    assert_eq!(ended.outcome, Outcome::Succeeded { result: Some(Arc::from(b"r".as_slice())) });
+    let Some(Told::Lines(lines)) = log.tail(1_000).ready() else { panic!("there are lines") };
+    assert_eq!(lines.len(), 100);
+}
+
+/// A server that answers every call with these bytes, as if they were a message.
+#[derive(Clone)]
+struct Saying(&'static [u8]);
+
+impl NamedService for Saying {
+    const NAME: &'static str = "protocol.DomainPluginService";
+}
+
+impl Service<http::Request<Body>> for Saying {
+    type Response = http::Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = std::future::Ready<Result<http::Response<Body>, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Request<Body>) -> Self::Future {
+        std::future::ready(Ok(answered(self.0)))
+    }
+}
+
+/// Some plugins are restarted while they answer, and some are mended: what is no answer is asked for again.
+#[tokio::test]
+async fn an_answer_that_is_no_message_is_tried_again() {
+    // (bytes, how it ends)
+    let cases: [(&[u8], &str); 3] = [
+        (&[0x0a, 200], "Retryable"),
+        (&[0x08, 1, 0x0e], "Retryable"),
+        // A group that nobody knows.
+        (&[0x08, 1, 0xc3, 0x3e, 0xc4, 0x3e], "Succeeded"),
+    ];
+    for (bytes, expected) in cases {
+        let (listener, port) = listen().await;
+        let server = Server::builder().add_service(Saying(bytes));
+        tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+        let ended = way(port, PATIENCE).plugin.run(&attempt()).await;
+        let outcome = format!("{:?}", ended.outcome);
+        assert!(outcome.starts_with(expected), "{bytes:?}: {outcome}");
+    }
 }
 
 #[tokio::test]

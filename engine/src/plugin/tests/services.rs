@@ -1,35 +1,44 @@
 //! What plugins are served, over a real connection.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use axwatch_core::Declaration;
 use axwatch_model::{
-    AttestationId, Attributes, Declared, DefaultActor, Defaults, Draft, LineageKind,
+    AttestationId, Attributes, Declared, DefaultActor, Defaults, Draft, LeafNumber, LineageKind,
     StructuralFilter,
 };
 use axwatch_proto::axwatch::v1::AnnounceRequest;
 use axwatch_proto::axwatch::v1::plugin_host_client::PluginHostClient;
 use axwatch_proto::protocol::ats_store_service_client::AtsStoreServiceClient;
 use axwatch_proto::protocol::ats_store_service_server::AtsStoreService as _;
+use axwatch_proto::protocol::queue_service_client::QueueServiceClient;
 use axwatch_proto::protocol::{
     Attestation, AttestationCommand, AttestationExistsRequest, AttestationFilter,
-    BatchGenerateAttestationRequest, CreateAttestationRequest, GenerateAttestationRequest,
-    GetAttestationsRequest, InitializeResponse, WatcherRegistration,
+    BatchGenerateAttestationRequest, CreateAttestationRequest, EnqueueRequest,
+    GenerateAttestationRequest, GetAttestationsRequest, InitializeResponse, WatcherRegistration,
 };
 use axwatch_proto::structs;
 use axwatch_query::{AliasChange, AliasChangeKind};
 use prost::Message;
+use tokio::io::AsyncReadExt as _;
 use tonic::Code;
+use tonic::codegen::{Body, Service, http};
 use tonic::transport::{Channel, Endpoint};
 
 use super::*;
 use crate::plugin::caller::{BYTES_PER_SECOND_MAX, CALLS_MAX, Caller};
+use crate::plugin::door::CONNECTIONS_MAX;
 use crate::plugin::services::{Services, bind};
 use crate::plugin::token::{Callers, Token};
 use crate::plugin::wire;
 
 /// The services, and a plugin called `git` that calls them.
 struct Desk {
+    address: SocketAddr,
+    channel: Channel,
     engine: Engine,
     callers: Arc<Callers>,
     caller: Arc<Caller>,
@@ -42,14 +51,19 @@ async fn desk() -> Desk {
     let engine = engine().await;
     let callers = Arc::new(Callers::default());
     let listener = bind().await.unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
+    let address = listener.local_addr().unwrap();
     let services = Services::new(engine.clone(), callers.clone());
     tokio::spawn(services.serve(listener, std::future::pending()));
-    let channel = Endpoint::from_shared(address).unwrap().connect().await.unwrap();
     let (token, caller) = admit(&callers, "git");
     caller.initialized();
+    let channel = connect(address).await;
     let store = AtsStoreServiceClient::new(channel.clone());
-    Desk { engine, callers, caller, token, store, host: PluginHostClient::new(channel) }
+    let host = PluginHostClient::new(channel.clone());
+    Desk { address, channel, engine, callers, caller, token, store, host }
+}
+
+async fn connect(address: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
 }
 
 fn admit(callers: &Callers, name: &str) -> (String, Arc<Caller>) {
@@ -66,6 +80,21 @@ fn about(subject: &str) -> AttestationCommand {
 }
 
 impl Desk {
+    /// The same plugin, on a connection of its own.
+    async fn another(&self) -> Desk {
+        let channel = connect(self.address).await;
+        Desk {
+            address: self.address,
+            engine: self.engine.clone(),
+            callers: self.callers.clone(),
+            caller: self.caller.clone(),
+            token: self.token.clone(),
+            store: AtsStoreServiceClient::new(channel.clone()),
+            host: PluginHostClient::new(channel.clone()),
+            channel,
+        }
+    }
+
     async fn generate(&mut self, command: AttestationCommand) -> Result<Attestation, String> {
         let request =
             GenerateAttestationRequest { auth_token: self.token.clone(), command: Some(command) };
@@ -142,24 +171,42 @@ async fn a_request_that_would_swell_is_refused_before_its_token_is_looked_at() {
     let watchers = vec![WatcherRegistration::default(); 500_000];
     let announcement = Some(InitializeResponse { watchers, ..Default::default() });
     let request = AnnounceRequest { auth_token: String::new(), announcement };
-    let status = desk.host.announce(request).await.unwrap_err();
-    let refused = |status: &tonic::Status, text: &str| {
-        assert_eq!(status.code(), Code::InvalidArgument);
-        assert!(status.message().contains(text), "{status}");
-    };
-    refused(&status, "axwatch.v1.AnnounceRequest: over 64 MiB in memory");
-    let commands = vec![AttestationCommand::default(); 1_000_000];
-    let request = BatchGenerateAttestationRequest { auth_token: String::new(), commands };
-    let status = desk.store.batch_generate_and_create_attestations(request).await.unwrap_err();
-    refused(&status, "over 64 MiB in memory");
+    let reply = desk.host.announce(request).await.unwrap().into_inner();
+    let refusal = "axwatch.v1.AnnounceRequest: over 64 MiB in memory beside its texts";
+    assert!(!reply.success && reply.error.starts_with(refusal), "{}", reply.error);
+    desk.token.clear();
+    let (success, error, created) =
+        desk.batch(vec![AttestationCommand::default(); 1_000_000]).await;
+    assert!((success, created) == (false, 0) && error.contains("over 64 MiB in memory"), "{error}");
     let values = vec![prost_types::Value::default(); 3_000_000];
     let list = prost_types::ListValue { values };
     let list = prost_types::Value { kind: Some(prost_types::value::Kind::ListValue(list)) };
     let attributes = prost_types::Struct { fields: [("a".to_owned(), list)].into() };
-    let command = Some(AttestationCommand { attributes: Some(attributes), ..about("x") });
-    let request = GenerateAttestationRequest { auth_token: desk.token.clone(), command };
-    let status = desk.store.generate_and_create_attestation(request).await.unwrap_err();
-    refused(&status, "over 64 MiB in memory");
+    let command = AttestationCommand { attributes: Some(attributes), ..about("x") };
+    let error = desk.generate(command).await.unwrap_err();
+    assert!(error.contains("over 64 MiB in memory"), "{error}");
+    let large = AttestationCommand { source: "x".repeat(17 << 20), ..about("x") };
+    let error = desk.generate(large).await.unwrap_err();
+    assert!(error.contains("at most 16777216 are taken"), "{error}");
+    // Where there is no `success`, it is a status.
+    let subjects = vec![String::new(); 500_000];
+    let request = desk.search(AttestationFilter { subjects, ..Default::default() });
+    let error = desk.get(request.filter.clone().unwrap()).await.unwrap_err();
+    assert!(error.contains("over 4 MiB in memory"), "{error}");
+    let status = desk.store.get_attestations_stream(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("over 4 MiB in memory"), "{status}");
+}
+
+/// As many claims as one batch takes, each with as many attributes as claims have.
+#[tokio::test]
+async fn an_honest_batch_is_taken() {
+    let mut desk = desk().await;
+    let attributes = (0..33).map(|n| (format!("key{n}"), format!("value {n}")));
+    let attributes: serde_json::Map<_, _> = attributes.map(|(k, v)| (k, v.into())).collect();
+    let attributes = structs::from_value(&attributes.into()).unwrap();
+    let command = AttestationCommand { attributes: Some(attributes), ..about("x") };
+    assert_eq!(desk.batch(vec![command; 10_000]).await, (true, String::new(), 10_000));
 }
 
 #[tokio::test]
@@ -227,6 +274,116 @@ async fn what_fails_before_initialize_is_answered_is_remembered() {
     let services = Services::new(desk.engine.clone(), desk.callers.clone());
     drop(services.get_attestations_stream(tonic::Request::new(request)).await.unwrap());
     assert!(has_failed(&desk));
+}
+
+/// Who made it nobody can know, as its token is in it: whoever may have made it is told.
+#[tokio::test]
+async fn what_cannot_be_read_during_initialize_is_remembered() {
+    let mut desk = desk().await;
+    let (_, other) = admit(&desk.callers, "other");
+    let begin = |desk: &Desk| {
+        desk.caller.begin_initialize();
+        other.begin_initialize();
+    };
+    // Whose list may be short, for that.
+    let failed = |desk: &Desk| (desk.caller.end_initialize().failed, other.end_initialize().failed);
+    let heavy = || vec![AttestationCommand::default(); 1_000_000];
+    let large = || AttestationCommand { source: "x".repeat(17 << 20), ..about("x") };
+    begin(&desk);
+    desk.batch(heavy()).await;
+    assert_eq!(failed(&desk), (true, true), "a connection that nobody knows");
+    desk.generate(about("x")).await.unwrap();
+    begin(&desk);
+    assert_eq!(failed(&desk), (false, false));
+    begin(&desk);
+    desk.batch(heavy()).await;
+    assert_eq!(failed(&desk), (true, false));
+    begin(&desk);
+    desk.generate(large()).await.unwrap_err();
+    assert_eq!(failed(&desk), (true, false));
+    // What we do not offer says nothing about what we do.
+    begin(&desk);
+    let mut queue = QueueServiceClient::new(desk.channel.clone());
+    let status = queue.enqueue(EnqueueRequest::default()).await.unwrap_err();
+    assert_eq!((status.code(), failed(&desk)), (Code::Unimplemented, (false, false)));
+}
+
+/// A request that begins, and does not end.
+struct Begun(Option<bytes::Bytes>);
+
+impl Body for Begun {
+    type Data = bytes::Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, tonic::Status>>> {
+        match self.0.take() {
+            Some(data) => Poll::Ready(Some(Ok(http_body::Frame::data(data)))),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Sends all but the last byte of a message of 16 MiB.
+async fn begin_to_send(mut channel: Channel) {
+    const BYTES: u32 = 16 << 20;
+    let data = [&[0], &BYTES.to_be_bytes()[..], &vec![0; BYTES as usize - 1]].concat();
+    let body = tonic::body::Body::new(Begun(Some(data.into())));
+    let path = "/protocol.ATSStoreService/CreateAttestation";
+    let request = http::Request::post(path).header("content-type", "application/grpc");
+    std::future::poll_fn(|context| Service::poll_ready(&mut channel, context)).await.unwrap();
+    let answer = channel.call(request.body(body).unwrap()).await;
+    panic!("it is not all there, and answered: {answer:?}");
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_in_has_a_room_of_its_own() {
+    let mut desk = desk().await;
+    desk.generate(about("known from now on")).await.unwrap();
+    let mut stranger = desk.another().await;
+    stranger.token = "a guess".into();
+    let begun: Vec<_> =
+        (0..2).map(|_| tokio::spawn(begin_to_send(stranger.channel.clone()))).collect();
+    let large = || AttestationCommand { source: "x".repeat(1 << 20), ..about("x") };
+    // Whoever cannot be known has this room together with them.
+    let until = async |desk: &mut Desk, beginning: &str| {
+        soon(async {
+            while !desk.generate(large()).await.unwrap_err().starts_with(beginning) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    };
+    let mut another = desk.another().await;
+    another.token = "another guess".into();
+    until(&mut another, "resource_exhausted: too much is on its way in").await;
+    assert!(begun.iter().all(|begun| !begun.is_finished()));
+    let error = another.generate(about("a small one passes")).await.unwrap_err();
+    assert!(error.starts_with("unauthenticated: "), "{error}");
+    // Who is known has room of its own.
+    let error = desk.generate(large()).await.map(|_| ());
+    assert!(error.is_err_and(|error| error.starts_with("source: ")), "it was read");
+    begun.iter().for_each(tokio::task::JoinHandle::abort);
+    until(&mut another, "unauthenticated: ").await;
+}
+
+#[tokio::test]
+async fn of_too_many_connections_the_oldest_strangers_go() {
+    let mut desk = desk().await;
+    desk.generate(about("known from now on")).await.unwrap();
+    let mut strangers = Vec::new();
+    for _ in 0..CONNECTIONS_MAX + 9 {
+        strangers.push(tokio::net::TcpStream::connect(desk.address).await.unwrap());
+    }
+    for stranger in &mut strangers[..10] {
+        // A connection that was cut may end with an error as well.
+        let _ = soon(stranger.read_to_end(&mut Vec::new())).await;
+    }
+    let mut newest = desk.another().await;
+    newest.generate(about("x")).await.unwrap();
+    desk.generate(about("x")).await.unwrap();
 }
 
 #[tokio::test]
@@ -688,30 +845,44 @@ async fn a_running_plugin_announces_anew() {
 }
 
 #[tokio::test]
-async fn what_is_refused_is_told_without_secrets() {
+async fn what_is_refused_is_told_and_kept_without_secrets() {
     let mut desk = desk().await;
     let _held = bring_up(&desk.engine, "git").await;
-    let watcher = WatcherRegistration {
-        id: format!("w {}", desk.token),
-        handler_name: "hunter22".into(),
-        subjects: vec!["x".into()],
+    let token = desk.token.clone();
+    let watcher = |id: &str, handler_name: &str, ax: &str| WatcherRegistration {
+        id: id.into(),
+        handler_name: handler_name.into(),
+        ax: ax.into(),
         ..Default::default()
     };
+    let watchers = vec![
+        watcher(&format!("w {token}"), "hunter22", "is p"),
+        watcher("handler", &format!("git.{token}"), "is p"),
+        watcher("ax", "git.do", &format!("is p of of {token} hunter22")),
+        watcher("cut", "git.do", &format!("is 'p {}{token}", "x".repeat(40))),
+        watcher("since", "hunter22", &format!("is {token} since hunter22")),
+    ];
     let handler_names =
-        vec!["git.do".into(), format!("{}/{}hunter22", desk.token, "x".repeat(4_080))];
-    let announcement =
-        InitializeResponse { handler_names, watchers: vec![watcher], ..Default::default() };
-    let request =
-        AnnounceRequest { auth_token: desk.token.clone(), announcement: Some(announcement) };
+        vec!["git.do".into(), token.clone(), format!("{token}/{}hunter22", "x".repeat(4_080))];
+    let announcement = InitializeResponse { handler_names, watchers, ..Default::default() };
+    let request = AnnounceRequest { auth_token: token.clone(), announcement: Some(announcement) };
     desk.caller.registered();
     let reply = desk.host.announce(request).await.unwrap().into_inner();
-    let [handler, watcher] = &reply.refused[..] else { panic!("{:?}", reply.refused) };
-    for line in [handler, watcher] {
-        assert!(!line.contains(&desk.token[..8]) && !line.contains("hunter"), "{line}");
-        assert!(line.contains("[redacted]"), "{line}");
+    assert_eq!(reply.refused.len(), 7, "{:?}", reply.refused);
+    let store = desk.engine.store();
+    let audit = store.audit_after(LeafNumber(0), 100).await.unwrap();
+    let records: String = audit.iter().map(|row| &*row.records).collect();
+    assert_eq!(records.matches("watcher_refused").count(), 5, "{records}");
+    let kept = [
+        format!("{:?}", reply.refused),
+        format!("{:?}", store.watchers().await.unwrap()),
+        format!("{:?}", store.refused().await.unwrap()),
+        records,
+    ];
+    for kept in kept {
+        assert!(!kept.contains(&token[..8]) && !kept.contains("hunter"), "{kept}");
+        assert!(kept.contains("[redacted]"), "{kept}");
     }
-    let kept = desk.engine.watchers(true).await.unwrap();
-    assert!(kept.iter().all(|watcher| !watcher.row.key.to_string().contains(&desk.token)));
 }
 
 #[tokio::test]
@@ -770,6 +941,26 @@ async fn announcements_are_taken_one_by_one_and_at_a_pace() {
     };
     let error = soon(refused).await;
     assert!(error.starts_with("resource_exhausted: more than one announcement"), "{error:?}");
+}
+
+#[tokio::test]
+async fn of_announcements_one_is_taken_and_one_may_wait() {
+    let desk = desk().await;
+    let _held = bring_up(&desk.engine, "git").await;
+    desk.caller.registered();
+    let mut host = desk.host.clone();
+    let mut announce = async || {
+        let announcement = Some(InitializeResponse::default());
+        let request = AnnounceRequest { auth_token: desk.token.clone(), announcement };
+        host.announce(request).await.unwrap().into_inner()
+    };
+    let held: Vec<_> = (0..2).map(|_| desk.caller.begin_announcement().unwrap()).collect();
+    let reply = announce().await;
+    assert!(reply.error.starts_with("resource_exhausted: more than one announcement"), "{reply:?}");
+    drop(held);
+    assert!(announce().await.success);
+    let left = std::iter::repeat_with(|| desk.caller.may_announce()).take_while(|may| *may);
+    assert_eq!(left.count(), 9, "the one that was refused cost nothing");
 }
 
 async fn enqueue_named(engine: &Engine, handler: &str) {
