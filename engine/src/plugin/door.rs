@@ -207,10 +207,11 @@ async fn gather(mut body: Body, room: &PluginTransit, load: &Load) -> Result<Byt
                 ));
             }
             bytes.extend_from_slice(&data);
-            let Some(length) = message_bytes(&bytes)? else { continue };
-            let missing = (PREFIX_BYTES + length).checked_sub(bytes.len());
-            let missing = missing.ok_or_else(|| Status::internal("more than one message"))?;
-            bytes.reserve_exact(missing);
+            // No room is made for what is only announced: many may announce much and send little.
+            let whole = message_bytes(&bytes)?.map(|length| PREFIX_BYTES + length);
+            if whole.is_some_and(|whole| bytes.len() > whole) {
+                return Err(Status::internal("more than one message"));
+            }
         }
         Ok(bytes.into())
     });
