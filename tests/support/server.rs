@@ -39,11 +39,7 @@ impl Server {
                     panic!("axwatch serve said nothing in {PATIENCE:?}; its log:\n{}", home.log());
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
-                Err(mpsc::RecvTimeoutError::Disconnected) => {
-                    let status = starting.wait().expect("a child can be waited for");
-                    let (code, err) = (status.code().unwrap_or(-1), home.log());
-                    return Err(Ran { code, out: String::new(), err });
-                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(ended(starting, home)),
             }
         };
         let greeting: Value = serde_json::from_str(&first)
@@ -52,8 +48,10 @@ impl Server {
         let address = http.strip_prefix("http://").or_else(|| http.strip_prefix("https://"));
         let address = address.expect("http:// or https:// is spoken").to_owned();
         let store = home.store();
-        let token =
-            std::fs::read_to_string(store.with_extension("db.token")).expect("a token file");
+        let Ok(token) = std::fs::read_to_string(store.with_extension("db.token")) else {
+            // It has ended since it greeted us, and took the file away.
+            return Err(ended(starting, home));
+        };
         let token = token.trim().to_owned();
         Ok(Server { child: starting, greeting, address, token, store })
     }
@@ -203,6 +201,12 @@ impl Server {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// How a server ended that is ending by itself.
+fn ended(mut server: Child, home: &Home) -> Ran {
+    let status = server.wait().expect("a child can be waited for");
+    Ran { code: status.code().unwrap_or(-1), out: String::new(), err: home.log() }
 }
 
 impl Drop for Server {

@@ -28,13 +28,14 @@ use futures::{Stream, stream};
 use prost::Message as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tonic::body::Body;
 use tonic::codegen::{Body as HttpBody, BoxFuture, Bytes, Service, http};
 use tonic::server::NamedService;
 use tonic::transport::server::Connected;
 use tonic::{Code, Request, Status};
 
+use super::large::SMALL_BYTES;
 use super::token::Callers;
 use super::transit::{CALLS_MAX, Load, PluginTransit, Transit};
 
@@ -42,6 +43,8 @@ use super::transit::{CALLS_MAX, Load, PluginTransit, Transit};
 pub(super) const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Connections at once.
 pub(super) const CONNECTIONS_MAX: usize = 256;
+/// Requests of over 64 KiB of one plugin that are worked on at once; further ones wait as they came.
+const LARGE_AT_ONCE: usize = 2;
 /// How long a request may take to arrive.
 const GATHERED_WITHIN: Duration = Duration::from_secs(30);
 /// How long to rest when no connection can be taken: file descriptors are used up, most likely.
@@ -65,7 +68,15 @@ struct Guests {
     /// By the number of its connection: the oldest is the first.
     connected: BTreeMap<u64, Guest>,
     /// The rooms of plugins, and of those who are not known.
-    rooms: HashMap<Option<PluginName>, PluginTransit>,
+    rooms: HashMap<Option<PluginName>, Room>,
+}
+
+/// The room of one plugin.
+#[derive(Clone)]
+struct Room {
+    transit: PluginTransit,
+    /// For what is large: what is built of a request may take twenty times its bytes.
+    large: Arc<Semaphore>,
 }
 
 /// One connection.
@@ -144,12 +155,16 @@ impl Door {
         let number = parts.extensions.get::<Visitor>().map_or(0, |visitor| visitor.number);
         let method = parts.uri.path().rsplit('/').next().unwrap_or_default().to_owned();
         let plugin = self.guests().connected.get(&number).and_then(|guest| guest.plugin.clone());
-        let room = self.room_of(plugin.clone());
+        let Room { transit, large } = self.room_of(plugin.clone());
         // Held until it is answered: it takes room for as long, as what became of it.
-        let load = room.load();
-        let request = match gather(body, &room, &load).await {
+        let load = transit.load();
+        let request = match gather(body, &transit, &load).await {
             Ok(bytes) => bytes,
             Err(status) => return self.unread(plugin.as_ref(), &method, status),
+        };
+        let _turn = match request.len() > SMALL_BYTES {
+            true => large.acquire_owned().await.ok(),
+            false => None,
         };
         let visiting = Arc::new(Visiting { door: self.clone(), number, was_read: false.into() });
         parts.extensions.insert(Visit(Some(visiting.clone())));
@@ -165,9 +180,13 @@ impl Door {
         }
     }
 
-    fn room_of(&self, plugin: Option<PluginName>) -> PluginTransit {
+    fn room_of(&self, plugin: Option<PluginName>) -> Room {
         let mut guests = self.guests();
-        guests.rooms.entry(plugin).or_insert_with(|| self.transit.of_plugin()).clone()
+        let new = || Room {
+            transit: self.transit.of_plugin(),
+            large: Arc::new(Semaphore::new(LARGE_AT_ONCE)),
+        };
+        guests.rooms.entry(plugin).or_insert_with(new).clone()
     }
 
     /// The answer to a request that could not be read.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use axwatch_core::Declaration;
 use axwatch_model::{
@@ -31,6 +32,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::*;
 use crate::plugin::caller::{BYTES_PER_SECOND_MAX, CALLS_MAX, Caller};
 use crate::plugin::door::CONNECTIONS_MAX;
+use crate::plugin::large::SMALL_BYTES;
 use crate::plugin::services::{Services, bind};
 use crate::plugin::token::{Callers, Token};
 use crate::plugin::wire;
@@ -384,6 +386,32 @@ async fn of_too_many_connections_the_oldest_strangers_go() {
     let mut newest = desk.another().await;
     newest.generate(about("x")).await.unwrap();
     desk.generate(about("x")).await.unwrap();
+}
+
+#[tokio::test]
+async fn large_requests_of_a_plugin_take_turns() {
+    let mut desk = desk().await;
+    // Known from now on, so that it has a room of its own.
+    desk.generate(about("small")).await.unwrap();
+    let began = Instant::now();
+    // Before Initialize is answered an announcement waits for a second: these two have the turns meanwhile.
+    let long = vec!["git.x".repeat(SMALL_BYTES / 40); 16];
+    let announce = |handler_names: Vec<String>| {
+        let announcement = Some(InitializeResponse { handler_names, ..Default::default() });
+        let request = AnnounceRequest { auth_token: desk.token.clone(), announcement };
+        let mut host = desk.host.clone();
+        async move { host.announce(request).await.unwrap().into_inner() }
+    };
+    let waiting = [tokio::spawn(announce(long.clone())), tokio::spawn(announce(long.clone()))];
+    while announce(Vec::new()).await.error.contains("answer it first") {}
+    desk.generate(about("small")).await.unwrap();
+    let large = (0..80).map(|n| format!("{n}{}", "x".repeat(990))).collect();
+    let large = AttestationCommand { predicates: large, ..about("large") };
+    soon(desk.generate(large)).await.unwrap();
+    assert!(began.elapsed() >= Duration::from_secs(1), "its turn came when one of them had gone");
+    for waiting in waiting {
+        assert!(!soon(waiting).await.unwrap().success);
+    }
 }
 
 #[tokio::test]
