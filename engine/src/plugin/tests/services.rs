@@ -396,14 +396,16 @@ async fn large_requests_of_a_plugin_take_turns() {
     let began = Instant::now();
     // Before Initialize is answered an announcement waits for a second: these two have the turns meanwhile.
     let long = vec!["git.x".repeat(SMALL_BYTES / 40); 16];
-    let announce = |handler_names: Vec<String>| {
+    let waiting = [(); 2].map(|()| {
+        let handler_names = long.clone();
         let announcement = Some(InitializeResponse { handler_names, ..Default::default() });
         let request = AnnounceRequest { auth_token: desk.token.clone(), announcement };
         let mut host = desk.host.clone();
-        async move { host.announce(request).await.unwrap().into_inner() }
-    };
-    let waiting = [tokio::spawn(announce(long.clone())), tokio::spawn(announce(long.clone()))];
-    while announce(Vec::new()).await.error.contains("answer it first") {}
+        tokio::spawn(async move { host.announce(request).await.unwrap().into_inner() })
+    });
+    while desk.caller.begin_announcement().is_some() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     desk.generate(about("small")).await.unwrap();
     let large = (0..80).map(|n| format!("{n}{}", "x".repeat(990))).collect();
     let large = AttestationCommand { predicates: large, ..about("large") };
