@@ -299,7 +299,7 @@ fn parameters_that_would_break_the_call_are_left_out() {
 #[test]
 fn a_close_is_answered() {
     let home = Home::new("socket-closes");
-    let server = serve(&home, vec![Zoo::new("web", "serves")]);
+    let server = serve(&home, vec![]);
     server.until_ready(&["web"]);
     run(async {
         for code in [1000, 1001] {
