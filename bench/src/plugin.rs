@@ -30,7 +30,7 @@ pub const NAME: &str = "bench";
 pub const HANDLER: &str = "act";
 /// Asks it to note arrivals from now on.
 pub const RECORD: &str = "/record";
-/// Asks for the arrivals so far, as JSON `[[claim id, nanoseconds since 1970], …]`, and for no more.
+/// Asks for the arrivals since it was last asked, as JSON `[[claim id, nanoseconds since 1970], …]`.
 pub const ARRIVALS: &str = "/arrivals";
 
 /// Serves until the process is told to go.
@@ -73,7 +73,6 @@ impl BenchPlugin {
     }
 
     fn take_arrivals(&self) -> Vec<(String, u64)> {
-        self.records.store(false, Ordering::Relaxed);
         std::mem::take(&mut *self.arrivals.lock().expect("nobody panics while noting"))
     }
 }

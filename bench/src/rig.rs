@@ -275,7 +275,7 @@ pub fn request_of(claim: &Incoming) -> ExecuteJobRequest {
 
 /// Fires that have ended, and half of those in flight: what the records so far tell.
 fn half_ended(before: Heads, now: Heads) -> u64 {
-    let matched = now.seq.0 - before.seq.0;
+    let matched = now.job.0 - before.job.0;
     (now.audit.0 - before.audit.0).saturating_sub(matched) / 2
 }
 
