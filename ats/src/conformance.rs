@@ -15,6 +15,7 @@ use axwatch_query::{AliasChange, AliasChangeKind, Aliases, Filter};
 use proptest::prelude::*;
 
 use crate::sqlite::tests::{crashed_copy, open_small};
+use crate::store::PAGE_BYTES_MAX;
 use crate::{
     AliasBook, Appended, AuditRow, Batch, CancelQueued, JobCounts, JobsQuery, LaneQuery,
     MemoryStore, Page, Question, Retention, RetentionPlace, SqliteStore, Store, StoreWriter,
@@ -145,6 +146,7 @@ conformance! {
     the_log_is_read_in_order,
     questions_are_answered_newest_first,
     pages_follow_each_other,
+    a_page_has_so_many_bytes_and_leaves_nothing_out,
     claims_of_a_job_are_found,
     jobs_are_kept_changed_and_found,
     jobs_are_counted_by_state,
@@ -295,6 +297,39 @@ async fn pages_follow_each_other(mut subject: Subject) {
             .filter(|n| filter.dimensions().next().is_none() || n % 2 == 1)
             .collect();
         assert_eq!(all, expected);
+    }
+}
+
+async fn a_page_has_so_many_bytes_and_leaves_nothing_out(mut subject: Subject) {
+    const LARGE: usize = 100 * 1024;
+    // One at a time, several at once, and in between some that are small.
+    let is_large = |n: i64| n % 3 == 0 || n > 80;
+    let claims = (1..=100).map(|n| {
+        let mut claim = claim(&n.to_string(), ["x", "y"][n as usize % 2], "is", n);
+        let padding = if is_large(n) { LARGE } else { 10 };
+        let padded = serde_json::json!({ "padding": "x".repeat(padding) }).to_string();
+        claim.attestation.attributes = Attributes::parse(&padded).unwrap();
+        claim
+    });
+    subject.append(claims.collect()).await;
+    let reader = subject.reader();
+    let filters = [ax("y"), structural(&[], &[]).within(Some(1), None)];
+    for (filter, limit) in
+        filters.into_iter().flat_map(|filter| [(filter.clone(), 90), (filter, 4)])
+    {
+        let (mut all, mut before) = (Vec::new(), None);
+        loop {
+            let page = found(reader.as_ref(), filter.clone(), before, limit).await;
+            let bytes = |row: &Stored| row.attestation.text_bytes();
+            let without_last = page.rows.iter().rev().skip(1).map(bytes).sum::<usize>();
+            assert!(without_last <= PAGE_BYTES_MAX, "{without_last} bytes, and one more claim");
+            all.extend(seqs(&page.rows));
+            let Some(next) = page.next else { break };
+            before = Some(next.0);
+        }
+        let expected =
+            (1..=100).rev().filter(|n| filter.dimensions().next().is_none() || n % 2 == 1);
+        assert_eq!(all, expected.collect::<Vec<u64>>());
     }
 }
 

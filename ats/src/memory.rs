@@ -17,8 +17,9 @@ use futures::future::{BoxFuture, FutureExt, ready};
 
 use crate::append::{Known, Removed};
 use crate::store::{
-    AuditRow, Batch, Counted, JobCounts, JobsQuery, LaneQuery, Opened, Page, Quarantined, Question,
-    Removal, Retention, RetentionPlace, Room, Store, StoreError, StoreFuture, StoreWriter,
+    AuditRow, Batch, Counted, JobCounts, JobsQuery, LaneQuery, Opened, Page, PageWeight,
+    Quarantined, Question, Removal, Retention, RetentionPlace, Room, Store, StoreError,
+    StoreFuture, StoreWriter,
 };
 
 /// Rows that one slice of retention looks at.
@@ -102,16 +103,20 @@ impl Tables {
     fn query(&self, question: &Question) -> Page {
         let mut page = Page::default();
         let before = question.before.unwrap_or(Seq(u64::MAX));
+        let mut weight = PageWeight::new(question.limit);
         for stored in self.log.range(..before).rev().map(|(_, stored)| stored) {
-            if page.rows.len() == question.limit {
+            if weight.is_full() {
                 break;
             }
             page.rows_read += 1;
             if question.holds_for(&stored.attestation) {
+                weight.add(stored);
                 page.rows.push(stored.as_ref().clone());
             }
         }
-        page.next = page.next_after(question.limit);
+        if weight.is_full() {
+            page.next = page.next_after_last();
+        }
         page
     }
 

@@ -292,11 +292,36 @@ pub struct Page {
 }
 
 impl Page {
-    /// Where the next page begins: a page with room left has seen the end of the log, unless it stopped
-    /// before.
-    pub(crate) fn next_after(&self, limit: usize) -> Option<Seq> {
-        let last = self.rows.last().filter(|_| self.rows.len() >= limit)?.seq;
+    /// Where the next page begins when this one is full.
+    pub(crate) fn next_after_last(&self) -> Option<Seq> {
+        let last = self.rows.last()?.seq;
         (last > Seq(1)).then_some(last)
+    }
+}
+
+/// Bytes of texts after which a page is full: claims may have a megabyte each, and pages wait in memory for
+/// whoever reads them.
+pub(crate) const PAGE_BYTES_MAX: usize = 256 * 1024;
+
+/// How full a page is.
+pub(crate) struct PageWeight {
+    rows_left: usize,
+    bytes: usize,
+}
+
+impl PageWeight {
+    /// A page with room for so many rows.
+    pub(crate) fn new(rows_max: usize) -> PageWeight {
+        PageWeight { rows_left: rows_max, bytes: 0 }
+    }
+
+    pub(crate) fn add(&mut self, row: &Stored) {
+        self.rows_left = self.rows_left.saturating_sub(1);
+        self.bytes += row.attestation.text_bytes();
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.rows_left == 0 || self.bytes > PAGE_BYTES_MAX
     }
 }
 

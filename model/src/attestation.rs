@@ -120,6 +120,14 @@ struct AttestationJson<'a> {
 }
 
 impl Attestation {
+    /// Bytes of its terms and its attributes.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        let terms = [&self.subjects, &self.predicates, &self.contexts, &self.actors];
+        let terms: usize = terms.into_iter().flatten().map(String::len).sum();
+        terms + self.attributes.as_ref().map_or(0, |attributes| attributes.as_str().len())
+    }
+
     /// The payload of a fire: one UTF-8 JSON object, and no keys but those of the contract.
     #[must_use]
     pub fn payload(&self) -> Vec<u8> {

@@ -43,6 +43,8 @@ use crate::tail::{Mark, PARENT_JOB, Tail, job_term};
 const CONNECTIONS: u32 = 4;
 /// Rows that are fetched at once: enough to pay for the trip, few enough to hold.
 pub(super) const FETCH_ROWS: usize = 256;
+/// Rows of over 4 KiB that are read at once where it can be gone on behind them; each may have a megabyte.
+const LARGE_ROWS: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct SqliteReader {
@@ -412,24 +414,14 @@ pub(super) async fn fetch_by_seqs(
     spoilt: &Spoilt,
     seqs: &[Seq],
 ) -> Result<Vec<Stored>, StoreError> {
-    fetch_by_seqs_within(connection, spoilt, seqs, Times::ANY).await
-}
-
-/// The attestations with these numbers and one of these times, rising.
-pub(super) async fn fetch_by_seqs_within(
-    connection: &mut SqliteConnection,
-    spoilt: &Spoilt,
-    seqs: &[Seq],
-    times: Times,
-) -> Result<Vec<Stored>, StoreError> {
     let sorted: Vec<Seq> = seqs.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
     let mut found = Vec::with_capacity(sorted.len());
     for seqs in sorted.chunks(FETCH_ROWS) {
         let seqs = serde_json::to_string(seqs).expect("numbers are always JSON");
         let fetched = fetch_attestations(connection, spoilt, &FETCH_BY_SEQS, |values| {
             values.add(seqs.clone());
-            values.add(times.lowest);
-            values.add(times.highest);
+            values.add(Times::ANY.lowest);
+            values.add(Times::ANY.highest);
         });
         found.extend(fetched.await?.rows);
     }
@@ -463,6 +455,27 @@ impl Fetched {
         let rows = self.rows.first().map(|row| row.seq);
         self.spoilt.iter().copied().chain(rows).min()
     }
+
+    /// Reads these rows too, one by one.
+    async fn add_large(
+        &mut self,
+        connection: &mut SqliteConnection,
+        spoilt: &Spoilt,
+        large: &[Seq],
+    ) -> Result<(), StoreError> {
+        if large.is_empty() {
+            return Ok(());
+        }
+        let mut values = Values::default();
+        values.add(serde_json::to_string(large).expect("numbers are always JSON"));
+        values.add(Times::ANY.lowest);
+        values.add(Times::ANY.highest);
+        let read = fetch_by_row(connection, spoilt, FETCH_BY_SEQS.by_row, values).await?;
+        self.rows.extend(read.rows);
+        self.rows.sort_unstable_by_key(|row| row.seq);
+        self.spoilt.extend(read.spoilt);
+        Ok(())
+    }
 }
 
 /// What a statement finds, without the rows that do not decode.
@@ -472,6 +485,39 @@ pub(super) async fn fetch_attestations(
     select: &Select,
     bind: impl Fn(&mut Values),
 ) -> Result<Fetched, StoreError> {
+    let (mut fetched, large) = find_attestations(connection, spoilt, select, bind).await?;
+    fetched.add_large(connection, spoilt, &large).await?;
+    Ok(fetched)
+}
+
+/// The newest of what a statement finds, without the rows that do not decode; and where it ends early, as
+/// only so many large rows are read at once: the number of the newest row that was left.
+pub(super) async fn fetch_newest(
+    connection: &mut SqliteConnection,
+    spoilt: &Spoilt,
+    select: &Select,
+    bind: impl Fn(&mut Values),
+) -> Result<(Fetched, Option<Seq>), StoreError> {
+    let (mut fetched, mut large) = find_attestations(connection, spoilt, select, bind).await?;
+    large.sort_unstable();
+    let left = large.len().saturating_sub(LARGE_ROWS);
+    fetched.add_large(connection, spoilt, &large[left..]).await?;
+    let cut = large[..left].last().copied();
+    if let Some(cut) = cut {
+        fetched.rows.retain(|row| row.seq > cut);
+        fetched.spoilt.retain(|seq| *seq > cut);
+    }
+    Ok((fetched, cut))
+}
+
+/// What a statement finds, without the rows that do not decode, and the numbers of those that are large and
+/// were not read.
+async fn find_attestations(
+    connection: &mut SqliteConnection,
+    spoilt: &Spoilt,
+    select: &Select,
+    bind: impl Fn(&mut Values),
+) -> Result<(Fetched, Vec<Seq>), StoreError> {
     let values = || {
         let mut values = Values::default();
         bind(&mut values);
@@ -481,22 +527,12 @@ pub(super) async fn fetch_attestations(
         .fetch_one(&mut *connection)
         .await
         .map_err(failed("read attestations"))?;
-    let mut fetched = match read_together(&row) {
-        Some(Together { rows, large }) if large.is_empty() => Fetched { rows, spoilt: Vec::new() },
-        Some(Together { rows, large }) => {
-            let mut values = Values::default();
-            values.add(serde_json::to_string(&large).expect("numbers are always JSON"));
-            values.add(Times::ANY.lowest);
-            values.add(Times::ANY.highest);
-            let mut fetched =
-                fetch_by_row(connection, spoilt, FETCH_BY_SEQS.by_row, values).await?;
-            fetched.rows.extend(rows);
-            fetched
-        }
-        None => fetch_by_row(connection, spoilt, select.by_row, values()).await?,
+    let (mut fetched, large) = match read_together(&row) {
+        Some(Together { rows, large }) => (Fetched { rows, spoilt: Vec::new() }, large),
+        None => (fetch_by_row(connection, spoilt, select.by_row, values()).await?, Vec::new()),
     };
     fetched.rows.sort_unstable_by_key(|row| row.seq);
-    Ok(fetched)
+    Ok((fetched, large))
 }
 
 async fn fetch_by_row(

@@ -15,11 +15,11 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use super::derive::SharedTail;
 use super::failed;
 use super::quarantine::Spoilt;
-use super::reader::{FETCH_ROWS, Fetched, fetch_attestations, fetch_by_seqs_within};
+use super::reader::{FETCH_BY_SEQS, FETCH_ROWS, Fetched, fetch_newest};
 use super::rows::{Select, attestation_text, select_attestations, select_both};
 use super::times::{BlockTimes, Times};
 use crate::packed::unpack;
-use crate::store::{Page, Question, StoreError};
+use crate::store::{Page, PageWeight, Question, StoreError};
 use crate::tail::Tail;
 use axwatch_model::{Seq, Stored};
 
@@ -63,7 +63,8 @@ pub(super) async fn answer(
     let (mut looked_at, mut passed) = (0, 0);
     // Candidates of the last fetch that were none.
     let mut wrong = 0;
-    while page.rows.len() < question.limit && source.at_most() > 0 {
+    let mut weight = PageWeight::new(question.limit);
+    while !weight.is_full() && page.next.is_none() && source.at_most() > 0 {
         if page.rows_read >= PAGE_READS_MAX || looked_at >= PAGE_PASSED_MAX {
             page.next = Some(Seq(source.at_most() + 1));
             break;
@@ -82,9 +83,20 @@ pub(super) async fn answer(
         wrong = fetched.wrong;
         page.rows_read += fetched.rows.len() as u64;
         let matching = fetched.rows.into_iter().filter(|row| question.holds_for(&row.attestation));
-        page.rows.extend(matching.take(missing));
+        for row in matching {
+            weight.add(&row);
+            page.rows.push(row);
+            if weight.is_full() {
+                break;
+            }
+        }
+        if !weight.is_full() {
+            page.next = fetched.cut.map(Seq::next);
+        }
     }
-    page.next = page.next.or_else(|| page.next_after(question.limit));
+    if weight.is_full() {
+        page.next = page.next_after_last();
+    }
     page.walked = source.walked();
     Ok(page)
 }
@@ -119,6 +131,8 @@ enum Source {
 /// Candidates, newest first.
 struct Candidates {
     rows: Vec<Stored>,
+    /// The newest that was left for another time, as are all below it.
+    cut: Option<Seq>,
     /// How many others there were, with another time than what was asked for.
     passed: u64,
     /// How many of those were fetched by their numbers.
@@ -171,17 +185,24 @@ impl Source {
                         seqs.push(Seq(seq));
                     }
                 }
-                let mut rows = fetch_by_seqs_within(connection, spoilt, &seqs, times).await?;
+                let text = serde_json::to_string(&seqs).expect("numbers are always JSON");
+                let fetched = fetch_newest(connection, spoilt, &FETCH_BY_SEQS, |values| {
+                    values.add(text.clone());
+                    values.add(times.lowest);
+                    values.add(times.highest);
+                });
+                let (Fetched { mut rows, .. }, cut) = fetched.await?;
                 rows.reverse();
                 let wrong = seqs.len() - rows.len();
-                Ok(Candidates { rows, passed: wrong as u64, wrong })
+                Ok(Candidates { rows, cut, passed: wrong as u64, wrong })
             }
             Source::Log(at_most) => {
                 let Some(run) = blocks.run(*at_most, times) else {
                     *at_most = 0;
-                    return Ok(Candidates { rows: Vec::new(), passed: 0, wrong: 0 });
+                    return Ok(Candidates { rows: Vec::new(), cut: None, passed: 0, wrong: 0 });
                 };
-                let fetched = fetch_downwards(connection, spoilt, &run, times, count).await?;
+                let (fetched, cut) =
+                    fetch_downwards(connection, spoilt, &run, times, count).await?;
                 let last = fetched.lowest().filter(|_| fetched.count() == count);
                 *at_most = last.map_or(*run.start(), |seq| seq.0).saturating_sub(1);
                 let mut rows = fetched.rows;
@@ -190,7 +211,7 @@ impl Source {
                     Times::ANY => 0,
                     _ => (run.end() - *at_most).saturating_sub(rows.len() as u64),
                 };
-                Ok(Candidates { rows, passed, wrong: 0 })
+                Ok(Candidates { rows, cut, passed, wrong: 0 })
             }
         }
     }
@@ -202,8 +223,8 @@ async fn fetch_downwards(
     run: &RangeInclusive<u64>,
     times: Times,
     count: usize,
-) -> Result<Fetched, StoreError> {
-    let fetched = fetch_attestations(connection, spoilt, &READ_DOWNWARDS, |values| {
+) -> Result<(Fetched, Option<Seq>), StoreError> {
+    let fetched = fetch_newest(connection, spoilt, &READ_DOWNWARDS, |values| {
         values.number(*run.start());
         values.number(*run.end());
         values.add(times.lowest);
