@@ -16,7 +16,7 @@ use axwatch_model::{
     PluginName, PluginRow, RouteRow, Seq, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
 };
 use axwatch_query::{AliasChange, Aliases};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::dispatch::{InFlight, Plugin, Transports};
 
@@ -135,7 +135,7 @@ pub(crate) enum Message {
     Append {
         incoming: Vec<Incoming>,
         whole: Whole,
-        reply: oneshot::Sender<Vec<Result<Acked, AppendRefusal>>>,
+        reply: AppendReply,
     },
     Request {
         request: Request,
@@ -173,6 +173,23 @@ pub(crate) enum Message {
     },
     Retain(Retain),
     Stop,
+}
+
+/// What became of the claims of an append, in their order.
+pub(crate) type Acks = Vec<Result<Acked, AppendRefusal>>;
+
+/// Whoever waits for an append, and its room in the intake: held until it is answered, as what is being written
+/// is in memory too, whether or not somebody still waits.
+pub(crate) struct AppendReply {
+    acks: oneshot::Sender<Acks>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AppendReply {
+    pub(crate) fn send(self, acks: Acks) {
+        // Who asked may have gone away.
+        let _ = self.acks.send(acks);
+    }
 }
 
 /// Retention that is under way, slice by slice.
@@ -234,7 +251,7 @@ const INTAKE_REQUESTS_MAX: usize = 1_024;
 /// What the bound on the intake is counted in: a claim never counts less.
 const INTAKE_UNIT_BYTES: usize = 1024;
 /// How long an append waits for room in the intake.
-const INTAKE_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const INTAKE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The room of the intake.
 pub(crate) fn intake() -> Arc<Semaphore> {
@@ -345,13 +362,12 @@ impl Engine {
         // A request counts so much that no more than the allowed ones have room.
         let bytes = bytes.clamp(INTAKE_BYTES_MAX / INTAKE_REQUESTS_MAX, INTAKE_BYTES_MAX);
         let units = bytes.div_ceil(INTAKE_UNIT_BYTES);
-        let room = self.intake.acquire_many(u32::try_from(units).unwrap_or(u32::MAX));
+        let room = self.intake.clone().acquire_many_owned(u32::try_from(units).unwrap_or(u32::MAX));
         let Ok(room) = tokio::time::timeout(INTAKE_PATIENCE, room).await else {
             return Ok(incoming.iter().map(|_| Err(AppendRefusal::Overloaded)).collect());
         };
-        // Held until the answer: what is being written is in memory too.
-        let _room = room.map_err(|_| EngineGone)?;
-        let (reply, answer) = oneshot::channel();
+        let (acks, answer) = oneshot::channel();
+        let reply = AppendReply { acks, _room: room.map_err(|_| EngineGone)? };
         self.send(Message::Append { incoming, whole, reply }).await?;
         answer.await.map_err(|_| EngineGone)
     }
@@ -671,8 +687,5 @@ impl Engine {
 
 /// About how many bytes a claim has in memory and on its way to the disk.
 pub(crate) fn bytes_of(claim: &Incoming) -> usize {
-    let claim = &claim.attestation;
-    let terms = [&claim.subjects, &claim.predicates, &claim.contexts, &claim.actors];
-    let terms: usize = terms.into_iter().flatten().map(String::len).sum();
-    256 + terms + claim.attributes.as_ref().map_or(0, |attributes| attributes.as_str().len())
+    256 + claim.attestation.text_bytes()
 }

@@ -34,8 +34,8 @@ use tokio::task::JoinHandle;
 
 use crate::dispatch::{Dispatcher, InFlight, Transports};
 use crate::handle::{
-    Acked, AppendRefusal, Engine, Fires, Heads, Message, PluginRows, Request, RequestError, Retain,
-    Whole, bytes_of, intake,
+    Acked, AppendRefusal, AppendReply, Engine, Fires, Heads, Message, PluginRows, Request,
+    RequestError, Retain, Whole, bytes_of, intake,
 };
 
 /// Messages that may wait for the writer; past them callers wait.
@@ -43,7 +43,7 @@ const INBOX_MESSAGES_MAX: usize = 1_024;
 /// Messages of one batch.
 const BATCH_MESSAGES_MAX: usize = 1_024;
 /// Claims of one batch; the message that passes it is the last.
-const BATCH_CLAIMS_MAX: usize = 1_024;
+pub(crate) const BATCH_CLAIMS_MAX: usize = 1_024;
 /// Bytes of claims of one batch; the message that passes it is the last.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Claims read at once while matching is behind.
@@ -369,12 +369,10 @@ fn batch_of(attestations: Vec<Arc<Stored>>, writes: Writes, now: Now) -> Batch {
     }
 }
 
-type Acks = Vec<Result<Acked, AppendRefusal>>;
-
 /// An append whose claims are planned: what became of each, and who waits for it.
 struct PlannedAppend {
     outcomes: Vec<Result<Appended, AppendConflict>>,
-    reply: oneshot::Sender<Acks>,
+    reply: AppendReply,
 }
 
 /// A batch between the inbox and the core.
@@ -390,7 +388,7 @@ struct Gathered {
 #[expect(clippy::large_enum_variant, reason = "most are events, which are moved once")]
 enum Step {
     Event(Event),
-    Append { claims: Range<usize>, whole: Whole, reply: oneshot::Sender<Acks> },
+    Append { claims: Range<usize>, whole: Whole, reply: AppendReply },
     Drained(oneshot::Sender<()>),
 }
 
@@ -545,9 +543,7 @@ impl Writer {
                     }
                 },
                 Message::Append { incoming, whole, reply } => match &room {
-                    Err(low) => {
-                        drop(reply.send(incoming.iter().map(|_| Err(low.clone())).collect()))
-                    }
+                    Err(low) => reply.send(incoming.iter().map(|_| Err(low.clone())).collect()),
                     Ok(()) => {
                         gathered.bytes += incoming.iter().map(bytes_of).sum::<usize>();
                         let first = gathered.incoming.len();
@@ -1085,8 +1081,7 @@ fn refuse_together(
                     true => Err(conflict.clone()),
                     false => Err(AppendRefusal::Together { index }),
                 };
-                // Whoever appended may have gone away.
-                let _ = reply.send(claims.clone().map(answer).collect());
+                reply.send(claims.clone().map(answer).collect());
                 refused.push(claims);
             }
             _ => kept.push(Step::Append { claims, whole, reply }),
@@ -1128,7 +1123,6 @@ fn acknowledge(appends: Vec<PlannedAppend>, fires: &BTreeMap<Seq, u32>) {
             };
             Ok(Acked { seq, repeated, fires })
         });
-        // Whoever appended may have gone away; the claims stand all the same.
-        let _ = reply.send(acks.collect());
+        reply.send(acks.collect());
     }
 }

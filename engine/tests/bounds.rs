@@ -17,7 +17,8 @@ use axwatch_engine::{
     AppendRefusal, Attempt, Engine, EngineConfig, Plugin, PluginReady, RequestError, start,
 };
 use axwatch_model::{
-    AttestationId, Declared, JobState, PluginName, StoreId, SystemClock, Timestamp, WatcherState,
+    AttestationId, Declared, JobState, PluginName, Seq, StoreId, SystemClock, Timestamp,
+    WatcherState,
 };
 use futures::future::BoxFuture;
 use support::{HANDLER, PLUGIN, Running, done, failed};
@@ -426,6 +427,33 @@ async fn overrun(requests: u32, claims_each: u32, padding: usize, refused_meant:
 async fn an_intake_that_is_full_by_requests_refuses_and_tells() {
     // 1,024 have room.
     overrun(1_500, 1, 0, 476).await;
+}
+
+#[tokio::test]
+async fn who_goes_away_leaves_its_claims_in_the_intake() {
+    let gate = Arc::new(Semaphore::new(1));
+    let store = MemoryStore::new(StoreId([7; 16]));
+    let store = StandingStill { store, gate: gate.clone(), aside: Vec::new() };
+    let clock = Arc::new(SystemClock::new());
+    let (engine, task) = start(Box::new(store), clock, EngineConfig::default()).await.unwrap();
+    let running = Running::of(engine.clone(), task);
+    let held = gate.acquire().await.unwrap();
+    // Fifteen have room; each is given up once it waits for the writer.
+    for request in 0..15 {
+        let claims = running.padded_claims(4 * request..4 * (request + 1), "seen", 512 * 1024);
+        let mut append = std::pin::pin!(engine.append(claims));
+        assert!(futures::poll!(append.as_mut()).is_pending());
+    }
+    let claims = running.padded_claims(900..904, "seen", 512 * 1024);
+    let refused = engine.append(claims).await.unwrap();
+    assert!(refused.iter().all(|answer| matches!(answer, Err(AppendRefusal::Overloaded))));
+    drop(held);
+    running
+        .until("what was given up is in the log", async |engine: &Engine| {
+            (engine.store().head().await.unwrap() == Seq(60)).then_some(())
+        })
+        .await;
+    running.stop().await;
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinError;
 
 use super::large::Seat;
+use super::share::Share;
 use super::token::Token;
 use super::wire;
 use crate::handle::{Engine, EngineGone, RequestError};
@@ -35,6 +36,8 @@ pub(crate) struct Caller {
     pub(crate) incarnation: u64,
     /// 0 fires a second means none, in its watchers.
     pub(crate) zero_is_never: bool,
+    /// What it has of the writer.
+    pub(crate) share: Share,
     calls: Arc<Semaphore>,
     large_replies: Arc<Semaphore>,
     announcements: Arc<Semaphore>,
@@ -159,6 +162,7 @@ impl Caller {
             plugin,
             incarnation,
             zero_is_never,
+            share: Share::new(),
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
             large_replies: Arc::new(Semaphore::new(LARGE_REPLIES_MAX)),
             announcements: Arc::new(Semaphore::new(ANNOUNCEMENTS_HELD_MAX)),

@@ -14,11 +14,12 @@ use axwatch_model::{
     AttestationId, DefaultActor, Defaults, Draft, Incoming, InvalidDraft, JobId, Lineage,
     LineageKind, Seq, Stored, WatcherNumber, bounds,
 };
+use tokio::task::JoinError;
 
 use super::caller::Caller;
 use super::wire::InvalidClaim;
 use crate::dispatch::{InFlight, Running};
-use crate::handle::{AppendRefusal, Engine, EngineGone};
+use crate::handle::{Acked, AppendRefusal, Engine, EngineGone};
 
 /// Chains kept, so that the claims of one job read its own claim from the disk once.
 const CHAINS_KEPT: usize = 4_096;
@@ -140,25 +141,35 @@ impl Claims {
     /// Appends all of these claims in one transaction, or none. Answers for each, in order.
     pub(crate) async fn append_together(
         &self,
+        caller: &Caller,
         prepared: Vec<Prepared>,
     ) -> Result<Vec<Result<Seq, AppendRefusal>>, ClaimError> {
-        let in_flight = self.engine.in_flight();
-        let (incoming, counted): (Vec<_>, Vec<_>) =
-            prepared.into_iter().map(|claim| claim.with_id(in_flight)).unzip();
-        let answers = self.engine.append_together(incoming).await;
-        for (i, counted) in counted.into_iter().enumerate() {
-            let stands =
-                answers.as_ref().is_ok_and(|answers| answers.get(i).is_some_and(Result::is_ok));
-            if let Some(Counted { named, content }) = counted.filter(|_| !stands) {
-                in_flight.give_back(named.job, named.attempt, content);
-            }
-        }
-        Ok(answers?.into_iter().map(|answer| answer.map(|acked| acked.seq)).collect())
+        let Some(turn) = caller.share.turn(&self.engine, prepared.len()).await else {
+            return Ok(prepared.iter().map(|_| Err(AppendRefusal::Overloaded)).collect());
+        };
+        let engine = self.engine.clone();
+        // What has begun goes on to its end, whether or not the caller still waits.
+        let appended = tokio::spawn(async move {
+            let answers = append_counted(&engine, prepared).await;
+            turn.ended();
+            answers
+        });
+        let answers = match appended.await.map_err(JoinError::try_into_panic) {
+            Ok(answers) => answers?,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            Err(Err(_)) => return Err(EngineGone.into()),
+        };
+        Ok(answers.into_iter().map(|answer| answer.map(|acked| acked.seq)).collect())
     }
 
     /// Appends one claim and answers with it as it stands in the log.
-    pub(crate) async fn append_one(&self, prepared: Prepared) -> Result<Stored, ClaimError> {
-        let answer = self.append_together(vec![prepared]).await?.pop().ok_or(EngineGone)?;
+    pub(crate) async fn append_one(
+        &self,
+        caller: &Caller,
+        prepared: Prepared,
+    ) -> Result<Stored, ClaimError> {
+        let answers = self.append_together(caller, vec![prepared]).await?;
+        let answer = answers.into_iter().next().ok_or(EngineGone)?;
         let stored = self.engine.store().by_seqs(&[answer?]).await?;
         Ok(stored.into_iter().next().ok_or(EngineGone)?)
     }
@@ -270,6 +281,25 @@ impl Claims {
     fn lock(&self) -> std::sync::MutexGuard<'_, Chains> {
         self.chains.lock().expect("no holder of the chains panics")
     }
+}
+
+/// Appends claims, and takes back the numbers of those that were not.
+async fn append_counted(
+    engine: &Engine,
+    prepared: Vec<Prepared>,
+) -> Result<Vec<Result<Acked, AppendRefusal>>, EngineGone> {
+    let in_flight = engine.in_flight();
+    let (incoming, counted): (Vec<_>, Vec<_>) =
+        prepared.into_iter().map(|claim| claim.with_id(in_flight)).unzip();
+    let answers = engine.append_together(incoming).await;
+    for (i, counted) in counted.into_iter().enumerate() {
+        let stands =
+            answers.as_ref().is_ok_and(|answers| answers.get(i).is_some_and(Result::is_ok));
+        if let Some(Counted { named, content }) = counted.filter(|_| !stands) {
+            in_flight.give_back(named.job, named.attempt, content);
+        }
+    }
+    answers
 }
 
 fn chain_of(stored: &Stored) -> Chain {

@@ -2,8 +2,9 @@
 //!
 //! Who asks is told by a token in the request, and so is not known before all of it is here: anybody on this
 //! machine may be sending it. So a request is gathered before anything of it is built, in a room of which each
-//! plugin has a part, and those who are not known yet have one together. A connection is known from its first
-//! request with a living token on. When there are too many, the oldest goes of whoever has most.
+//! plugin has a part. Those who are not known yet have a smaller room of their own, in which the newest request
+//! takes the place of the oldest, so that nobody can keep others out of it. A connection is known from its
+//! first request with a living token on. When there are too many, the oldest goes of whoever has most.
 //!
 //! A request that cannot be read has no token either. It is told as a failed call to the processes that may
 //! have made it, and answered like one that was read: `success=false` with an `error`, wherever there is
@@ -12,9 +13,9 @@
 //! Not here: what a request means (`super::services`), whose token it is (`super::token`).
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,29 +29,32 @@ use futures::{Stream, stream};
 use prost::Message as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tonic::body::Body;
 use tonic::codegen::{Body as HttpBody, BoxFuture, Bytes, Service, http};
 use tonic::server::NamedService;
 use tonic::transport::server::Connected;
 use tonic::{Code, Request, Status};
 
-use super::large::SMALL_BYTES;
+use super::large::{PREFIX_BYTES, SMALL_BYTES};
 use super::token::Callers;
-use super::transit::{CALLS_MAX, Load, PluginTransit, Transit};
+use super::transit::{Load, PluginTransit, Transit};
 
 /// Bytes of one request or one reply.
 pub(super) const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Connections at once.
 pub(super) const CONNECTIONS_MAX: usize = 256;
+/// Requests of one plugin that are on their way in at once, or wait for their turn; and of those who are not
+/// known, all together.
+pub(super) const ARRIVING_MAX: usize = 64;
 /// Requests of over 64 KiB of one plugin that are worked on at once; further ones wait as they came.
 const LARGE_AT_ONCE: usize = 2;
+/// How long they wait.
+const TURN_WITHIN: Duration = Duration::from_secs(10);
 /// How long a request may take to arrive.
 const GATHERED_WITHIN: Duration = Duration::from_secs(30);
 /// How long to rest when no connection can be taken: file descriptors are used up, most likely.
 const REST: Duration = Duration::from_millis(100);
-/// Bytes before a message, of which the last four tell its length.
-const PREFIX_BYTES: usize = 5;
 /// What is asked whose reply has no `success`.
 const WITHOUT_SUCCESS: [&str; 2] = ["AttestationExists", "GetAttestationsStream"];
 
@@ -58,6 +62,8 @@ const WITHOUT_SUCCESS: [&str; 2] = ["AttestationExists", "GetAttestationsStream"
 pub(super) struct Door {
     callers: Arc<Callers>,
     transit: Transit,
+    /// Of those who are not known.
+    unknown: Room,
     guests: Mutex<Guests>,
 }
 
@@ -67,16 +73,70 @@ struct Guests {
     last: u64,
     /// By the number of its connection: the oldest is the first.
     connected: BTreeMap<u64, Guest>,
-    /// The rooms of plugins, and of those who are not known.
-    rooms: HashMap<Option<PluginName>, Room>,
+    /// The rooms of plugins.
+    rooms: HashMap<PluginName, Room>,
 }
 
-/// The room of one plugin.
+/// The room of one plugin, or of those who are not known.
 #[derive(Clone)]
 struct Room {
     transit: PluginTransit,
+    places: Places,
     /// For what is large: what is built of a request may take twenty times its bytes.
     large: Arc<Semaphore>,
+}
+
+/// Places for requests on their way in.
+#[derive(Clone)]
+enum Places {
+    /// When there is none, the newcomer has to come again.
+    Plugin(Arc<Semaphore>),
+    /// When there is none, the oldest goes; dropped, it is told so.
+    Unknown(Arc<Mutex<VecDeque<oneshot::Sender<()>>>>),
+}
+
+/// A request's place, until it is dropped.
+enum Place {
+    Held { _permit: OwnedSemaphorePermit },
+    UntilSentAway(oneshot::Receiver<()>),
+}
+
+impl Places {
+    fn take(&self) -> Option<Place> {
+        match self {
+            Places::Plugin(places) => {
+                let permit = places.clone().try_acquire_owned().ok()?;
+                Some(Place::Held { _permit: permit })
+            }
+            Places::Unknown(places) => {
+                let mut places = places.lock().expect("nobody who counts places panics");
+                places.retain(|place| !place.is_closed());
+                if places.len() >= ARRIVING_MAX {
+                    places.pop_front();
+                }
+                let (stays, sent_away) = oneshot::channel();
+                places.push_back(stays);
+                Some(Place::UntilSentAway(sent_away))
+            }
+        }
+    }
+}
+
+impl Place {
+    /// Answers when it has to be given up.
+    async fn sent_away(&mut self) {
+        match self {
+            Place::Held { .. } => pending().await,
+            // Nobody sends anything: it ends when the place is another's.
+            Place::UntilSentAway(sent_away) => drop(sent_away.await),
+        }
+    }
+}
+
+impl Room {
+    fn new(transit: PluginTransit, places: Places) -> Room {
+        Room { transit, places, large: Arc::new(Semaphore::new(LARGE_AT_ONCE)) }
+    }
 }
 
 /// One connection.
@@ -102,7 +162,10 @@ impl Guests {
 impl Door {
     pub(super) fn new(callers: Arc<Callers>) -> Arc<Door> {
         let transit = Transit::new(MESSAGE_BYTES_MAX);
-        Arc::new(Door { callers, transit, guests: Mutex::default() })
+        // As much as one plugin has, and not of what plugins share.
+        let unknown = Transit::new(MESSAGE_BYTES_MAX).of_plugin();
+        let unknown = Room::new(unknown, Places::Unknown(Arc::default()));
+        Arc::new(Door { callers, transit, unknown, guests: Mutex::default() })
     }
 
     /// The connections that come.
@@ -155,16 +218,12 @@ impl Door {
         let number = parts.extensions.get::<Visitor>().map_or(0, |visitor| visitor.number);
         let method = parts.uri.path().rsplit('/').next().unwrap_or_default().to_owned();
         let plugin = self.guests().connected.get(&number).and_then(|guest| guest.plugin.clone());
-        let Room { transit, large } = self.room_of(plugin.clone());
+        let room = self.room_of(plugin.as_ref());
         // Held until it is answered: it takes room for as long, as what became of it.
-        let load = transit.load();
-        let request = match gather(body, &transit, &load).await {
-            Ok(bytes) => bytes,
+        let load = room.transit.load();
+        let (request, _turn) = match arrive(body, &room, &load).await {
+            Ok(arrived) => arrived,
             Err(status) => return self.unread(plugin.as_ref(), &method, status),
-        };
-        let _turn = match request.len() > SMALL_BYTES {
-            true => large.acquire_owned().await.ok(),
-            false => None,
         };
         let visiting = Arc::new(Visiting { door: self.clone(), number, was_read: false.into() });
         parts.extensions.insert(Visit(Some(visiting.clone())));
@@ -180,13 +239,11 @@ impl Door {
         }
     }
 
-    fn room_of(&self, plugin: Option<PluginName>) -> Room {
-        let mut guests = self.guests();
-        let new = || Room {
-            transit: self.transit.of_plugin(),
-            large: Arc::new(Semaphore::new(LARGE_AT_ONCE)),
-        };
-        guests.rooms.entry(plugin).or_insert_with(new).clone()
+    fn room_of(&self, plugin: Option<&PluginName>) -> Room {
+        let Some(plugin) = plugin else { return self.unknown.clone() };
+        let places = || Places::Plugin(Arc::new(Semaphore::new(ARRIVING_MAX)));
+        let new = || Room::new(self.transit.of_plugin(), places());
+        self.guests().rooms.entry(plugin.clone()).or_insert_with(new).clone()
     }
 
     /// The answer to a request that could not be read.
@@ -208,14 +265,40 @@ impl Door {
     }
 }
 
+/// All of a request, once it is its turn.
+async fn arrive(
+    body: Body,
+    room: &Room,
+    load: &Load,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Status> {
+    let exhausted = || {
+        Status::resource_exhausted(format!(
+            "resource_exhausted: {ARRIVING_MAX} calls are on their way in; try again in a second"
+        ))
+    };
+    let mut place = room.places.take().ok_or_else(exhausted)?;
+    let arrived = async {
+        let request = gather(body, load).await?;
+        if request.len() <= SMALL_BYTES {
+            return Ok((request, None));
+        }
+        let turn = tokio::time::timeout(TURN_WITHIN, room.large.clone().acquire_owned()).await;
+        match turn {
+            Ok(turn) => Ok((request, turn.ok())),
+            Err(_) => Err(Status::resource_exhausted(format!(
+                "resource_exhausted: {LARGE_AT_ONCE} requests of over 64 KiB are being worked on; try again in a second"
+            ))),
+        }
+    };
+    tokio::select! {
+        arrived = arrived => arrived,
+        () = place.sent_away() => Err(exhausted()),
+    }
+}
+
 /// All of a request. What finds no room is refused at once, as whoever waits for some while holding some
 /// keeps others from ever finishing.
-async fn gather(mut body: Body, room: &PluginTransit, load: &Load) -> Result<Bytes, Status> {
-    let Some(_place) = room.begin_call() else {
-        return Err(Status::resource_exhausted(format!(
-            "resource_exhausted: {CALLS_MAX} calls are on their way in; try again in a second"
-        )));
-    };
+async fn gather(mut body: Body, load: &Load) -> Result<Bytes, Status> {
     let gathered = tokio::time::timeout(GATHERED_WITHIN, async {
         let mut bytes = Vec::new();
         while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {

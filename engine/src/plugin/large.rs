@@ -17,6 +17,7 @@ use std::task::{Context, Poll, ready};
 
 use futures::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
 use tonic::codegen::{Body, Bytes, Service, http};
 use tonic::server::NamedService;
 use tonic::transport::Channel;
@@ -56,8 +57,9 @@ impl Service<http::Request<tonic::body::Body>> for InTurn {
     }
 }
 
-/// A body that begins with a message of gRPC. Whoever reads it makes room for the whole message once its head
-/// has come, so that the head of a large one is kept back until its turn.
+/// A body that is one message of gRPC. Whoever reads it makes room for the whole message once its head has
+/// come, so that the head of a large one is kept back until its turn. Behind a small one nothing may follow:
+/// it would be read out of turn, however large it is.
 struct InTurnBody<B> {
     body: B,
     turn: Arc<Semaphore>,
@@ -72,41 +74,63 @@ enum Place {
     Waits(BoxFuture<'static, OwnedSemaphorePermit>, http_body::Frame<Bytes>),
     /// It is, until the body is dropped.
     Taken { _turn: OwnedSemaphorePermit },
-    /// It needs none.
-    Small,
+    /// It needs none, and so many bytes are missing of it.
+    Small(usize),
 }
 
-/// Whether the message of gRPC that begins so is a large one: after a byte of flags comes its length. A
-/// beginning of fewer bytes does not tell, and counts as one.
-fn is_large(beginning: &[u8]) -> bool {
-    let length = beginning.get(1..5).and_then(|length| length.first_chunk());
-    length.is_none_or(|length| u32::from_be_bytes(*length) as usize > SMALL_BYTES)
+/// Bytes before a message, of which the last four tell its length.
+pub(super) const PREFIX_BYTES: usize = 5;
+
+/// How many bytes the small message of gRPC has that begins so; `None` of a large one. A beginning that does
+/// not tell counts as one.
+fn small_bytes(beginning: &[u8]) -> Option<usize> {
+    let [_, length @ ..] = beginning.first_chunk::<PREFIX_BYTES>()?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    (length <= SMALL_BYTES).then_some(PREFIX_BYTES + length)
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for InTurnBody<B> {
+/// What is missing of a message after this piece of it.
+fn missing_after(frame: &http_body::Frame<Bytes>, missing: usize) -> Result<usize, Status> {
+    let bytes = frame.data_ref().map_or(0, Bytes::len);
+    missing.checked_sub(bytes).ok_or_else(|| Status::internal("it answered more than once"))
+}
+
+impl<B: Body<Data = Bytes, Error = Status> + Unpin> Body for InTurnBody<B> {
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = Status;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
         let this = self.get_mut();
         loop {
             match std::mem::replace(&mut this.place, Place::Unknown) {
                 Place::Unknown => {
                     let polled = ready!(Pin::new(&mut this.body).poll_frame(context));
-                    match polled {
-                        Some(Ok(frame)) if frame.data_ref().is_some_and(|data| is_large(data)) => {
-                            let turn = this.turn.clone().acquire_owned();
-                            let turn = async { turn.await.expect("nobody closes a turn") };
-                            this.place = Place::Waits(Box::pin(turn), frame);
-                        }
-                        polled => {
-                            this.place = Place::Small;
-                            return Poll::Ready(polled);
-                        }
-                    }
+                    let Some(Ok(frame)) = polled else {
+                        this.place = Place::Small(0);
+                        return Poll::Ready(polled);
+                    };
+                    let small = match frame.data_ref() {
+                        Some(data) => small_bytes(data),
+                        None => Some(0),
+                    };
+                    let Some(bytes) = small else {
+                        let turn = this.turn.clone().acquire_owned();
+                        let turn = async { turn.await.expect("nobody closes a turn") };
+                        this.place = Place::Waits(Box::pin(turn), frame);
+                        continue;
+                    };
+                    return Poll::Ready(Some(this.pass(frame, bytes)));
+                }
+                Place::Small(missing) => {
+                    this.place = Place::Small(missing);
+                    let polled = ready!(Pin::new(&mut this.body).poll_frame(context));
+                    return Poll::Ready(match polled {
+                        Some(Ok(frame)) => Some(this.pass(frame, missing)),
+                        polled => polled,
+                    });
                 }
                 Place::Waits(mut turn, frame) => match turn.as_mut().poll(context) {
                     Poll::Ready(_turn) => {
@@ -118,8 +142,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for InTurnBody<B> {
                         return Poll::Pending;
                     }
                 },
-                known => {
-                    this.place = known;
+                Place::Taken { _turn } => {
+                    this.place = Place::Taken { _turn };
                     return Pin::new(&mut this.body).poll_frame(context);
                 }
             }
@@ -128,6 +152,19 @@ impl<B: Body<Data = Bytes> + Unpin> Body for InTurnBody<B> {
 
     fn is_end_stream(&self) -> bool {
         !matches!(self.place, Place::Waits(..)) && self.body.is_end_stream()
+    }
+}
+
+impl<B> InTurnBody<B> {
+    /// Passes on a piece of a small message of which so many bytes were missing.
+    fn pass(
+        &mut self,
+        frame: http_body::Frame<Bytes>,
+        missing: usize,
+    ) -> Result<http_body::Frame<Bytes>, Status> {
+        let left = missing_after(&frame, missing);
+        self.place = Place::Small(*left.as_ref().unwrap_or(&0));
+        left.map(|_| frame)
     }
 }
 
@@ -217,7 +254,6 @@ impl AsRef<[u8]> for SeatedBytes {
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
-    use std::convert::Infallible;
 
     use futures::FutureExt as _;
 
@@ -238,12 +274,12 @@ mod tests {
 
     impl Body for Pieces {
         type Data = Bytes;
-        type Error = Infallible;
+        type Error = Status;
 
         fn poll_frame(
             mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
-        ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
             let piece = self.0.pop_front();
             Poll::Ready(piece.map(|piece| Ok(http_body::Frame::data(piece))))
         }
@@ -256,7 +292,7 @@ mod tests {
             let next = std::future::poll_fn(|context| Pin::new(&mut *body).poll_frame(context));
             match next.now_or_never() {
                 Some(Some(Ok(frame))) => bytes += frame.data_ref().unwrap().len(),
-                Some(Some(Err(never))) => match never {},
+                Some(Some(Err(error))) => panic!("{error}"),
                 Some(None) => return (bytes, true),
                 None => return (bytes, false),
             }
@@ -282,7 +318,26 @@ mod tests {
         assert!(!read(&mut third).1);
         drop((second, third));
         assert!(read(&mut body(large)).1);
-        assert!(is_large(&[0, 0]), "who knows");
+        assert_eq!(small_bytes(&[0, 0]), None, "who knows");
+    }
+
+    #[test]
+    fn behind_a_small_message_nothing_follows() {
+        let (head, tail) = ([0, 0, 0, 0, 2, 8], [1]);
+        for second in [&[0, 0, 128, 0, 0][..], b"x"] {
+            let pieces = [&head[..], &tail, second].map(Bytes::copy_from_slice);
+            let mut body = InTurnBody {
+                body: Pieces(pieces.into()),
+                turn: Arc::new(Semaphore::new(1)),
+                place: Place::Unknown,
+            };
+            let mut next = || {
+                let next = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context));
+                next.now_or_never().flatten().map(|frame| frame.map(drop).map_err(|e| e.code()))
+            };
+            let read = [next(), next(), next()];
+            assert_eq!(read, [Some(Ok(())), Some(Ok(())), Some(Err(tonic::Code::Internal))]);
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod process;
 mod schema;
 mod services;
 mod settings;
+mod share;
 mod socket;
 mod tail;
 mod token;

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_ats::{Matches, StoreError};
-use axwatch_model::{AttestationId, Draft, RefusedRow};
+use axwatch_model::{AttestationId, Draft, RefusedRow, Stored};
 use axwatch_proto::axwatch::v1;
 use axwatch_proto::axwatch::v1::plugin_host_server::{PluginHost, PluginHostServer};
 use axwatch_proto::protocol;
@@ -119,6 +119,10 @@ enum CallError {
     #[error(transparent)]
     Request(#[from] RequestError),
     #[error("announced before Initialize was answered; answer it first")]
+    NotInitialized,
+    #[error(
+        "unavailable: what Initialize was answered with is not registered yet; try again in a second"
+    )]
     NotRegistered,
 }
 
@@ -217,7 +221,7 @@ impl Services {
         let on_behalf = OnBehalf { job_id: request.job_id, attempt: request.attempt };
         let draft = wire::draft_of_claim(claim).map_err(ClaimError::from)?;
         let prepared = self.claims.prepare(&admitted.caller, draft, &on_behalf).await?;
-        self.claims.append_one(prepared).await?;
+        self.claims.append_one(&admitted.caller, prepared).await?;
         admitted.done();
         Ok(())
     }
@@ -231,7 +235,7 @@ impl Services {
         let command = request.command.ok_or(CallError::Missing("command"))?;
         let (draft, on_behalf) = drafted(command)?;
         let prepared = self.claims.prepare(&admitted.caller, draft, &on_behalf).await?;
-        let stored = self.claims.append_one(prepared).await?;
+        let stored = self.claims.append_one(&admitted.caller, prepared).await?;
         admitted.done();
         Ok(wire::attestation(&stored))
     }
@@ -258,7 +262,7 @@ impl Services {
         }
         let answers = match prepared.is_empty() {
             true => Vec::new(),
-            false => self.claims.append_together(prepared).await?,
+            false => self.claims.append_together(&admitted.caller, prepared).await?,
         };
         let created = answers.iter().filter(|answer| answer.is_ok()).count();
         // Of those that fell together, the one that made them.
@@ -283,15 +287,17 @@ impl Services {
         // `success` takes two; what a reply that was done leaves out takes none.
         let (mut found, mut bytes, mut seat) = (Vec::new(), 2, None);
         while let Some(page) = search.next_page().await? {
-            for claim in page {
+            for stored in page {
+                // Before more is built of it: attributes take many times their text.
+                if seat.is_none() && bytes + stored.attestation.text_bytes() > SMALL_BYTES {
+                    seat = Some(admitted.caller.seat().await.ok_or(Denied::TooManyReplies)?);
+                }
+                let claim = wire::attestation(&stored);
                 bytes += wire::bytes_in_list(&claim);
                 if bytes > REPLY_BYTES_MAX {
                     return Err(CallError::TooLarge { fits: found.len() + 1 });
                 }
                 found.push(claim);
-            }
-            if bytes > SMALL_BYTES && seat.is_none() {
-                seat = Some(admitted.caller.seat().await.ok_or(Denied::TooManyReplies)?);
             }
         }
         admitted.done();
@@ -311,13 +317,13 @@ impl Services {
             return Err(Denied::TooManyAnnouncements.into());
         }
         let registration = caller.understand(announcement);
-        let registered = async {
-            // Who announces before it has answered would wait for itself; its answer may be on its way.
-            tokio::time::timeout(INITIALIZED_WITHIN, caller.is_initialized()).await?;
-            tokio::time::timeout(REGISTERED_WITHIN, caller.is_registered()).await
-        };
-        if registered.await.is_err() || !caller.is_alive() {
-            return Err(CallError::NotRegistered);
+        // Who announces before it has answered would wait for itself; its answer may be on its way.
+        let initialized = tokio::time::timeout(INITIALIZED_WITHIN, caller.is_initialized()).await;
+        initialized.map_err(|_| CallError::NotInitialized)?;
+        let registered = tokio::time::timeout(REGISTERED_WITHIN, caller.is_registered()).await;
+        registered.map_err(|_| CallError::NotRegistered)?;
+        if !caller.is_alive() {
+            return Err(Denied::Unauthenticated.into());
         }
         let verdicts = Caller::tell(&caller, &self.engine, registration).await;
         let verdicts = verdicts.inspect_err(|error| {
@@ -370,13 +376,13 @@ impl Search {
     }
 
     /// The next claims, perhaps none although more will come; `None` at the end.
-    async fn next_page(&mut self) -> Result<Option<Vec<protocol::Attestation>>, StoreError> {
+    async fn next_page(&mut self) -> Result<Option<Vec<Stored>>, StoreError> {
         if self.wanted == 0 {
             return Ok(None);
         }
         let Some(rows) = self.matches.next(self.wanted).await? else { return Ok(None) };
         self.wanted -= rows.len();
-        Ok(Some(rows.iter().map(wire::attestation).collect()))
+        Ok(Some(rows))
     }
 }
 
@@ -387,12 +393,13 @@ fn found(
     search: Search,
 ) -> impl Stream<Item = Result<protocol::Attestation, Status>> {
     let (caller, watched) = (admitted.caller.clone(), admitted.caller.clone());
-    let page = Vec::new().into_iter();
+    let page = Vec::<Stored>::new().into_iter();
     let claims = stream::try_unfold(
         (search, page, admitted),
         |(mut search, mut page, mut admitted)| async {
             loop {
-                if let Some(claim) = page.next() {
+                if let Some(stored) = page.next() {
+                    let claim = wire::attestation(&stored);
                     return Ok(Some((claim, (search, page, admitted))));
                 }
                 let failed = |error| Status::unavailable(text(&CallError::Store(error)));

@@ -158,10 +158,15 @@ impl Callers {
         found
     }
 
-    /// A call failed of which nobody knows whose it was: one of this plugin's processes, or any.
+    /// A call failed of which nobody knows whose it was: one of this plugin's processes, or any that has not
+    /// made a call that could be read, as one that has is known by its connection.
     pub(crate) fn call_failed(&self, plugin: Option<&PluginName>) {
         for (_, caller) in self.lock().iter() {
-            if plugin.is_none_or(|plugin| *plugin == caller.plugin) {
+            let may_be = match plugin {
+                Some(plugin) => *plugin == caller.plugin,
+                None => !caller.has_called(),
+            };
+            if may_be {
                 caller.call_failed();
             }
         }

@@ -31,7 +31,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::*;
 use crate::plugin::caller::{BYTES_PER_SECOND_MAX, CALLS_MAX, Caller};
-use crate::plugin::door::CONNECTIONS_MAX;
+use crate::plugin::door::{ARRIVING_MAX, CONNECTIONS_MAX};
 use crate::plugin::large::SMALL_BYTES;
 use crate::plugin::services::{Services, bind};
 use crate::plugin::token::{Callers, Token};
@@ -328,16 +328,14 @@ impl Body for Begun {
     }
 }
 
-/// Sends all but the last byte of a message of 16 MiB.
-async fn begin_to_send(mut channel: Channel) {
-    const BYTES: u32 = 16 << 20;
-    let data = [&[0], &BYTES.to_be_bytes()[..], &vec![0; BYTES as usize - 1]].concat();
+/// Sends all but the last byte of a message of so many bytes, and waits for what it is told.
+async fn begin_to_send(mut channel: Channel, bytes: u32) -> http::Response<tonic::body::Body> {
+    let data = [&[0], &bytes.to_be_bytes()[..], &vec![0; bytes as usize - 1]].concat();
     let body = tonic::body::Body::new(Begun(Some(data.into())));
     let path = "/protocol.ATSStoreService/CreateAttestation";
     let request = http::Request::post(path).header("content-type", "application/grpc");
     std::future::poll_fn(|context| Service::poll_ready(&mut channel, context)).await.unwrap();
-    let answer = channel.call(request.body(body).unwrap()).await;
-    panic!("it is not all there, and answered: {answer:?}");
+    channel.call(request.body(body).unwrap()).await.unwrap()
 }
 
 #[tokio::test]
@@ -347,7 +345,7 @@ async fn what_is_on_its_way_in_has_a_room_of_its_own() {
     let mut stranger = desk.another().await;
     stranger.token = "a guess".into();
     let begun: Vec<_> =
-        (0..2).map(|_| tokio::spawn(begin_to_send(stranger.channel.clone()))).collect();
+        (0..2).map(|_| tokio::spawn(begin_to_send(stranger.channel.clone(), 16 << 20))).collect();
     let large = || AttestationCommand { source: "x".repeat(1 << 20), ..about("x") };
     // Whoever cannot be known has this room together with them.
     let until = async |desk: &mut Desk, beginning: &str| {
@@ -369,6 +367,30 @@ async fn what_is_on_its_way_in_has_a_room_of_its_own() {
     assert!(error.is_err_and(|error| error.starts_with("source: ")), "it was read");
     begun.iter().for_each(tokio::task::JoinHandle::abort);
     until(&mut another, "unauthenticated: ").await;
+}
+
+#[tokio::test]
+async fn of_those_who_are_not_known_nobody_keeps_the_next_out() {
+    let desk = desk().await;
+    let (stranger, mut newcomer) = (desk.another().await, desk.another().await);
+    newcomer.token = "a guess".into();
+    let begin = |_| tokio::spawn(begin_to_send(stranger.channel.clone(), 100));
+    let mut begun: Vec<_> = (0..ARRIVING_MAX).map(begin).collect();
+    let gone = soon(async {
+        loop {
+            let error = newcomer.generate(about("x")).await.unwrap_err();
+            assert!(error.starts_with("unauthenticated: "), "it was read: {error}");
+            if let Some(gone) = begun.iter().position(tokio::task::JoinHandle::is_finished) {
+                break begun.swap_remove(gone);
+            }
+        }
+    });
+    let mut told = gone.await.await.unwrap().into_body();
+    let told = std::future::poll_fn(|context| Pin::new(&mut told).poll_frame(context)).await;
+    let told = told.unwrap().unwrap().into_data().unwrap();
+    assert!(String::from_utf8_lossy(&told).contains("64 calls are on their way in"), "{told:?}");
+    newcomer.generate(about("x")).await.unwrap_err();
+    assert!(begun.iter().all(|begun| !begun.is_finished()), "one was enough");
 }
 
 #[tokio::test]
