@@ -133,12 +133,12 @@ fn well_behaved(mode: &str) -> Fake {
 }
 
 /// Says what can be configured, and takes any other configuration but one that says `refuse`. It announces
-/// its configuration, and how often Initialize was called.
+/// its configuration, and how often Initialize was called. What it may be told in its environment is its default.
 fn choosy(mut fake: Fake) -> Fake {
     let depth = ConfigFieldSchema {
         r#type: "number".into(),
         description: "How deep.".into(),
-        default_value: "1".into(),
+        default_value: std::env::var("GIVEN").unwrap_or_else(|_| "1".to_owned()),
         ..Default::default()
     };
     let fields = HashMap::from([("depth".to_owned(), depth)]);
@@ -489,6 +489,18 @@ async fn a_configuration_that_does_not_fit_is_told_by_its_key_and_fails_the_plug
     assert_eq!(host.show("zoo").unwrap().handlers, ["called.1", "depth.2", "other.y"]);
     let view = host.config("zoo").unwrap();
     assert_eq!((view.fields[0].problem.as_deref(), view.unknown), (None, vec!["other".to_owned()]));
+    soon(host.shutdown()).await;
+}
+
+#[tokio::test]
+async fn what_can_be_configured_is_shown_without_secrets() {
+    let engine = engine().await;
+    let mut plugin = settings("choosy");
+    plugin.env.insert("GIVEN".into(), "hunter22".into());
+    plugin.secrets.insert("hunter22".into());
+    let host = host_of(&engine, vec![plugin]).await.unwrap();
+    host.is_ready().await;
+    assert_eq!(host.config("zoo").unwrap().fields[0].default, "[redacted]");
     soon(host.shutdown()).await;
 }
 
