@@ -179,20 +179,29 @@ impl Launchers {
         Ok(child)
     }
 
-    /// Ends what came to us from a launcher that is gone, and how many that were.
-    fn end_orphans(&self) -> usize {
+    /// Ends what came to us from a launcher that is gone.
+    fn end_orphans(&self) {
         if !self.adopts {
-            return 0;
+            return;
         }
+        // Killed where they are found.
+        let (_, left) = kill_found(|| self.kill_orphans(), |_| true, KILL_TAGGED_WITHIN);
+        tell_of_those_left(&left);
+    }
+
+    /// Kills our children that are no launchers, and waits for those that have ended already: what these left
+    /// behind comes to us next.
+    ///
+    /// The lock is held until all is done, and no longer: nobody else waits for these meanwhile, so that each
+    /// number is surely theirs, and whoever starts a launcher has to wait for it.
+    fn kill_orphans(&self) -> Found {
         let ours = self.lock();
-        let orphans = || {
-            let children = listeners::children(std::process::id()).into_iter();
-            let strangers: Vec<_> = children.filter(|pid| !ours.contains(pid)).collect();
-            // Those that have ended are waited for, and what they leave behind comes to us next.
-            strangers.into_iter().filter(|&pid| !is_reaped(pid)).collect()
-        };
-        let (ended, _) = kill_found(orphans, kill, KILL_TAGGED_WITHIN);
-        ended
+        let children = listeners::children(std::process::id()).into_iter();
+        let strangers: Vec<_> = children.filter(|pid| !ours.contains(pid)).collect();
+        let (gone, there): (Vec<_>, Vec<_>) =
+            strangers.into_iter().partition(|&pid| is_reaped(pid));
+        let living = there.into_iter().filter(|&pid| kill(pid)).collect();
+        Found { living, leaves_more: !gone.is_empty() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<u32>> {
@@ -403,6 +412,11 @@ fn do_its_work(launcher: Option<u32>) {
 fn kill_tagged(marker: &str) -> usize {
     let (ended, left) =
         kill_found(|| listeners::with_environment(marker), kill, KILL_TAGGED_WITHIN);
+    tell_of_those_left(&left);
+    ended
+}
+
+fn tell_of_those_left(left: &BTreeSet<u32>) {
     if !left.is_empty() {
         let pids: Vec<_> = left.iter().map(ToString::to_string).collect();
         tracing::warn!(
@@ -410,26 +424,41 @@ fn kill_tagged(marker: &str) -> usize {
             pids.join(", ")
         );
     }
-    ended
+}
+
+/// What one search came upon.
+#[derive(Debug, Clone, Default)]
+struct Found {
+    living: Vec<u32>,
+    /// Another search may find what was not there yet for this one.
+    leaves_more: bool,
+}
+
+impl From<Vec<u32>> for Found {
+    fn from(living: Vec<u32>) -> Found {
+        Found { living, leaves_more: false }
+    }
 }
 
 /// Kills what is found until nothing is, because what forks meanwhile leaves another to be found. One that
 /// the kernel holds takes the signal and stays, which is waited for only so long. Says how many are gone,
 /// and which are not.
-fn kill_found(
-    find: impl Fn() -> Vec<u32>,
+fn kill_found<F: Into<Found>>(
+    find: impl Fn() -> F,
     kill: impl Fn(u32) -> bool,
     within: Duration,
 ) -> (usize, BTreeSet<u32>) {
     let until = Instant::now() + within;
     let mut killed: BTreeSet<u32> = BTreeSet::new();
     loop {
-        let found = find().into_iter();
+        let Found { living, leaves_more } = find().into();
+        let found = living.into_iter();
         // Not ourselves, should a plugin of our predecessor have started us.
         let left: BTreeSet<u32> =
             found.filter(|&pid| pid != std::process::id()).filter(|&pid| kill(pid)).collect();
         killed.extend(&left);
-        if left.is_empty() || Instant::now() >= until {
+        let is_over = left.is_empty() && !leaves_more;
+        if is_over || Instant::now() >= until {
             return (killed.len() - left.len(), left);
         }
         std::thread::sleep(KILL_TAGGED_EVERY);
@@ -515,11 +544,17 @@ mod tests {
         let (never, soon) = (Duration::from_secs(3_600), Duration::from_millis(500));
         // (what each search finds, the last one for good; how long is searched; how many are gone, and who
         // stays)
+        let none = || Found::from(vec![]);
+        let ended = |living: Vec<u32>| Found { living, leaves_more: true };
         let cases = [
-            (vec![vec![]], never, 0, vec![]),
-            (vec![vec![7, 8], vec![9], vec![]], never, 3, vec![]),
-            (vec![vec![7, 8], vec![8]], soon, 1, vec![8]),
-            (vec![vec![std::process::id()]], never, 0, vec![]),
+            (vec![none()], never, 0, vec![]),
+            (vec![vec![7, 8].into(), vec![9].into(), none()], never, 3, vec![]),
+            (vec![vec![7, 8].into(), vec![8].into()], soon, 1, vec![8]),
+            (vec![vec![std::process::id()].into()], never, 0, vec![]),
+            // One had ended before it was killed, and what it had started is found next.
+            (vec![ended(vec![]), vec![9].into(), none()], never, 1, vec![]),
+            (vec![ended(vec![7]), ended(vec![]), ended(vec![9]), none()], never, 2, vec![]),
+            (vec![ended(vec![])], soon, 0, vec![]),
         ];
         for (searches, within, gone, stays) in cases {
             let searched = std::cell::Cell::new(0);
