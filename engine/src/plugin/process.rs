@@ -7,7 +7,7 @@
 //! Every process of a plugin carries a tag in its environment: for when the launcher was killed, and for
 //! the next start when the engine was killed with it. A launcher that was stopped is woken by each order, and
 //! when it does not obey, its work is done from here. What a killed one leaves behind without its tag comes to
-//! us as our own children, where that is wanted.
+//! us as our own children, where that is wanted and nobody else's can come to us too.
 //!
 //! Not here: when to start and stop (`axwatch_core::supervise`), what the output says
 //! (`super::output`).
@@ -162,9 +162,16 @@ pub(crate) struct Launchers {
 }
 
 impl Launchers {
-    /// With `adopts` this process becomes the parent of what loses its own, and ends it: all of its children
-    /// that are no launchers.
-    pub(crate) fn new(adopts: bool) -> Arc<Launchers> {
+    /// With `wanted` this process becomes the parent of what loses its own, and ends it: all of its children
+    /// that are no launchers. Not where it may be the parent of what is no plugin's, see [`may_adopt`].
+    pub(crate) fn new(wanted: bool) -> Arc<Launchers> {
+        let own = std::process::id();
+        let adopts = wanted && may_adopt(own, &listeners::living_descendants(own));
+        if wanted && !adopts {
+            tracing::info!(
+                "this process has, or may get, children that are no plugin's, so what plugins leave behind is not adopted"
+            );
+        }
         #[cfg(target_os = "linux")]
         if adopts && let Err(error) = set_child_subreaper(Some(rustix::process::getpid())) {
             tracing::warn!("cannot adopt what plugins leave behind: {error}");
@@ -207,6 +214,13 @@ impl Launchers {
     fn lock(&self) -> MutexGuard<'_, BTreeSet<u32>> {
         self.ours.lock().expect("no holder of the launchers panics")
     }
+}
+
+/// Whether all that loses its parent and comes to us will be a plugin's. Process 1 of a container gets every
+/// orphan there is; and who has a child that it did not start, because whoever started that has become us,
+/// would get that one's orphans too.
+fn may_adopt(own: u32, descendants: &[u32]) -> bool {
+    own != 1 && descendants.is_empty()
 }
 
 /// Whether this child of ours had ended; then it is gone.
@@ -567,6 +581,61 @@ mod tests {
         }
         // One that is not ours to kill is not waited for at all.
         assert_eq!(kill_found(|| vec![7], |_| false, never), (0, BTreeSet::new()));
+    }
+
+    #[test]
+    fn only_who_gets_nobody_elses_orphans_adopts() {
+        // (our process id, what comes from us at the start, whether we adopt)
+        for (own, descendants, expected) in
+            [(7, &[][..], true), (7, &[8], false), (1, &[], false), (1, &[8], false)]
+        {
+            assert_eq!(may_adopt(own, descendants), expected, "{own} {descendants:?}");
+        }
+    }
+
+    const SIDECAR: &str = "AXWATCH_TEST_SIDECAR";
+
+    /// What loses its parent comes to us, or not; of what is there afterwards it tells.
+    #[test]
+    #[ignore = "the engine that another test starts"]
+    fn engine() {
+        let Ok(sidecar) = std::env::var(SIDECAR) else { return };
+        let run = |script: &str| {
+            let mut command = std::process::Command::new("sh");
+            command.args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap()
+        };
+        let mut sidecar = (sidecar == "yes").then(|| run("exec sleep 60"));
+        let launchers = Launchers::new(true);
+        // Two generations: the second comes to us when the first has ended.
+        let leave = "(sh -c 'sleep 60 >/dev/null & echo $!; echo $$; exec sleep 60 >/dev/null' &)";
+        let left = run(leave).wait_with_output().unwrap().stdout;
+        let left: Vec<u32> =
+            String::from_utf8(left).unwrap().lines().map(|pid| pid.parse().unwrap()).collect();
+        launchers.end_orphans();
+        let is_there = |pid: u32| listeners::has_ended(pid) == Some(false);
+        let there = left.iter().filter(|&&pid| is_there(pid)).count();
+        let has_sidecar = sidecar.as_ref().is_some_and(|sidecar| is_there(sidecar.id()));
+        for pid in left {
+            kill(pid);
+        }
+        if let Some(sidecar) = &mut sidecar {
+            sidecar.kill().unwrap();
+        }
+        println!("\nleft={there} sidecar={has_sidecar}");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_a_plugin_leaves_is_ended_and_what_is_no_plugins_is_left_alone() {
+        let (_, module) = module_path!().split_once("::").unwrap();
+        for (sidecar, expected) in [("no", "left=0 sidecar=false"), ("yes", "left=2 sidecar=true")]
+        {
+            let mut engine = std::process::Command::new(std::env::current_exe().unwrap());
+            engine.args([&format!("{module}::engine"), "--exact", "--ignored", "--nocapture"]);
+            let said = engine.env(SIDECAR, sidecar).output().unwrap().stdout;
+            let said = String::from_utf8(said).unwrap();
+            assert!(said.lines().any(|line| line == expected), "{sidecar}: {said}");
+        }
     }
 
     #[test]
