@@ -403,7 +403,8 @@ impl PluginHost {
 
     /// Reads a plugin's own table anew and calls Initialize with it once more, on the process that runs.
     /// Answers when the plugin took it and what it announces now is registered, which takes up to its
-    /// `initialize_timeout_secs`. What else is configured for it waits for a restart.
+    /// `initialize_timeout_secs`, and longer only while that is being written. What else is configured for it waits
+    /// for a restart.
     ///
     /// # Errors
     /// [`HostRefusal`]: the plugin then goes on as before.

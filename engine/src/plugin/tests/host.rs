@@ -561,6 +561,32 @@ async fn a_process_is_reconfigured_or_goes_on_as_before() {
     soon(host.shutdown()).await;
 }
 
+/// The time of Initialize ends when it is answered: what is being registered may stand after all.
+#[tokio::test]
+async fn a_reconfiguration_that_the_engine_is_slow_to_note_is_waited_for() {
+    let engine = engine().await;
+    let table = Table(Arc::default()).written(&[("depth", "1")]);
+    let brief = Duration::from_secs(2);
+    let present = table.settings("choosy").unwrap();
+    let now = table.clone();
+    let settings = HostSettings {
+        plugins: vec![PluginSettings { initialize_timeout: brief, ..present }],
+        reload: Some(Reload::new(move |_: &PluginName| now.settings("choosy"))),
+        ..HostSettings::default()
+    };
+    let host = PluginHost::start(engine.clone(), settings, our_launcher()).await.unwrap();
+    let caller = host.becomes(|shown| shown.state == State::Ready).await.caller.unwrap();
+    let turn = caller.announcing().await;
+    let _ = table.written(&[("depth", "2")]);
+    let mut reconfiguring = Box::pin(host.reconfigure("zoo"));
+    assert!(tokio::time::timeout(brief * 2, &mut reconfiguring).await.is_err(), "it is waited for");
+    drop(turn);
+    soon(reconfiguring).await.unwrap();
+    assert_eq!(host.show("zoo").unwrap().handlers, ["called.2", "depth.2"]);
+    assert_eq!(host.config("zoo").unwrap().values["depth"], "2");
+    soon(host.shutdown()).await;
+}
+
 #[tokio::test]
 async fn a_process_answers_for_what_was_registered_last() {
     let engine = engine().await;
