@@ -44,6 +44,8 @@ impl Redaction {
     /// A schedule without the secrets in it.
     pub(crate) fn of_schedule(&self, mut declaration: ScheduleDeclaration) -> ScheduleDeclaration {
         self.hide(&mut declaration.handler);
+        self.hide(&mut declaration.description);
+        self.hide(&mut declaration.ats_code);
         declaration
     }
 
@@ -51,6 +53,7 @@ impl Redaction {
     pub(crate) fn of_route(&self, mut declaration: RouteDeclaration) -> RouteDeclaration {
         self.hide(&mut declaration.method);
         self.hide(&mut declaration.path);
+        self.hide(&mut declaration.description);
         declaration
     }
 
@@ -91,5 +94,29 @@ impl Declaration {
 impl fmt::Debug for Redaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Redaction")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_of_a_schedule_or_a_route_keeps_a_secret() {
+        let redact = |text: &str| text.contains("hunter2").then(|| text.replace("hunter2", "*"));
+        let redaction = Redaction::new(redact);
+        let secret = || "a hunter2".to_owned();
+        let schedule = redaction.of_schedule(ScheduleDeclaration {
+            handler: secret(),
+            interval_secs: 60,
+            enabled_by_default: true,
+            description: secret(),
+            ats_code: secret(),
+        });
+        let texts = [schedule.handler, schedule.description, schedule.ats_code];
+        assert_eq!(texts, ["a *"; 3]);
+        let route = RouteDeclaration { method: secret(), path: secret(), description: secret() };
+        let route = redaction.of_route(route);
+        assert_eq!([route.method, route.path, route.description], ["a *"; 3]);
     }
 }

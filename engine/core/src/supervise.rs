@@ -67,7 +67,8 @@ pub const STOP_MAX: Duration = Duration::from_secs(5 + 3 + 1);
 pub struct Timing {
     /// From the launch until Metadata is answered.
     pub ready: Duration,
-    /// How long Initialize and the registration may take. Whoever reconfigures keeps this time too.
+    /// How long Initialize and the registration may take. Whoever reconfigures gives Initialize this time too,
+    /// and does not try to register again when it is over.
     pub initialize: Duration,
 }
 
@@ -144,7 +145,7 @@ pub enum Seen {
     },
     /// It took another configuration, and what it announced now is registered.
     Reconfigured,
-    /// It did not take another configuration, and goes on as before.
+    /// It did not take another configuration, or what it announced then is not registered: what it has is as before.
     ReconfigureFailed {
         /// Why.
         reason: String,
@@ -204,7 +205,8 @@ pub enum Action {
     /// [`Seen::InitializeFailed`] or [`Seen::Fatal`].
     Initialize(InitializeOnce),
     /// Call Initialize with the configuration as it is now, and register what it announces. Answered
-    /// within [`Timing::initialize`] with [`Seen::Reconfigured`] or [`Seen::ReconfigureFailed`].
+    /// within [`Timing::initialize`], and later only while that is being written, with [`Seen::Reconfigured`] or
+    /// [`Seen::ReconfigureFailed`].
     Reconfigure(InitializeOnce),
     /// Call Health. Answered within [`HEALTH_WITHIN`].
     PollHealth(u64),

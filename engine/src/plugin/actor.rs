@@ -23,6 +23,7 @@ use axwatch_model::{Mono, PluginName, Timestamp};
 use semver::Version;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, timeout_at};
 use tonic::transport::Channel;
 
 use super::caller::{Account, Caller};
@@ -794,8 +795,11 @@ async fn initialize(
         let Ok(answer) = verdicts.await else {
             break Err("the plugin was stopped meanwhile".to_owned());
         };
-        if let Some(registered) = registered(&callee.settings.name, answer, &tell).await {
-            break registered;
+        match registered(&callee.settings.name, answer, &tell).await {
+            Ok(verdicts) => break Ok(verdicts),
+            Err(Unregistered::Refused(reason)) => break Err(reason),
+            // For as long as the supervisor has patience.
+            Err(Unregistered::NoRoom(_)) => {}
         }
     };
     match registered {
@@ -811,29 +815,56 @@ async fn initialize(
 }
 
 /// Tells a process that is up another configuration. Its answer is registered as at the start.
+///
+/// The time is for Initialize, and for trying again. What was begun to be registered may stand, so that its
+/// end is waited for.
 async fn reconfigure(mut callee: Callee, once: InitializeOnce, engine: Engine, tell: Tell) {
     let within = callee.settings.initialize_timeout;
-    let told = async {
-        let registration = callee.initialize(once).await.map_err(reason_of)?;
-        loop {
-            let answer = Caller::tell(&callee.caller, &engine, registration.clone()).await;
-            if let Some(registered) = registered(&callee.caller.plugin, answer, &tell).await {
-                break registered;
-            }
-        }
-    };
-    tell.seen(match tokio::time::timeout(within, told).await {
-        Ok(Ok(verdicts)) => {
-            callee.complain(&wire::refusals(&verdicts.refused));
-            Seen::Reconfigured
-        }
-        Ok(Err(reason)) => Seen::ReconfigureFailed { reason },
+    let until = Instant::now() + within;
+    let registration = match timeout_at(until, callee.initialize(once)).await {
+        Ok(Ok(registration)) => registration,
+        Ok(Err(seen)) => return tell.seen(Seen::ReconfigureFailed { reason: reason_of(seen) }),
         Err(_) => {
             let within = within.as_secs_f64();
             let reason = format!("Initialize was not answered within {within} s");
+            return tell.seen(Seen::ReconfigureFailed { reason });
+        }
+    };
+    let caller = &callee.caller;
+    let announce = || Caller::tell(caller, &engine, registration.clone());
+    tell.seen(match register_until(until, &caller.plugin, announce, &tell).await {
+        Ok(verdicts) => {
+            callee.complain(&wire::refusals(&verdicts.refused));
+            Seen::Reconfigured
+        }
+        Err(Unregistered::Refused(reason)) => Seen::ReconfigureFailed { reason },
+        Err(Unregistered::NoRoom(error)) => {
+            let within = within.as_secs_f64();
+            let reason = format!(
+                "Initialize was answered, and what it announced could not be registered within {within} s: {error}"
+            );
             Seen::ReconfigureFailed { reason }
         }
     });
+}
+
+/// Registers what a process announced; while there is no room on the disk again and again, but not once `until`
+/// has passed. What was begun before is waited for, however long it takes.
+async fn register_until<F>(
+    until: Instant,
+    plugin: &PluginName,
+    announce: impl Fn() -> F,
+    tell: &Tell,
+) -> Result<Verdicts, Unregistered>
+where
+    F: Future<Output = Result<Verdicts, RequestError>>,
+{
+    loop {
+        let registered = registered(plugin, announce().await, tell).await;
+        if Instant::now() >= until || !matches!(registered, Err(Unregistered::NoRoom(_))) {
+            return registered;
+        }
+    }
 }
 
 fn reason_of(seen: Seen) -> String {
@@ -843,25 +874,34 @@ fn reason_of(seen: Seen) -> String {
     }
 }
 
-/// What became of a registration; `None`, after a while, when it is to be tried again: without room on the
-/// disk the process is not at fault, and a new one would fare no better. So it is tried for as long as the
-/// supervisor has patience.
+/// Why what a process announced is not registered.
+#[derive(Debug, PartialEq, Eq)]
+enum Unregistered {
+    /// The engine does not take it.
+    Refused(String),
+    /// It is to be tried again: without room on the disk the process is not at fault, and a new one would fare
+    /// no better.
+    NoRoom(String),
+}
+
+/// What became of a registration. When it is to be tried again, after a while.
 async fn registered(
     plugin: &PluginName,
     answer: Result<Verdicts, RequestError>,
     tell: &Tell,
-) -> Option<Result<Verdicts, String>> {
+) -> Result<Verdicts, Unregistered> {
     let error = match answer {
-        Ok(verdicts) => return Some(Ok(verdicts)),
+        Ok(verdicts) => return Ok(verdicts),
         Err(error) => error,
     };
     tracing::error!(%plugin, error = error.to_string(), "Failed to setup plugin watchers");
     if !matches!(error, RequestError::Exhausted(_)) {
-        return Some(Err(error.to_string()));
+        return Err(Unregistered::Refused(error.to_string()));
     }
-    tell.seen(Seen::NotYet { reason: format!("Failed to setup plugin watchers: {error}") });
+    let reason = format!("Failed to setup plugin watchers: {error}");
+    tell.seen(Seen::NotYet { reason: reason.clone() });
     tokio::time::sleep(REGISTER_EVERY).await;
-    None
+    Err(Unregistered::NoRoom(reason))
 }
 
 fn ready(callee: &Callee, registration: &Registration, tell: &Tell) -> PluginReady {
@@ -972,6 +1012,7 @@ mod tests {
 
     use super::*;
     use crate::dispatch::{Attempt, Plugin};
+    use crate::handle::{AppendRefusal, EngineGone};
     use crate::writer::{EngineConfig, start};
 
     struct Never;
@@ -979,6 +1020,46 @@ mod tests {
     impl Plugin for Never {
         fn run<'a>(&'a self, _: &'a Attempt) -> BoxFuture<'a, axwatch_core::Ended> {
             Box::pin(std::future::pending())
+        }
+    }
+
+    /// Without room it is tried again while there is time, and what was begun is waited for beyond that.
+    #[tokio::test]
+    async fn a_registration_is_tried_again_in_time_and_never_left_half_way() {
+        type Answer = fn() -> Result<Verdicts, RequestError>;
+        let no_room: Answer = || {
+            Err(RequestError::Exhausted(AppendRefusal::DiskLow { free_bytes: 1, needed_bytes: 2 }))
+        };
+        let gone: Answer = || Err(RequestError::Gone(EngineGone));
+        let taken: Answer = || Ok(Verdicts::default());
+        let (over, long) = (Duration::ZERO, Duration::from_secs(3_600));
+        // (what each try comes to, how long there is time, what is made of it, how many there were)
+        let cases = [
+            (vec![taken], over, "taken", 1),
+            (vec![gone], long, "refused", 1),
+            (vec![no_room, taken], long, "taken", 2),
+            (vec![no_room], over, "no room", 1),
+        ];
+        for (answers, time, expected, tries) in cases {
+            let (to, _seen) = mpsc::unbounded_channel();
+            let tell = Tell { incarnation: 1, to };
+            let tried = std::cell::Cell::new(0);
+            let announce = || async {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                answers[tried.replace(tried.get() + 1)]()
+            };
+            let until = Instant::now() + time;
+            let plugin = "zoo".parse().unwrap();
+            let registered = register_until(until, &plugin, announce, &tell).await;
+            let registered = match registered {
+                Ok(_) => "taken",
+                Err(Unregistered::Refused(_)) => "refused",
+                Err(Unregistered::NoRoom(reason)) => {
+                    assert!(reason.contains("nearly full"), "{reason}");
+                    "no room"
+                }
+            };
+            assert_eq!((registered, tried.get()), (expected, tries));
         }
     }
 

@@ -252,7 +252,10 @@ impl Callee {
         let within = SCHEMA_WITHIN.min(self.settings.initialize_timeout / 4);
         let answer = timeout(within, self.brief().config_schema(protocol::Empty {})).await;
         let problem = match answer {
-            Ok(Ok(reply)) => return Some(Schema::read(plugin, reply.into_inner())),
+            Ok(Ok(reply)) => {
+                let shown = |text: &str| self.token.shown(text);
+                return Some(Schema::read(plugin, reply.into_inner(), &shown));
+            }
             Ok(Err(status)) if status.code() == Code::Unimplemented => return None,
             Ok(Err(status)) => self.token.shown(&with_cause(&status)),
             Err(_) => format!("no answer in {within:?}"),

@@ -4,7 +4,7 @@
 //! time. It connects when it is first used, over plain HTTP/2 on loopback. The deadline of a call is
 //! ours to keep: the plugin is not told of it in headers, and a call whose time is up is dropped.
 //!
-//! Not here: what an answer means (`super::wire`), the other calls (`super::actor`).
+//! Not here: what an answer means (`super::wire`), the other calls (`super::calls`).
 
 use std::pin::pin;
 use std::sync::Arc;

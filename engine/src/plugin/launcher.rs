@@ -7,8 +7,9 @@
 //! so much. Standard output and standard error are the plugin's.
 //!
 //! What holds afterwards: when the launcher has exited, nothing that the plugin started is left, not
-//! even what had made itself a daemon. On Linux the launcher is where orphans go; elsewhere only the
-//! plugin's process group is ended. When the launcher itself is killed, so is the plugin, by the kernel;
+//! even what had made itself a daemon, but what we may not end: a program that runs as another user
+//! (setuid), of which one line on standard error tells. On Linux the launcher is where orphans go; elsewhere
+//! only the plugin's process group is ended. When the launcher itself is killed, so is the plugin, by the kernel;
 //! what the plugin had started is then for the engine to find, or for the next one.
 //!
 //! Between the launcher and the plugin's program stands our own once more, for a moment and in the same

@@ -1,12 +1,17 @@
 //! The plugin host: every configured plugin, run, watched over, spoken to, and spoken with.
 //!
 //! Each plugin has a task of its own (`actor`) around the pure machine of
-//! [`axwatch_core::supervise`]. Its process stands under a launcher ([`launcher`], `process`), which
-//! ends it and all that it started when we say so or are gone. Jobs reach it over one gRPC channel
-//! (`grpc`), which its other calls share (`calls`), those of browsers too (`http`, `socket`, and the room
-//! that both have, `transit`). What it prints (`output`) can be read along (`tail`). Its calls back come to one port for all plugins
-//! (`services`, `claims`), and who it is there is decided by a token that belongs to its process alone
-//! (`token`, `caller`). Protobuf ends in `wire`.
+//! [`axwatch_core::supervise`]. Its program, or a checked copy of it (`pinned`), is run by what is
+//! configured (`settings`). Its process stands under a launcher ([`launcher`], `process`), which ends it
+//! and all that it started when we say so or are gone; which processes are its and where they listen, the
+//! kernel tells ([`listeners`]). Jobs reach it over one gRPC channel (`grpc`), which its other calls share
+//! (`calls`, and `schema` for what it says can be configured), those of browsers too (`http`, `socket`,
+//! and the room that both have, `transit`). What it prints (`output`) can be read along (`tail`).
+//!
+//! Its calls back come to one port for all plugins: through `door` until it is known whose they are, to
+//! `services` and `claims`. Who it is there is decided by a token that belongs to its process alone
+//! (`token`, `caller`). What is large takes turns, in both directions (`large`). Protobuf ends in `wire`.
+//! [`check`] tells the author of a plugin what a host makes of it.
 //!
 //! Nothing of this survives a restart, and nothing has to: what a plugin announced is in the store,
 //! and its jobs wait there.
@@ -404,7 +409,8 @@ impl PluginHost {
 
     /// Reads a plugin's own table anew and calls Initialize with it once more, on the process that runs.
     /// Answers when the plugin took it and what it announces now is registered, which takes up to its
-    /// `initialize_timeout_secs`. What else is configured for it waits for a restart.
+    /// `initialize_timeout_secs`, and longer only while that is being written. What else is configured for it waits
+    /// for a restart.
     ///
     /// # Errors
     /// [`HostRefusal`]: the plugin then goes on as before.

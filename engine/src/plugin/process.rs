@@ -7,7 +7,7 @@
 //! Every process of a plugin carries a tag in its environment: for when the launcher was killed, and for
 //! the next start when the engine was killed with it. A launcher that was stopped is woken by each order, and
 //! when it does not obey, its work is done from here. What a killed one leaves behind without its tag comes to
-//! us as our own children, where that is wanted.
+//! us as our own children, where that is wanted and nobody else's can come to us too.
 //!
 //! Not here: when to start and stop (`axwatch_core::supervise`), what the output says
 //! (`super::output`).
@@ -162,9 +162,16 @@ pub(crate) struct Launchers {
 }
 
 impl Launchers {
-    /// With `adopts` this process becomes the parent of what loses its own, and ends it: all of its children
-    /// that are no launchers.
-    pub(crate) fn new(adopts: bool) -> Arc<Launchers> {
+    /// With `wanted` this process becomes the parent of what loses its own, and ends it: all of its children
+    /// that are no launchers. Not where it may be the parent of what is no plugin's, see [`may_adopt`].
+    pub(crate) fn new(wanted: bool) -> Arc<Launchers> {
+        let own = std::process::id();
+        let adopts = wanted && may_adopt(own, &listeners::living_descendants(own));
+        if wanted && !adopts {
+            tracing::info!(
+                "this process has, or may get, children that are no plugin's, so what plugins leave behind is not adopted"
+            );
+        }
         #[cfg(target_os = "linux")]
         if adopts && let Err(error) = set_child_subreaper(Some(rustix::process::getpid())) {
             tracing::warn!("cannot adopt what plugins leave behind: {error}");
@@ -179,25 +186,41 @@ impl Launchers {
         Ok(child)
     }
 
-    /// Ends what came to us from a launcher that is gone, and how many that were.
-    fn end_orphans(&self) -> usize {
+    /// Ends what came to us from a launcher that is gone.
+    fn end_orphans(&self) {
         if !self.adopts {
-            return 0;
+            return;
         }
+        // Killed where they are found.
+        let (_, left) = kill_found(|| self.kill_orphans(), |_| true, KILL_TAGGED_WITHIN);
+        tell_of_those_left(&left);
+    }
+
+    /// Kills our children that are no launchers, and waits for those that have ended already: what these left
+    /// behind comes to us next.
+    ///
+    /// The lock is held until all is done, and no longer: nobody else waits for these meanwhile, so that each
+    /// number is surely theirs, and whoever starts a launcher has to wait for it.
+    fn kill_orphans(&self) -> Found {
         let ours = self.lock();
-        let orphans = || {
-            let children = listeners::children(std::process::id()).into_iter();
-            let strangers: Vec<_> = children.filter(|pid| !ours.contains(pid)).collect();
-            // Those that have ended are waited for, and what they leave behind comes to us next.
-            strangers.into_iter().filter(|&pid| !is_reaped(pid)).collect()
-        };
-        let (ended, _) = kill_found(orphans, kill, KILL_TAGGED_WITHIN);
-        ended
+        let children = listeners::children(std::process::id()).into_iter();
+        let strangers: Vec<_> = children.filter(|pid| !ours.contains(pid)).collect();
+        let (gone, there): (Vec<_>, Vec<_>) =
+            strangers.into_iter().partition(|&pid| is_reaped(pid));
+        let living = there.into_iter().filter(|&pid| kill(pid)).collect();
+        Found { living, leaves_more: !gone.is_empty() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<u32>> {
         self.ours.lock().expect("no holder of the launchers panics")
     }
+}
+
+/// Whether all that loses its parent and comes to us will be a plugin's. Process 1 of a container gets every
+/// orphan there is; and who has a child that it did not start, because whoever started that has become us,
+/// would get that one's orphans too.
+fn may_adopt(own: u32, descendants: &[u32]) -> bool {
+    own != 1 && descendants.is_empty()
 }
 
 /// Whether this child of ours had ended; then it is gone.
@@ -403,6 +426,11 @@ fn do_its_work(launcher: Option<u32>) {
 fn kill_tagged(marker: &str) -> usize {
     let (ended, left) =
         kill_found(|| listeners::with_environment(marker), kill, KILL_TAGGED_WITHIN);
+    tell_of_those_left(&left);
+    ended
+}
+
+fn tell_of_those_left(left: &BTreeSet<u32>) {
     if !left.is_empty() {
         let pids: Vec<_> = left.iter().map(ToString::to_string).collect();
         tracing::warn!(
@@ -410,26 +438,41 @@ fn kill_tagged(marker: &str) -> usize {
             pids.join(", ")
         );
     }
-    ended
+}
+
+/// What one search came upon.
+#[derive(Debug, Clone, Default)]
+struct Found {
+    living: Vec<u32>,
+    /// Another search may find what was not there yet for this one.
+    leaves_more: bool,
+}
+
+impl From<Vec<u32>> for Found {
+    fn from(living: Vec<u32>) -> Found {
+        Found { living, leaves_more: false }
+    }
 }
 
 /// Kills what is found until nothing is, because what forks meanwhile leaves another to be found. One that
 /// the kernel holds takes the signal and stays, which is waited for only so long. Says how many are gone,
 /// and which are not.
-fn kill_found(
-    find: impl Fn() -> Vec<u32>,
+fn kill_found<F: Into<Found>>(
+    find: impl Fn() -> F,
     kill: impl Fn(u32) -> bool,
     within: Duration,
 ) -> (usize, BTreeSet<u32>) {
     let until = Instant::now() + within;
     let mut killed: BTreeSet<u32> = BTreeSet::new();
     loop {
-        let found = find().into_iter();
+        let Found { living, leaves_more } = find().into();
+        let found = living.into_iter();
         // Not ourselves, should a plugin of our predecessor have started us.
         let left: BTreeSet<u32> =
             found.filter(|&pid| pid != std::process::id()).filter(|&pid| kill(pid)).collect();
         killed.extend(&left);
-        if left.is_empty() || Instant::now() >= until {
+        let is_over = left.is_empty() && !leaves_more;
+        if is_over || Instant::now() >= until {
             return (killed.len() - left.len(), left);
         }
         std::thread::sleep(KILL_TAGGED_EVERY);
@@ -515,11 +558,17 @@ mod tests {
         let (never, soon) = (Duration::from_secs(3_600), Duration::from_millis(500));
         // (what each search finds, the last one for good; how long is searched; how many are gone, and who
         // stays)
+        let none = || Found::from(vec![]);
+        let ended = |living: Vec<u32>| Found { living, leaves_more: true };
         let cases = [
-            (vec![vec![]], never, 0, vec![]),
-            (vec![vec![7, 8], vec![9], vec![]], never, 3, vec![]),
-            (vec![vec![7, 8], vec![8]], soon, 1, vec![8]),
-            (vec![vec![std::process::id()]], never, 0, vec![]),
+            (vec![none()], never, 0, vec![]),
+            (vec![vec![7, 8].into(), vec![9].into(), none()], never, 3, vec![]),
+            (vec![vec![7, 8].into(), vec![8].into()], soon, 1, vec![8]),
+            (vec![vec![std::process::id()].into()], never, 0, vec![]),
+            // One had ended before it was killed, and what it had started is found next.
+            (vec![ended(vec![]), vec![9].into(), none()], never, 1, vec![]),
+            (vec![ended(vec![7]), ended(vec![]), ended(vec![9]), none()], never, 2, vec![]),
+            (vec![ended(vec![])], soon, 0, vec![]),
         ];
         for (searches, within, gone, stays) in cases {
             let searched = std::cell::Cell::new(0);
@@ -532,6 +581,61 @@ mod tests {
         }
         // One that is not ours to kill is not waited for at all.
         assert_eq!(kill_found(|| vec![7], |_| false, never), (0, BTreeSet::new()));
+    }
+
+    #[test]
+    fn only_who_gets_nobody_elses_orphans_adopts() {
+        // (our process id, what comes from us at the start, whether we adopt)
+        for (own, descendants, expected) in
+            [(7, &[][..], true), (7, &[8], false), (1, &[], false), (1, &[8], false)]
+        {
+            assert_eq!(may_adopt(own, descendants), expected, "{own} {descendants:?}");
+        }
+    }
+
+    const SIDECAR: &str = "AXWATCH_TEST_SIDECAR";
+
+    /// What loses its parent comes to us, or not; of what is there afterwards it tells.
+    #[test]
+    #[ignore = "the engine that another test starts"]
+    fn engine() {
+        let Ok(sidecar) = std::env::var(SIDECAR) else { return };
+        let run = |script: &str| {
+            let mut command = std::process::Command::new("sh");
+            command.args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap()
+        };
+        let mut sidecar = (sidecar == "yes").then(|| run("exec sleep 60"));
+        let launchers = Launchers::new(true);
+        // Two generations: the second comes to us when the first has ended.
+        let leave = "(sh -c 'sleep 60 >/dev/null & echo $!; echo $$; exec sleep 60 >/dev/null' &)";
+        let left = run(leave).wait_with_output().unwrap().stdout;
+        let left: Vec<u32> =
+            String::from_utf8(left).unwrap().lines().map(|pid| pid.parse().unwrap()).collect();
+        launchers.end_orphans();
+        let is_there = |pid: u32| listeners::has_ended(pid) == Some(false);
+        let there = left.iter().filter(|&&pid| is_there(pid)).count();
+        let has_sidecar = sidecar.as_ref().is_some_and(|sidecar| is_there(sidecar.id()));
+        for pid in left {
+            kill(pid);
+        }
+        if let Some(sidecar) = &mut sidecar {
+            sidecar.kill().unwrap();
+        }
+        println!("\nleft={there} sidecar={has_sidecar}");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_a_plugin_leaves_is_ended_and_what_is_no_plugins_is_left_alone() {
+        let (_, module) = module_path!().split_once("::").unwrap();
+        for (sidecar, expected) in [("no", "left=0 sidecar=false"), ("yes", "left=2 sidecar=true")]
+        {
+            let mut engine = std::process::Command::new(std::env::current_exe().unwrap());
+            engine.args([&format!("{module}::engine"), "--exact", "--ignored", "--nocapture"]);
+            let said = engine.env(SIDECAR, sidecar).output().unwrap().stdout;
+            let said = String::from_utf8(said).unwrap();
+            assert!(said.lines().any(|line| line == expected), "{sidecar}: {said}");
+        }
     }
 
     #[test]

@@ -3,10 +3,10 @@
 //! In: a plugin's answer to ConfigSchema, and the values of its own table. Out: what is wrong with
 //! them, for people, and a view of both. Checked before Initialize, so that a mistake is told by the key
 //! that it stands under and not by whatever the plugin makes of it. Defaults are the plugin's to fill
-//! in, and only shown. Values that came from the environment are never shown.
+//! in, and only shown. Values that came from the environment are never shown, wherever they stand.
 //!
-//! A schema is as much text from outside as everything a plugin says: what of it cannot be understood
-//! (an unknown type, a pattern that is none) checks nothing.
+//! A schema is as much text from outside as everything a plugin says: it is shown without secrets, and what
+//! of it cannot be understood (an unknown type, a pattern that is none) checks nothing.
 //!
 //! Not here: asking for it (`super::calls`), the text of `am.toml` (`axwatch`'s `config`).
 
@@ -20,7 +20,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::settings::PluginSettings;
-use super::wire;
 
 /// Fields of one schema that are kept.
 const FIELDS_MAX: usize = 1_000;
@@ -30,14 +29,14 @@ const VALUE_BYTES_MAX: usize = 80;
 const PATTERN_BYTES_MAX: usize = 1024 * 1024;
 
 /// What can be configured for a plugin.
-#[derive(Debug)]
 pub(crate) struct Schema {
+    /// By the name that the plugin gave, by which it is looked for and never shown.
     fields: BTreeMap<String, Field>,
 }
 
-/// One key of a plugin's table.
-#[derive(Debug)]
+/// One key of a plugin's table. Its texts are as they may be shown.
 struct Field {
+    name: String,
     kind: String,
     description: String,
     default: String,
@@ -45,6 +44,9 @@ struct Field {
     min: String,
     max: String,
     pattern: String,
+    /// The pattern is as the plugin gave it. What is left of one that held a secret is another, which the
+    /// right value need not match.
+    has_its_pattern: bool,
     element_type: String,
 }
 
@@ -92,8 +94,8 @@ pub struct ConfigField {
 
 impl ConfigView {
     pub(crate) fn of(settings: &PluginSettings, schema: Option<&Schema>) -> ConfigView {
-        let field = |(name, field): (&String, &Field)| ConfigField {
-            name: name.clone(),
+        let field = |(key, field): (&String, &Field)| ConfigField {
+            name: field.name.clone(),
             kind: field.kind.clone(),
             description: field.description.clone(),
             default: field.default.clone(),
@@ -102,8 +104,8 @@ impl ConfigView {
             max: field.max.clone(),
             pattern: field.pattern.clone(),
             element_type: field.element_type.clone(),
-            value: shown_value(settings, name),
-            problem: field.problem(name, settings),
+            value: shown_value(settings, key),
+            problem: field.problem(key, settings),
         };
         let unknown = schema.map(|schema| schema.unknown(settings)).unwrap_or_default();
         let keys = settings.config.keys();
@@ -127,18 +129,23 @@ fn shown_value(settings: &PluginSettings, key: &str) -> Option<String> {
 }
 
 impl Schema {
-    /// What a plugin answered, as far as it can be understood. What cannot is said in the log.
-    pub(crate) fn read(plugin: &PluginName, reply: protocol::ConfigSchemaResponse) -> Schema {
+    /// What a plugin answered, as far as it can be understood. What cannot is said in the log. `shown`: how
+    /// its words may be kept.
+    pub(crate) fn read(
+        plugin: &PluginName,
+        reply: protocol::ConfigSchemaResponse,
+        shown: &dyn Fn(&str) -> String,
+    ) -> Schema {
         // In order before it is cut, so that it is the same ones each time.
         let mut given: Vec<_> = reply.fields.into_iter().collect();
         given.sort_by(|(one, _), (other, _)| one.cmp(other));
         given.truncate(FIELDS_MAX);
         let mut fields = BTreeMap::new();
         for (name, given) in given {
-            let name = wire::shown(&name);
-            let field = Field::read(given);
+            let field = Field::read(&name, given, shown);
             if let Some(doubt) = field.doubt() {
-                tracing::warn!(%plugin, key = name, "of the ConfigSchema of plugin {plugin}: {doubt}");
+                let key = &field.name;
+                tracing::warn!(%plugin, key, "of the ConfigSchema of plugin {plugin}: {doubt}");
             }
             fields.insert(name, field);
         }
@@ -151,14 +158,15 @@ impl Schema {
         for (key, field) in &self.fields {
             let is_used = !field.pattern.is_empty() && settings.config.contains_key(key);
             if is_used && field.regex().is_none() {
-                let pattern = &field.pattern;
-                tracing::warn!(%plugin, key, "the pattern {pattern:?} for [{plugin}] {key} is none, so that it is not checked");
+                let (key, pattern) = (&field.name, &field.pattern);
+                let why = if field.has_its_pattern { "is none" } else { "is not all of it" };
+                tracing::warn!(%plugin, key, "the pattern {pattern:?} for [{plugin}] {key} {why}, so that it is not checked");
             }
         }
         for key in self.unknown(settings) {
             tracing::warn!(%plugin, key, "[{plugin}] {key} is configured, and plugin {plugin} does not know it");
         }
-        self.fields.iter().filter_map(|(name, field)| field.problem(name, settings)).collect()
+        self.fields.iter().filter_map(|(key, field)| field.problem(key, settings)).collect()
     }
 
     /// Keys that are configured and not in here. One that lies below a field, or above one, is in here.
@@ -178,21 +186,31 @@ fn below(key: &str, above: &str) -> bool {
 }
 
 impl Field {
-    fn read(given: protocol::ConfigFieldSchema) -> Field {
+    fn read(
+        name: &str,
+        given: protocol::ConfigFieldSchema,
+        shown: &dyn Fn(&str) -> String,
+    ) -> Field {
+        let pattern = shown(&given.pattern);
         Field {
-            kind: wire::shown(&given.r#type),
-            description: wire::shown(&given.description),
-            default: wire::shown(&given.default_value),
+            name: shown(name),
+            kind: shown(&given.r#type),
+            description: shown(&given.description),
+            default: shown(&given.default_value),
             required: given.required,
-            min: wire::shown(&given.min_value),
-            max: wire::shown(&given.max_value),
-            pattern: wire::shown(&given.pattern),
-            element_type: wire::shown(&given.element_type),
+            min: shown(&given.min_value),
+            max: shown(&given.max_value),
+            has_its_pattern: pattern == given.pattern,
+            pattern,
+            element_type: shown(&given.element_type),
         }
     }
 
     /// Its pattern, if that is one.
     fn regex(&self) -> Option<Regex> {
+        if !self.has_its_pattern {
+            return None;
+        }
         let mut builder = RegexBuilder::new(&self.pattern);
         builder.size_limit(PATTERN_BYTES_MAX).dfa_size_limit(PATTERN_BYTES_MAX).build().ok()
     }
@@ -214,16 +232,17 @@ impl Field {
         None
     }
 
-    fn problem(&self, name: &str, settings: &PluginSettings) -> Option<String> {
-        let plugin = &settings.name;
-        let Some(value) = settings.config.get(name) else {
+    /// What is wrong with what is configured under `key`, the name that the plugin gave.
+    fn problem(&self, key: &str, settings: &PluginSettings) -> Option<String> {
+        let (plugin, name) = (&settings.name, &self.name);
+        let Some(value) = settings.config.get(key) else {
             // A table that the plugin describes as one field.
-            let has_parts = settings.config.keys().any(|key| below(key, name));
+            let has_parts = settings.config.keys().any(|part| below(part, key));
             let is_missing = self.required && self.default.is_empty() && !has_parts;
             return is_missing.then(|| format!("[{plugin}] {name} is not set, and has to be"));
         };
         let expected = self.expectation(value)?;
-        let shown = match settings.from_env.get(name) {
+        let shown = match settings.from_env.get(key) {
             Some(written) => format!("(from {written})"),
             None => format!("{:?}", cut(value, VALUE_BYTES_MAX)),
         };
@@ -313,6 +332,8 @@ fn number(text: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::token::Token;
+    use super::super::wire;
     use super::*;
 
     fn field(kind: &str) -> protocol::ConfigFieldSchema {
@@ -320,8 +341,15 @@ mod tests {
     }
 
     fn schema(fields: Vec<(&str, protocol::ConfigFieldSchema)>) -> Schema {
+        schema_shown(fields, &wire::shown)
+    }
+
+    fn schema_shown(
+        fields: Vec<(&str, protocol::ConfigFieldSchema)>,
+        shown: &dyn Fn(&str) -> String,
+    ) -> Schema {
         let fields = fields.into_iter().map(|(name, field)| (name.to_owned(), field)).collect();
-        Schema::read(&"greet".parse().unwrap(), protocol::ConfigSchemaResponse { fields })
+        Schema::read(&"greet".parse().unwrap(), protocol::ConfigSchemaResponse { fields }, shown)
     }
 
     fn settings(config: &[(&str, &str)]) -> PluginSettings {
@@ -421,5 +449,50 @@ mod tests {
         let bare = ConfigView::of(&settings, None);
         assert!(!bare.has_schema && bare.fields.is_empty() && bare.unknown.is_empty());
         assert_eq!(bare.values.len(), 2);
+    }
+    /// Wherever in a field a secret stands, and whatever it is held against.
+    #[test]
+    fn what_is_said_of_a_field_has_no_secret_in_it() {
+        const SECRET: &str = "hunter22";
+        let token = Token::random();
+        token.hide(&[SECRET.to_owned()].into());
+        let secret = || format!("a {SECRET}");
+        let whole = protocol::ConfigFieldSchema {
+            r#type: secret(),
+            description: secret(),
+            default_value: secret(),
+            min_value: secret(),
+            max_value: secret(),
+            pattern: secret(),
+            element_type: secret(),
+            required: true,
+        };
+        let required = || protocol::ConfigFieldSchema { required: true, ..field("string") };
+        let modes = protocol::ConfigFieldSchema {
+            pattern: format!("^({SECRET}|other)$"),
+            ..field("string")
+        };
+        let fields = vec![
+            ("whole", whole),
+            ("mode", modes),
+            ("hunter22.absent", required()),
+            ("hunter22.given", required()),
+        ];
+        let schema = schema_shown(fields, &|text| token.shown(text));
+        let mut settings = settings(&[("mode", SECRET), ("hunter22.given", "x")]);
+        settings.from_env.insert("mode".into(), "env:MODE".into());
+        // What would be right is not made wrong by what is taken out.
+        let problems = schema.problems(&settings);
+        assert_eq!(problems, ["[greet] [redacted].absent is not set, and has to be"]);
+        assert_eq!(schema.unknown(&settings), [""; 0]);
+        let fields = ConfigView::of(&settings, Some(&schema)).fields;
+        assert!(!format!("{fields:?}").contains(SECRET), "{fields:?}");
+        let [absent, given, mode, whole] = &fields[..] else { panic!("{fields:?}") };
+        assert_eq!((absent.name.as_str(), absent.value.as_deref()), ("[redacted].absent", None));
+        assert_eq!((given.name.as_str(), given.value.as_deref()), ("[redacted].given", Some("x")));
+        assert_eq!(mode.pattern, "^([redacted]|other)$");
+        let texts = [&whole.kind, &whole.description, &whole.default, &whole.min, &whole.max];
+        let texts = texts.into_iter().chain([&whole.pattern, &whole.element_type]);
+        texts.for_each(|text| assert_eq!(text, "a [redacted]"));
     }
 }

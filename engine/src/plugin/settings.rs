@@ -45,7 +45,8 @@ pub struct HostSettings {
     /// that a killed engine left behind are not looked for.
     pub home: Option<PathBuf>,
     /// What a plugin leaves behind when it kills its launcher becomes ours, and is ended. Only for a program
-    /// that starts no other processes than plugins: it could not tell them apart.
+    /// that starts no other processes than plugins: it could not tell them apart. For the same reason nothing is
+    /// adopted by process 1 of a container, and by one that has children when the host starts.
     pub adopts_orphans: bool,
     /// Reads the configuration of a plugin anew, for a restart or a reconfiguration that people ask for.
     /// Without it the settings stay as they are.

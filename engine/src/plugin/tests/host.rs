@@ -133,12 +133,12 @@ fn well_behaved(mode: &str) -> Fake {
 }
 
 /// Says what can be configured, and takes any other configuration but one that says `refuse`. It announces
-/// its configuration, and how often Initialize was called.
+/// its configuration, and how often Initialize was called. What it may be told in its environment is its default.
 fn choosy(mut fake: Fake) -> Fake {
     let depth = ConfigFieldSchema {
         r#type: "number".into(),
         description: "How deep.".into(),
-        default_value: "1".into(),
+        default_value: std::env::var("GIVEN").unwrap_or_else(|_| "1".to_owned()),
         ..Default::default()
     };
     let fields = HashMap::from([("depth".to_owned(), depth)]);
@@ -493,6 +493,18 @@ async fn a_configuration_that_does_not_fit_is_told_by_its_key_and_fails_the_plug
 }
 
 #[tokio::test]
+async fn what_can_be_configured_is_shown_without_secrets() {
+    let engine = engine().await;
+    let mut plugin = settings("choosy");
+    plugin.env.insert("GIVEN".into(), "hunter22".into());
+    plugin.secrets.insert("hunter22".into());
+    let host = host_of(&engine, vec![plugin]).await.unwrap();
+    host.is_ready().await;
+    assert_eq!(host.config("zoo").unwrap().fields[0].default, "[redacted]");
+    soon(host.shutdown()).await;
+}
+
+#[tokio::test]
 async fn who_does_not_say_what_can_be_configured_runs_all_the_same() {
     let engine = engine().await;
     for mode in ["mumbling", "mute"] {
@@ -546,6 +558,32 @@ async fn a_process_is_reconfigured_or_goes_on_as_before() {
     let after = host.show("zoo").unwrap();
     // The one that was refused for its schema never reached the plugin.
     assert_eq!((after.handlers, after.error), (vec!["called.4".into(), "depth.3".into()], None));
+    soon(host.shutdown()).await;
+}
+
+/// The time of Initialize ends when it is answered: what is being registered may stand after all.
+#[tokio::test]
+async fn a_reconfiguration_that_the_engine_is_slow_to_note_is_waited_for() {
+    let engine = engine().await;
+    let table = Table(Arc::default()).written(&[("depth", "1")]);
+    let brief = Duration::from_secs(2);
+    let present = table.settings("choosy").unwrap();
+    let now = table.clone();
+    let settings = HostSettings {
+        plugins: vec![PluginSettings { initialize_timeout: brief, ..present }],
+        reload: Some(Reload::new(move |_: &PluginName| now.settings("choosy"))),
+        ..HostSettings::default()
+    };
+    let host = PluginHost::start(engine.clone(), settings, our_launcher()).await.unwrap();
+    let caller = host.becomes(|shown| shown.state == State::Ready).await.caller.unwrap();
+    let turn = caller.announcing().await;
+    let _ = table.written(&[("depth", "2")]);
+    let mut reconfiguring = Box::pin(host.reconfigure("zoo"));
+    assert!(tokio::time::timeout(brief * 2, &mut reconfiguring).await.is_err(), "it is waited for");
+    drop(turn);
+    soon(reconfiguring).await.unwrap();
+    assert_eq!(host.show("zoo").unwrap().handlers, ["called.2", "depth.2"]);
+    assert_eq!(host.config("zoo").unwrap().values["depth"], "2");
     soon(host.shutdown()).await;
 }
 
