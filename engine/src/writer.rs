@@ -385,7 +385,6 @@ struct Gathered {
 }
 
 /// One message of a batch, in its order.
-#[expect(clippy::large_enum_variant, reason = "most are events, which are moved once")]
 enum Step {
     Event(Event),
     Append { claims: Range<usize>, whole: Whole, reply: AppendReply },

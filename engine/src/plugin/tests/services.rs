@@ -381,11 +381,12 @@ async fn of_those_who_are_not_known_nobody_keeps_the_next_out() {
             let error = newcomer.generate(about("x")).await.unwrap_err();
             assert!(error.starts_with("unauthenticated: "), "it was read: {error}");
             if let Some(gone) = begun.iter().position(tokio::task::JoinHandle::is_finished) {
-                break begun.swap_remove(gone);
+                break gone;
             }
         }
     });
-    let mut told = gone.await.await.unwrap().into_body();
+    let gone = gone.await;
+    let mut told = begun.swap_remove(gone).await.unwrap().into_body();
     let told = std::future::poll_fn(|context| Pin::new(&mut told).poll_frame(context)).await;
     let told = told.unwrap().unwrap().into_data().unwrap();
     assert!(String::from_utf8_lossy(&told).contains("64 calls are on their way in"), "{told:?}");
