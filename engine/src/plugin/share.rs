@@ -2,8 +2,8 @@
 //!
 //! Every append is one transaction, and the writer does one after the other: while it writes a thousand claims
 //! of one plugin, the others wait. So a process has no more claims with the writer than go into one commit,
-//! and after a large append it rests while others are at work too, so that most of the time is theirs. A
-//! process that is alone does not rest.
+//! and after a large append it rests for as long as others keep the writer at work, up to three times as long
+//! as the append took: so most of the time is theirs when they want it.
 //!
 //! Not here: the bound on appends of all (`crate::handle`), what is appended (`super::claims`).
 
@@ -19,8 +19,8 @@ use crate::writer::BATCH_CLAIMS_MAX;
 const LARGE_CLAIMS: usize = 64;
 /// What large appends may take of the writer's time while others are at work: one part in so many.
 const PARTS: u32 = 4;
-/// The longest rest.
-const REST_MAX: Duration = Duration::from_secs(2);
+/// The longest part of a rest.
+const PART_MAX: Duration = Duration::from_millis(500);
 
 /// The share of one process.
 #[derive(Debug, Clone)]
@@ -57,10 +57,17 @@ impl Share {
 impl Turn {
     /// The append has been answered. The next one's turn comes now, or after a rest.
     pub(crate) fn ended(self) {
-        let rest = rest_after(self.claims, self.began.elapsed(), self.others_are_at_work());
-        if rest > Duration::ZERO {
+        let part = rest_after(self.claims, self.began.elapsed(), self.others_are_at_work());
+        if let Some(part) = part {
             tokio::spawn(async move {
-                tokio::time::sleep(rest).await;
+                let heads = self.engine.heads();
+                for _ in 1..PARTS {
+                    let commits = heads.borrow().commits;
+                    tokio::time::sleep(part).await;
+                    if heads.borrow().commits == commits {
+                        break;
+                    }
+                }
                 drop(self.room);
             });
         }
@@ -75,12 +82,9 @@ impl Turn {
     }
 }
 
-/// How long a process rests after an append that took so long.
-fn rest_after(claims: usize, took: Duration, others_are_at_work: bool) -> Duration {
-    match others_are_at_work && claims >= LARGE_CLAIMS {
-        true => (took * (PARTS - 1)).min(REST_MAX),
-        false => Duration::ZERO,
-    }
+/// How long each part of a process's rest is after an append that took so long; `None` without one.
+fn rest_after(claims: usize, took: Duration, others_are_at_work: bool) -> Option<Duration> {
+    (others_are_at_work && claims >= LARGE_CLAIMS).then(|| took.min(PART_MAX))
 }
 
 #[cfg(test)]
@@ -91,11 +95,11 @@ mod tests {
     fn who_is_alone_or_small_does_not_rest() {
         let ms = Duration::from_millis;
         let cases = [
-            (1, ms(10), true, Duration::ZERO),
-            (LARGE_CLAIMS - 1, ms(10), true, Duration::ZERO),
-            (LARGE_CLAIMS, ms(10), true, ms(30)),
-            (10_000, ms(10), false, Duration::ZERO),
-            (10_000, ms(9_000), true, REST_MAX),
+            (1, ms(10), true, None),
+            (LARGE_CLAIMS - 1, ms(10), true, None),
+            (LARGE_CLAIMS, ms(10), true, Some(ms(10))),
+            (10_000, ms(10), false, None),
+            (10_000, ms(9_000), true, Some(PART_MAX)),
         ];
         for (claims, took, others, rest) in cases {
             assert_eq!(rest_after(claims, took, others), rest, "{claims} in {took:?}, {others}");
