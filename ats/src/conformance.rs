@@ -15,7 +15,7 @@ use axwatch_query::{AliasChange, AliasChangeKind, Aliases, Filter};
 use proptest::prelude::*;
 
 use crate::sqlite::tests::{crashed_copy, open_small};
-use crate::store::PAGE_BYTES_MAX;
+use crate::store::{PAGE_BYTES_MAX, SEGMENT_BYTES_MAX};
 use crate::{
     AliasBook, Appended, AuditRow, Batch, CancelQueued, JobCounts, JobsQuery, LaneQuery,
     MemoryStore, Page, Question, Retention, RetentionPlace, SqliteStore, Store, StoreWriter,
@@ -331,6 +331,18 @@ async fn a_page_has_so_many_bytes_and_leaves_nothing_out(mut subject: Subject) {
             (1..=100).rev().filter(|n| filter.dimensions().next().is_none() || n % 2 == 1);
         assert_eq!(all, expected.collect::<Vec<u64>>());
     }
+    // Rising as well; there is more than is read at once.
+    let (mut all, mut reads) = (Vec::new(), 0);
+    loop {
+        let rows = reader.read_after(Seq(all.len() as u64), 90).await.unwrap();
+        let Some((_, before_last)) = rows.split_last() else { break };
+        let bytes: usize = before_last.iter().map(|row| row.attestation.text_bytes()).sum();
+        assert!(bytes <= SEGMENT_BYTES_MAX, "{bytes} bytes, and one more claim");
+        all.extend(seqs(&rows));
+        reads += 1;
+    }
+    assert_eq!(all, (1..=100).collect::<Vec<u64>>());
+    assert!(reads > 1);
 }
 
 async fn claims_of_a_job_are_found(mut subject: Subject) {

@@ -18,8 +18,8 @@ use futures::future::{BoxFuture, FutureExt, ready};
 use crate::append::{Known, Removed};
 use crate::store::{
     AuditRow, Batch, Counted, JobCounts, JobsQuery, LaneQuery, Opened, Page, PageWeight,
-    Quarantined, Question, Removal, Retention, RetentionPlace, Room, Store, StoreError,
-    StoreFuture, StoreWriter,
+    Quarantined, Question, Removal, Retention, RetentionPlace, Room, SEGMENT_BYTES_MAX, Store,
+    StoreError, StoreFuture, StoreWriter,
 };
 
 /// Rows that one slice of retention looks at.
@@ -284,7 +284,15 @@ impl Store for MemoryStore {
     fn read_after(&self, after: Seq, limit: usize) -> StoreFuture<'_, Vec<Stored>> {
         self.answer(|tables| {
             let later = tables.log.range((Bound::Excluded(after), Bound::Unbounded));
-            later.take(limit).map(|(_, row)| row.as_ref().clone()).collect()
+            let (mut found, mut bytes) = (Vec::new(), 0);
+            for (_, row) in later.take(limit) {
+                bytes += row.attestation.text_bytes();
+                found.push(row.as_ref().clone());
+                if bytes > SEGMENT_BYTES_MAX {
+                    break;
+                }
+            }
+            found
         })
     }
 

@@ -302,6 +302,8 @@ impl Page {
 /// Bytes of texts after which a page is full: claims may have a megabyte each, and pages wait in memory for
 /// whoever reads them.
 pub(crate) const PAGE_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of texts after which no more of the log is read at once.
+pub(crate) const SEGMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How full a page is.
 pub(crate) struct PageWeight {
@@ -421,8 +423,8 @@ pub trait Store: Send + Sync {
     /// The number of the last attestation.
     fn head(&self) -> StoreFuture<'_, Seq>;
 
-    /// The log after `after`, oldest first, up to `limit` rows, `seq` rising and perhaps with gaps; empty
-    /// means the end.
+    /// The log after `after`, oldest first, `seq` rising and perhaps with gaps: up to `limit` rows, and fewer
+    /// when they have more than 4 MiB of texts; empty means the end.
     fn read_after(&self, after: Seq, limit: usize) -> StoreFuture<'_, Vec<Stored>>;
 
     /// What people changed of the aliases after `after`, with the numbers of the claims that say so,

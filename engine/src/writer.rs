@@ -860,17 +860,17 @@ impl Writer {
         (effects, appends, drained)
     }
 
-    /// Matches what was read behind the head. What lies between these claims is not in the log any more,
-    /// nor is what lies after the last one when there were fewer than asked for.
+    /// Matches what was read behind the head. What lies between these claims is not in the log any more, and
+    /// when there are none, neither is all the rest.
     fn match_segment(&mut self, segment: Vec<Stored>, now: Now, effects: &mut Vec<Effect>) {
-        let is_whole = segment.len() < SEGMENT_CLAIMS;
+        let is_end = segment.is_empty();
         let mut behind = self.state.matched_seq();
         for stored in segment {
             self.pass_over(behind, Seq(stored.seq.0 - 1), now);
             behind = stored.seq;
             self.match_claim(&Arc::new(stored), now, effects);
         }
-        if is_whole {
+        if is_end {
             self.pass_over(behind, self.head, now);
         }
     }
@@ -1034,10 +1034,7 @@ async fn read_pass(
         Some(aliases) => aliases,
         None => Arc::new(aliases_before(reader, next.after.next()).await?),
     };
-    let upto = match rows.last() {
-        Some(last) if rows.len() >= PASS_CLAIMS => last.seq.min(next.upto),
-        _ => next.upto,
-    };
+    let upto = rows.last().map_or(next.upto, |last| last.seq.min(next.upto));
     let mut then = aliases.clone();
     for change in rows.iter().filter(|row| row.seq <= upto).filter_map(AliasChange::of) {
         Arc::make_mut(&mut then).apply(&change);

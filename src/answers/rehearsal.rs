@@ -372,7 +372,14 @@ fn all_claims(store: Arc<dyn Store>, first: Seq, last: Seq) -> Segments {
         let store = Arc::clone(&store);
         let last = Seq(last.0.min(first.saturating_add(SEGMENT_ROWS as u64 - 1)));
         elsewhere(async move {
-            let mut rows = store.read_after(Seq(first - 1), SEGMENT_ROWS).await?;
+            let (mut rows, mut after) = (Vec::new(), Seq(first - 1));
+            // Of claims that are large few come at once.
+            while after < last {
+                let more = store.read_after(after, SEGMENT_ROWS).await?;
+                let Some(end) = more.last() else { break };
+                after = end.seq;
+                rows.extend(more);
+            }
             rows.truncate(rows.partition_point(|stored| stored.seq <= last));
             Ok(rows)
         })

@@ -35,8 +35,8 @@ use super::trip::Values;
 use super::{failed, search};
 use crate::append::Removed;
 use crate::store::{
-    AuditRow, Counted, JobCounts, JobsQuery, LaneQuery, Opened, Page, Question, Store, StoreError,
-    StoreFuture,
+    AuditRow, Counted, JobCounts, JobsQuery, LaneQuery, Opened, Page, Question, SEGMENT_BYTES_MAX,
+    Store, StoreError, StoreFuture,
 };
 use crate::tail::{Mark, PARENT_JOB, Tail, job_term};
 
@@ -162,18 +162,23 @@ impl SqliteReader {
     async fn read_after_now(&self, after: Seq, limit: usize) -> Result<Vec<Stored>, StoreError> {
         let mut connection = self.connection().await?;
         let head = self.head_mark().seq;
-        let (mut after, mut found) = (after, Vec::new());
+        let (mut after, mut found, mut bytes) = (after, Vec::new(), 0);
         while found.len() < limit && after < head {
-            let fetched =
-                fetch_attestations(&mut connection, &self.spoilt, &READ_AFTER, |values| {
-                    values.add(signed(after.0));
-                    values.add(signed(head.0));
-                    values.add(bounded(FETCH_ROWS.min(limit - found.len())));
-                });
+            let fetched = fetch_oldest(&mut connection, &self.spoilt, &READ_AFTER, |values| {
+                values.add(signed(after.0));
+                values.add(signed(head.0));
+                values.add(bounded(FETCH_ROWS.min(limit - found.len())));
+            });
             let fetched = fetched.await?;
             let Some(last) = fetched.highest() else { break };
             after = last;
-            found.extend(fetched.rows);
+            for row in fetched.rows {
+                bytes += row.attestation.text_bytes();
+                found.push(row);
+                if bytes > SEGMENT_BYTES_MAX {
+                    return Ok(found);
+                }
+            }
         }
         Ok(found)
     }
@@ -508,6 +513,25 @@ pub(super) async fn fetch_newest(
         fetched.spoilt.retain(|seq| *seq > cut);
     }
     Ok((fetched, cut))
+}
+
+/// The oldest of what a statement finds, without the rows that do not decode: only so many large rows are read
+/// at once, and none behind the first that was left.
+async fn fetch_oldest(
+    connection: &mut SqliteConnection,
+    spoilt: &Spoilt,
+    select: &Select,
+    bind: impl Fn(&mut Values),
+) -> Result<Fetched, StoreError> {
+    let (mut fetched, mut large) = find_attestations(connection, spoilt, select, bind).await?;
+    large.sort_unstable();
+    let (read, left) = large.split_at(large.len().min(LARGE_ROWS));
+    fetched.add_large(connection, spoilt, read).await?;
+    if let Some(cut) = left.first() {
+        fetched.rows.retain(|row| row.seq < *cut);
+        fetched.spoilt.retain(|seq| seq < cut);
+    }
+    Ok(fetched)
 }
 
 /// What a statement finds, without the rows that do not decode, and the numbers of those that are large and
