@@ -83,12 +83,13 @@ fn without_rest(name: &str, bytes: &[u8]) -> Option<Bytes> {
         "protocol.ExecuteJobResponse" => (LOG_ENTRIES_FIELD, LOG_ENTRIES_MAX),
         _ => return None,
     };
+    let shape = SHAPES.of(name);
     let (mut kept, mut count) = (Vec::new(), 0);
     let mut rest = bytes;
     while !rest.is_empty() {
         let before = rest;
         // What is no message, `check` says.
-        let (number, _) = next_field(&mut rest, 0).ok()?;
+        let (number, _) = next_field(&mut rest, 0, |number| SHAPES.is_map(shape, number)).ok()?;
         count += usize::from(number == list);
         if number != list || count <= max {
             kept.extend_from_slice(&before[..before.len() - rest.len()]);
@@ -170,6 +171,8 @@ struct Field {
     cost_of_byte: usize,
     /// The message in it.
     message: Option<usize>,
+    /// It is an entry of a map.
+    is_map: bool,
 }
 
 /// All message types by number, as the fields that cost anything.
@@ -195,14 +198,15 @@ impl Shapes {
             let message = by_name.get(field.type_name()).copied();
             let is_repeated = field.label() == Label::Repeated;
             let is_text = matches!(field.r#type(), Type::String | Type::Bytes);
+            let is_map = message.is_some_and(|n| is_entry(types[n].1));
             let (cost, cost_of_byte) = match message {
-                Some(n) if is_entry(types[n].1) => (own[n] + ENTRY_BYTES, 0),
+                Some(n) if is_map => (own[n] + ENTRY_BYTES, 0),
                 Some(n) => (own[n], 0),
                 None if is_text => (if is_repeated { 24 } else { 0 } + ALLOCATION_BYTES, 0),
                 None if is_repeated => (8, 8),
                 None => (0, 0),
             };
-            (field.number().unsigned_abs(), Field { cost, cost_of_byte, message })
+            (field.number().unsigned_abs(), Field { cost, cost_of_byte, message, is_map })
         };
         let fields = types.iter().map(|(_, message)| message.field.iter().map(field).collect());
         Shapes { fields: fields.collect(), by_name }
@@ -211,6 +215,10 @@ impl Shapes {
     fn of(&self, name: &str) -> usize {
         let found = self.by_name.get(&format!(".{name}"));
         *found.expect("every generated type is in the descriptors it was generated from")
+    }
+
+    fn is_map(&self, shape: usize, number: u32) -> bool {
+        self.fields[shape].get(&number).is_some_and(|field| field.is_map)
     }
 
     fn walk(
@@ -224,7 +232,8 @@ impl Shapes {
             return Err(Fault::Malformed);
         }
         while !bytes.is_empty() {
-            let (number, content) = next_field(&mut bytes, depth)?;
+            let is_map = |number| self.is_map(shape, number);
+            let (number, content) = next_field(&mut bytes, depth, is_map)?;
             let Some(field) = self.fields[shape].get(&number) else { continue };
             let of_bytes = content.map_or(0, <[u8]>::len).saturating_mul(field.cost_of_byte);
             let cost = field.cost.saturating_add(of_bytes);
@@ -237,12 +246,21 @@ impl Shapes {
     }
 }
 
-/// The next field of a message: its number, and what is in it if that may be a message.
-fn next_field<'a>(bytes: &mut &'a [u8], depth: usize) -> Result<(u32, Option<&'a [u8]>), Fault> {
+/// The next field of a message: its number, and what is in it if that may be a message. An entry of a map is
+/// one of whatever wire type it says that it is: that is how `prost` reads it.
+fn next_field<'a>(
+    bytes: &mut &'a [u8],
+    depth: usize,
+    is_map: impl Fn(u32) -> bool,
+) -> Result<(u32, Option<&'a [u8]>), Fault> {
     let tag = varint(bytes)?;
     let number = u32::try_from(tag >> 3).map_err(|_| Fault::Malformed)?;
     let mut content = None;
     match tag & 7 {
+        0..=5 if is_map(number) => {
+            let length = varint(bytes)?;
+            content = Some(split(bytes, length)?);
+        }
         0 => drop(varint(bytes)?),
         1 => drop(split(bytes, 8)?),
         2 => {
@@ -268,7 +286,7 @@ fn skip_group(bytes: &mut &[u8], number: u32, depth: usize) -> Result<(), Fault>
             *bytes = ahead;
             return Ok(());
         }
-        next_field(bytes, depth)?;
+        next_field(bytes, depth, |_| false)?;
     }
 }
 
@@ -434,6 +452,25 @@ mod tests {
         let many = [&group[..], &[0x22, 0].repeat(500_000)].concat();
         let status = check::<InitializeResponse>(&many).unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
+    }
+
+    #[test]
+    fn an_entry_of_a_map_is_weighed_whatever_it_says_that_it_is() {
+        // One entry: a name, and a value that is a list of very many with nothing in them.
+        let many = ListValue { values: vec![Value { kind: None }; 1_500_000] };
+        let entry = BTreeMap::from([("x".to_owned(), Value { kind: Some(Kind::ListValue(many)) })]);
+        let fields = Struct { fields: entry.into_iter().collect() }.encode_to_vec();
+        for wire_type in 0..=7 {
+            let fields = [&[1 << 3 | wire_type], &fields[1..]].concat();
+            let mut bytes = vec![0x32];
+            prost::encoding::encode_varint(fields.len() as u64, &mut bytes);
+            bytes.extend(fields);
+            let is_message = AttestationCommand::decode(&bytes[..]).is_ok();
+            assert_eq!(is_message, wire_type < 6, "{wire_type}");
+            let code = check::<AttestationCommand>(&bytes).unwrap_err().code();
+            let expected = if is_message { Code::InvalidArgument } else { Code::Internal };
+            assert_eq!(code, expected, "{wire_type}");
+        }
     }
 
     fn any_value() -> impl Strategy<Value = Value> {
