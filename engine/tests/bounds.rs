@@ -380,15 +380,21 @@ async fn lanes_that_find_room_at_the_start_go_on() {
     running.stop().await;
 }
 
-/// Sends requests of some claims each to a writer whose disk stands still until so many were refused;
-/// then it goes on, and all others are taken.
-async fn overrun(requests: u32, claims_each: u32, padding: usize, refused_meant: usize) {
+/// An engine whose store stands still for as long as somebody holds the gate.
+async fn behind_a_gate() -> (Running, Arc<Semaphore>) {
     let gate = Arc::new(Semaphore::new(1));
     let store = MemoryStore::new(StoreId([7; 16]));
     let store = StandingStill { store, gate: gate.clone(), aside: Vec::new() };
     let clock = Arc::new(SystemClock::new());
     let (engine, task) = start(Box::new(store), clock, EngineConfig::default()).await.unwrap();
-    let running = Running::of(engine.clone(), task);
+    (Running::of(engine, task), gate)
+}
+
+/// Sends requests of some claims each to a writer whose disk stands still until so many were refused;
+/// then it goes on, and all others are taken.
+async fn overrun(requests: u32, claims_each: u32, padding: usize, refused_meant: usize) {
+    let (running, gate) = behind_a_gate().await;
+    let engine = running.engine.clone();
     let held = gate.acquire().await.unwrap();
     let appends: Vec<_> = (0..requests)
         .map(|request| {
@@ -431,12 +437,8 @@ async fn an_intake_that_is_full_by_requests_refuses_and_tells() {
 
 #[tokio::test]
 async fn who_goes_away_leaves_its_claims_in_the_intake() {
-    let gate = Arc::new(Semaphore::new(1));
-    let store = MemoryStore::new(StoreId([7; 16]));
-    let store = StandingStill { store, gate: gate.clone(), aside: Vec::new() };
-    let clock = Arc::new(SystemClock::new());
-    let (engine, task) = start(Box::new(store), clock, EngineConfig::default()).await.unwrap();
-    let running = Running::of(engine.clone(), task);
+    let (running, gate) = behind_a_gate().await;
+    let engine = running.engine.clone();
     let held = gate.acquire().await.unwrap();
     // Fifteen have room; each is given up once it waits for the writer.
     for request in 0..15 {
