@@ -16,11 +16,14 @@
 //! - `gate`: a file; mode `gate` answers no job before it is there
 //! - `on`: modes that fail jobs fail only those whose payload holds this text
 //! - `tokens`: a file; mode `reuses-dead-token` keeps its tokens there
+//! - `secs`: the interval of the schedule that mode `pauses-its-schedule` makes, by default 1
 //! - `makes`: what mode `relays` makes in a job, as tables: `handler` (only in its jobs), `predicate`,
 //!   `copies` (1), `names` (on whose behalf: `job`, the default; `nothing`; `job_of`, the job whose id
 //!   stands in the file `job_of`; `first_attempt`, after it has failed; `late`, the job, once it has been
 //!   answered and the file `late` is there)
 
+#[path = "zoo/pulse.rs"]
+mod pulse;
 #[path = "zoo/serves.rs"]
 mod serves;
 #[path = "zoo/wire.rs"]
@@ -165,6 +168,11 @@ enum Mode {
     Reconfigurable,
     /// Serves HTTP and sockets, as their paths say (`zoo/serves.rs`).
     Serves,
+    /// Tells in a job how far it is, in `n` steps each `ms` apart, and has costs and something to say.
+    TellsProgress,
+    /// Makes a schedule for its first handler before it answers Initialize, and pauses it in its `n`-th job; its
+    /// result is what it was told.
+    PausesItsSchedule,
 }
 
 impl Mode {
@@ -221,6 +229,8 @@ impl Mode {
             "reopens-socket" => Mode::ReopensSocket,
             "reconfigurable" => Mode::Reconfigurable,
             "serves" => Mode::Serves,
+            "tells-progress" => Mode::TellsProgress,
+            "pauses-its-schedule" => Mode::PausesItsSchedule,
             _ => return None,
         })
     }
@@ -383,6 +393,8 @@ fn flood() {
 /// What was configured, and how calls back are made.
 struct Host {
     endpoint: String,
+    queue_endpoint: String,
+    schedule_endpoint: String,
     host_endpoint: String,
     token: String,
     config: HashMap<String, String>,
@@ -394,6 +406,8 @@ impl Host {
         let ledger = request.config.get("ledger").map(|path| Ledger::open(Path::new(path)));
         Host {
             endpoint: request.ats_store_endpoint,
+            queue_endpoint: request.queue_endpoint,
+            schedule_endpoint: request.schedule_endpoint,
             host_endpoint: request.host_endpoint,
             token: request.auth_token,
             config: request.config,
@@ -590,6 +604,12 @@ impl Zoo {
             Mode::HangInExecute => std::future::pending().await,
             Mode::Gate => host.wait_for("gate").await,
             Mode::Relays => return self.relay(job, times).await,
+            Mode::TellsProgress => return pulse::tell_progress(host, job).await,
+            Mode::PausesItsSchedule
+                if self.jobs.fetch_add(1, Ordering::Relaxed) + 1 == host.n() =>
+            {
+                return Ok(done(&pulse::pause_schedule(host, &job.handler_name).await?));
+            }
             Mode::SlowFirstN if self.jobs.fetch_add(1, Ordering::Relaxed) < host.n() => {
                 tokio::time::sleep(Duration::from_millis(host.ms())).await;
             }
@@ -983,6 +1003,10 @@ impl DomainPluginService for Zoo {
             }
             Mode::HangInInitialize => std::future::pending().await,
             Mode::AttestsDuringInitialize => self.attest_early(host).await?,
+            Mode::PausesItsSchedule => {
+                let handlers = Zoo::handlers(host);
+                pulse::make_schedule(host, &handlers[0]).await?;
+            }
             Mode::PrintsItsToken => Zoo::print_token(&host.token),
             Mode::RefusedWatchers => watchers = refused_watchers(),
             Mode::FloodsWatchers => watchers.extend(many_watchers()),

@@ -9,26 +9,30 @@
 mod aliases;
 mod arrivals;
 mod audit;
+mod budgets;
 mod dead;
 mod follow;
+mod jobs;
 mod pages;
+mod progress;
 mod question;
 mod reasons;
 mod rehearsal;
+mod schedules;
 mod status;
 mod trace;
 mod watchers;
 mod why;
 mod why_not;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use axwatch_ats::{AliasBook, Store, StoreError};
 use axwatch_engine::WatcherView;
 use axwatch_model::{
-    AttestationId, JobId, JobIdPrefix, JobRow, JobState, Owner, PluginName, Seq, WatcherKey,
-    WatcherNumber, WatcherRow, WatcherState, bounds,
+    AttestationId, JobId, JobIdPrefix, JobRow, JobState, LaneKey, Owner, PluginName, ScheduleId,
+    Seq, WatcherKey, WatcherNumber, WatcherRow, WatcherState, bounds,
 };
 use axwatch_query::{Aliases, Mistakes};
 use base64::Engine as _;
@@ -37,13 +41,13 @@ use serde_json::value::RawValue;
 pub use aliases::Known;
 pub use audit::RECORD_TYPES;
 pub use dead::{DeadList, NAMED_MAX, Selected, Tally};
-pub use pages::{List, Pages};
+pub use pages::{JobFilter, List, Pages};
+pub use progress::{JobFollow, Told};
 pub use question::OVER_NOT_FOLLOWED;
 pub use rehearsal::{ON_MAX, TrialRun};
 pub use status::{Live, waits};
 pub use trace::Extent;
 
-use crate::fingerprint::fingerprint;
 use crate::views::{self, Named, names_watcher};
 
 /// Why there is no answer.
@@ -73,6 +77,8 @@ pub struct Held {
     pub ready: Option<HashSet<PluginName>>,
     /// The watchers whose fires wait.
     pub paused: HashSet<WatcherNumber>,
+    /// The lanes that wait for a budget.
+    pub by_budgets: BTreeSet<LaneKey>,
 }
 
 impl Held {
@@ -83,7 +89,8 @@ impl Held {
         };
         let away = row.plugin.as_ref().is_none_or(|plugin| !ready.contains(plugin));
         let paused = row.watcher.is_some_and(|watcher| self.paused.contains(&watcher));
-        if away || paused { JobState::Paused } else { JobState::Queued }
+        let by_budget = !self.by_budgets.is_empty() && self.by_budgets.contains(&row.lane());
+        if away || paused || by_budget { JobState::Paused } else { JobState::Queued }
     }
 }
 
@@ -92,12 +99,14 @@ pub struct Answers {
     store: Arc<dyn Store>,
     aliases: AliasBook,
     names: Mutex<HashMap<WatcherNumber, WatcherKey>>,
+    schedules: Mutex<HashMap<ScheduleId, String>>,
 }
 
 impl Answers {
     /// Answers about this store.
     pub fn new(store: Arc<dyn Store>) -> Arc<Answers> {
-        Arc::new(Answers { store, aliases: AliasBook::new(), names: Mutex::default() })
+        let (names, schedules) = (Mutex::default(), Mutex::default());
+        Arc::new(Answers { store, aliases: AliasBook::new(), names, schedules })
     }
 
     /// The store.
@@ -117,15 +126,6 @@ impl Answers {
             AnswerError::NotFound(format!("there is no attestation {id} in this store"))
         })?;
         Ok(stored.to_json())
-    }
-
-    /// The job with this id.
-    pub async fn job(&self, id: JobId, held: &Held) -> Result<views::Job, AnswerError> {
-        let row = self.job_row(id).await?;
-        let result = row.result.as_deref().map(readable_bytes);
-        let mut jobs = self.job_views(vec![row], held).await?;
-        let job = jobs.pop().expect("one row makes one view");
-        Ok(views::Job { result, ..job })
     }
 
     /// The id of the one job whose id begins so. A whole id is taken as it is.
@@ -244,50 +244,6 @@ impl Answers {
     fn lock_names(&self) -> std::sync::MutexGuard<'_, HashMap<WatcherNumber, WatcherKey>> {
         self.names.lock().expect("no holder of the watchers' names panics")
     }
-
-    /// Views of rows, without their results, in the same order.
-    async fn job_views(
-        &self,
-        rows: Vec<JobRow>,
-        held: &Held,
-    ) -> Result<Vec<views::Job>, StoreError> {
-        let mut seqs: Vec<Seq> = rows.iter().filter_map(|row| row.seq).collect();
-        seqs.sort_unstable();
-        seqs.dedup();
-        let claims = self.store.by_seqs(&seqs).await?;
-        let ids: HashMap<Seq, AttestationId> =
-            claims.into_iter().map(|stored| (stored.seq, stored.attestation.id)).collect();
-        let mut jobs = Vec::with_capacity(rows.len());
-        for row in rows {
-            let watcher = match row.watcher {
-                Some(number) => self.watcher_key(number).await?.map(|key| key.to_string()),
-                None => None,
-            };
-            jobs.push(views::Job {
-                job_id: row.id,
-                origin: row.origin,
-                watcher,
-                revision: row.watcher.map(|_| row.revision),
-                generation: row.watcher.map(|_| row.generation),
-                attestation_id: row.seq.and_then(|seq| ids.get(&seq).cloned()),
-                seq: row.seq,
-                handler: row.handler.to_string(),
-                plugin: row.plugin.as_ref().map(ToString::to_string),
-                state: held.shown(&row),
-                attempts: row.attempts,
-                created_at: row.created_at,
-                started_at: row.started_at,
-                due_at: row.due_at.filter(|_| row.state.is_open()),
-                completed_at: row.completed_at,
-                progress: row.progress.map(|(current, total)| views::Progress { current, total }),
-                cost: row.cost,
-                fingerprint: row.error.as_deref().map(fingerprint),
-                error: row.error,
-                result: None,
-            });
-        }
-        Ok(jobs)
-    }
 }
 
 /// The one of these watchers that a text names.
@@ -353,7 +309,7 @@ fn raw(json: String) -> Box<RawValue> {
 }
 
 /// Any bytes as JSON: JSON on one line as it is, other text as text, the rest as base64.
-fn readable_bytes(bytes: &[u8]) -> Box<RawValue> {
+pub fn readable_bytes(bytes: &[u8]) -> Box<RawValue> {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return raw(json_line(&base64::engine::general_purpose::STANDARD.encode(bytes)));
     };

@@ -14,9 +14,11 @@ mod audit;
 mod ax;
 mod backup;
 mod bodies;
+mod budgets;
 mod error;
 mod events;
 mod guard;
+mod job_events;
 mod jobs;
 mod listen;
 mod ndjson;
@@ -24,6 +26,7 @@ mod plugins;
 mod proxy;
 mod request;
 mod retain;
+mod schedules;
 mod socket;
 mod trace;
 mod watchers;
@@ -125,6 +128,19 @@ pub fn router(parts: Parts) -> Router {
         .route("/jobs/{id}", get(jobs::one))
         .route("/jobs/{id}/retry", post(jobs::retry))
         .route("/jobs/{id}/discard", post(jobs::discard))
+        .route("/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/jobs/{id}/pause", post(jobs::pause))
+        .route("/jobs/{id}/resume", post(jobs::resume))
+        .route("/jobs/{id}/events", get(jobs::events))
+        .route("/schedules", get(schedules::list).post(schedules::create))
+        .route("/schedules/{id}", get(schedules::one).merge(delete(schedules::remove)))
+        .route("/schedules/{id}/pause", post(schedules::pause))
+        .route("/schedules/{id}/resume", post(schedules::resume))
+        .route("/schedules/{id}/run", post(schedules::run))
+        .route("/schedules/{id}/history", get(schedules::history))
+        .route("/schedules/{id}/next", get(schedules::next))
+        .route("/budgets", get(budgets::list).post(budgets::set))
+        .route("/budgets/{scope}", get(budgets::one))
         .route("/trace/{id}", get(trace::trace))
         .route("/why/{id}", get(jobs::why))
         .route("/why-not/{attestation}", get(why_not::why_not))
@@ -173,7 +189,8 @@ impl Api {
     /// What holds jobs back at this moment.
     async fn held(&self) -> Result<Held, EngineGone> {
         let paused = self.engine.paused().await?.into_iter().collect();
-        Ok(Held { ready: Some(self.ready()), paused })
+        let by_budgets = self.engine.held_by_budgets().await?.into_iter().collect();
+        Ok(Held { ready: Some(self.ready()), paused, by_budgets })
     }
 
     /// The plugins that take jobs.
@@ -220,6 +237,13 @@ async fn status(State(api): Shared) -> Result<Json<views::Status>, ApiError> {
         durability: "power".to_owned(),
     };
     let plugins = api.plugin_views();
-    let live = Live { server, plugins, overview: api.engine.overview().await?, heads };
+    let live = Live {
+        server,
+        plugins,
+        overview: api.engine.overview().await?,
+        heads,
+        schedules: api.engine.schedules().await?,
+        budgets: api.engine.budgets().await?,
+    };
     Ok(Json(api.answers.status(&api.store, now, Some(live)).await?))
 }

@@ -5,6 +5,7 @@ mod attest;
 mod audit;
 mod ax;
 mod backup;
+mod budget;
 mod completions;
 mod confirm;
 mod demo;
@@ -15,6 +16,7 @@ mod man;
 mod plugin;
 mod restore;
 mod retain;
+mod schedule;
 mod serve;
 mod status;
 mod torture;
@@ -42,6 +44,9 @@ Examples:
   axwatch ax is author of GitHub                       ask for claims
   axwatch watch create prs --when 'is author' --run notify.log
   axwatch fires --follow                               see what it causes
+  axwatch jobs run notify.log --watch                  run a handler yourself, and see how it goes on
+  axwatch schedule create poll --every 5m --run ixgest.git
+  axwatch budget set all --per-month 20                let jobs wait that would cost more
   axwatch status                                       see how everything is
   axwatch why 3ea27c14d1c994b3bc463569ba5fdcae         see why a job ran
   axwatch trace 3ea27c                                 see what led to it, and what came of it
@@ -85,6 +90,8 @@ enum Command {
     Watch(watch::Watch),
     Fires(fires::Fires),
     Jobs(jobs::Jobs),
+    Schedule(schedule::ScheduleCommand),
+    Budget(budget::Budget),
     Plugin(plugin::Plugin),
     Audit(audit::Audit),
     Backup(backup::Backup),
@@ -103,7 +110,7 @@ enum Command {
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Limit {
     /// At most so many, the newest first
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     limit: usize,
     /// All there are
     #[arg(long, conflicts_with = "limit")]
@@ -256,6 +263,8 @@ async fn dispatch(command: Command, context: &mut Context) -> Result<()> {
         Command::Watch(command) => command.run(context).await,
         Command::Fires(command) => command.run(context).await,
         Command::Jobs(command) => command.run(context).await,
+        Command::Schedule(command) => command.run(context).await,
+        Command::Budget(command) => command.run(context).await,
         Command::Plugin(command) => command.run(context).await,
         Command::Audit(command) => command.run(context).await,
         Command::Backup(command) => command.run(context).await,

@@ -12,18 +12,19 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use axwatch_core::RetryLimits;
+use axwatch_core::{BudgetLimits, RetryLimits};
 use axwatch_engine::EngineConfig;
 use axwatch_engine::plugin::{
     HostSettings, Keepalive, MAX_IN_FLIGHT_MAX, OURS_IN_ENV, PluginSettings,
 };
-use axwatch_model::{HandlerName, PluginName, bounds};
+use axwatch_model::{BudgetScope, HandlerName, PluginName, bounds};
 use serde::Deserialize;
 use toml::de::DeTable;
 
 use crate::shipped;
 use crate::times;
 use crate::tls::TlsFiles;
+use crate::views::{LIMIT_MAX, is_limit};
 
 /// Where `serve` listens when nobody says otherwise.
 const HTTP_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8770);
@@ -54,6 +55,8 @@ pub struct Config {
     pub hosts: Vec<String>,
     /// Which log lines are written, as `tracing` filters are: `info,axwatch_engine=debug`.
     pub log: Option<String>,
+    /// How often jobs may be tried and what they may spend; what is set with a command wins, limit by limit.
+    pub budgets: BTreeMap<BudgetScope, BudgetLimits>,
     /// The plugins and how they are treated.
     plugins: PluginsConfig,
 }
@@ -108,6 +111,7 @@ struct RawConfig {
     retention: RawRetention,
     http: RawHttp,
     log: RawLog,
+    budget: RawBudget,
     plugin: RawPlugin,
     plugins: BTreeMap<String, RawHost>,
 }
@@ -138,6 +142,30 @@ struct RawHttp {
 #[serde(default)]
 struct RawLog {
     filter: Option<String>,
+}
+
+/// `[budget]`: of all jobs together, and of those of plugins and of handlers.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawBudget {
+    // As in `RawLimits`, which flattened would lose the lines of mistakes.
+    calls_per_minute: Option<u32>,
+    per_day: Option<f64>,
+    per_week: Option<f64>,
+    per_month: Option<f64>,
+    /// `[budget.plugin.NAME]`.
+    plugin: BTreeMap<String, RawLimits>,
+    /// `[budget.handler."PLUGIN/HANDLER"]`.
+    handler: BTreeMap<String, RawLimits>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+struct RawLimits {
+    calls_per_minute: Option<u32>,
+    per_day: Option<f64>,
+    per_week: Option<f64>,
+    per_month: Option<f64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -204,7 +232,9 @@ enum ZeroRate {
 }
 
 /// The tables that are axwatch's own: a plugin of such a name could have none.
-pub const SECTIONS: [&str; 6] = ["store", "retention", "http", "log", "plugin", "plugins"];
+pub const SECTIONS: [&str; 7] =
+    ["store", "retention", "http", "log", "budget", "plugin", "plugins"];
+const LIMIT_KEYS: [&str; 4] = ["calls_per_minute", "per_day", "per_week", "per_month"];
 const RETRY_KEYS: [&str; 2] = ["max_attempts", "max_age_secs"];
 const HOST_KEYS: [&str; 16] = [
     "binary",
@@ -231,6 +261,7 @@ fn section_keys(section: &str) -> &'static [&'static str] {
         "retention" => &["older_than"],
         "http" => &["addr", "tls_cert", "tls_key", "hosts"],
         "log" => &["filter"],
+        "budget" => &["calls_per_minute", "per_day", "per_week", "per_month", "plugin", "handler"],
         "plugin" => &["enabled", "paths", "protocol_version", "body_max_mb", "websocket"],
         "plugin.websocket" => &["keepalive"],
         "plugin.websocket.keepalive" => &["ping_interval_secs", "pong_timeout_secs"],
@@ -267,6 +298,7 @@ impl Config {
             tls: None,
             hosts: Vec::new(),
             log: variable("AXWATCH_LOG").or_else(|| variable("RUST_LOG")),
+            budgets: BTreeMap::new(),
             plugins: PluginsConfig::default(),
         }
     }
@@ -312,6 +344,7 @@ impl Config {
     pub fn engine_config(&self) -> EngineConfig {
         EngineConfig {
             reserve_bytes: self.reserve_mb.map(|mb| mb.saturating_mul(MIB)),
+            budgets: self.budgets.clone(),
             ..EngineConfig::default()
         }
     }
@@ -474,6 +507,10 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
             ConfigError::new(place(&key), format!("{key}: {problem}"))
         })?;
     }
+    let budgets = budgets(&raw.budget).map_err(|(key, problem)| {
+        let parts: Vec<&str> = key.iter().map(String::as_str).collect();
+        ConfigError::new(source.place_at(keys.get_ref(), &parts), problem)
+    })?;
     let mut hosts = raw.plugins;
     for (name, host) in &mut hosts {
         check_host(name, host, |key| place(&format!("plugins.{name}.{key}")))?;
@@ -491,6 +528,7 @@ fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
         tls,
         hosts: names,
         log: raw.log.filter,
+        budgets,
         plugins: PluginsConfig {
             file: file.to_owned(),
             was_read: false,
@@ -569,6 +607,54 @@ fn keepalive(raw: &RawKeepalive) -> Result<Keepalive, (String, String)> {
     Ok(keepalive)
 }
 
+/// The parts of a key, and what is wrong there.
+type Misplaced = (Vec<String>, String);
+
+/// The budgets that are configured.
+fn budgets(raw: &RawBudget) -> Result<BTreeMap<BudgetScope, BudgetLimits>, Misplaced> {
+    let RawBudget { calls_per_minute, per_day, per_week, per_month, .. } = *raw;
+    let of_all = RawLimits { calls_per_minute, per_day, per_week, per_month };
+    let at = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>();
+    let mut budgets = BTreeMap::new();
+    budgets.insert(BudgetScope::All, of_all.checked(&["budget"])?);
+    for (name, limits) in &raw.plugin {
+        let key = ["budget", "plugin", name.as_str()];
+        let plugin: PluginName = name.parse().map_err(|error| (at(&key), format!("{error}")))?;
+        budgets.insert(BudgetScope::Plugin(plugin), limits.checked(&key)?);
+    }
+    for (name, limits) in &raw.handler {
+        let key = ["budget", "handler", name.as_str()];
+        let scope = name.parse::<BudgetScope>().ok();
+        let scope = scope.filter(|scope| matches!(scope, BudgetScope::Handler(..)));
+        let scope = scope.ok_or_else(|| {
+            let problem = format!(
+                "{name:?} names no handler; write its plugin too: [budget.handler.\"PLUGIN/HANDLER\"]"
+            );
+            (at(&key), problem)
+        })?;
+        budgets.insert(scope, limits.checked(&key)?);
+    }
+    // What says nothing is none.
+    budgets.retain(|_, limits| *limits != BudgetLimits::default());
+    Ok(budgets)
+}
+
+impl RawLimits {
+    /// The limits, once it is clear that they are amounts. `key` is where they stand.
+    fn checked(self, key: &[&str]) -> Result<BudgetLimits, Misplaced> {
+        let RawLimits { calls_per_minute, per_day, per_week, per_month } = self;
+        let amounts = [("per_day", per_day), ("per_week", per_week), ("per_month", per_month)];
+        let is_none = |amount: f64| !is_limit(amount);
+        if let Some((name, _)) = amounts.iter().find(|(_, amount)| amount.is_some_and(is_none)) {
+            let parts: Vec<String> = key.iter().chain([name]).map(|p| (*p).to_owned()).collect();
+            let problem =
+                format!("{} must be an amount of 0 or more, up to {LIMIT_MAX}", parts.join("."));
+            return Err((parts, problem));
+        }
+        Ok(BudgetLimits { calls_per_minute, per_day, per_week, per_month })
+    }
+}
+
 /// The names of `plugin.enabled`, each once.
 fn enabled(names: &[String]) -> Result<Vec<PluginName>, String> {
     let names: Result<Vec<PluginName>, _> = names.iter().map(|name| name.parse()).collect();
@@ -593,11 +679,16 @@ impl Source<'_> {
 
     /// The place of a dotted key, or of the deepest part of it that is there.
     fn place_of(&self, keys: &DeTable<'_>, dotted: &str) -> String {
+        self.place_at(keys, &dotted.split('.').collect::<Vec<_>>())
+    }
+
+    /// The same of a key whose parts may hold dots.
+    fn place_at(&self, keys: &DeTable<'_>, parts: &[&str]) -> String {
         let mut table = Some(keys);
         let mut span = 0..0;
-        for part in dotted.split('.') {
+        for part in parts {
             let Some((key, value)) = table
-                .and_then(|table| table.iter().find(|(key, _)| key.get_ref().as_ref() == part))
+                .and_then(|table| table.iter().find(|(key, _)| key.get_ref().as_ref() == *part))
             else {
                 break;
             };
@@ -668,8 +759,10 @@ fn check_keys(source: &Source<'_>, keys: &DeTable<'_>, raw: &RawConfig) -> Resul
             }
             (true, Some(table)) => {
                 known_keys(source, table, name, section_keys(name))?;
-                if name == "plugin" {
-                    known_websocket_keys(source, table)?;
+                match name {
+                    "plugin" => known_websocket_keys(source, table)?,
+                    "budget" => known_budget_keys(source, table, &plugins)?,
+                    _ => {}
                 }
             }
             (false, _) if plugins.contains(&name) => {
@@ -711,6 +804,35 @@ fn known_handler_keys(
             .map_err(|error| ConfigError::new(source.place(key.span()), error.to_string()))?;
         if let Some(table) = value.get_ref().as_table() {
             known_keys(source, table, &format!("{prefix}.handler.{name}"), &RETRY_KEYS)?;
+        }
+    }
+    Ok(())
+}
+
+/// The keys of each `[budget.plugin.NAME]` and `[budget.handler."PLUGIN/HANDLER"]`.
+fn known_budget_keys(
+    source: &Source<'_>,
+    budget: &DeTable<'_>,
+    plugins: &[&str],
+) -> Result<(), ConfigError> {
+    for (kind, scopes) in budget {
+        let kind: &str = kind.get_ref().as_ref();
+        for (scope, limits) in scopes.get_ref().as_table().into_iter().flatten() {
+            let section = format!("budget.{kind}.{}", scope.get_ref());
+            let plugin = scope.get_ref().split('/').next().unwrap_or_default();
+            // One that cannot be a scope at all is told of with the rest of what is wrong with it.
+            let is_scope = kind == "plugin" || scope.get_ref().contains('/');
+            if is_scope && plugin.parse::<PluginName>().is_ok() && !plugins.contains(&plugin) {
+                let hint = match nearest(plugin, plugins) {
+                    Some(near) => format!("did you mean {near}?"),
+                    None => format!("those that are enabled are {}", plugins.join(", ")),
+                };
+                let problem = format!("[{section}] belongs to no enabled plugin; {hint}");
+                return Err(ConfigError::new(source.place(scope.span()), problem));
+            }
+            if let Some(limits) = limits.get_ref().as_table() {
+                known_keys(source, limits, &section, &LIMIT_KEYS)?;
+            }
         }
     }
     Ok(())
@@ -1145,6 +1267,45 @@ mod tests {
                 "[http]\ntls_cert = 'a'\ntls_key = 'b'\nhosts = ['https://x:1']",
                 "am.toml:4: \"https://x:1\" is no name",
             ),
+            ("budget = 3", "am.toml:1: budget must be a table: write [budget]"),
+            (
+                "[budget]\nper_dya = 1",
+                "am.toml:2: unknown key budget.per_dya; did you mean budget.per_day?",
+            ),
+            (
+                "[budget]\n\nper_week = -1.5",
+                "am.toml:3: budget.per_week must be an amount of 0 or more",
+            ),
+            ("[budget]\nper_day = 1e300", "am.toml:2: budget.per_day must be an amount"),
+            ("[budget]\nper_day = nan", "am.toml:2: budget.per_day must be an amount"),
+            (
+                "[budget]\ncalls_per_minute = 1.5",
+                "am.toml:2: budget.calls_per_minute: invalid type",
+            ),
+            (
+                "[budget.plugin.git]\ncalls_per_minut = 3",
+                "am.toml:2: unknown key budget.plugin.git.calls_per_minut; did you mean",
+            ),
+            (
+                "[budget.plugin.gti]\nper_day = 3",
+                "am.toml:1: [budget.plugin.gti] belongs to no enabled plugin; did you mean git?",
+            ),
+            (
+                "[budget.handler.'ntify/notify.log']\nper_day = 3",
+                "am.toml:1: [budget.handler.ntify/notify.log] belongs to no enabled plugin; did you mean notify?",
+            ),
+            (
+                "[budget.plugin]\n'g i t' = { per_day = 1 }",
+                "am.toml:2: plugin name \"g i t\" is not",
+            ),
+            (
+                "[budget.handler.'git/ixgest.git']\nper_month = -1",
+                "am.toml:2: budget.handler.git/ixgest.git.per_month must be an amount",
+            ),
+            (
+                "[budget.handler.'ixgest.git']\nper_month = 1",
+                "am.toml:1: \"ixgest.git\" names no handler; write its plugin too",
+            ),
             ("[plugin\n", "am.toml:1:"),
         ];
         for (text, expected) in cases {
@@ -1248,6 +1409,22 @@ mod tests {
         let host = settings("[plugin]\nenabled = ['git']");
         assert_eq!((host.keepalive, host.body_bytes_max), (Keepalive::default(), 16 << 20));
         assert_eq!((host.plugins[0].memory_bytes_max, host.plugins[0].open), (None, false));
+    }
+
+    #[test]
+    fn budgets_are_of_all_of_plugins_and_of_handlers() {
+        let text = "[budget]\nper_month = 20\n[budget.plugin.git]\ncalls_per_minute = 60\n\
+                    [budget.plugin.notify]\n[budget.handler.'git/ixgest.git']\nper_day = 0.5";
+        let config = read(Path::new("am.toml"), text).unwrap().engine_config().budgets;
+        let found: Vec<_> =
+            config.iter().map(|(scope, limits)| (scope.to_string(), *limits)).collect();
+        let none = BudgetLimits::default();
+        let expected = [
+            ("*", BudgetLimits { per_month: Some(20.0), ..none }),
+            ("git", BudgetLimits { calls_per_minute: Some(60), ..none }),
+            ("git/ixgest.git", BudgetLimits { per_day: Some(0.5), ..none }),
+        ];
+        assert_eq!(found, expected.map(|(scope, limits)| (scope.to_owned(), limits)));
     }
 
     #[test]

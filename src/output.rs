@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
-use axwatch_model::{JobState, WatcherState};
+use axwatch_model::{JobState, ScheduleState, WatcherState};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use tokio::io::Interest;
@@ -226,6 +226,15 @@ pub fn watcher_style(state: WatcherState) -> Style {
         }
         WatcherState::Broken | WatcherState::Refused => AnsiColor::Red.on_default(),
         WatcherState::Retired => Style::new().dimmed(),
+    }
+}
+
+/// How a schedule's state looks.
+pub fn schedule_style(state: ScheduleState) -> Style {
+    match state {
+        ScheduleState::Active => Style::new(),
+        ScheduleState::Paused => AnsiColor::Yellow.on_default(),
+        ScheduleState::Inactive | ScheduleState::Retired => Style::new().dimmed(),
     }
 }
 

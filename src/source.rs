@@ -4,6 +4,7 @@
 //! error, never a silent switch to the file. The answers are the same either way, because both are
 //! made by `crate::answers`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use axwatch_ats::{AuditRow, SqliteStore};
-use axwatch_model::{Clock as _, JobIdPrefix, LeafNumber, SystemClock};
+use axwatch_core::BudgetLimits;
+use axwatch_model::{BudgetScope, Clock as _, JobIdPrefix, LeafNumber, SystemClock};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -25,6 +27,11 @@ use crate::client::{self, Client, ClientError, JSON};
 use crate::fault::Fault;
 use crate::runtime;
 use crate::views;
+
+/// Where schedules are, in the API.
+pub const SCHEDULES: &str = "/api/v1/schedules";
+/// Where budgets are.
+pub const BUDGETS: &str = "/api/v1/budgets";
 
 /// How long a server may take to say that it is there.
 const PROBE_WITHIN: Duration = Duration::from_secs(5);
@@ -70,18 +77,34 @@ impl Source {
                         });
                         (Method::POST, "/api/v1/ax".to_owned(), Bytes::from(body.to_string()))
                     }
-                    List::Fires { watcher, state } | List::Jobs { watcher, state } => {
-                        let base = match list {
-                            List::Fires { .. } => "/api/v1/fires",
-                            _ => "/api/v1/jobs",
-                        };
+                    List::Fires { watcher, state } => {
                         let query = [
                             ("limit", limit_text),
                             ("all", all),
                             ("watcher", watcher.clone()),
                             ("state", state.map(|state| state.to_string())),
                         ];
-                        (Method::GET, client::with_query(base, &query), Bytes::new())
+                        (Method::GET, client::with_query("/api/v1/fires", &query), Bytes::new())
+                    }
+                    List::Jobs(filter) => {
+                        let query = [
+                            ("limit", limit_text),
+                            ("all", all),
+                            ("watcher", filter.watcher.clone()),
+                            ("state", filter.state.map(|state| state.to_string())),
+                            ("handler", filter.handler.clone()),
+                            ("plugin", filter.plugin.clone()),
+                            ("asker", filter.asker.clone()),
+                            ("source", filter.source.clone()),
+                            ("parent", filter.parent.clone()),
+                            ("schedule", filter.schedule.clone()),
+                        ];
+                        (Method::GET, client::with_query("/api/v1/jobs", &query), Bytes::new())
+                    }
+                    List::Runs { schedule } => {
+                        let query = [("limit", limit_text), ("all", all)];
+                        let path = client::path(SCHEDULES, &[schedule, "history"]);
+                        (Method::GET, client::with_query(&path, &query), Bytes::new())
                     }
                     List::Records { kind, before } => {
                         let query = [
@@ -207,13 +230,86 @@ impl Source {
         }
     }
 
+    /// The schedules, by owner and name: at most so many, or all with the retired ones.
+    pub async fn schedules(&self, limit: Option<usize>) -> Result<Lines> {
+        match self {
+            Source::Server(client) => {
+                let query = [
+                    ("limit", limit.map(|limit| limit.to_string())),
+                    ("all", limit.is_none().then(|| "true".to_owned())),
+                ];
+                let path = client::with_query(SCHEDULES, &query);
+                Ok(Lines::Server(client.lines(Method::GET, &path, JSON, Bytes::new()).await?))
+            }
+            Source::Store(answers) => {
+                let mut rows = answers.schedules(limit.is_none()).await?;
+                rows.truncate(limit.unwrap_or(usize::MAX));
+                let line = |row| json_line(&views::Schedule::offline(row));
+                Ok(Lines::Ready(Some(rows.iter().map(line).collect())))
+            }
+        }
+    }
+
+    /// The schedule that a text names.
+    pub async fn schedule(&self, text: &str) -> Result<views::Schedule> {
+        match self {
+            Source::Server(client) => Ok(client.get(&client::path(SCHEDULES, &[text])).await?),
+            Source::Store(answers) => {
+                Ok(views::Schedule::offline(&answers.schedule_row(text).await?))
+            }
+        }
+    }
+
+    /// When a schedule would run next.
+    pub async fn next_times(&self, text: &str, limit: usize) -> Result<views::NextTimes> {
+        match self {
+            Source::Server(client) => {
+                let path = client::path(SCHEDULES, &[text, "next"]);
+                let query = [("limit", Some(limit.to_string()))];
+                Ok(client.get(&client::with_query(&path, &query)).await?)
+            }
+            Source::Store(answers) => {
+                let now = SystemClock::new().now().wall;
+                Ok(answers.next_times(text, now, limit).await?)
+            }
+        }
+    }
+
+    /// Every budget and what has been used of it, or the one of a scope. `configured` is what the
+    /// configuration says, for when no server does.
+    pub async fn budgets(
+        &self,
+        scope: Option<&BudgetScope>,
+        configured: &BTreeMap<BudgetScope, BudgetLimits>,
+    ) -> Result<Vec<views::Budget>> {
+        match (self, scope) {
+            (Source::Store(answers), _) => {
+                let now = SystemClock::new().now().wall;
+                Ok(answers.budgets(scope, configured, now).await?)
+            }
+            (Source::Server(client), Some(scope)) => {
+                Ok(vec![client.get(&client::path(BUDGETS, &[&scope.to_string()])).await?])
+            }
+            (Source::Server(client), None) => {
+                let mut lines = client.lines(Method::GET, BUDGETS, JSON, Bytes::new()).await?;
+                let mut budgets = Vec::new();
+                while let Some(page) = lines.next().await? {
+                    for line in page {
+                        budgets.push(parse(&line)?);
+                    }
+                }
+                Ok(budgets)
+            }
+        }
+    }
+
     /// A job with its result.
     pub async fn job(&self, id: &JobIdPrefix) -> Result<views::Job> {
         match self {
             Source::Server(client) => Ok(client.get(&client::job_path(id)).await?),
             Source::Store(answers) => {
                 let id = answers.job_id(id).await?;
-                Ok(answers.job(id, &Held::default()).await?)
+                Ok(answers.shown_job(id, &Held::default()).await?)
             }
         }
     }

@@ -5,8 +5,11 @@
 
 mod aliases;
 mod backup;
+mod budgets;
 mod dead;
+mod jobs;
 mod plugins;
+mod schedules;
 mod trace;
 mod trial;
 mod upkeep;
@@ -15,18 +18,21 @@ mod why_not;
 
 use axwatch_engine::{Acked, Fires};
 use axwatch_model::{
-    AttestationId, JobId, JobOrigin, JobState, Owner, Seq, Timestamp, WatcherKey, WatcherState,
+    AttestationId, JobId, JobState, Owner, Seq, Timestamp, WatcherKey, WatcherState,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 pub use aliases::{AliasChanged, AliasClass};
 pub use backup::{Backup, BackupLine, BackupProgress, Held, Restored};
+pub use budgets::{Budget, LIMIT_MAX, Part, has_limit, is_limit};
 pub use dead::{
     Action, DeadEnd, DeadGroup, DeadSummary, Outcome, OutcomeEnd, PreviewEnd, Selection, Skipped,
     WorkProgress, Worked,
 };
+pub use jobs::{Below, Job, JobLog, JobProgress, Progress, Tree, TreeJob};
 pub use plugins::{Plugin, PluginRoute, PluginRoutes, Plugins, ShownPlugin};
+pub use schedules::{NextTimes, Schedule, ScheduleCounts, ScheduleRun, shown_name};
 pub use trace::{
     LoopStop, TRACE_DEPTH_DEFAULT, TRACE_DEPTH_MAX, TRACE_LIMIT_DEFAULT, TRACE_LIMIT_MAX, Trace,
     TraceKind, TraceLineage, TraceNode,
@@ -68,60 +74,6 @@ pub struct Fire {
     pub completed_at: Option<Timestamp>,
     /// What the last failed attempt said.
     pub error: Option<String>,
-}
-
-/// Any job.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Job {
-    /// Its id, the same on every attempt.
-    pub job_id: JobId,
-    /// What caused it.
-    pub origin: JobOrigin,
-    /// The watcher as shown.
-    pub watcher: Option<String>,
-    /// The watcher's revision when it fired.
-    pub revision: Option<u64>,
-    /// The watcher's generation when it fired: a replay has one of its own.
-    pub generation: Option<u32>,
-    /// The claim that it is about.
-    pub attestation_id: Option<AttestationId>,
-    /// The claim's number.
-    pub seq: Option<Seq>,
-    /// The handler as declared.
-    pub handler: String,
-    /// The plugin that answers for it.
-    pub plugin: Option<String>,
-    /// Where it is on its way.
-    pub state: JobState,
-    /// Attempts begun.
-    pub attempts: u32,
-    /// When it was made.
-    pub created_at: Timestamp,
-    /// When its last attempt began.
-    pub started_at: Option<Timestamp>,
-    /// When it may run next, if that is not at once.
-    pub due_at: Option<Timestamp>,
-    /// When it came to an end.
-    pub completed_at: Option<Timestamp>,
-    /// How far it came.
-    pub progress: Option<Progress>,
-    /// What its attempts cost.
-    pub cost: Option<f64>,
-    /// What the last failed attempt said.
-    pub error: Option<String>,
-    /// What errors that mean the same have in common with this one.
-    pub fingerprint: Option<String>,
-    /// What the successful attempt gave: JSON as it is, other text as text, other bytes as base64.
-    pub result: Option<Box<RawValue>>,
-}
-
-/// How far an attempt said it came.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct Progress {
-    /// So far.
-    pub current: i32,
-    /// Of this.
-    pub total: i32,
 }
 
 /// Whether `given` names this watcher: the shown id, or the local id of a user's.
@@ -374,7 +326,7 @@ pub struct Attempt {
     pub started_at: Option<Timestamp>,
     /// When it ended; null while it is under way.
     pub ended_at: Option<Timestamp>,
-    /// `succeeded`, `failed`, `not_now` or `unknown`; null while it is under way.
+    /// `succeeded`, `failed`, `not_now`, `unknown` or `stopped`; null while it is under way.
     pub outcome: Option<String>,
     /// What the plugin said, or what was seen.
     pub reason: Option<String>,
@@ -449,6 +401,8 @@ pub struct Status {
     pub watchers: WatcherCounts,
     /// Jobs by state, as shown.
     pub jobs: JobCounts,
+    /// Schedules by state, those that are retired left out.
+    pub schedules: ScheduleCounts,
     /// The plugins: of the server, or without one those that were ever up, as stopped.
     pub plugins: Vec<Plugin>,
     /// How far behind it is.

@@ -56,25 +56,38 @@ const FIRE: &[&str] = &[
     "watcher",
 ];
 const JOB: &[&str] = &[
+    "ahead",
     "attempts",
     "attestation_id",
+    "by",
     "completed_at",
     "cost",
+    "cost_estimate",
     "created_at",
     "due_at",
+    "entries",
     "error",
     "fingerprint",
     "generation",
     "handler",
     "job_id",
+    "log",
+    "nominal",
     "origin",
+    "owner",
+    "parent",
     "plugin",
+    "priority",
     "progress",
     "result",
     "revision",
+    "schedule",
     "seq",
+    "source",
     "started_at",
     "state",
+    "tree",
+    "waits",
     "watcher",
 ];
 const PLUGIN: &[&str] =
@@ -114,6 +127,7 @@ const STATUS: &[&str] = &[
     "jobs",
     "lag",
     "plugins",
+    "schedules",
     "server",
     "store",
     "watchers",
@@ -155,6 +169,8 @@ fn the_keys_of_json_are_stable() {
     declared.sort_unstable();
     let mut shown_plugin = [PLUGIN, SHOWN_PLUGIN].concat();
     shown_plugin.sort_unstable();
+    let mut asked = [JOB, &["deduplicated"]].concat();
+    asked.sort_unstable();
     let cases: [(&[&str], &[&str]); 18] = [
         (&["as", "Y is unseen"], &["fires", "id", "seq"]),
         (&["ax", "is seen"], ATTESTATION),
@@ -166,7 +182,7 @@ fn the_keys_of_json_are_stable() {
         (&["fires"], FIRE),
         (&["jobs", "list"], JOB),
         (&["jobs", "show", &job], JOB),
-        (&["jobs", "run", "work", "--payload", "{}", "--wait"], JOB),
+        (&["jobs", "run", "work", "--payload", "{}", "--wait"], &asked),
         (&["plugin", "list"], PLUGIN),
         (&["plugin", "show", "zoo"], &shown_plugin),
         (&["audit", "head"], &["at", "head", "records", "store_id"]),
@@ -258,7 +274,8 @@ fn every_command_has_help_with_examples() {
     let home = Home::new("help");
     let single = ["serve", "status", "as", "ax", "fires", "why", "completions", "man"];
     let mut commands: Vec<Vec<&str>> = single.iter().map(|&name| vec![name]).collect();
-    commands.extend(["watch", "jobs", "plugin", "audit"].map(|group| vec![group]));
+    let groups = ["watch", "jobs", "schedule", "budget", "plugin", "audit"];
+    commands.extend(groups.map(|group| vec![group]));
     let nested: BTreeMap<&str, &[&str]> = BTreeMap::from([
         (
             "watch",
@@ -267,7 +284,18 @@ fn every_command_has_help_with_examples() {
                 "replay",
             ][..],
         ),
-        ("jobs", &["list", "show", "run", "dead", "retry", "discard"]),
+        (
+            "jobs",
+            &[
+                "list", "show", "run", "watch", "cancel", "pause", "resume", "dead", "retry",
+                "discard",
+            ],
+        ),
+        (
+            "schedule",
+            &["create", "list", "show", "pause", "resume", "delete", "run-now", "history", "next"],
+        ),
+        ("budget", &["set", "show"]),
         (
             "plugin",
             &[
@@ -506,7 +534,7 @@ fn the_status_tells_how_everything_is() {
     let counts: Vec<_> = jobs.iter().map(|state| number(&status["jobs"], state)).collect();
     assert_eq!(counts, [0, 0, 1, 1, 1, 0], "{status}");
     assert!(number(&status["store"], "bytes") > 0 && number(&status["disk"], "free_bytes") > 0);
-    assert_eq!((number(&status["store"], "schema"), number(&status["lag"], "head")), (5, 2));
+    assert_eq!((number(&status["store"], "schema"), number(&status["lag"], "head")), (6, 2));
     assert!(text(&status["lag"], "oldest_waiting_at").ends_with('Z'));
     let kinds: Vec<_> =
         status["attention"].as_array().unwrap().iter().map(|one| text(one, "kind")).collect();

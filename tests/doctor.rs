@@ -66,7 +66,9 @@ fn a_row_of_any_table_that_does_not_decode_stops_nothing_else() {
         (
             "schedules",
             "[\"zoo\",\"x\"]",
-            "INSERT INTO schedules VALUES ('zoo','x','',0,0,'','',1,1,NULL)",
+            "INSERT INTO schedules (owner, name, handler, interval_secs, anchor, missed, overlap, jitter_secs, \
+              enabled_by_default, description, ats_code, state, declared_at, changed_at, seen, by_call) \
+              VALUES ('zoo','x','zoo/',0,1,'once','skip',0,0,'','','inactive',1,1,'[]',0)",
         ),
     ];
     for (table, key, spoil) in cases {

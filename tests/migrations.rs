@@ -17,16 +17,17 @@ use sha2::{Digest as _, Sha256, Sha384};
 use support::{Dice, Home, Ran, Running, Zoo, number, processes, text};
 
 /// The steps, as they were released.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("../migrations/sqlite/0001_log.sql"),
     include_str!("../migrations/sqlite/0002_ended_badly.sql"),
     include_str!("../migrations/sqlite/0003_aliases_and_revisions.sql"),
     include_str!("../migrations/sqlite/0004_positions.sql"),
     include_str!("../migrations/sqlite/0005_plugins.sql"),
+    include_str!("../migrations/sqlite/0006_pulse.sql"),
 ];
 const PRESENT: usize = MIGRATIONS.len();
 /// Those that stores of users may have.
-const RELEASED: [usize; 4] = [1, 2, 3, 4];
+const RELEASED: [usize; 5] = [1, 2, 3, 4, 5];
 
 /// An empty store of a schema.
 fn empty_store(path: &Path, schema: usize) -> Connection {
@@ -56,6 +57,17 @@ fn take_back(home: &Home, schema: usize) {
     database.execute("ATTACH ? AS present", [present.to_str().unwrap()]).unwrap();
     for table in names(&database, "SELECT name FROM main.sqlite_schema WHERE type = 'table'") {
         if table.starts_with("_sqlx") || table == "meta" {
+            continue;
+        }
+        if table == "schedules" {
+            // They had their bare handlers.
+            database
+                .execute_batch(
+                    "INSERT INTO main.schedules SELECT owner, name, substr(handler, instr(handler, '/') + 1), \
+                     interval_secs, enabled_by_default, description, ats_code, declared_at, changed_at, \
+                     retired_at FROM present.schedules;",
+                )
+                .unwrap();
             continue;
         }
         let columns = format!("SELECT name FROM pragma_table_info('{table}', 'main')");
@@ -100,7 +112,10 @@ fn hash(path: &Path) -> Vec<u8> {
 }
 
 fn configure(home: &Home) {
-    let zoo = Zoo::good("zoo").handlers(&["work", "fail"]);
+    let zoo = Zoo::good("zoo")
+        .handlers(&["work", "fail"])
+        // Not before the test is over.
+        .own("schedules", json!([{ "handler_name": "work", "interval_seconds": 86_400, "enabled_by_default": true }]));
     home.configure_zoo(&[
         zoo.watcher(json!({ "id": "seen", "predicates": ["seen"], "handler_name": "work" }))
     ]);
@@ -112,6 +127,7 @@ fn lived_in(home: &Home) {
     server.until_ready(&["zoo"]);
     home.object(&["watch", "create", "held", "--when", "is held", "--run", "work"]);
     home.object(&["watch", "pause", "held"]);
+    home.object(&["jobs", "run", "work", "--payload", r#"{"by":"hand"}"#, "--wait"]);
     for n in 0..50 {
         let predicate = if n % 5 == 0 { "held" } else { "seen" };
         home.object(&["as", &format!("X{n} is {predicate}"), "--id", &format!("c{n}")]);

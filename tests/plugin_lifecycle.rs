@@ -175,6 +175,7 @@ fn disable_retires_all_and_lasts_and_enable_brings_a_new_generation() {
     let status = home.object(&["status"]).to_string();
     assert!(status.contains("plugin zoo is disabled"), "{status}");
     home.run(&["plugin", "restart", "zoo"]).expect(1).says(&["disabled", "plugin enable zoo"]);
+    home.run(&["jobs", "run", "zoo/work"]).expect(1).says(&["axwatch plugin enable zoo"]);
 
     // It lasts, and what came meanwhile is nobody's.
     home.object(&["as", "Z is seen"]);

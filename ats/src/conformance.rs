@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axwatch_model::{
-    Announced, AttestationId, Attributes, Counters, CursorNumber, CursorRow, Declared,
-    DefaultActor, Defaults, Draft, HandlerRef, HoldRow, Incoming, JobId, JobNumber, JobOrigin,
-    JobRow, JobState, LaneKey, LeafNumber, Lineage, LineageKind, Owner, PassRow, PluginName,
-    PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleRow, Seq, StoreId, Stored,
+    Ancestor, Announced, Asked, Asker, AttestationId, Attributes, BudgetRow, BudgetScope, Counters,
+    CursorNumber, CursorRow, Declared, DefaultActor, Defaults, Draft, Grid, HandlerRef,
+    HandlerSpendRow, HoldRow, Incoming, JobEntryRow, JobId, JobNumber, JobOrigin, JobRow, JobState,
+    LaneKey, LeafNumber, Lineage, LineageKind, Missed, OpenAsked, Overlap, Owner, Parent, PassRow,
+    Place, PluginName, PluginRow, RefusedRow, RevisionRow, RouteRow, RunOutcome, ScheduleId,
+    ScheduleRow, ScheduleRun, ScheduleRunRow, ScheduleState, Seq, SpendRow, StoreId, Stored,
     StructuralFilter, Timestamp, WatcherKey, WatcherNumber, WatcherRow, WatcherState,
 };
 use axwatch_query::{AliasChange, AliasChangeKind, Aliases, Filter};
@@ -17,9 +19,9 @@ use proptest::prelude::*;
 use crate::sqlite::tests::{crashed_copy, open_small};
 use crate::store::{PAGE_BYTES_MAX, SEGMENT_BYTES_MAX};
 use crate::{
-    AliasBook, Appended, AuditRow, Batch, CancelQueued, JobCounts, JobsQuery, LaneQuery,
-    MemoryStore, Page, Question, Retention, RetentionPlace, SqliteStore, Store, StoreWriter,
-    aliases_before, append,
+    AliasBook, Appended, AuditRow, Batch, CancelQueued, JOBS_LOOKED_AT, JobCounts, JobsQuery,
+    LaneQuery, MemoryStore, Page, Question, ROWS_FORGOTTEN_MAX, RUNS_KEPT, Retention,
+    RetentionPlace, SqliteStore, Store, StoreWriter, Withdrawn, aliases_before, append,
 };
 
 /// A store under test.
@@ -90,15 +92,61 @@ fn job_id(n: u64) -> JobId {
     JobId([(n / 2).to_be_bytes(), n.to_be_bytes()].concat().try_into().unwrap())
 }
 
+const HANDLER: &str = "git/ixgest.git";
+
+/// A fire, or without a watcher a job that a person asked for.
 fn job(number: u64, watcher: Option<u64>) -> JobRow {
     let origin = if watcher.is_some() { JobOrigin::Fire } else { JobOrigin::Api };
-    let handler = "git/ixgest.git".into();
     JobRow {
         watcher: watcher.map(WatcherNumber),
         revision: 1,
         seq: watcher.map(|_| Seq(number)),
-        ..JobRow::queued(JobNumber(number), job_id(number), origin, handler, at(number as i64))
+        asked: watcher.is_none().then(|| Box::new(asked(Asker::User, number as i64))),
+        ..JobRow::queued(
+            JobNumber(number),
+            job_id(number),
+            origin,
+            HANDLER.into(),
+            at(number as i64),
+        )
     }
+}
+
+fn asked(by: Asker, base_ms: i64) -> Asked {
+    Asked {
+        owner: match &by {
+            Asker::Plugin(plugin) => Owner::Plugin(plugin.clone()),
+            _ => Owner::User,
+        },
+        by,
+        source: "".into(),
+        priority: 0,
+        base_ms,
+        parent: None,
+        schedule: None,
+        cost_estimate: None,
+    }
+}
+
+/// A job that was asked for in this way.
+fn asked_job(number: u64, asked: Asked) -> JobRow {
+    JobRow { asked: Some(Box::new(asked)), ..job(number, None) }
+}
+
+fn parent(number: u64) -> Option<Parent> {
+    Some(Parent { number: JobNumber(number), id: job_id(number) })
+}
+
+fn place(rank: i64, number: u64) -> Place {
+    Place { rank, number: JobNumber(number) }
+}
+
+fn plugin(name: &str) -> PluginName {
+    name.parse().unwrap()
+}
+
+fn numbers(jobs: &[JobRow]) -> Vec<u64> {
+    jobs.iter().map(|job| job.number.0).collect()
 }
 
 fn structural(subjects: &[&str], predicates: &[&str]) -> Filter {
@@ -152,11 +200,22 @@ conformance! {
     jobs_are_counted_by_state,
     jobs_are_found_by_the_beginning_of_their_id,
     queued_jobs_of_a_watcher_are_withdrawn,
+    jobs_are_withdrawn_one_by_one,
+    asked_jobs_wait_in_the_order_of_their_places,
+    open_jobs_are_known_at_a_start,
+    jobs_know_their_kin,
+    jobs_are_searched_by_who_asked_for_what,
+    a_search_for_few_of_many_jobs_goes_on_page_by_page,
+    what_a_job_carries_is_written_once,
+    what_a_job_said_is_kept_with_it,
+    a_parent_stays_as_long_as_its_children,
     jobs_are_found_by_the_claim_that_caused_them,
     passes_move_with_their_cursor,
     holds_of_a_watcher_are_kept,
     watchers_handlers_and_plugins_are_kept,
     what_plugins_announce_is_kept,
+    schedules_are_kept_with_their_history,
+    budgets_and_spending_are_kept,
     revisions_of_a_watcher_are_kept,
     people_s_changes_of_aliases_are_kept_in_their_place,
     aliases_lead_a_question_to_what_is_one_with_its_words,
@@ -217,8 +276,28 @@ async fn every_field_comes_back(mut subject: Subject) {
     busy.progress = Some((-1, i32::MAX));
     busy.cost = Some(0.1 + 0.2);
     busy.leaves = vec![LeafNumber(4), LeafNumber(900)];
-    subject.commit(Batch { jobs: vec![busy.clone()], ..Batch::default() }).await;
-    assert_eq!(subject.reader().job(busy.id).await.unwrap(), Some(busy));
+    (busy.entries, busy.entries_bytes) = (3, u32::MAX);
+    let all = Asked {
+        source: "it's \"one\"\n".into(),
+        priority: -10,
+        parent: parent(1),
+        schedule: Some(ScheduleRun { id: ScheduleId([0xfe; 16]), nominal: Some(at(-5)) }),
+        cost_estimate: Some(0.1 + 0.2),
+        ..asked(Asker::Plugin(plugin("git")), i64::MIN)
+    };
+    let by_hand = Asked {
+        schedule: Some(ScheduleRun { id: ScheduleId([0; 16]), nominal: None }),
+        priority: 10,
+        ..asked(Asker::Schedule, i64::MAX)
+    };
+    let scheduled = JobRow { origin: JobOrigin::Schedule, ..asked_job(2, by_hand) };
+    let mut of_plugin = JobRow { origin: JobOrigin::Plugin, ..asked_job(3, all) };
+    (of_plugin.state, of_plugin.payload) = (JobState::Paused, Some(Vec::new().into()));
+    let jobs = vec![busy, scheduled, of_plugin];
+    subject.commit(Batch { jobs: jobs.clone(), ..Batch::default() }).await;
+    for job in jobs {
+        assert_eq!(subject.reader().job(job.id).await.unwrap(), Some(job));
+    }
 }
 
 async fn appending_again_changes_nothing(mut subject: Subject) {
@@ -368,7 +447,7 @@ async fn jobs_are_kept_changed_and_found(mut subject: Subject) {
     let changed = vec![running.clone(), done.clone(), later, job(9, Some(2))];
     subject.commit(Batch { jobs: changed, ..Batch::default() }).await;
     let reader = subject.reader();
-    let numbers = |jobs: Vec<JobRow>| jobs.iter().map(|job| job.number.0).collect::<Vec<_>>();
+    let numbers = |jobs: Vec<JobRow>| numbers(&jobs);
     assert_eq!(reader.job(job_id(4)).await.unwrap(), Some(done));
     assert_eq!(reader.job(job_id(1)).await.unwrap(), Some(running));
     assert_eq!(reader.job(job_id(99)).await.unwrap(), None);
@@ -378,9 +457,10 @@ async fn jobs_are_kept_changed_and_found(mut subject: Subject) {
         lane: LaneKey {
             watcher: watcher.map(WatcherNumber),
             generation: 0,
-            handler: "git/ixgest.git".into(),
+            handler: HANDLER.into(),
+            asker: watcher.is_none().then_some(Asker::User),
         },
-        from: JobNumber(2),
+        from: place(if watcher.is_some() { 0 } else { 2 }, 2),
         due_by: at(due_by),
         limit: 2,
     };
@@ -406,8 +486,14 @@ async fn jobs_are_kept_changed_and_found(mut subject: Subject) {
     let cases = [
         (JobsQuery { limit: 2, ..any.clone() }, vec![10, 9]),
         (between, vec![7, 6]),
-        (JobsQuery { state: Some(JobState::Completed), ..any.clone() }, vec![4]),
-        (JobsQuery { state: Some(JobState::Paused), ..any.clone() }, vec![]),
+        (JobsQuery { states: vec![JobState::Completed], ..any.clone() }, vec![4]),
+        (JobsQuery { states: vec![JobState::Paused], ..any.clone() }, vec![]),
+        (JobsQuery { states: vec![JobState::Paused, JobState::Running], ..any.clone() }, vec![1]),
+        (JobsQuery { states: vec![JobState::Queued], limit: 3, ..any.clone() }, vec![10, 9, 8]),
+        (
+            JobsQuery { states: vec![JobState::Completed, JobState::Running], ..any.clone() },
+            vec![4, 1],
+        ),
         (JobsQuery { watcher: Some(WatcherNumber(2)), ..any.clone() }, vec![10, 9, 6, 2]),
         (JobsQuery { fires_only: true, ..any }, vec![10, 9, 8, 6, 4, 2]),
     ];
@@ -431,7 +517,8 @@ async fn jobs_are_counted_by_state(mut subject: Subject) {
     let jobs = (1..).zip(states).map(|(n, state)| JobRow { state, ..job(n, None) }).collect();
     let open_jobs_from = Some(JobNumber(3));
     subject.commit(Batch { jobs, open_jobs_from, ..Batch::default() }).await;
-    let expected = JobCounts { queued: 1, running: 1, completed: 3, failed: 2, cancelled: 1 };
+    let expected =
+        JobCounts { queued: 1, running: 1, paused: 0, completed: 3, failed: 2, cancelled: 1 };
     assert_eq!(subject.reader().job_counts().await.unwrap(), expected);
     // A dead letter is tried again, and ends well.
     let again = |state| Batch {
@@ -485,6 +572,7 @@ async fn jobs_are_found_by_the_beginning_of_their_id(mut subject: Subject) {
 async fn queued_jobs_of_a_watcher_are_withdrawn(mut subject: Subject) {
     let mut jobs: Vec<_> = (1..=7).map(|n| job(n, Some(n % 2))).collect();
     jobs[4].state = JobState::Running;
+    jobs[2].state = JobState::Paused;
     jobs[5].generation = 3;
     jobs[6].generation = 3;
     subject.commit(Batch { jobs, ..Batch::default() }).await;
@@ -516,6 +604,415 @@ async fn queued_jobs_of_a_watcher_are_withdrawn(mut subject: Subject) {
         queued(1),
     ];
     assert_eq!(told, expected);
+}
+
+async fn jobs_are_withdrawn_one_by_one(mut subject: Subject) {
+    let in_state = |number, state| JobRow {
+        state,
+        payload: Some(vec![1].into()),
+        due_at: Some(at(5)),
+        delay_ms: 6,
+        leaves: vec![LeafNumber(7)],
+        ..job(number, None)
+    };
+    let jobs = vec![
+        in_state(1, JobState::Queued),
+        in_state(2, JobState::Paused),
+        in_state(3, JobState::Running),
+        in_state(4, JobState::Queued),
+    ];
+    subject.commit(Batch { jobs: jobs.clone(), ..Batch::default() }).await;
+    let of = |number| Withdrawn {
+        number: JobNumber(number),
+        leaf: LeafNumber(number + 10),
+        at: at(77),
+        reason: "its \"parent\"".into(),
+    };
+    let withdrawn = vec![of(2), of(1), of(3), of(99)];
+    subject.commit(Batch { withdrawn, ..Batch::default() }).await;
+    let expected = |number: u64| JobRow {
+        state: JobState::Cancelled,
+        completed_at: Some(at(77)),
+        error: Some("its \"parent\"".into()),
+        due_at: None,
+        delay_ms: 0,
+        leaves: vec![LeafNumber(7), LeafNumber(number + 10)],
+        ..jobs[number as usize - 1].clone()
+    };
+    let expected = [jobs[3].clone(), jobs[2].clone(), expected(2), expected(1)];
+    let all = JobsQuery { limit: 9, ..JobsQuery::default() };
+    assert_eq!(subject.reader().jobs(&all).await.unwrap(), expected);
+    let bare = expected.map(|row| JobRow { payload: None, ..row });
+    let query = JobsQuery { bare: true, ..all };
+    assert_eq!(subject.reader().jobs(&query).await.unwrap(), bare);
+}
+
+async fn asked_jobs_wait_in_the_order_of_their_places(mut subject: Subject) {
+    let by_git = || Asker::Plugin(plugin("git"));
+    let of = |number: u64, by: Asker, priority: i8, base_ms: i64| {
+        asked_job(number, Asked { priority, ..asked(by, base_ms) })
+    };
+    let step = 600_000;
+    let jobs = vec![
+        of(1, by_git(), 0, 10 * step),
+        of(2, Asker::User, 0, 0),
+        of(3, Asker::User, 0, 0),
+        // As many as ten levels ahead of those that came up to 100 minutes before it.
+        of(4, Asker::User, 10, 10 * step - 1),
+        of(5, Asker::User, -1, -step),
+        JobRow { due_at: Some(at(9)), ..of(6, Asker::User, 1, 0) },
+        JobRow { state: JobState::Paused, ..of(7, Asker::User, 10, 0) },
+        JobRow { state: JobState::Running, ..of(8, Asker::User, 10, 0) },
+        JobRow { handler: "notify/log".into(), ..of(9, Asker::User, 10, 0) },
+        of(10, Asker::Schedule, 10, 0),
+        job(11, Some(1)),
+        job(12, Some(1)),
+    ];
+    let lane = |by| LaneKey { asker: Some(by), watcher: None, ..jobs[10].lane() };
+    let fires = jobs[10].lane();
+    subject.commit(Batch { jobs: jobs.clone(), ..Batch::default() }).await;
+    let subject = subject.reopen().await;
+    let reader = subject.reader();
+    let cases = [
+        (lane(Asker::User), place(i64::MIN, 0), 9, vec![6, 4, 2, 3, 5]),
+        (lane(Asker::User), place(i64::MIN, 0), 8, vec![4, 2, 3, 5]),
+        (lane(Asker::User), jobs[2].place(), 9, vec![3, 5]),
+        (lane(Asker::User), place(0, 4), 9, vec![5]),
+        (lane(Asker::User), place(1, 0), 9, vec![]),
+        (lane(by_git()), place(0, 0), 9, vec![1]),
+        (lane(Asker::Schedule), place(i64::MIN, 0), 9, vec![10]),
+        (lane(Asker::Plugin(plugin("zoo"))), place(i64::MIN, 0), 9, vec![]),
+        (fires.clone(), place(0, 12), 9, vec![12]),
+    ];
+    for (lane, from, due_by, expected) in cases {
+        let query = LaneQuery { lane, from, due_by: at(due_by), limit: 9 };
+        assert_eq!(numbers(&reader.lane_jobs(&query).await.unwrap()), expected, "{query:?}");
+        let first = LaneQuery { limit: 1, ..query };
+        let found = reader.lane_jobs(&first).await.unwrap();
+        assert_eq!(numbers(&found), expected[..1.min(expected.len())], "{first:?}");
+    }
+    let ahead = [
+        (lane(Asker::User), Place::FIRST, jobs[4].place(), 4),
+        (lane(Asker::User), Place::FIRST, jobs[1].place(), 2),
+        (lane(Asker::User), jobs[1].place(), jobs[4].place(), 2),
+        (lane(Asker::User), jobs[2].place(), jobs[4].place(), 1),
+        (lane(Asker::User), jobs[4].place(), jobs[1].place(), 0),
+        (lane(Asker::User), Place::FIRST, place(i64::MAX, 0), 5),
+        (lane(by_git()), Place::FIRST, jobs[0].place(), 0),
+        (fires.clone(), Place::FIRST, jobs[11].place(), 1),
+        (fires, jobs[11].place(), jobs[11].place(), 0),
+    ];
+    for (lane, from, of, expected) in ahead {
+        let counted = reader.ahead(&lane, from, of).await.unwrap();
+        assert_eq!(counted, expected, "from {from:?} to {of:?} in {lane:?}");
+    }
+}
+
+async fn open_jobs_are_known_at_a_start(mut subject: Subject) {
+    let in_state = |state, job: JobRow| JobRow { state, ..job };
+    let payload = |n| Some(vec![n; 9].into());
+    let jobs = vec![
+        JobRow { payload: payload(1), ..job(1, None) },
+        in_state(JobState::Completed, job(2, None)),
+        in_state(JobState::Failed, job(3, Some(1))),
+        in_state(JobState::Running, job(4, None)),
+        in_state(JobState::Cancelled, job(5, Some(1))),
+        in_state(JobState::Paused, job(6, Some(1))),
+        in_state(JobState::Paused, JobRow { plugin: Some(plugin("git")), ..job(7, None) }),
+        job(8, Some(1)),
+        in_state(JobState::Completed, job(9, Some(1))),
+    ];
+    // Those that were asked for do not hold the mark back.
+    let open_jobs_from = Some(JobNumber(6));
+    subject.commit(Batch { jobs: jobs.clone(), open_jobs_from, ..Batch::default() }).await;
+    let subject = subject.reopen().await;
+    let reader = subject.reader();
+    let row = |number: u64| &jobs[number as usize - 1];
+    let asked = |number: u64| OpenAsked::of(row(number)).unwrap();
+    assert_eq!((asked(4).lane(), asked(4).place()), (row(4).lane(), row(4).place()));
+    for (after, limit, open, fires, asked_for) in [
+        (0, 9, vec![1, 4, 6, 7, 8], vec![6, 8], vec![1, 4, 7]),
+        (0, 2, vec![1, 4], vec![6, 8], vec![1, 4]),
+        (4, 2, vec![6, 7], vec![6, 8], vec![7]),
+        (7, 9, vec![8], vec![8], vec![]),
+        (8, 9, vec![], vec![], vec![]),
+    ] {
+        let after = JobNumber(after);
+        let which = format!("{limit} after {after}");
+        assert_eq!(numbers(&reader.open_jobs(after, limit).await.unwrap()), open, "{which}");
+        assert_eq!(numbers(&reader.open_fires(after, limit).await.unwrap()), fires, "{which}");
+        let expected: Vec<_> = asked_for.into_iter().map(asked).collect();
+        assert_eq!(reader.open_asked(after, limit).await.unwrap(), expected, "{which}");
+    }
+    let expected =
+        JobCounts { queued: 2, running: 1, paused: 2, completed: 2, failed: 1, cancelled: 1 };
+    assert_eq!(reader.job_counts().await.unwrap(), expected);
+    let open = JobsQuery {
+        states: vec![JobState::Queued, JobState::Paused],
+        limit: 9,
+        ..JobsQuery::default()
+    };
+    assert_eq!(numbers(&reader.jobs(&open).await.unwrap()), [8, 7, 6, 1]);
+}
+
+async fn jobs_know_their_kin(mut subject: Subject) {
+    let child = |number: u64, of: u64, state| JobRow {
+        state,
+        ..asked_job(number, Asked { parent: parent(of), ..asked(Asker::User, 0) })
+    };
+    let (done, open) = (JobState::Completed, JobState::Queued);
+    let jobs = vec![
+        JobRow { state: done, ..job(1, Some(1)) },
+        child(2, 1, done),
+        child(3, 2, JobState::Cancelled),
+        child(4, 3, JobState::Running),
+        child(5, 4, JobState::Paused),
+        child(6, 1, done),
+        JobRow { state: done, ..job(7, None) },
+        child(8, 7, done),
+        child(9, 2, JobState::Failed),
+        // Its parent is not there.
+        child(10, 99, open),
+    ];
+    subject.commit(Batch { jobs: jobs.clone(), ..Batch::default() }).await;
+    let reader = subject.reader();
+    let ancestor = |number: u64, above: Option<u64>| Ancestor {
+        number: JobNumber(number),
+        id: job_id(number),
+        state: if number == 3 { JobState::Cancelled } else { done },
+        parent: above.and_then(parent),
+    };
+    let expected = [ancestor(1, None), ancestor(2, Some(1)), ancestor(3, Some(2))];
+    assert_eq!(reader.open_ancestors().await.unwrap(), expected);
+    for (of, limit, first, all) in
+        [(1, 9, vec![2, 6], 2), (2, 1, vec![3], 2), (5, 9, vec![], 0), (99, 9, vec![10], 1)]
+    {
+        let found = reader.children(JobNumber(of), limit).await.unwrap();
+        assert_eq!((numbers(&found.first), found.all), (first, all), "of {of}");
+    }
+    for (of, above) in
+        [(5, vec![4, 3, 2, 1]), (3, vec![2, 1]), (1, vec![]), (10, vec![]), (77, vec![])]
+    {
+        let found = reader.above(JobNumber(of)).await.unwrap();
+        assert_eq!(numbers(&found), above, "of {of}");
+    }
+    let nearest = reader.above(JobNumber(2)).await.unwrap();
+    assert_eq!(nearest, jobs[..1], "it has nothing that is left out");
+    subject.commit(Batch { jobs: vec![child(4, 3, done)], ..Batch::default() }).await;
+    let found = subject.reader().open_ancestors().await.unwrap();
+    assert_eq!(found, [&expected[..], &[ancestor(4, Some(3))]].concat());
+    let ended = vec![child(5, 4, done), child(10, 99, done)];
+    subject.commit(Batch { jobs: ended, ..Batch::default() }).await;
+    assert_eq!(subject.reader().open_ancestors().await.unwrap(), []);
+}
+
+async fn jobs_are_searched_by_who_asked_for_what(mut subject: Subject) {
+    let (git, zoo) = (plugin("git"), plugin("zoo"));
+    let of = |by: &PluginName| asked(Asker::Plugin(by.clone()), 0);
+    let run = |n| Some(ScheduleRun { id: ScheduleId([n; 16]), nominal: Some(at(5)) });
+    let at_plugin = |plugin: &PluginName, handler: &str, row: JobRow| JobRow {
+        plugin: Some(plugin.clone()),
+        handler: handler.into(),
+        ..row
+    };
+    let scheduled = Asked { schedule: run(1), ..asked(Asker::Schedule, 0) };
+    let of_zoo = Asked { owner: Owner::Plugin(zoo.clone()), schedule: run(2), ..scheduled.clone() };
+    let jobs = vec![
+        at_plugin(&git, "git/work", asked_job(1, Asked { source: "a".into(), ..of(&zoo) })),
+        at_plugin(&git, "git/work", asked_job(2, Asked { source: "b".into(), ..of(&git) })),
+        at_plugin(&zoo, "zoo/work", asked_job(3, Asked { parent: parent(1), ..of(&git) })),
+        at_plugin(&git, "git/a/b", asked_job(4, Asked { source: "a".into(), ..of_zoo })),
+        at_plugin(&zoo, "zoo/rest", asked_job(5, scheduled)),
+        JobRow { state: JobState::Failed, ..at_plugin(&git, "work", job(6, Some(1))) },
+        at_plugin(&zoo, "rest", job(7, Some(1))),
+        JobRow { plugin: None, handler: "work".into(), ..job(8, Some(2)) },
+    ];
+    subject.commit(Batch { jobs, ..Batch::default() }).await;
+    let reader = subject.reader();
+    let any = JobsQuery { limit: 9, ..JobsQuery::default() };
+    let handler = |name: &str| JobsQuery { handler: Some(name.parse().unwrap()), ..any.clone() };
+    let asker = |by| JobsQuery { asker: Some(by), ..any.clone() };
+    let parent = |number| JobsQuery { parent: Some(JobNumber(number)), ..any.clone() };
+    let cases = [
+        (handler("work"), vec![8, 6, 3, 2, 1]),
+        (handler("a/b"), vec![4]),
+        (handler("b"), vec![]),
+        (JobsQuery { plugin: Some(git.clone()), ..any.clone() }, vec![6, 4, 2, 1]),
+        (JobsQuery { plugin: Some(git.clone()), ..handler("work") }, vec![6, 2, 1]),
+        (JobsQuery { own: Some(zoo.clone()), ..any.clone() }, vec![7, 5, 4, 3, 1]),
+        (JobsQuery { own: Some(plugin("nobody")), ..any.clone() }, vec![]),
+        (asker(Asker::User), vec![]),
+        (asker(Asker::Schedule), vec![5, 4]),
+        (asker(Asker::Plugin(git)), vec![3, 2]),
+        (JobsQuery { source: Some("a".into()), ..any.clone() }, vec![4, 1]),
+        (JobsQuery { source: Some("".into()), ..any.clone() }, vec![5, 3]),
+        (parent(1), vec![3]),
+        (parent(3), vec![]),
+        (JobsQuery { schedule: Some(ScheduleId([2; 16])), ..any.clone() }, vec![4]),
+        (JobsQuery { schedule: Some(ScheduleId([3; 16])), ..any.clone() }, vec![]),
+    ];
+    for (query, expected) in cases {
+        assert_eq!(numbers(&reader.jobs(&query).await.unwrap()), expected, "{query:?}");
+        let open = JobsQuery { states: vec![JobState::Queued], ..query };
+        let expected: Vec<u64> = expected.into_iter().filter(|number| *number != 6).collect();
+        assert_eq!(numbers(&reader.jobs(&open).await.unwrap()), expected, "{open:?}");
+        let failed =
+            JobsQuery { states: vec![JobState::Failed], plugin: Some(zoo.clone()), ..open };
+        assert_eq!(reader.jobs(&failed).await.unwrap(), [], "{failed:?}");
+    }
+}
+
+fn entry(job: u64, number: u32) -> JobEntryRow {
+    JobEntryRow {
+        job: JobNumber(job),
+        number,
+        at: at(number.into()),
+        attempt: 1 + number / 2,
+        level: "info".into(),
+        stage: "fetch \"it\"".into(),
+        message: format!("line {number}\n").into(),
+        metadata: number.is_multiple_of(2).then(|| r#"{"n":1}"#.into()),
+    }
+}
+
+async fn what_a_job_said_is_kept_with_it(mut subject: Subject) {
+    let said = |numbers: &[(u64, u32)]| -> Vec<JobEntryRow> {
+        numbers.iter().map(|(job, number)| entry(*job, *number)).collect()
+    };
+    let jobs = vec![job(1, None), job(2, None), job(3, Some(1))];
+    let entries = said(&[(2, 1), (2, 2), (1, 1)]);
+    subject.commit(Batch { jobs, entries, ..Batch::default() }).await;
+    let later = (3..=120).map(|number| entry(2, number)).collect();
+    subject.commit(Batch { entries: later, ..Batch::default() }).await;
+    let mut subject = subject.reopen().await;
+    for (job, after, limit, expected) in [
+        (2, 0, 3, said(&[(2, 1), (2, 2), (2, 3)])),
+        (2, 118, 9, said(&[(2, 119), (2, 120)])),
+        (2, 120, 9, vec![]),
+        (2, u32::MAX, 9, vec![]),
+        (1, 0, 9, said(&[(1, 1)])),
+        (3, 0, 9, vec![]),
+    ] {
+        let found = subject.reader().entries(JobNumber(job), after, limit).await.unwrap();
+        assert_eq!(found, expected, "{limit} of {job} after {after}");
+    }
+    let ended = JobRow { state: JobState::Completed, completed_at: Some(at(5)), ..job(2, None) };
+    subject.commit(Batch { jobs: vec![ended], ..Batch::default() }).await;
+    assert_eq!(retain(&mut subject, at(6), 0).await, (0, 1));
+    assert_eq!(subject.reader().entries(JobNumber(2), 0, 9).await.unwrap(), []);
+    assert_eq!(subject.reader().entries(JobNumber(1), 0, 9).await.unwrap().len(), 1);
+}
+
+async fn a_search_for_few_of_many_jobs_goes_on_page_by_page(mut subject: Subject) {
+    let step = JOBS_LOOKED_AT / 4;
+    let mine = |number: u64| number % 5 == 1;
+    let jobs = (1..=10)
+        .map(|n: u64| JobRow { plugin: mine(n).then(|| plugin("git")), ..job(n * step, Some(1)) });
+    subject.commit(Batch { jobs: jobs.collect(), ..Batch::default() }).await;
+    let query = |before, after, limit| JobsQuery {
+        before,
+        after,
+        own: Some(plugin("git")),
+        limit,
+        ..JobsQuery::default()
+    };
+    // (after, rows wanted at once, what each page has, in steps)
+    let cases: [(u64, usize, &[&[u64]]); 4] = [
+        (0, 9, &[&[], &[6], &[1]]),
+        (0, 1, &[&[], &[6], &[], &[1], &[]]),
+        (5, 9, &[&[], &[6]]),
+        (10, 9, &[&[]]),
+    ];
+    for (after, limit, pages) in cases {
+        let (mut before, mut found) = (None, Vec::new());
+        loop {
+            let asked = query(before, Some(JobNumber(after * step)), limit);
+            let (rows, next) = subject.reader().jobs_page(&asked).await.unwrap();
+            found.push(numbers(&rows).into_iter().map(|number| number / step).collect::<Vec<_>>());
+            before = next;
+            if before.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, pages, "{limit} after {after}");
+    }
+    // An index leads to the first of those that are meant, however many others come before it.
+    let failed = JobRow { state: JobState::Failed, completed_at: Some(at(5)), ..job(step, None) };
+    subject.commit(Batch { jobs: vec![failed], ..Batch::default() }).await;
+    for (state, first) in [(JobState::Failed, 1), (JobState::Cancelled, 0)] {
+        let asked = JobsQuery { states: vec![state], limit: 9, ..JobsQuery::default() };
+        let (rows, next) = subject.reader().jobs_page(&asked).await.unwrap();
+        assert_eq!((rows.len(), next), (first, None), "{state}");
+    }
+}
+
+async fn what_a_job_carries_is_written_once(mut subject: Subject) {
+    let large: Arc<[u8]> = vec![7; 4 * 1024 * 1024].into();
+    let given = |number, payload: &Arc<[u8]>| JobRow {
+        payload: Some(payload.clone()),
+        ..asked_job(number, asked(Asker::User, 0))
+    };
+    let jobs = vec![given(1, &large), given(2, &Arc::default()), job(3, None), job(4, Some(1))];
+    subject.commit(Batch { jobs: jobs.clone(), ..Batch::default() }).await;
+    // From here on the rows are written without it.
+    let changed = |job: &JobRow| JobRow {
+        state: JobState::Paused,
+        error: Some("later".into()),
+        payload: None,
+        ..job.clone()
+    };
+    subject.commit(Batch { jobs: jobs.iter().map(changed).collect(), ..Batch::default() }).await;
+    let mut subject = subject.reopen().await;
+    let reader = subject.reader();
+    for job in &jobs {
+        let expected = JobRow { payload: job.payload.clone(), ..changed(job) };
+        assert_eq!(reader.job(job.id).await.unwrap(), Some(expected));
+        assert_eq!(reader.job_to_change(job.id).await.unwrap(), Some(changed(job)));
+        assert_eq!(reader.payload(job.number).await.unwrap(), job.payload);
+    }
+    assert_eq!(reader.payload(JobNumber(9)).await.unwrap(), None);
+    let queued = JobRow { state: JobState::Queued, ..changed(&jobs[0]) };
+    subject.commit(Batch { jobs: vec![queued.clone()], ..Batch::default() }).await;
+    let (lane, from) = (queued.lane(), Place::default());
+    let query = LaneQuery { lane, from, due_by: at(i64::from(u32::MAX)), limit: 9 };
+    assert_eq!(reader.lane_jobs(&query).await.unwrap(), [queued]);
+    // It goes with its job.
+    let ended =
+        JobRow { state: JobState::Completed, completed_at: Some(at(5)), ..changed(&jobs[0]) };
+    subject.commit(Batch { jobs: vec![ended], ..Batch::default() }).await;
+    assert_eq!(retain(&mut subject, at(6), 0).await, (0, 1));
+    let reader = subject.reader();
+    assert_eq!(reader.payload(JobNumber(1)).await.unwrap(), None);
+    assert_eq!(reader.payload(JobNumber(2)).await.unwrap().as_deref(), Some(&[][..]));
+}
+
+async fn a_parent_stays_as_long_as_its_children(mut subject: Subject) {
+    subject.append(vec![claim("a", "x", "is", 5), claim("b", "x", "is", 5)]).await;
+    let ended =
+        |row: JobRow| JobRow { state: JobState::Completed, completed_at: Some(at(5)), ..row };
+    let child =
+        |number, of| asked_job(number, Asked { parent: parent(of), ..asked(Asker::User, 0) });
+    let jobs = vec![
+        ended(job(1, Some(1))),
+        ended(child(2, 1)),
+        ended(child(3, 2)),
+        child(4, 3),
+        ended(job(5, None)),
+        job(6, None),
+    ];
+    subject.commit(Batch { jobs, ..Batch::default() }).await;
+    assert_eq!(retain(&mut subject, at(20_000), 9).await, (0, 1));
+    subject.commit(Batch { jobs: vec![ended(child(4, 3))], ..Batch::default() }).await;
+    // All of them, from below; and the claim of the first.
+    assert_eq!(retain(&mut subject, at(20_000), 9).await, (1, 4));
+    // Wherever slices end.
+    let mut jobs = vec![ended(child(7, 6)), ended(child(8, 7))];
+    jobs.extend((9..1_200).map(|number| ended(child(number, 6 + number % 3))));
+    jobs.extend([ended(job(6, None)), job(1_200, None)]);
+    subject.commit(Batch { jobs, ..Batch::default() }).await;
+    assert_eq!(retain(&mut subject, at(20_000), 9).await, (0, 1_194));
+    let all = JobsQuery { limit: 9, ..JobsQuery::default() };
+    assert_eq!(numbers(&subject.reader().jobs(&all).await.unwrap()), [1_200]);
 }
 
 async fn jobs_are_found_by_the_claim_that_caused_them(mut subject: Subject) {
@@ -584,6 +1081,7 @@ async fn holds_of_a_watcher_are_kept(mut subject: Subject) {
     let hold = |watcher: u64, number| HoldRow {
         watcher: WatcherNumber(watcher),
         number,
+        generation: number * 2,
         kind: if number == 1 { WatcherState::Muted } else { WatcherState::Paused },
         drops: number == 1,
         at: at(3),
@@ -733,14 +1231,27 @@ async fn the_first_claim_since_a_time_is_found(mut subject: Subject) {
 
 /// Takes away all that may go, and answers how many claims and jobs that were.
 async fn retain(subject: &mut Subject, before: Timestamp, below: u64) -> (usize, usize) {
-    let mut retention = Retention { before, below: Seq(below), from: RetentionPlace::default() };
+    go_over(subject, before, below, false).await
+}
+
+/// The same, or only counts them.
+async fn go_over(
+    subject: &mut Subject,
+    before: Timestamp,
+    below: u64,
+    dry_run: bool,
+) -> (usize, usize) {
+    let from = RetentionPlace::default();
+    let mut retention = Retention { before, below: Seq(below), from, dry_run };
     let (mut claims, mut jobs) = (0, 0);
     loop {
         let removal = subject.writer.removable(&retention).await.unwrap();
         claims += removal.claims.len();
         jobs += removal.jobs.len();
         let next = removal.next;
-        subject.commit(Batch { removal: Some(removal), ..Batch::default() }).await;
+        if !dry_run {
+            subject.commit(Batch { removal: Some(removal), ..Batch::default() }).await;
+        }
         let Some(next) = next else { return (claims, jobs) };
         retention.from = next;
     }
@@ -778,6 +1289,7 @@ async fn retention_takes_what_is_old_and_nobody_needs(mut subject: Subject) {
 
     assert_eq!(retain(&mut subject, at(9_000), 20).await, (0, 0), "nothing is that old");
     // Numbers 1, 5 and 9 lead to claims that go; 9 is the last job, and stays with its claim.
+    assert_eq!(go_over(&mut subject, at(9_600), 9, true).await, (3, 4), "counted before");
     assert_eq!(retain(&mut subject, at(9_600), 9).await, (3, 4));
     let stays = [2, 3, 4, 6, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20];
     for _ in 0..2 {
@@ -794,7 +1306,8 @@ async fn retention_takes_what_is_old_and_nobody_needs(mut subject: Subject) {
         assert_eq!(reader.first_since(at(0)).await.unwrap(), Some(Seq(2)));
         assert!(!reader.exists(&"5".parse().unwrap()).await.unwrap());
         assert_eq!(reader.alias_changes(Seq(0)).await.unwrap().len(), 1);
-        let expected = JobCounts { queued: 1, running: 1, completed: 2, failed: 1, cancelled: 0 };
+        let expected =
+            JobCounts { queued: 1, running: 1, paused: 0, completed: 2, failed: 1, cancelled: 0 };
         assert_eq!(reader.job_counts().await.unwrap(), expected);
         assert_eq!(reader.job(job_id(5)).await.unwrap(), None);
         assert_eq!(reader.jobs_of(Seq(6), 9).await.unwrap().all, 1);
@@ -804,6 +1317,7 @@ async fn retention_takes_what_is_old_and_nobody_needs(mut subject: Subject) {
         assert_eq!(numbers, [9, 6, 4, 3, 2]);
         subject = subject.reopen().await;
     }
+    assert_eq!(go_over(&mut subject, at(20_000), 99, true).await, (11, 1), "counted before");
     assert_eq!(retain(&mut subject, at(20_000), 99).await, (11, 1));
     assert_eq!(seqs(&subject.reader().read_after(Seq(0), 99).await.unwrap()), [2, 3, 4, 7, 8, 20]);
     let new = subject.append(vec![claim("new", "x", "is", 1)]).await;
@@ -909,17 +1423,32 @@ async fn watchers_handlers_and_plugins_are_kept(mut subject: Subject) {
 
 async fn what_plugins_announce_is_kept(mut subject: Subject) {
     let name = |name: &str| -> PluginName { name.parse().unwrap() };
-    let schedule = |owner: Owner, handler: &str, interval_secs| ScheduleRow {
-        owner,
+    let store = subject.reader().opened().store_id;
+    let schedule = |owner: Owner, handler: &str, secs| ScheduleRow {
+        id: ScheduleId::of(store, &owner, &handler.parse().unwrap()),
         name: handler.parse().unwrap(),
-        handler: handler.parse().unwrap(),
-        interval_secs,
+        handler: format!("git/{handler}").into(),
+        owner,
+        grid: Grid::Every { secs },
+        anchor: at(1),
+        payload: None,
+        missed: Missed::Once,
+        overlap: Overlap::Skip,
+        jitter_secs: 0,
         enabled_by_default: true,
         description: "every 'so' often\n".into(),
         ats_code: "x is y".into(),
+        metadata: None,
+        by_call: false,
+        state: if secs > 0 { ScheduleState::Active } else { ScheduleState::Inactive },
         declared_at: at(1),
         changed_at: at(2),
         retired_at: None,
+        was_paused: false,
+        seen: Vec::new(),
+        last_nominal: None,
+        last_run_at: None,
+        last_job: None,
     };
     let git = || Owner::Plugin(name("git"));
     let route = |method: &str, path: &str| RouteRow {
@@ -950,7 +1479,12 @@ async fn what_plugins_announce_is_kept(mut subject: Subject) {
             ..Batch::default()
         })
         .await;
-    let gone = ScheduleRow { retired_at: Some(at(9)), ..schedule(git(), "poll", 30) };
+    let gone = ScheduleRow {
+        state: ScheduleState::Retired,
+        retired_at: Some(at(9)),
+        was_paused: true,
+        ..schedule(git(), "poll", 30)
+    };
     subject
         .commit(Batch {
             schedules: vec![gone.clone()],
@@ -970,6 +1504,148 @@ async fn what_plugins_announce_is_kept(mut subject: Subject) {
         (name("git-hub"), vec![refused(Announced::Schedule, "s")]),
     ];
     assert_eq!(reader.refused().await.unwrap(), expected);
+}
+
+async fn schedules_are_kept_with_their_history(mut subject: Subject) {
+    let store = subject.reader().opened().store_id;
+    let nightly: ScheduleRow = {
+        let (owner, name) = (Owner::User, "nightly \"one\"".parse().unwrap());
+        ScheduleRow {
+            id: ScheduleId::of(store, &owner, &name),
+            owner,
+            name,
+            handler: "git/a/b".into(),
+            grid: Grid::Cron { text: "0 3 * * 1-5".into(), tz: "Europe/Berlin".into() },
+            anchor: at(-7),
+            payload: Some(vec![0, 255].into()),
+            missed: Missed::All { max: 7 },
+            overlap: Overlap::Cancel,
+            jitter_secs: u32::MAX,
+            enabled_by_default: false,
+            description: "x".into(),
+            ats_code: "y".into(),
+            metadata: Some(r#"{"a":"b"}"#.into()),
+            by_call: true,
+            state: ScheduleState::Paused,
+            declared_at: at(1),
+            changed_at: at(2),
+            retired_at: None,
+            was_paused: false,
+            seen: vec![(at(-9), at(-9)), (at(4), at(900))],
+            last_nominal: Some(at(900)),
+            last_run_at: Some(at(901)),
+            last_job: Some(job_id(3)),
+        }
+    };
+    subject.commit(Batch { schedules: vec![nightly.clone()], ..Batch::default() }).await;
+    assert_eq!(subject.reader().schedules().await.unwrap(), std::slice::from_ref(&nightly));
+    let changed = ScheduleRow { payload: Some(Vec::new().into()), seen: Vec::new(), ..nightly };
+    let run = |schedule: u8, ms: i64, outcome| ScheduleRunRow {
+        schedule: ScheduleId([schedule; 16]),
+        nominal: Some(at(ms)),
+        upto: None,
+        count: 1,
+        at: at(ms),
+        outcome,
+        job: (outcome == RunOutcome::Ran).then(|| job_id(ms as u64)),
+    };
+    let missed = ScheduleRunRow { upto: Some(at(8)), count: 4, ..run(1, 5, RunOutcome::Missed) };
+    let by_hand = ScheduleRunRow { nominal: None, count: 0, ..run(1, 9, RunOutcome::Ran) };
+    let runs = vec![
+        run(1, 1, RunOutcome::Ran),
+        run(2, 2, RunOutcome::Paused),
+        missed.clone(),
+        run(1, 3, RunOutcome::SkippedOverlap),
+        by_hand.clone(),
+    ];
+    subject
+        .commit(Batch { schedules: vec![changed.clone()], runs: runs.clone(), ..Batch::default() })
+        .await;
+    let mut subject = subject.reopen().await;
+    assert_eq!(subject.reader().schedules().await.unwrap(), [changed]);
+    let history = async |subject: &Subject, schedule: u8, before, limit| {
+        let id = ScheduleId([schedule; 16]);
+        subject.reader().schedule_runs(id, before, limit).await.unwrap()
+    };
+    let of = |number: u64| (number, runs[number as usize - 1].clone());
+    assert_eq!(history(&subject, 1, None, 9).await, [of(5), of(4), of(3), of(1)]);
+    assert_eq!(history(&subject, 1, Some(5), 2).await, [of(4), of(3)]);
+    assert_eq!(history(&subject, 2, None, 9).await, [of(2)]);
+    assert_eq!(history(&subject, 3, None, 9).await, []);
+
+    // The last thousand stay whatever their age, and a commit forgets no more than it is to.
+    let many = 2 * i64::from(RUNS_KEPT) + i64::from(ROWS_FORGOTTEN_MAX);
+    let runs = (10..10 + many).map(|ms| run(1, ms, RunOutcome::Ran)).collect();
+    subject.commit(Batch { runs, ..Batch::default() }).await;
+    let forget = |ms| Batch {
+        runs_before: vec![(ScheduleId([1; 16]), at(ms)), (ScheduleId([2; 16]), at(ms))],
+        ..Batch::default()
+    };
+    for (before, left) in [(12, 2_998), (5_000, 1_998), (5_000, 1_000), (5_000, 1_000)] {
+        subject.commit(forget(before)).await;
+        let found = history(&subject, 1, None, 9_999).await;
+        assert_eq!(found.len(), left);
+        assert_eq!(found[0].1, run(1, 9 + many, RunOutcome::Ran), "the last one is there");
+    }
+    assert_eq!(history(&subject, 2, None, 9).await.len(), 1);
+}
+
+async fn budgets_and_spending_are_kept(mut subject: Subject) {
+    let budget = |scope: &str, per_day: Option<f64>| BudgetRow {
+        scope: scope.parse::<BudgetScope>().unwrap(),
+        calls_per_minute: per_day.is_none().then_some(u32::MAX),
+        per_day,
+        per_week: Some(0.0),
+        per_month: Some(1e-9),
+        set_by: "user".into(),
+        changed_at: at(7),
+    };
+    let spend = |minute: i64, of: &str, nanos| SpendRow {
+        plugin: plugin(of),
+        handler: "a/b".parse().unwrap(),
+        minute,
+        nanos,
+        calls: 3,
+    };
+    let dearest = |handler: &str, dearest| HandlerSpendRow {
+        plugin: plugin("git"),
+        handler: handler.parse().unwrap(),
+        dearest,
+    };
+    subject
+        .commit(Batch {
+            budgets: vec![budget("zoo", Some(0.1 + 0.2)), budget("git/a", None), budget("*", None)],
+            spends: vec![spend(7, "zoo", 5), spend(7, "git", i64::MAX), spend(-3, "zoo", 0)],
+            handler_spends: vec![dearest("b", 0.1 + 0.2), dearest("a", 1e300)],
+            ..Batch::default()
+        })
+        .await;
+    subject
+        .commit(Batch {
+            budgets: vec![budget("git/a", Some(5.0))],
+            // In the second minute it turned out that less had been spent in the first.
+            spends: vec![spend(7, "zoo", 6), spend(8, "zoo", -4)],
+            handler_spends: vec![dearest("b", 0.0)],
+            ..Batch::default()
+        })
+        .await;
+    let mut subject = subject.reopen().await;
+    let expected = [budget("*", None), budget("zoo", Some(0.1 + 0.2)), budget("git/a", Some(5.0))];
+    assert_eq!(subject.reader().budgets().await.unwrap(), expected);
+    let all =
+        [spend(-3, "zoo", 0), spend(7, "git", i64::MAX), spend(7, "zoo", 6), spend(8, "zoo", -4)];
+    assert_eq!(subject.reader().spends(i64::MIN).await.unwrap(), all);
+    assert_eq!(subject.reader().spends(8).await.unwrap(), all[3..]);
+    let expected = [dearest("a", 1e300), dearest("b", 0.0)];
+    assert_eq!(subject.reader().handler_spends().await.unwrap(), expected);
+
+    let many = i64::from(ROWS_FORGOTTEN_MAX);
+    let spends = (100..100 + many).map(|minute| spend(minute, "git", 1)).collect();
+    subject.commit(Batch { spends, ..Batch::default() }).await;
+    for (from, left) in [(7, many + 3), (100 + many, 3), (100 + many, 0)] {
+        subject.commit(Batch { spends_from: Some(from), ..Batch::default() }).await;
+        assert_eq!(subject.reader().spends(i64::MIN).await.unwrap().len() as i64, left);
+    }
 }
 
 async fn the_audit_is_found_by_its_records(mut subject: Subject) {
@@ -1030,10 +1706,12 @@ enum Step {
     /// Numbers of jobs, rising: those beyond the last are new, the others change.
     Jobs(Vec<(u64, JobState, Option<u64>, Option<i64>)>),
     Cancel(u64, u64, Option<u32>),
+    /// Jobs of these numbers, if they are there and wait.
+    Withdraw(std::collections::BTreeSet<u64>),
     /// Up to this claim, with jobs that ended before this time.
     Retain(u64, i64),
     Ask(Filter, Option<u64>, usize),
-    AskJobs(JobsQuery, LaneQuery),
+    AskJobs(Box<(JobsQuery, LaneQuery)>),
     Tidy,
     Reopen,
     Crash,
@@ -1087,7 +1765,9 @@ fn any_step() -> impl Strategy<Value = Step> {
         JobState::Queued,
         JobState::Queued,
         JobState::Running,
+        JobState::Paused,
         JobState::Completed,
+        JobState::Cancelled,
     ]);
     let watcher = || proptest::option::of(0..3_u64);
     let jobs = proptest::collection::vec(
@@ -1095,35 +1775,51 @@ fn any_step() -> impl Strategy<Value = Step> {
         1..40,
     );
     let number = || proptest::option::of(0..50_u64);
-    let ask_jobs = (number(), number(), any::<bool>(), watcher(), 0..20_usize, 0..9_i64).prop_map(
-        |(before, after, fires_only, watcher, limit, due_by)| {
-            let jobs = JobsQuery {
-                before: before.map(JobNumber),
-                after: after.map(JobNumber),
-                state: (limit % 2 == 0).then_some(JobState::Queued),
-                watcher: watcher.map(WatcherNumber),
-                fires_only,
-                limit,
-            };
-            let lane = LaneQuery {
-                lane: LaneKey {
+    let some_states = proptest::sample::select(vec![
+        vec![],
+        vec![JobState::Queued],
+        vec![JobState::Cancelled],
+        vec![JobState::Paused, JobState::Running],
+        vec![JobState::Completed, JobState::Queued],
+    ]);
+    let askers = proptest::sample::select(vec![Asker::User, Asker::Plugin(plugin("zoo"))]);
+    let asked = (proptest::option::of(askers), some_states, proptest::option::of(0..20_u64));
+    let ask_jobs = (number(), number(), any::<bool>(), watcher(), 0..20_usize, 0..9_i64, asked)
+        .prop_map(
+            |(before, after, fires_only, watcher, limit, due_by, (asker, states, parent))| {
+                let jobs = JobsQuery {
+                    before: before.map(JobNumber),
+                    after: after.map(JobNumber),
+                    states,
                     watcher: watcher.map(WatcherNumber),
-                    generation: limit as u32 % 3,
-                    handler: "git/ixgest.git".into(),
-                },
-                from: JobNumber(after.unwrap_or(0)),
-                due_by: at(due_by),
-                limit,
-            };
-            Step::AskJobs(jobs, lane)
-        },
-    );
+                    fires_only,
+                    asker: asker.clone().filter(|_| limit % 2 == 0),
+                    parent: parent.map(JobNumber).filter(|_| limit % 3 == 0),
+                    limit,
+                    ..JobsQuery::default()
+                };
+                let is_fire = watcher.is_some();
+                let lane = LaneQuery {
+                    lane: LaneKey {
+                        watcher: watcher.map(WatcherNumber),
+                        generation: if is_fire { limit as u32 % 3 } else { 0 },
+                        handler: HANDLER.into(),
+                        asker: asker.filter(|_| !is_fire),
+                    },
+                    from: place(if is_fire { 0 } else { due_by }, after.unwrap_or(0)),
+                    due_by: at(due_by),
+                    limit,
+                };
+                Step::AskJobs(Box::new((jobs, lane)))
+            },
+        );
     let ask = (any_filter(), proptest::option::of(0..200_u64), 0..40_usize);
     prop_oneof![
         4 => proptest::collection::vec(any_claim(), 1..60).prop_map(Step::Append),
         2 => jobs.prop_map(Step::Jobs),
         1 => (0..3_u64, 0..50_u64, proptest::option::of(0..2_u32))
             .prop_map(|(watcher, from, generation)| Step::Cancel(watcher, from, generation)),
+        1 => proptest::collection::btree_set(0..60_u64, 1..20).prop_map(Step::Withdraw),
         1 => (0..200_u64, proptest::sample::select(vec![3_i64, 9_001]))
             .prop_map(|(below, before)| Step::Retain(below, before)),
         6 => ask.prop_map(|(filter, before, limit)| Step::Ask(filter, before, limit)),
@@ -1132,6 +1828,16 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Reopen),
         1 => Just(Step::Crash),
     ]
+}
+
+/// Who asked for a job of this number, and how: always the same.
+fn asked_at_random(number: u64) -> Asked {
+    let by = [Asker::User, Asker::Plugin(plugin("zoo"))][number as usize % 2].clone();
+    Asked {
+        priority: (number % 3) as i8 - 1,
+        parent: parent(number / 2).filter(|_| !number.is_multiple_of(4)),
+        ..asked(by, (number % 5) as i64 * 600_000)
+    }
 }
 
 /// The two stores, and what they agree on so far.
@@ -1168,6 +1874,7 @@ impl Pair {
             Step::Jobs(changes) => {
                 let batch = Batch { jobs: self.changed_jobs(changes).await, ..Batch::default() };
                 self.commit(batch).await;
+                self.move_mark().await;
             }
             Step::Cancel(watcher, from, generation) => {
                 let cancel = CancelQueued {
@@ -1179,6 +1886,16 @@ impl Pair {
                 };
                 self.commit(Batch { cancelled: vec![cancel], ..Batch::default() }).await;
             }
+            Step::Withdraw(numbers) => {
+                let of = |number| Withdrawn {
+                    number: JobNumber(number),
+                    leaf: LeafNumber(number),
+                    at: at(6),
+                    reason: format!("'{number}'\n"),
+                };
+                let withdrawn = numbers.into_iter().map(of).collect();
+                self.commit(Batch { withdrawn, ..Batch::default() }).await;
+            }
             Step::Retain(below, before) => {
                 let expected = retain(&mut self.memory, at(before), below).await;
                 prop_assert_eq!(retain(&mut self.sqlite, at(before), below).await, expected);
@@ -1188,7 +1905,7 @@ impl Pair {
                 );
             }
             Step::Ask(filter, before, limit) => self.ask(filter, before, limit).await?,
-            Step::AskJobs(jobs, lane) => self.ask_jobs(&jobs, &lane).await?,
+            Step::AskJobs(asked) => self.ask_jobs(&asked.0, &asked.1).await?,
             Step::Tidy => drop(self.sqlite.writer.tidy().await.unwrap()),
             Step::Reopen => {
                 self.sqlite = self.sqlite.reopen().await;
@@ -1231,11 +1948,22 @@ impl Pair {
             row.state = state;
             row.due_at = due_at.map(at);
             row.completed_at = due_at.map(at);
-            row.generation = (number % 3) as u32;
+            row.generation = if watcher.is_some() { (number % 3) as u32 } else { 0 };
             row.seq = (number % 5 > 0).then_some(Seq(number / 2));
+            if watcher.is_none() {
+                row.asked = Some(Box::new(asked_at_random(number)));
+                row.payload = due_at.map(|due| vec![number as u8, due as u8].into());
+            }
             rows.insert(number, row);
         }
         rows.into_values().collect()
+    }
+
+    /// No fire below it is open; jobs that were asked for may be.
+    async fn move_mark(&mut self) {
+        let first = self.memory.reader().open_fires(JobNumber(0), 1).await.unwrap();
+        let mark = first.first().map_or(JobNumber(self.last_job + 1), |row| row.number);
+        self.commit(Batch { open_jobs_from: Some(mark), ..Batch::default() }).await;
     }
 
     async fn ask(
@@ -1271,7 +1999,8 @@ impl Pair {
 
     async fn ask_jobs(&self, jobs: &JobsQuery, lane: &LaneQuery) -> Result<(), TestCaseError> {
         let [memory, others @ ..] = self.readers();
-        let some_id = job_id(lane.from.0);
+        let some = lane.from.number;
+        let some_id = job_id(some.0);
         for other in others {
             prop_assert_eq!(other.jobs(jobs).await.unwrap(), memory.jobs(jobs).await.unwrap());
             prop_assert_eq!(
@@ -1279,14 +2008,50 @@ impl Pair {
                 memory.lane_jobs(lane).await.unwrap()
             );
             prop_assert_eq!(
-                other.open_jobs(lane.from, lane.limit).await.unwrap(),
-                memory.open_jobs(lane.from, lane.limit).await.unwrap()
+                other.ahead(&lane.lane, Place::FIRST, lane.from).await.unwrap(),
+                memory.ahead(&lane.lane, Place::FIRST, lane.from).await.unwrap()
+            );
+            let number = JobNumber(lane.from.number.0.saturating_add(9));
+            let last = Place { number, ..lane.from };
+            prop_assert_eq!(
+                other.ahead(&lane.lane, lane.from, last).await.unwrap(),
+                memory.ahead(&lane.lane, lane.from, last).await.unwrap()
             );
             prop_assert_eq!(
-                other.jobs_of(Seq(lane.from.0), 2).await.unwrap(),
-                memory.jobs_of(Seq(lane.from.0), 2).await.unwrap()
+                other.open_jobs(some, lane.limit).await.unwrap(),
+                memory.open_jobs(some, lane.limit).await.unwrap()
+            );
+            prop_assert_eq!(
+                other.open_fires(some, lane.limit).await.unwrap(),
+                memory.open_fires(some, lane.limit).await.unwrap()
+            );
+            prop_assert_eq!(
+                other.open_asked(some, lane.limit).await.unwrap(),
+                memory.open_asked(some, lane.limit).await.unwrap()
+            );
+            prop_assert_eq!(
+                other.open_ancestors().await.unwrap(),
+                memory.open_ancestors().await.unwrap()
+            );
+            prop_assert_eq!(other.above(some).await.unwrap(), memory.above(some).await.unwrap());
+            prop_assert_eq!(
+                other.children(some, 2).await.unwrap(),
+                memory.children(some, 2).await.unwrap()
+            );
+            prop_assert_eq!(other.job_counts().await.unwrap(), memory.job_counts().await.unwrap());
+            prop_assert_eq!(
+                other.jobs_of(Seq(some.0), 2).await.unwrap(),
+                memory.jobs_of(Seq(some.0), 2).await.unwrap()
             );
             prop_assert_eq!(other.job(some_id).await.unwrap(), memory.job(some_id).await.unwrap());
+            prop_assert_eq!(
+                other.job_to_change(some_id).await.unwrap(),
+                memory.job_to_change(some_id).await.unwrap()
+            );
+            prop_assert_eq!(
+                other.payload(some).await.unwrap(),
+                memory.payload(some).await.unwrap()
+            );
         }
         Ok(())
     }

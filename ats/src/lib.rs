@@ -32,7 +32,7 @@ pub use sqlite::{
     OnProgress, Repaired, Restored, Restoring, SqliteStore,
 };
 pub use store::{
-    AuditRow, Batch, CancelQueued, Counted, JobCounts, JobsQuery, LaneQuery, Opened, Page,
-    Quarantined, Question, Removal, Retention, RetentionPlace, Room, Store, StoreError,
-    StoreFuture, StoreWriter,
+    AuditRow, Batch, CancelQueued, Counted, JOBS_LOOKED_AT, JobCounts, JobsQuery, LaneQuery,
+    Opened, Page, Quarantined, Question, ROWS_FORGOTTEN_MAX, RUNS_KEPT, Removal, Retention,
+    RetentionPlace, Room, Store, StoreError, StoreFuture, StoreWriter, Withdrawn,
 };

@@ -7,10 +7,11 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axwatch_model::{
-    AttestationId, Counters, CursorNumber, HandlerName, HandlerRow, HoldRow, JobId, JobIdPrefix,
-    JobNumber, JobOrigin, JobRow, JobState, LeafNumber, LocalId, Owner, PassRow, PluginName,
-    PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleRow, Seq, StoreId, Stored, Timestamp,
-    WatcherNumber, WatcherRow,
+    Ancestor, AttestationId, BudgetRow, BudgetScope, Counters, CursorNumber, HandlerName,
+    HandlerRow, HandlerSpendRow, HoldRow, JobEntryRow, JobId, JobIdPrefix, JobNumber, JobOrigin,
+    JobRow, JobState, LaneKey, LeafNumber, LocalId, OpenAsked, Owner, PassRow, Place, PluginName,
+    PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleId, ScheduleRow, ScheduleRunRow, Seq,
+    SpendRow, StoreId, Stored, Timestamp, WatcherNumber, WatcherRow, bounds,
 };
 use axwatch_query::AliasChange;
 use futures::future::{BoxFuture, FutureExt, ready};
@@ -18,8 +19,8 @@ use futures::future::{BoxFuture, FutureExt, ready};
 use crate::append::{Known, Removed};
 use crate::store::{
     AuditRow, Batch, Counted, JobCounts, JobsQuery, LaneQuery, Opened, Page, PageWeight,
-    Quarantined, Question, Removal, Retention, RetentionPlace, Room, SEGMENT_BYTES_MAX, Store,
-    StoreError, StoreFuture, StoreWriter,
+    Quarantined, Question, ROWS_FORGOTTEN_MAX, RUNS_KEPT, Removal, Retention, RetentionPlace, Room,
+    SEGMENT_BYTES_MAX, Store, StoreError, StoreFuture, StoreWriter,
 };
 
 /// Rows that one slice of retention looks at.
@@ -38,6 +39,7 @@ struct Tables {
     removed: BTreeMap<AttestationId, Removed>,
     ids: BTreeMap<AttestationId, Seq>,
     jobs: BTreeMap<JobNumber, JobRow>,
+    entries: BTreeMap<(JobNumber, u32), JobEntryRow>,
     watchers: BTreeMap<WatcherNumber, WatcherRow>,
     revisions: BTreeMap<(WatcherNumber, u64), RevisionRow>,
     passes: BTreeMap<(WatcherNumber, u32), PassRow>,
@@ -47,6 +49,10 @@ struct Tables {
     handlers: BTreeSet<(PluginName, HandlerName)>,
     plugins: BTreeMap<PluginName, PluginRow>,
     schedules: BTreeMap<(Owner, LocalId), ScheduleRow>,
+    runs: BTreeMap<u64, ScheduleRunRow>,
+    budgets: BTreeMap<BudgetScope, BudgetRow>,
+    spends: BTreeMap<(i64, PluginName, HandlerName), SpendRow>,
+    handler_spends: BTreeMap<(PluginName, HandlerName), HandlerSpendRow>,
     routes: BTreeMap<PluginName, BTreeSet<RouteRow>>,
     refused: BTreeMap<PluginName, Vec<RefusedRow>>,
     audit: BTreeMap<LeafNumber, AuditRow>,
@@ -133,7 +139,7 @@ impl Tables {
             for job in self.jobs.range_mut(cancel.from..).map(|(_, job)| job) {
                 if job.watcher == Some(cancel.watcher)
                     && cancel.generation.is_none_or(|generation| job.generation == generation)
-                    && job.state == JobState::Queued
+                    && waits(job)
                 {
                     job.state = JobState::Cancelled;
                     job.completed_at = Some(cancel.at);
@@ -141,7 +147,22 @@ impl Tables {
                 }
             }
         }
-        self.jobs.extend(batch.jobs.iter().map(|job| (job.number, job.clone())));
+        for withdrawn in &batch.withdrawn {
+            if let Some(job) = self.jobs.get_mut(&withdrawn.number).filter(|job| waits(job)) {
+                job.state = JobState::Cancelled;
+                job.completed_at = Some(withdrawn.at);
+                job.error = Some(withdrawn.reason.clone());
+                (job.due_at, job.delay_ms) = (None, 0);
+                job.leaves.push(withdrawn.leaf);
+            }
+        }
+        for job in &batch.jobs {
+            let before = self.jobs.get(&job.number).and_then(|before| before.payload.clone());
+            let payload = job.payload.clone().or(before);
+            self.jobs.insert(job.number, JobRow { payload, ..job.clone() });
+        }
+        let entries = batch.entries.iter();
+        self.entries.extend(entries.map(|entry| ((entry.job, entry.number), entry.clone())));
         self.watchers.extend(batch.watchers.iter().map(|row| (row.number, row.clone())));
         let revisions = batch.revisions.iter();
         self.revisions.extend(revisions.map(|row| ((row.watcher, row.revision), row.clone())));
@@ -158,6 +179,8 @@ impl Tables {
         self.plugins.extend(batch.plugins.iter().map(|row| (row.name.clone(), row.clone())));
         let key = |row: &ScheduleRow| (row.owner.clone(), row.name.clone());
         self.schedules.extend(batch.schedules.iter().map(|row| (key(row), row.clone())));
+        self.keep_runs(batch);
+        self.keep_spending(batch);
         for (plugin, routes) in &batch.routes {
             self.routes.insert(plugin.clone(), routes.iter().cloned().collect());
         }
@@ -168,6 +191,37 @@ impl Tables {
         }
     }
 
+    fn keep_runs(&mut self, batch: &Batch) {
+        for run in &batch.runs {
+            let number = self.runs.keys().next_back().map_or(1, |last| last + 1);
+            self.runs.insert(number, run.clone());
+        }
+        for (schedule, before) in &batch.runs_before {
+            let of = |(_, run): &(&u64, &ScheduleRunRow)| run.schedule == *schedule;
+            let older = self.runs.iter().rev().filter(of).skip(RUNS_KEPT as usize);
+            let gone = older.filter(|(_, run)| run.at < *before).map(|(number, _)| *number);
+            let mut gone: Vec<u64> = gone.collect();
+            gone.reverse();
+            for number in gone.into_iter().take(ROWS_FORGOTTEN_MAX as usize) {
+                self.runs.remove(&number);
+            }
+        }
+    }
+
+    fn keep_spending(&mut self, batch: &Batch) {
+        self.budgets.extend(batch.budgets.iter().map(|row| (row.scope.clone(), row.clone())));
+        let key = |row: &SpendRow| (row.minute, row.plugin.clone(), row.handler.clone());
+        self.spends.extend(batch.spends.iter().map(|row| (key(row), row.clone())));
+        if let Some(from) = batch.spends_from {
+            let older = self.spends.keys().take_while(|(minute, ..)| *minute < from);
+            let gone: Vec<_> = older.take(ROWS_FORGOTTEN_MAX as usize).cloned().collect();
+            gone.iter().for_each(|key| drop(self.spends.remove(key)));
+        }
+        let key = |row: &HandlerSpendRow| (row.plugin.clone(), row.handler.clone());
+        let rows = batch.handler_spends.iter();
+        self.handler_spends.extend(rows.map(|row| (key(row), row.clone())));
+    }
+
     fn remove(&mut self, removal: &Removal) {
         for claim in &removal.claims {
             self.log.remove(&claim.seq);
@@ -176,32 +230,41 @@ impl Tables {
         }
         for (number, ..) in &removal.jobs {
             self.jobs.remove(number);
+            self.entries.retain(|(job, _), _| job != number);
         }
     }
 
     fn removable(&self, retention: &Retention) -> Removal {
-        let job_goes = |job: &JobRow| {
+        let is_old = |job: &JobRow| {
             matches!(job.state, JobState::Completed | JobState::Cancelled)
                 && job.completed_at.is_some_and(|at| at < retention.before)
                 && self.jobs.keys().next_back() > Some(&job.number)
         };
         let mut removal = Removal::default();
         match retention.from {
-            RetentionPlace::Jobs(after) => {
-                let jobs = self.jobs.range((Bound::Excluded(after), Bound::Unbounded));
-                let slice: Vec<_> = jobs.take(RETENTION_ROWS).map(|(_, job)| job).collect();
+            RetentionPlace::Jobs(before) => {
+                let mut children: BTreeMap<JobNumber, usize> = BTreeMap::new();
+                for parent in self.jobs.values().filter_map(parent_of) {
+                    *children.entry(parent).or_default() += 1;
+                }
+                let jobs = self.jobs.range(..before).rev().take(RETENTION_ROWS);
+                let slice: Vec<_> = jobs.map(|(_, job)| job).collect();
                 let next = slice.last().map(|job| RetentionPlace::Jobs(job.number));
                 removal.next = Some(next.unwrap_or(RetentionPlace::Claims(Seq(0))));
-                let gone = slice.into_iter().filter(|job| job_goes(job));
-                removal.jobs = gone.map(|job| (job.number, job.id, job.seq)).collect();
+                // Children come after their parents, so they have been looked at.
+                for job in slice {
+                    if is_old(job) && children.get(&job.number).is_none_or(|left| *left == 0) {
+                        let left = parent_of(job).and_then(|parent| children.get_mut(&parent));
+                        left.into_iter().for_each(|left| *left -= 1);
+                        removal.jobs.push((job.number, job.id, job.seq));
+                    }
+                }
+                removal.jobs.reverse();
             }
             RetentionPlace::Claims(after) => {
-                let needed: BTreeSet<Seq> = self
-                    .jobs
-                    .values()
-                    .filter(|job| !job_goes(job))
-                    .filter_map(|job| job.seq)
-                    .collect();
+                let stays = |job: &&JobRow| !(retention.dry_run && is_old(job));
+                let staying = self.jobs.values().filter(stays);
+                let needed: BTreeSet<Seq> = staying.filter_map(|job| job.seq).collect();
                 let claims = self.log.range((Bound::Excluded(after), Bound::Unbounded));
                 let slice: Vec<_> = claims.take(RETENTION_ROWS).map(|(_, claim)| claim).collect();
                 removal.next = slice.last().map(|claim| RetentionPlace::Claims(claim.seq));
@@ -233,6 +296,37 @@ impl Tables {
         self.holds.extend(batch.holds.iter().map(|row| ((row.watcher, row.number), row.clone())));
     }
 
+    /// Open jobs after this number.
+    fn open_jobs(&self, after: JobNumber) -> impl Iterator<Item = &JobRow> {
+        let later = self.jobs.range((Bound::Excluded(after), Bound::Unbounded));
+        later.map(|(_, job)| job).filter(|job| job.state.is_open())
+    }
+
+    /// Queued jobs of a lane, by place.
+    fn lane(&self, lane: &LaneKey) -> Vec<&JobRow> {
+        let waits = |job: &&JobRow| job.state == JobState::Queued && job.lane() == *lane;
+        let mut jobs: Vec<_> = self.jobs.values().filter(waits).collect();
+        jobs.sort_by_key(|job| job.place());
+        jobs
+    }
+
+    fn open_ancestors(&self) -> Vec<Ancestor> {
+        let mut found = BTreeMap::new();
+        for job in self.open_jobs(JobNumber(0)) {
+            let mut above = parent_of(job);
+            while let Some(job) = above.and_then(|number| self.jobs.get(&number)) {
+                if !job.state.is_open() {
+                    let parent = job.asked.as_ref().and_then(|asked| asked.parent);
+                    let (number, id, state) = (job.number, job.id, job.state);
+                    let ancestor = Ancestor { number, id, state, parent };
+                    found.insert(job.number, ancestor);
+                }
+                above = parent_of(job);
+            }
+        }
+        found.into_values().collect()
+    }
+
     /// A pass, and how far it is.
     fn placed(&self, pass: &PassRow) -> (PassRow, Option<Seq>) {
         let seq = pass.cursor.and_then(|cursor| self.cursors.get(&cursor).copied());
@@ -242,6 +336,48 @@ impl Tables {
     fn audit_row(&self, leaf: LeafNumber) -> Option<&AuditRow> {
         let (_, row) = self.audit.range(..=leaf).next_back()?;
         (leaf.0 - row.first_leaf.0 < row.count).then_some(row)
+    }
+}
+
+/// Whether a job waits, and could be withdrawn.
+fn waits(job: &JobRow) -> bool {
+    matches!(job.state, JobState::Queued | JobState::Paused)
+}
+
+/// A job as it is read to be changed.
+fn to_change(job: &JobRow) -> JobRow {
+    JobRow { payload: None, ..job.clone() }
+}
+
+/// A job without what it carries.
+fn bare(job: &JobRow) -> JobRow {
+    JobRow { payload: None, result: None, ..job.clone() }
+}
+
+fn parent_of(job: &JobRow) -> Option<JobNumber> {
+    Some(job.asked.as_ref()?.parent?.number)
+}
+
+impl JobsQuery {
+    fn asks_for(&self, job: &JobRow) -> bool {
+        let asked = job.asked.as_deref();
+        let is_own = |plugin: &PluginName| {
+            let owns = asked.is_some_and(|asked| asked.owner == Owner::Plugin(plugin.clone()));
+            owns || job.plugin.as_ref() == Some(plugin)
+        };
+        let schedule = asked.and_then(|asked| asked.schedule).map(|run| run.id);
+        self.before.is_none_or(|before| job.number < before)
+            && self.after.is_none_or(|after| job.number > after)
+            && (self.states.is_empty() || self.states.contains(&job.state))
+            && self.watcher.is_none_or(|watcher| job.watcher == Some(watcher))
+            && (!self.fires_only || job.origin == JobOrigin::Fire)
+            && self.handler.as_ref().is_none_or(|bare| job.bare_handler() == bare.as_str())
+            && self.plugin.as_ref().is_none_or(|plugin| job.plugin.as_ref() == Some(plugin))
+            && self.own.as_ref().is_none_or(is_own)
+            && self.asker.as_ref().is_none_or(|by| asked.is_some_and(|asked| asked.by == *by))
+            && self.source.as_ref().is_none_or(|text| asked.is_some_and(|a| a.source == *text))
+            && self.parent.is_none_or(|parent| parent_of(job) == Some(parent))
+            && self.schedule.is_none_or(|id| schedule == Some(id))
     }
 }
 
@@ -397,6 +533,34 @@ impl Store for MemoryStore {
         })
     }
 
+    fn schedule_runs(
+        &self,
+        schedule: ScheduleId,
+        before: Option<u64>,
+        limit: usize,
+    ) -> StoreFuture<'_, Vec<(u64, ScheduleRunRow)>> {
+        self.answer(|tables| {
+            let runs = tables.runs.range(..before.unwrap_or(u64::MAX)).rev();
+            let of = runs.filter(|(_, run)| run.schedule == schedule);
+            of.take(limit).map(|(number, run)| (*number, run.clone())).collect()
+        })
+    }
+
+    fn budgets(&self) -> StoreFuture<'_, Vec<BudgetRow>> {
+        self.answer(|tables| tables.budgets.values().cloned().collect())
+    }
+
+    fn spends(&self, from: i64) -> StoreFuture<'_, Vec<SpendRow>> {
+        self.answer(|tables| {
+            let rows = tables.spends.values().filter(|row| row.minute >= from);
+            rows.cloned().collect()
+        })
+    }
+
+    fn handler_spends(&self) -> StoreFuture<'_, Vec<HandlerSpendRow>> {
+        self.answer(|tables| tables.handler_spends.values().cloned().collect())
+    }
+
     fn routes(&self) -> StoreFuture<'_, Vec<(PluginName, RouteRow)>> {
         self.answer(|tables| {
             let of = |(plugin, routes): (&PluginName, &BTreeSet<RouteRow>)| {
@@ -413,6 +577,14 @@ impl Store for MemoryStore {
 
     fn job(&self, id: JobId) -> StoreFuture<'_, Option<JobRow>> {
         self.answer(|tables| tables.jobs.values().find(|job| job.id == id).cloned())
+    }
+
+    fn job_to_change(&self, id: JobId) -> StoreFuture<'_, Option<JobRow>> {
+        self.answer(|tables| tables.jobs.values().find(|job| job.id == id).map(to_change))
+    }
+
+    fn payload(&self, job: JobNumber) -> StoreFuture<'_, Option<Arc<[u8]>>> {
+        self.answer(|tables| tables.jobs.get(&job).and_then(|job| job.payload.clone()))
     }
 
     fn jobs_beginning<'a>(
@@ -441,7 +613,8 @@ impl Store for MemoryStore {
             let mut counts = JobCounts::default();
             for job in tables.jobs.values() {
                 *match job.state {
-                    JobState::Queued | JobState::Paused => &mut counts.queued,
+                    JobState::Queued => &mut counts.queued,
+                    JobState::Paused => &mut counts.paused,
                     JobState::Running => &mut counts.running,
                     JobState::Completed => &mut counts.completed,
                     JobState::Failed => &mut counts.failed,
@@ -453,35 +626,76 @@ impl Store for MemoryStore {
     }
 
     fn open_jobs(&self, after: JobNumber, limit: usize) -> StoreFuture<'_, Vec<JobRow>> {
+        self.answer(|tables| tables.open_jobs(after).take(limit).cloned().collect())
+    }
+
+    fn open_fires(&self, after: JobNumber, limit: usize) -> StoreFuture<'_, Vec<JobRow>> {
         self.answer(|tables| {
-            let later = tables.jobs.range((Bound::Excluded(after), Bound::Unbounded));
-            let open = later.map(|(_, job)| job).filter(|job| job.state.is_open());
-            open.take(limit).cloned().collect()
+            let fires = tables.open_jobs(after).filter(|job| job.watcher.is_some());
+            fires.take(limit).map(to_change).collect()
+        })
+    }
+
+    fn open_asked(&self, after: JobNumber, limit: usize) -> StoreFuture<'_, Vec<OpenAsked>> {
+        self.answer(|tables| {
+            tables.open_jobs(after).filter_map(OpenAsked::of).take(limit).collect()
+        })
+    }
+
+    fn open_ancestors(&self) -> StoreFuture<'_, Vec<Ancestor>> {
+        self.answer(Tables::open_ancestors)
+    }
+
+    fn above(&self, job: JobNumber) -> StoreFuture<'_, Vec<JobRow>> {
+        self.answer(|tables| {
+            let parent = |job: &&JobRow| tables.jobs.get(&parent_of(job)?);
+            let above = std::iter::successors(tables.jobs.get(&job), parent).skip(1);
+            above.take(bounds::KIN_DEPTH_MAX).map(bare).collect()
+        })
+    }
+
+    fn children(&self, parent: JobNumber, limit: usize) -> StoreFuture<'_, Counted<JobRow>> {
+        self.answer(|tables| {
+            let jobs = tables.jobs.values();
+            let children: Vec<_> = jobs.filter(|job| parent_of(job) == Some(parent)).collect();
+            let all = children.len() as u64;
+            Counted { first: children.into_iter().take(limit).map(bare).collect(), all }
+        })
+    }
+
+    fn entries(
+        &self,
+        job: JobNumber,
+        after: u32,
+        limit: usize,
+    ) -> StoreFuture<'_, Vec<JobEntryRow>> {
+        self.answer(|tables| {
+            let later = (Bound::Excluded((job, after)), Bound::Included((job, u32::MAX)));
+            tables.entries.range(later).take(limit).map(|(_, entry)| entry.clone()).collect()
         })
     }
 
     fn lane_jobs<'a>(&'a self, query: &'a LaneQuery) -> StoreFuture<'a, Vec<JobRow>> {
         self.answer(|tables| {
-            let jobs = tables.jobs.range(query.from..).map(|(_, job)| job);
-            let waiting = jobs.filter(|job| {
-                job.state == JobState::Queued
-                    && job.lane() == query.lane
-                    && job.due_at.is_none_or(|due_at| due_at <= query.due_by)
+            let waiting = tables.lane(&query.lane).into_iter().filter(|job| {
+                job.place() >= query.from && job.due_at.is_none_or(|due_at| due_at <= query.due_by)
             });
-            waiting.take(query.limit).cloned().collect()
+            waiting.take(query.limit).map(to_change).collect()
+        })
+    }
+
+    fn ahead<'a>(&'a self, lane: &'a LaneKey, from: Place, of: Place) -> StoreFuture<'a, u64> {
+        self.answer(|tables| {
+            let before = |job: &&&JobRow| (from <= job.place()) && job.place() < of;
+            tables.lane(lane).iter().filter(before).count() as u64
         })
     }
 
     fn jobs<'a>(&'a self, query: &'a JobsQuery) -> StoreFuture<'a, Vec<JobRow>> {
         self.answer(|tables| {
-            let found = tables.jobs.values().rev().filter(|job| {
-                query.before.is_none_or(|before| job.number < before)
-                    && query.after.is_none_or(|after| job.number > after)
-                    && query.state.is_none_or(|state| job.state == state)
-                    && query.watcher.is_none_or(|watcher| job.watcher == Some(watcher))
-                    && (!query.fires_only || job.origin == JobOrigin::Fire)
-            });
-            found.take(query.limit).cloned().collect()
+            let found = tables.jobs.values().rev().filter(|job| query.asks_for(job));
+            let found = found.take(query.limit);
+            if query.bare { found.map(bare).collect() } else { found.cloned().collect() }
         })
     }
 

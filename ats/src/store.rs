@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use axwatch_model::{
-    Attestation, AttestationId, Counters, CursorNumber, CursorRow, HandlerName, HandlerRow,
-    HoldRow, JobId, JobIdPrefix, JobNumber, JobRow, JobState, LaneKey, LeafNumber, PassRow,
-    PluginName, PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleRow, Seq, StoreId, Stored,
-    Timestamp, WatcherNumber, WatcherRow,
+    Ancestor, Asker, Attestation, AttestationId, BudgetRow, Counters, CursorNumber, CursorRow,
+    HandlerName, HandlerRow, HandlerSpendRow, HoldRow, JobEntryRow, JobId, JobIdPrefix, JobNumber,
+    JobRow, JobState, LaneKey, LeafNumber, OpenAsked, PassRow, Place, PluginName, PluginRow,
+    RefusedRow, RevisionRow, RouteRow, ScheduleId, ScheduleRow, ScheduleRunRow, Seq, SpendRow,
+    StoreId, Stored, Timestamp, WatcherNumber, WatcherRow,
 };
 use axwatch_query::{AliasChange, Aliases, Dimension, Filter, matches};
 use futures::future::BoxFuture;
@@ -109,7 +110,7 @@ pub struct Opened {
     pub matched_seq: Seq,
     /// The last job's number; 0 without any.
     pub last_job: JobNumber,
-    /// No job below this number is open.
+    /// No fire below this number is open. Jobs that were asked for may be.
     pub open_jobs_from: JobNumber,
     /// The highest number that a watcher ever had; 0 without any.
     pub last_watcher: WatcherNumber,
@@ -136,7 +137,7 @@ pub struct AuditRow {
     pub head: [u8; 32],
 }
 
-/// Withdraws the queued jobs of a watcher.
+/// Withdraws the jobs of a watcher that wait: those that are queued, and those that somebody paused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CancelQueued {
     /// Whose jobs.
@@ -151,6 +152,19 @@ pub struct CancelQueued {
     pub reason: String,
 }
 
+/// Withdraws one job that waits, queued or paused. Of any other it changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Withdrawn {
+    /// Which.
+    pub number: JobNumber,
+    /// The record that tells of it, to be added to those of the job.
+    pub leaf: LeafNumber,
+    /// When.
+    pub at: Timestamp,
+    /// What its `error` then says.
+    pub reason: String,
+}
+
 /// Everything that one commit writes. Empty parts write nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
@@ -159,9 +173,14 @@ pub struct Batch {
     pub attestations: Vec<Arc<Stored>>,
     /// Withdrawn before `jobs` are written.
     pub cancelled: Vec<CancelQueued>,
+    /// Withdrawn without their rows being known; none of them is among `jobs`.
+    pub withdrawn: Vec<Withdrawn>,
     /// New jobs, and the present row of changed ones; at most one row a number. Neither the id of a job
-    /// nor the claim that caused it ever changes.
+    /// nor the claim that caused it ever changes, and neither who asked for it. A row without a payload
+    /// leaves the one that the job has.
     pub jobs: Vec<JobRow>,
+    /// New log entries of jobs; at most one row each.
+    pub entries: Vec<JobEntryRow>,
     /// New watchers, and the present row of changed ones; at most one row a number.
     pub watchers: Vec<WatcherRow>,
     /// New revisions of watchers; at most one row each.
@@ -184,6 +203,19 @@ pub struct Batch {
     pub plugins: Vec<PluginRow>,
     /// New schedules, and the present row of changed ones; at most one row each.
     pub schedules: Vec<ScheduleRow>,
+    /// What became of nominal times of schedules, in the order in which it was decided.
+    pub runs: Vec<ScheduleRunRow>,
+    /// Schedules whose history loses what is older than a moment, but for its last [`RUNS_KEPT`] rows; at
+    /// most [`ROWS_FORGOTTEN_MAX`] rows of each.
+    pub runs_before: Vec<(ScheduleId, Timestamp)>,
+    /// The present row of budgets that were set; at most one row each.
+    pub budgets: Vec<BudgetRow>,
+    /// The present row of minutes in which handlers did something; at most one row each.
+    pub spends: Vec<SpendRow>,
+    /// The minutes before this one are forgotten, at most [`ROWS_FORGOTTEN_MAX`] rows of them.
+    pub spends_from: Option<i64>,
+    /// The present row of handlers whose dearest run is another; at most one row each.
+    pub handler_spends: Vec<HandlerSpendRow>,
     /// For each plugin named, all its routes; none twice.
     pub routes: Vec<(PluginName, Vec<RouteRow>)>,
     /// For each plugin named, what of its last announcement was not taken.
@@ -192,7 +224,7 @@ pub struct Batch {
     pub audit: Option<AuditRow>,
     /// How far the log has now been matched.
     pub matched_seq: Option<Seq>,
-    /// No job below this number is open any more.
+    /// No fire below this number is open any more.
     pub open_jobs_from: Option<JobNumber>,
     /// Counters of watchers, with the number of audit records that they hold the effect of.
     pub counters: Option<(LeafNumber, Vec<(WatcherNumber, Counters)>)>,
@@ -201,6 +233,15 @@ pub struct Batch {
     /// The audit tells of the rows in quarantine up to this number.
     pub quarantine_told: Option<u64>,
 }
+
+/// Numbers of jobs that one page of a search goes over: some ten milliseconds.
+pub const JOBS_LOOKED_AT: u64 = 10_000;
+
+/// Rows of the history of a schedule that stay however old they are.
+pub const RUNS_KEPT: u32 = 1_000;
+
+/// Rows of a history that one commit forgets: some milliseconds.
+pub const ROWS_FORGOTTEN_MAX: u32 = 1_000;
 
 /// What retention may take away. It works through the store slice by slice, each a commit of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,12 +252,15 @@ pub struct Retention {
     pub below: Seq,
     /// Where the next slice begins.
     pub from: RetentionPlace,
+    /// Nothing is taken away, and what is asked for is only counted: jobs that are old enough need their claims no more.
+    /// (Those that stay because of what is below them count as gone then.)
+    pub dry_run: bool,
 }
 
-/// How far retention has come: first the jobs, then the claims that no job needs.
+/// How far retention has come: first the jobs, each with its log entries and after all its children, then the claims that no job needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetentionPlace {
-    /// The jobs after this one, and then all claims.
+    /// The jobs before this one, the latest first, and then all claims.
     Jobs(JobNumber),
     /// The claims after this one.
     Claims(Seq),
@@ -224,7 +268,7 @@ pub enum RetentionPlace {
 
 impl Default for RetentionPlace {
     fn default() -> RetentionPlace {
-        RetentionPlace::Jobs(JobNumber(0))
+        RetentionPlace::Jobs(JobNumber(u64::MAX))
     }
 }
 
@@ -233,7 +277,7 @@ impl Default for RetentionPlace {
 pub struct Removal {
     /// The claims, oldest first. Of each, id, number and a hash of its content stay.
     pub claims: Vec<Stored>,
-    /// The jobs, by number.
+    /// The jobs, by number. Their log entries go with them.
     pub jobs: Vec<(JobNumber, JobId, Option<Seq>)>,
     /// Where the next slice begins; `None` when this is the last one. A slice may be empty and not the
     /// last.
@@ -332,8 +376,8 @@ impl PageWeight {
 pub struct LaneQuery {
     /// The lane.
     pub lane: LaneKey,
-    /// None of them has a lower number.
-    pub from: JobNumber,
+    /// None of them has a place before this one.
+    pub from: Place,
     /// Only jobs due by then.
     pub due_by: Timestamp,
     /// How many at most.
@@ -347,23 +391,64 @@ pub struct JobsQuery {
     pub before: Option<JobNumber>,
     /// Only those after this number.
     pub after: Option<JobNumber>,
-    /// Only in this state, as rows have it.
-    pub state: Option<JobState>,
+    /// Only in one of these states, as rows have them; empty is any.
+    pub states: Vec<JobState>,
     /// Only fires of this watcher.
     pub watcher: Option<WatcherNumber>,
     /// Only fires, of any watcher.
     pub fires_only: bool,
+    /// Only those of handlers with this bare name.
+    pub handler: Option<HandlerName>,
+    /// Only those of handlers of this plugin.
+    pub plugin: Option<PluginName>,
+    /// Only those that are this plugin's own: its handlers answer for them, or it asked for them.
+    pub own: Option<PluginName>,
+    /// Only those that this one asked for.
+    pub asker: Option<Asker>,
+    /// Only those with this source.
+    pub source: Option<Arc<str>>,
+    /// Only the children of this job.
+    pub parent: Option<JobNumber>,
+    /// Only runs of this schedule.
+    pub schedule: Option<ScheduleId>,
+    /// Without payloads and results, which may be large: rows for showing, not to be written again.
+    pub bare: bool,
     /// How many at most.
     pub limit: usize,
 }
 
-/// How many jobs are in each state, as rows have it: one that is shown as paused is queued here.
+impl JobsQuery {
+    /// The newest job for which that part of this holds which an index tells.
+    fn newest_in_index(&self) -> JobsQuery {
+        let are_open = !self.states.is_empty() && self.states.iter().all(|state| state.is_open());
+        let is_told = match self.states[..] {
+            _ if self.parent.is_some() || self.schedule.is_some() => false,
+            [state] => state != JobState::Completed,
+            _ => are_open,
+        };
+        JobsQuery {
+            before: self.before,
+            after: self.after,
+            states: if is_told { self.states.clone() } else { Vec::new() },
+            parent: self.parent,
+            schedule: self.schedule,
+            bare: true,
+            limit: 1,
+            ..JobsQuery::default()
+        }
+    }
+}
+
+/// How many jobs are in each state, as rows have it: one that is shown as paused because something holds
+/// it back is queued here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct JobCounts {
     /// Wait for their turn, or for their next attempt.
     pub queued: u64,
     /// An attempt is under way.
     pub running: u64,
+    /// Wait until they are resumed.
+    pub paused: u64,
     /// Done.
     pub completed: u64,
     /// Dead letters.
@@ -491,6 +576,24 @@ pub trait Store: Send + Sync {
     /// All schedules, retired ones included, by owner and name.
     fn schedules(&self) -> StoreFuture<'_, Vec<ScheduleRow>>;
 
+    /// What became of the nominal times of a schedule, the latest first, each with its number in the
+    /// history of all; only those with a number below `before`, up to `limit`.
+    fn schedule_runs(
+        &self,
+        schedule: ScheduleId,
+        before: Option<u64>,
+        limit: usize,
+    ) -> StoreFuture<'_, Vec<(u64, ScheduleRunRow)>>;
+
+    /// All budgets that were ever set with a command, by scope.
+    fn budgets(&self) -> StoreFuture<'_, Vec<BudgetRow>>;
+
+    /// What handlers did from this minute on, by minute, plugin and handler.
+    fn spends(&self, from: i64) -> StoreFuture<'_, Vec<SpendRow>>;
+
+    /// What is known of the cost of handlers, by plugin and handler.
+    fn handler_spends(&self) -> StoreFuture<'_, Vec<HandlerSpendRow>>;
+
     /// The routes of all plugins, by plugin, method and path.
     fn routes(&self) -> StoreFuture<'_, Vec<(PluginName, RouteRow)>>;
 
@@ -499,6 +602,13 @@ pub trait Store: Send + Sync {
 
     /// The job with this id.
     fn job(&self, id: JobId) -> StoreFuture<'_, Option<JobRow>>;
+
+    /// The job with this id as it is read to be changed: without its payload, which stays as it is when the
+    /// row is written.
+    fn job_to_change(&self, id: JobId) -> StoreFuture<'_, Option<JobRow>>;
+
+    /// The payload that a job was given; `None` of one that was given none.
+    fn payload(&self, job: JobNumber) -> StoreFuture<'_, Option<Arc<[u8]>>>;
 
     /// Some jobs whose id begins so, at most `limit`, by id.
     fn jobs_beginning<'a>(
@@ -510,18 +620,74 @@ pub trait Store: Send + Sync {
     /// The jobs that this claim caused, the first `limit`, by number.
     fn jobs_of(&self, seq: Seq, limit: usize) -> StoreFuture<'_, Counted<JobRow>>;
 
-    /// How many jobs are in each state. Reads those that ended badly, in an index, and the rows from
-    /// the oldest open job on; those that ended well before it are not touched.
+    /// How many jobs are in each state. Reads those that ended badly and those that were asked for and are
+    /// open, in indexes, and the rows from the oldest open fire on; those that ended well before it are
+    /// not touched.
     fn job_counts(&self) -> StoreFuture<'_, JobCounts>;
 
-    /// Open jobs (queued or running) after this number, by number, up to `limit`.
+    /// Open jobs (queued, running or paused) after this number, by number, up to `limit`.
     fn open_jobs(&self, after: JobNumber, limit: usize) -> StoreFuture<'_, Vec<JobRow>>;
 
-    /// Queued jobs of one lane, by number.
+    /// Those of them that are fires, to be changed.
+    fn open_fires(&self, after: JobNumber, limit: usize) -> StoreFuture<'_, Vec<JobRow>>;
+
+    /// Those of them that were asked for, without what they carry.
+    fn open_asked(&self, after: JobNumber, limit: usize) -> StoreFuture<'_, Vec<OpenAsked>>;
+
+    /// The jobs that have ended and have open descendants, by number. A chain ends where a row is gone.
+    fn open_ancestors(&self) -> StoreFuture<'_, Vec<Ancestor>>;
+
+    /// The jobs above this one, the nearest first: its parent, that one's parent and so on, as far as the
+    /// rows are there and at most [`axwatch_model::bounds::KIN_DEPTH_MAX`]. Without payloads and results.
+    fn above(&self, job: JobNumber) -> StoreFuture<'_, Vec<JobRow>>;
+
+    /// The children of a job, the first `limit`, by number. Without payloads and results.
+    fn children(&self, parent: JobNumber, limit: usize) -> StoreFuture<'_, Counted<JobRow>>;
+
+    /// The log entries of a job after this one, by number, up to `limit`.
+    fn entries(
+        &self,
+        job: JobNumber,
+        after: u32,
+        limit: usize,
+    ) -> StoreFuture<'_, Vec<JobEntryRow>>;
+
+    /// Queued jobs of one lane, by place, to be changed: without their payloads.
     fn lane_jobs<'a>(&'a self, query: &'a LaneQuery) -> StoreFuture<'a, Vec<JobRow>>;
+
+    /// How many queued jobs of a lane have a place from `from` on and before `of`; each of them is looked
+    /// at.
+    fn ahead<'a>(&'a self, lane: &'a LaneKey, from: Place, of: Place) -> StoreFuture<'a, u64>;
 
     /// A search for jobs, newest first.
     fn jobs<'a>(&'a self, query: &'a JobsQuery) -> StoreFuture<'a, Vec<JobRow>>;
+
+    /// The same, a page at a time, where few of many jobs may be meant: looks at [`JOBS_LOOKED_AT`] numbers at most,
+    /// from the newest on that an index leads to. With the rows, of which there may be none, comes where the next
+    /// page begins (its `before`); `None` at the end.
+    fn jobs_page<'a>(
+        &'a self,
+        query: &'a JobsQuery,
+    ) -> StoreFuture<'a, (Vec<JobRow>, Option<JobNumber>)> {
+        Box::pin(async move {
+            let Some(newest) = self.jobs(&query.newest_in_index()).await?.pop() else {
+                return Ok((Vec::new(), None));
+            };
+            let newest = newest.number;
+            let after = query.after.unwrap_or_default();
+            let before_page = JobNumber(newest.0.saturating_sub(JOBS_LOOKED_AT)).max(after);
+            let page = JobsQuery {
+                before: Some(newest.next()),
+                after: Some(before_page),
+                ..query.clone()
+            };
+            let rows = self.jobs(&page).await?;
+            let is_full = rows.len() >= query.limit;
+            let last = rows.last().map(|row| row.number).filter(|_| is_full);
+            let is_end = before_page == after;
+            Ok((rows, last.or((!is_end).then(|| before_page.next()))))
+        })
+    }
 
     /// Rows of the audit that hold records from `from` on, in order, up to `limit` rows. The first
     /// may begin before `from`.
@@ -559,8 +725,8 @@ pub trait StoreWriter: Send {
     fn tidy(&mut self) -> StoreFuture<'_, bool>;
 
     /// The next slice of what retention may take away. Claims stay that a job needs which stays, that
-    /// change aliases, and the last of the log; jobs stay that are open or dead letters. It may first do a
-    /// piece of what [`StoreWriter::tidy`] does, and then finds nothing yet.
+    /// change aliases, and the last of the log; jobs stay that are open or dead letters, or have children
+    /// that are still there. It may first do a piece of what [`StoreWriter::tidy`] does, and then finds nothing yet.
     fn removable<'a>(&'a mut self, retention: &'a Retention) -> StoreFuture<'a, Removal>;
 
     /// Puts aside the rows that readers beside this writer found not to decode, in a commit of its own,

@@ -1,26 +1,35 @@
 //! Carrying attempts out: from a started attempt that is on the disk to how it ended.
 //!
-//! In: [`Start`]s that the writer lets out after their commit. Out: one [`Event::AttemptEnded`] for
-//! each, back into the writer's inbox. Nothing here survives a crash, and nothing needs to: a start
-//! without an end is what recovery looks for.
+//! In: [`Start`]s that the writer lets out after their commit, and word of those that are to stop or that have got
+//! further. Out: one [`Event::AttemptEnded`] for each, back into the writer's inbox. Nothing here survives a crash, and
+//! nothing needs to: a start without an end is what recovery looks for.
 //!
 //! Not here: when an attempt may start and what follows from its end (`axwatch_core`), what the wire
 //! looks like (`crate::plugin::wire`).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axwatch_ats::Store;
 use axwatch_core::{Ended, Event, Outcome, Start};
 use axwatch_failpoints::{Point, hit};
-use axwatch_model::{Clock, JobId, Mono, PluginName, Seq, WatcherNumber};
+use axwatch_model::{Clock, JobId, JobNumber, Mono, PluginName, Seq, WatcherNumber};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::handle::Message;
+
+/// What is said of an attempt that was told to stop.
+const STOPPED: &str = "the attempt was stopped";
+
+/// An attempt that tells how it gets on may take up to so many times as long as one that does not.
+pub const EXTENDED_MAX: u32 = 4;
 
 /// One attempt with everything that the plugin gets.
 #[derive(Debug, Clone)]
@@ -29,6 +38,75 @@ pub struct Attempt {
     pub start: Start,
     /// The payload.
     pub payload: Bytes,
+    /// How it gets on.
+    pub moves: Moves,
+}
+
+/// Hears each time that an attempt under way tells that it got further.
+#[derive(Debug, Clone)]
+pub struct Moves(watch::Receiver<()>);
+
+impl Moves {
+    /// Of an attempt that never tells anything.
+    #[cfg(test)]
+    pub(crate) fn none() -> Moves {
+        Moves(watch::channel(()).1)
+    }
+
+    /// Answers when it got further.
+    #[cfg(test)]
+    pub(crate) async fn next(&mut self) {
+        self.0.changed().await.expect("the attempt is under way");
+    }
+
+    /// Of an attempt, and what tells of it.
+    pub(crate) fn told() -> (watch::Sender<()>, Moves) {
+        let (tell, moves) = watch::channel(());
+        (tell, Moves(moves))
+    }
+
+    /// Answers when the time of an attempt that begins now is up: it lasts so long from its beginning, and again
+    /// from each time that it gets further, and [`EXTENDED_MAX`] times as long in all. Says why.
+    pub(crate) async fn time_is_up(mut self, patience: Duration) -> Overdue {
+        let (began, most) = (Instant::now(), patience.saturating_mul(EXTENDED_MAX));
+        let mut overdue = Overdue::Silent(patience);
+        loop {
+            let left = most.saturating_sub(began.elapsed());
+            if left < patience {
+                overdue = Overdue::Extended(most);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(patience.min(left)) => return overdue,
+                // Whoever tells of it goes away with the attempt.
+                Ok(()) = self.0.changed() => overdue = Overdue::Stuck(patience),
+            }
+        }
+    }
+}
+
+/// Why the time of an attempt is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Overdue {
+    /// It has told nothing in all of it.
+    Silent(Duration),
+    /// It has not got further for so long.
+    Stuck(Duration),
+    /// It has had all the time that there is for one.
+    Extended(Duration),
+}
+
+impl fmt::Display for Overdue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Overdue::Silent(time) => write!(f, "no answer within {} s", time.as_secs_f64()),
+            Overdue::Stuck(time) => {
+                write!(f, "no answer within {} s of its last progress", time.as_secs_f64())
+            }
+            Overdue::Extended(time) => {
+                write!(f, "no answer within {} s, however far it got", time.as_secs_f64())
+            }
+        }
+    }
 }
 
 /// Somewhere a job can be carried out: the engine's only way to act on the world.
@@ -80,7 +158,9 @@ impl Transports {
 /// An attempt under way.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Running {
-    /// The job.
+    /// The job's number.
+    pub job: JobNumber,
+    /// The job's id.
     pub id: JobId,
     /// Which attempt.
     pub attempt: u32,
@@ -173,6 +253,7 @@ impl InFlight {
 
     fn begin(&self, start: &Start) {
         let running = Running {
+            job: start.job,
             id: start.id,
             attempt: start.attempt,
             plugin: start.plugin.clone(),
@@ -234,6 +315,46 @@ impl Payloads {
     }
 }
 
+/// How each attempt under way is told something.
+#[derive(Default)]
+struct Reins(Mutex<HashMap<(JobNumber, u32), Rein>>);
+
+struct Rein {
+    stop: oneshot::Sender<()>,
+    moved: watch::Sender<()>,
+}
+
+impl Reins {
+    /// An attempt begins; what comes back hears of it when it is to stop, and when it got further.
+    fn begin(&self, start: &Start) -> (oneshot::Receiver<()>, Moves) {
+        let (stop, told) = oneshot::channel();
+        let (moved, moves) = Moves::told();
+        self.lock().insert((start.job, start.attempt), Rein { stop, moved });
+        (told, moves)
+    }
+
+    fn moved(&self, job: JobNumber, attempt: u32) {
+        if let Some(rein) = self.lock().get(&(job, attempt)) {
+            rein.moved.send_replace(());
+        }
+    }
+
+    fn end(&self, start: &Start) {
+        self.lock().remove(&(start.job, start.attempt));
+    }
+
+    fn stop(&self, job: JobNumber, attempt: u32) {
+        if let Some(rein) = self.lock().remove(&(job, attempt)) {
+            // One that is just at its end needs no telling.
+            let _ = rein.stop.send(());
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(JobNumber, u32), Rein>> {
+        self.0.lock().expect("no holder of the reins panics")
+    }
+}
+
 /// Carries out the attempts that the writer lets out.
 pub(crate) struct Dispatcher {
     store: Arc<dyn Store>,
@@ -243,6 +364,7 @@ pub(crate) struct Dispatcher {
     /// Weak, so that the inbox ends with the last handle on the engine.
     inbox: mpsc::WeakSender<Message>,
     payloads: Arc<Mutex<Payloads>>,
+    reins: Arc<Reins>,
 }
 
 impl Dispatcher {
@@ -253,7 +375,18 @@ impl Dispatcher {
         in_flight: Arc<InFlight>,
         inbox: mpsc::WeakSender<Message>,
     ) -> Dispatcher {
-        Dispatcher { store, clock, transports, in_flight, inbox, payloads: Arc::default() }
+        let (payloads, reins) = (Arc::default(), Arc::default());
+        Dispatcher { store, clock, transports, in_flight, inbox, payloads, reins }
+    }
+
+    /// Gives an attempt up that was started. Its call is dropped, and that is its end.
+    pub(crate) fn stop(&self, job: JobNumber, attempt: u32) {
+        self.reins.stop(job, attempt);
+    }
+
+    /// An attempt got further, as it says.
+    pub(crate) fn moved(&self, job: JobNumber, attempt: u32) {
+        self.reins.moved(job, attempt);
     }
 
     /// Keeps the payload of a claim that fired.
@@ -276,17 +409,25 @@ impl Dispatcher {
                 .get(&seq)
                 .cloned()
         });
-        let clock = self.clock.clone();
+        let (clock, reins) = (self.clock.clone(), self.reins.clone());
+        let (told_to_stop, moves) = reins.begin(&start);
         tokio::spawn(async move {
-            if let Some(leaves_at) = leaves_at {
-                tokio::time::sleep(leaves_at.since(clock.now().mono)).await;
-            }
-            let carried = carry_out(&*store, &start, transport, cached);
+            let carried = async {
+                if let Some(leaves_at) = leaves_at {
+                    tokio::time::sleep(leaves_at.since(clock.now().mono)).await;
+                }
+                carry_out(&*store, &start, transport, cached, moves).await
+            };
+            let ended = tokio::select! {
+                ended = AssertUnwindSafe(carried).catch_unwind() => ended,
+                Ok(()) = told_to_stop => Ok(lost(STOPPED)),
+            };
             // A mistake of ours costs this attempt and no more: without an end it would never be over.
-            let ended = AssertUnwindSafe(carried).catch_unwind().await.unwrap_or_else(|_| {
+            let ended = ended.unwrap_or_else(|_| {
                 tracing::error!(job = %start.id, plugin = %start.plugin, "carrying an attempt out panicked");
                 lost("the engine panicked while it carried this attempt out")
             });
+            reins.end(&start);
             let (job, attempt, incarnation) = (start.job, start.attempt, start.incarnation);
             if let Some(inbox) = inbox.upgrade() {
                 let ended = Event::AttemptEnded { job, attempt, incarnation, ended };
@@ -303,6 +444,7 @@ async fn carry_out(
     start: &Start,
     transport: Option<Arc<dyn Plugin>>,
     cached: Option<Bytes>,
+    moves: Moves,
 ) -> Ended {
     let Some(transport) = transport else {
         return lost(&format!("plugin {} is away", start.plugin));
@@ -314,7 +456,7 @@ async fn carry_out(
             return Ended::bare(Outcome::NotNow { after: None, error, overloaded: false });
         }
     };
-    let ended = transport.run(&Attempt { start: start.clone(), payload }).await;
+    let ended = transport.run(&Attempt { start: start.clone(), payload, moves }).await;
     match hit(Point::ResponseRead) {
         Ok(()) => ended,
         Err(injected) => lost(&injected.to_string()),
@@ -332,7 +474,12 @@ async fn payload(store: &dyn Store, start: &Start, cached: Option<Bytes>) -> Res
     if let Some(cached) = cached {
         return Ok(cached);
     }
-    let Some(seq) = start.seq else { return Ok(Bytes::new()) };
+    let Some(seq) = start.seq else {
+        let given = store.payload(start.job).await;
+        let given =
+            given.map_err(|error| format!("cannot read the payload of the job: {error}"))?;
+        return Ok(given.map(Bytes::from_owner).unwrap_or_default());
+    };
     let found =
         store.by_seqs(&[seq]).await.map_err(|error| format!("cannot read claim {seq}: {error}"))?;
     match found.first() {

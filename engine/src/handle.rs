@@ -7,16 +7,18 @@ use std::time::Duration;
 use axwatch_ats::since::{InvalidPlace, first_seq};
 use axwatch_ats::{AliasBook, AppendConflict, RetentionPlace, Store, StoreError};
 use axwatch_core::{
-    Declaration, Event, Overview, PluginTransition, Refusal, Registered, Registration, Since,
-    Verdicts, Waiting, WatcherCommand, WatcherView,
+    BudgetChange, BudgetView, Declaration, EnqueueAsk, Enqueued, Event, Overview, PluginTransition,
+    Progressed, Pulse, Refusal, Registered, Registration, Report, ScheduleAsk, ScheduleCommand,
+    ScheduleView, Since, State, Verdicts, Waiting, WatcherCommand, WatcherView,
 };
 use axwatch_failpoints::{Point, pass};
 use axwatch_model::{
-    Clock, Defaults, Draft, Incoming, InvalidDraft, JobId, JobNumber, JobRow, LeafNumber, Owner,
-    PluginName, PluginRow, RouteRow, Seq, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
+    Asker, BudgetRow, BudgetScope, Clock, Defaults, Draft, HandlerName, Incoming, InvalidDraft,
+    JobId, JobNumber, JobRow, JobState, LaneKey, LeafNumber, Now, Owner, PluginName, PluginRow,
+    RouteRow, ScheduleId, ScheduleRow, Seq, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
 };
 use axwatch_query::{AliasChange, Aliases};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot, watch};
 
 use crate::dispatch::{InFlight, Plugin, Transports};
 
@@ -90,6 +92,17 @@ pub enum AppendRefusal {
 #[error("the engine has stopped; whether this took effect is unknown, so ask again once it runs")]
 pub struct EngineGone;
 
+/// A job at this moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sight {
+    /// Its row.
+    pub row: JobRow,
+    /// What it waits for; `None` when it does not wait.
+    pub waiting: Option<Waiting>,
+    /// The figures of its handler; `None` of one that nobody has.
+    pub pulse: Option<Pulse>,
+}
+
 /// Why a request was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
@@ -130,6 +143,9 @@ pub(crate) enum Whole {
     No,
 }
 
+/// A look at the core's state, which tells whoever asked what it saw.
+pub(crate) type Look = Box<dyn FnOnce(&State, Now) + Send>;
+
 /// What the writer is asked.
 pub(crate) enum Message {
     Append {
@@ -146,31 +162,8 @@ pub(crate) enum Message {
     Drain {
         reply: oneshot::Sender<()>,
     },
-    Watchers {
-        retired: bool,
-        reply: oneshot::Sender<Vec<WatcherView>>,
-    },
-    Watcher {
-        text: String,
-        reply: oneshot::Sender<Option<Box<WatcherView>>>,
-    },
-    Plugin {
-        name: PluginName,
-        reply: oneshot::Sender<Option<Box<Registered>>>,
-    },
-    Routes {
-        reply: oneshot::Sender<Vec<(PluginName, RouteRow)>>,
-    },
-    Paused {
-        reply: oneshot::Sender<Vec<WatcherNumber>>,
-    },
-    Overview {
-        reply: oneshot::Sender<Overview>,
-    },
-    Waiting {
-        row: Box<JobRow>,
-        reply: oneshot::Sender<Option<Waiting>>,
-    },
+    /// Taken between two batches.
+    Look(Look),
     Retain(Retain),
     Stop,
 }
@@ -235,16 +228,50 @@ pub(crate) enum Request {
         plugin: PluginName,
         by: String,
     },
+    /// With its room in the intake, until it is part of a batch.
     Enqueue {
-        id: JobId,
-        handler: String,
-        payload: Arc<[u8]>,
+        asked: Box<EnqueueAsk>,
+        _room: OwnedSemaphorePermit,
     },
     Redrive(Box<JobRow>),
     Discard(Box<JobRow>),
+    Cancel(Box<JobRow>, Asker),
+    PauseJob(Box<JobRow>, Asker),
+    ResumeJob(Box<JobRow>, Asker),
+    CreateSchedule(Box<ScheduleAsk>),
+    CommandSchedule(ScheduleId, ScheduleCommand, Asker),
+    SetBudget(BudgetScope, BudgetChange, String),
+    Report(Box<Report>),
 }
 
-/// Bytes of claims that may wait for the writer or be written, over all callers.
+impl Request {
+    /// Whether it ends or stops something, for which there is room though the disk is nearly full: that may be
+    /// what gets it out of there.
+    pub(crate) fn lets_rest(&self) -> bool {
+        match self {
+            Request::Discard(..) | Request::Cancel(..) | Request::PauseJob(..) => true,
+            // Its attempt may run, and has spent what it says.
+            Request::Report(..) => true,
+            Request::CommandSchedule(_, command, _) => {
+                matches!(command, ScheduleCommand::Pause | ScheduleCommand::Delete)
+            }
+            _ => false,
+        }
+    }
+
+    /// About how many bytes of it are on their way to the disk, where these may be many.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Request::Enqueue { asked, .. } => asked.payload.len() + asked.source.len(),
+            Request::CreateSchedule(asked) => {
+                asked.payload.as_ref().map_or(0, |payload| payload.len())
+            }
+            _ => 0,
+        }
+    }
+}
+
+/// Bytes of claims, and of what jobs carry, that may wait for the writer or be written, over all callers.
 const INTAKE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Appends that may wait for the writer or be written, over all callers.
 const INTAKE_REQUESTS_MAX: usize = 1_024;
@@ -274,7 +301,14 @@ pub struct Engine {
     pub(crate) plugin_rows: PluginRows,
     pub(crate) intake: Arc<Semaphore>,
     pub(crate) aliases: Arc<AliasBook>,
+    pub(crate) progressed: broadcast::Sender<Arc<Progressed>>,
 }
+
+/// Open jobs that are looked at for the oldest that waits, as some of them may run or be paused.
+const OLDEST_LOOKED_AT: usize = 1_000;
+
+/// Reports of attempts that whoever follows them may fall behind by.
+pub(crate) const PROGRESSED_MAX: usize = 1_024;
 
 impl Engine {
     /// The reading side of the store.
@@ -539,7 +573,7 @@ impl Engine {
         self.changed(Request::Command(watcher, command)).await
     }
 
-    /// Makes a job without a watcher.
+    /// Makes a job that no claim caused, for a person and with nothing special about it.
     ///
     /// # Errors
     /// As [`RequestError`] says: nobody has the handler, or two have.
@@ -548,7 +582,107 @@ impl Engine {
         handler: String,
         payload: Arc<[u8]>,
     ) -> Result<JobRow, RequestError> {
-        self.job(Request::Enqueue { id: JobId(rand::random()), handler, payload }).await
+        let asked = EnqueueAsk {
+            id: self.new_job_id(),
+            by: Asker::User,
+            handler,
+            payload,
+            source: String::new(),
+            priority: 0,
+            parent: None,
+            cost_estimate: None,
+        };
+        match self.ask(asked).await? {
+            Enqueued::New(row) => Ok(*row),
+            Enqueued::Standing { id, .. } => {
+                unreachable!("without a source nothing is the same job as {id}")
+            }
+        }
+    }
+
+    /// Makes a job that no claim caused, unless an open one has its handler and its source, or any one has its id:
+    /// who keeps that and asks for the same again, because the answer did not arrive, gets no second job. Of a
+    /// parent the id is enough: what is above the job is looked up.
+    ///
+    /// # Errors
+    /// As [`RequestError`] says: something of it cannot be, its id is that of a job that was asked for otherwise, there is no room for another job, or more is on its
+    /// way to the disk than can be written.
+    pub async fn ask(&self, asked: EnqueueAsk) -> Result<Enqueued, RequestError> {
+        let room = self.room_for(asked.payload.len()).await?;
+        let asked = Box::new(asked);
+        match self.request(Request::Enqueue { asked, _room: room }).await? {
+            axwatch_core::Answer::Enqueued(answer) => Ok(answer?),
+            other => unreachable!("the core answers who asks for a job with it, not {other:?}"),
+        }
+    }
+
+    /// Room in the intake for so many bytes, once there is.
+    async fn room_for(&self, bytes: usize) -> Result<OwnedSemaphorePermit, RequestError> {
+        let bytes = bytes.clamp(INTAKE_BYTES_MAX / INTAKE_REQUESTS_MAX, INTAKE_BYTES_MAX);
+        let units = u32::try_from(bytes.div_ceil(INTAKE_UNIT_BYTES)).unwrap_or(u32::MAX);
+        let room = self.intake.clone().acquire_many_owned(units);
+        match tokio::time::timeout(INTAKE_PATIENCE, room).await {
+            Ok(room) => Ok(room.map_err(|_| EngineGone)?),
+            Err(_) => Err(RequestError::Exhausted(AppendRefusal::Overloaded)),
+        }
+    }
+
+    /// An id for a job that is asked for.
+    #[must_use]
+    pub fn new_job_id(&self) -> JobId {
+        JobId(rand::random())
+    }
+
+    /// The id of a job that is asked for under an id of the asker's own.
+    #[must_use]
+    pub fn job_id_of(&self, by: &Asker, given: &str) -> JobId {
+        JobId::of_asked(self.store.opened().store_id, by, given)
+    }
+
+    /// Cancels a job that is not at its end, and all that is open below it; of one that is at its end, only
+    /// what is below it. An attempt under way is stopped.
+    ///
+    /// # Errors
+    /// As [`RequestError`] says: nothing is left to cancel.
+    pub async fn cancel(&self, row: JobRow, by: Asker) -> Result<JobRow, RequestError> {
+        self.job(Request::Cancel(Box::new(row), by)).await
+    }
+
+    /// Lets a job wait until it is resumed. An attempt under way is stopped, and not counted.
+    ///
+    /// # Errors
+    /// As [`RequestError`] says: the job is paused or at its end.
+    pub async fn pause_job(&self, row: JobRow, by: Asker) -> Result<JobRow, RequestError> {
+        self.job(Request::PauseJob(Box::new(row), by)).await
+    }
+
+    /// Lets a paused job go on.
+    ///
+    /// # Errors
+    /// As [`RequestError`] says: it is not paused.
+    pub async fn resume_job(&self, row: JobRow, by: Asker) -> Result<JobRow, RequestError> {
+        self.job(Request::ResumeJob(Box::new(row), by)).await
+    }
+
+    /// Tells how far an attempt is, and answers once that is on the disk. Only the attempt under way, of the process
+    /// that has it, is heard: whether it was, is the answer.
+    ///
+    /// # Errors
+    /// As [`RequestError`] says.
+    pub async fn report(&self, report: Report) -> Result<bool, RequestError> {
+        match self.request(Request::Report(Box::new(report))).await? {
+            axwatch_core::Answer::Heard(heard) => Ok(heard),
+            other => {
+                unreachable!("the core answers a report with whether it heard it, not {other:?}")
+            }
+        }
+    }
+
+    /// What attempts tell from here on, once it is on the disk. Whoever falls behind misses some: the job's row
+    /// has the last of it.
+    #[must_use]
+    pub fn progressed(&self) -> broadcast::Receiver<Arc<Progressed>> {
+        self.progressed.subscribe()
     }
 
     /// Tries a dead letter, or a job that waits for its retry, again now, under its id.
@@ -572,9 +706,7 @@ impl Engine {
     /// # Errors
     /// [`EngineGone`].
     pub async fn watchers(&self, retired: bool) -> Result<Vec<WatcherView>, EngineGone> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Message::Watchers { retired, reply }).await?;
-        answer.await.map_err(|_| EngineGone)
+        self.look(move |state, _| state.watchers(retired)).await
     }
 
     /// One watcher that is not retired: by the id that people see, or the local id of one of theirs.
@@ -582,9 +714,8 @@ impl Engine {
     /// # Errors
     /// [`EngineGone`].
     pub async fn watcher(&self, text: &str) -> Result<Option<Box<WatcherView>>, EngineGone> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Message::Watcher { text: text.to_owned(), reply }).await?;
-        answer.await.map_err(|_| EngineGone)
+        let text = text.to_owned();
+        self.look(move |state, _| state.watcher(&text).map(Box::new)).await
     }
 
     /// What a plugin has registered, and what waits for it; `None` of one that was never heard of.
@@ -592,9 +723,7 @@ impl Engine {
     /// # Errors
     /// [`EngineGone`].
     pub async fn plugin(&self, name: PluginName) -> Result<Option<Box<Registered>>, EngineGone> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Message::Plugin { name, reply }).await?;
-        answer.await.map_err(|_| EngineGone)
+        self.look(move |state, _| state.plugin(&name).map(Box::new)).await
     }
 
     /// The routes that plugins announced, by plugin.
@@ -602,9 +731,7 @@ impl Engine {
     /// # Errors
     /// [`EngineGone`].
     pub async fn routes(&self) -> Result<Vec<(PluginName, RouteRow)>, EngineGone> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Message::Routes { reply }).await?;
-        answer.await.map_err(|_| EngineGone)
+        self.look(|state, _| state.routes()).await
     }
 
     /// The watchers whose fires wait because they are paused.
@@ -612,9 +739,15 @@ impl Engine {
     /// # Errors
     /// [`EngineGone`].
     pub async fn paused(&self) -> Result<Vec<WatcherNumber>, EngineGone> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Message::Paused { reply }).await?;
-        answer.await.map_err(|_| EngineGone)
+        self.look(|state, _| state.paused()).await
+    }
+
+    /// The lanes whose jobs wait because a budget holds them back.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn held_by_budgets(&self) -> Result<Vec<LaneKey>, EngineGone> {
+        self.look(|state, _| state.held_by_budgets()).await
     }
 
     /// How the engine is.
@@ -622,9 +755,15 @@ impl Engine {
     /// # Errors
     /// [`EngineGone`].
     pub async fn overview(&self) -> Result<Overview, EngineGone> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Message::Overview { reply }).await?;
-        answer.await.map_err(|_| EngineGone)
+        let mut overview = self.look(|state, _| state.overview()).await?;
+        // Of jobs that were asked for and wait in the table only, the core knows the one whose turn comes first,
+        // which need not be the oldest. Without an answer it stays at that.
+        if let Ok(open) = self.store.open_asked(JobNumber(0), OLDEST_LOOKED_AT).await {
+            let oldest = open.iter().find(|job| job.state == JobState::Queued);
+            let numbers = oldest.map(|job| job.number).into_iter().chain(overview.oldest_waiting);
+            overview.oldest_waiting = numbers.min();
+        }
+        Ok(overview)
     }
 
     /// What a job waits for at this moment; `None` when it does not wait. `row` is as the store has
@@ -633,9 +772,165 @@ impl Engine {
     /// # Errors
     /// [`EngineGone`].
     pub async fn waiting(&self, row: JobRow) -> Result<Option<Waiting>, EngineGone> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Message::Waiting { row: Box::new(row), reply }).await?;
-        answer.await.map_err(|_| EngineGone)
+        self.look(move |state, now| state.waiting(&row, now)).await
+    }
+
+    /// Looks at jobs, whose rows are as the store has them.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn sights(&self, rows: Vec<JobRow>) -> Result<Vec<Sight>, EngineGone> {
+        self.look(move |state, now| {
+            // Most are of few handlers.
+            let mut pulses = BTreeMap::new();
+            let mut pulse = |row: &JobRow| {
+                let handler: HandlerName = row.bare_handler().parse().ok()?;
+                let key = (row.plugin.clone()?, handler);
+                if let Some(known) = pulses.get(&key) {
+                    return Some(Pulse::clone(known));
+                }
+                let pulse = state.pulse(&key.0, &key.1, now);
+                pulses.insert(key, pulse.clone());
+                Some(pulse)
+            };
+            let sight =
+                |row: JobRow| Sight { waiting: state.waiting(&row, now), pulse: pulse(&row), row };
+            rows.into_iter().map(sight).collect()
+        })
+        .await
+    }
+
+    /// Creates a schedule, or changes the standing one of that owner and name.
+    ///
+    /// # Errors
+    /// As [`RequestError`] says: something of it cannot be, or there is no room for another.
+    pub async fn create_schedule(&self, asked: ScheduleAsk) -> Result<ScheduleRow, RequestError> {
+        self.scheduled(Request::CreateSchedule(Box::new(asked))).await
+    }
+
+    /// Lets the times of a schedule pass.
+    ///
+    /// # Errors
+    /// As [`RequestError`] says: whoever asks has no such schedule, or it is retired.
+    pub async fn pause_schedule(
+        &self,
+        schedule: ScheduleId,
+        by: Asker,
+    ) -> Result<ScheduleRow, RequestError> {
+        self.scheduled(Request::CommandSchedule(schedule, ScheduleCommand::Pause, by)).await
+    }
+
+    /// Lets a schedule run from its next time on.
+    ///
+    /// # Errors
+    /// As [`RequestError`] says: whoever asks has no such schedule, it is retired, or it never runs.
+    pub async fn resume_schedule(
+        &self,
+        schedule: ScheduleId,
+        by: Asker,
+    ) -> Result<ScheduleRow, RequestError> {
+        self.scheduled(Request::CommandSchedule(schedule, ScheduleCommand::Resume, by)).await
+    }
+
+    /// Retires a schedule. What of it waits is cancelled, and what runs may end.
+    ///
+    /// # Errors
+    /// As [`RequestError`] says: whoever asks has no such schedule, it is retired, or its plugin would declare
+    /// it again.
+    pub async fn delete_schedule(
+        &self,
+        schedule: ScheduleId,
+        by: Asker,
+    ) -> Result<ScheduleRow, RequestError> {
+        self.scheduled(Request::CommandSchedule(schedule, ScheduleCommand::Delete, by)).await
+    }
+
+    /// Runs a schedule at once, besides its grid and whatever it is doing.
+    ///
+    /// # Errors
+    /// As [`RequestError`] says: whoever asks has no such schedule, it is retired, nobody has its handler, or
+    /// there is no room for another job.
+    pub async fn run_schedule(
+        &self,
+        schedule: ScheduleId,
+        by: Asker,
+    ) -> Result<JobRow, RequestError> {
+        let command = ScheduleCommand::RunNow { job: self.new_job_id() };
+        self.job(Request::CommandSchedule(schedule, command, by)).await
+    }
+
+    /// The schedules that are not retired, by owner and name.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn schedules(&self) -> Result<Vec<ScheduleView>, EngineGone> {
+        self.look(|state, now| state.schedules(now)).await
+    }
+
+    /// A schedule that somebody means: by its id, by its name if it is a person's, or as `plugin/name`. One
+    /// that is retired too.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn schedule(&self, text: &str) -> Result<Option<ScheduleView>, EngineGone> {
+        let text = text.to_owned();
+        self.look(move |state, now| state.schedule_view(&state.find_schedule(&text)?, now)).await
+    }
+
+    /// The next nominal times of a schedule, up to `limit`, whether or not it is active.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn next_times(
+        &self,
+        schedule: ScheduleId,
+        limit: usize,
+    ) -> Result<Vec<Timestamp>, EngineGone> {
+        self.look(move |state, now| state.next_times(&schedule, now, limit)).await
+    }
+
+    /// Sets parts of a budget.
+    ///
+    /// # Errors
+    /// As [`RequestError`] says: an amount is none.
+    pub async fn set_budget(
+        &self,
+        scope: BudgetScope,
+        change: BudgetChange,
+        by: String,
+    ) -> Result<BudgetRow, RequestError> {
+        match self.request(Request::SetBudget(scope, change, by)).await? {
+            axwatch_core::Answer::Budget(answer) => Ok(*answer?),
+            other => unreachable!("the core answers who sets a budget with it, not {other:?}"),
+        }
+    }
+
+    /// Every budget, and what has been used of it: those of all first, then by plugin and handler.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn budgets(&self) -> Result<Vec<BudgetView>, EngineGone> {
+        self.look(|state, now| state.budgets(now)).await
+    }
+
+    /// What has been used of a scope, whether or not it has a budget; `None` of one never heard of.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn budget(&self, scope: BudgetScope) -> Result<Option<BudgetView>, EngineGone> {
+        self.look(move |state, now| state.budget(&scope, now)).await
+    }
+
+    /// The figures of a handler, and what the budgets that cover it leave.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn pulse(
+        &self,
+        plugin: PluginName,
+        handler: HandlerName,
+    ) -> Result<Pulse, EngineGone> {
+        self.look(move |state, now| state.pulse(&plugin, &handler, now)).await
     }
 
     /// Asks the writer to finish what it has and let go of the store.
@@ -667,6 +962,13 @@ impl Engine {
         }
     }
 
+    async fn scheduled(&self, request: Request) -> Result<ScheduleRow, RequestError> {
+        match self.request(request).await? {
+            axwatch_core::Answer::Schedule(answer) => Ok(*answer?),
+            other => unreachable!("the core answers a schedule's request with it, not {other:?}"),
+        }
+    }
+
     async fn job(&self, request: Request) -> Result<JobRow, RequestError> {
         match self.request(request).await? {
             axwatch_core::Answer::Job(answer) => Ok(*answer?),
@@ -680,6 +982,20 @@ impl Engine {
         answer.await.map_err(|_| EngineGone)?
     }
 
+    /// What the core's state says between two batches.
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&State, Now) -> T + Send + 'static,
+    ) -> Result<T, EngineGone> {
+        let (reply, answer) = oneshot::channel();
+        let look = move |state: &State, now| {
+            // Whoever asked may have gone away.
+            let _ = reply.send(look(state, now));
+        };
+        self.send(Message::Look(Box::new(look))).await?;
+        answer.await.map_err(|_| EngineGone)
+    }
+
     async fn send(&self, message: Message) -> Result<(), EngineGone> {
         self.inbox.send(message).await.map_err(|_| EngineGone)
     }
@@ -688,4 +1004,29 @@ impl Engine {
 /// About how many bytes a claim has in memory and on its way to the disk.
 pub(crate) fn bytes_of(claim: &Incoming) -> usize {
     256 + claim.attestation.text_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_jobs_carry_counts_on_its_way_to_the_disk() {
+        let asked = |bytes: usize| EnqueueAsk {
+            id: JobId([1; 16]),
+            by: Asker::User,
+            handler: "act".into(),
+            payload: vec![0; bytes].into(),
+            source: "s".into(),
+            priority: 0,
+            parent: None,
+            cost_estimate: None,
+        };
+        let room = intake();
+        for bytes in [0, 1, 4 << 20] {
+            let room = room.clone().acquire_owned().await.expect("nobody closes it");
+            let request = Request::Enqueue { asked: Box::new(asked(bytes)), _room: room };
+            assert_eq!(request.bytes(), bytes + 1);
+        }
+    }
 }

@@ -13,8 +13,9 @@ pub mod plugin;
 mod writer;
 
 pub use axwatch_core::WatcherView;
-pub use dispatch::{Attempt, InFlight, LocalPlugin, Plugin, Running};
+pub use dispatch::{Attempt, EXTENDED_MAX, InFlight, LocalPlugin, Moves, Plugin, Running};
 pub use handle::{
     Acked, AppendRefusal, Engine, EngineGone, Fires, Heads, PluginReady, RequestError, Retained,
+    Sight,
 };
 pub use writer::{EngineConfig, EngineStopped, StartError, start};

@@ -9,33 +9,35 @@
 //! Not here: what a query means (`axwatch_query`), what follows (`axwatch_core`), carrying a job out
 //! (`crate::dispatch`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axwatch_ats::{
     AppendConflict, Appended, AuditRow, Batch, CancelQueued, Known, LaneQuery, Plan, Quarantined,
-    Removal, Retention, Store, StoreError, StoreWriter, aliases_before, plan,
+    Removal, Retention, Store, StoreError, StoreWriter, Withdrawn, aliases_before, plan,
 };
 use axwatch_core::audit::{Hash, Tree, frontier_nodes, node_in_row, node_place};
 use axwatch_core::{
-    Answer, Bounds, Effect, Event, NextSegment, Policy, Refusal, RefusalKind, RequestId,
-    RetryLimits, RetryPolicy, SetAside, Snapshot, State, WatcherView, Writes,
+    Answer, Bounds, BudgetLimits, Effect, EnqueueAsk, Enqueued, Event, JobAbove, NextSegment,
+    Policy, Progressed, Refusal, RefusalKind, RequestId, RetryLimits, RetryPolicy, SetAside,
+    Snapshot, State, Writes,
 };
 use axwatch_failpoints::{Injected, Point, hit, is_armed, pass};
 use axwatch_model::{
-    AttestationId, Clock, HandlerName, Incoming, JobNumber, LeafNumber, Mono, Now, PluginName,
-    PluginRow, Seq, Stored,
+    AttestationId, BudgetScope, Clock, HandlerName, Incoming, JobId, JobNumber, JobRow, JobState,
+    LeafNumber, Mono, Now, PluginName, PluginRow, Seq, Stored,
 };
 use axwatch_query::{AliasChange, Aliases};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::dispatch::{Dispatcher, InFlight, Transports};
 use crate::handle::{
-    Acked, AppendRefusal, AppendReply, Engine, Fires, Heads, Message, PluginRows, Request,
-    RequestError, Retain, Whole, bytes_of, intake,
+    Acked, AppendRefusal, AppendReply, Engine, Fires, Heads, Message, PROGRESSED_MAX, PluginRows,
+    Request, RequestError, Retain, Whole, bytes_of, intake,
 };
 
 /// Messages that may wait for the writer; past them callers wait.
@@ -44,7 +46,7 @@ const INBOX_MESSAGES_MAX: usize = 1_024;
 const BATCH_MESSAGES_MAX: usize = 1_024;
 /// Claims of one batch; the message that passes it is the last.
 pub(crate) const BATCH_CLAIMS_MAX: usize = 1_024;
-/// Bytes of claims of one batch; the message that passes it is the last.
+/// Bytes of claims, and of what new jobs and schedules carry, of one batch; the message that passes it is the last.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Claims read at once while matching is behind.
 const SEGMENT_CLAIMS: usize = 128;
@@ -77,6 +79,9 @@ pub struct EngineConfig {
     pub handlers: BTreeMap<(PluginName, Option<HandlerName>), RetryLimits>,
     /// How much may wait where.
     pub bounds: Bounds,
+    /// How often handlers may be called, and what they may spend. What is set with a command wins, part by
+    /// part.
+    pub budgets: BTreeMap<BudgetScope, BudgetLimits>,
 }
 
 /// Why the engine did not start.
@@ -146,6 +151,7 @@ pub async fn start(
         sender.downgrade(),
     );
     let (heads, heads_seen) = watch::channel(Heads::default());
+    let (progressed, _) = broadcast::channel(PROGRESSED_MAX);
     let engine = Engine {
         inbox: sender.clone(),
         store: reader.clone(),
@@ -157,6 +163,7 @@ pub async fn start(
         plugin_rows: plugin_rows.clone(),
         intake: intake(),
         aliases: Arc::default(),
+        progressed: progressed.clone(),
     };
     let writer = Writer {
         state,
@@ -169,6 +176,7 @@ pub async fn start(
         plugin_rows,
         dispatcher,
         heads,
+        progressed,
         head: opened.head,
         requests: HashMap::new(),
         last_request: 0,
@@ -201,6 +209,7 @@ async fn restore(
         head: opened.head,
         last_job: opened.last_job,
         open_jobs_from: opened.open_jobs_from,
+        above: store.open_ancestors().await?,
         watchers: store.watchers().await?,
         counters: store.counters().await?,
         passes: store.passes().await?,
@@ -210,6 +219,10 @@ async fn restore(
         handlers: store.handlers().await?,
         plugins: store.plugins().await?,
         schedules: store.schedules().await?,
+        budgets: store.budgets().await?,
+        // All that there are: the clock may be wrong.
+        spends: store.spends(i64::MIN).await?,
+        handler_spends: store.handler_spends().await?,
         routes: store.routes().await?,
         refused: store.refused().await?,
         tree: restore_tree(store, opened.audit_size).await?,
@@ -220,6 +233,7 @@ async fn restore(
         bounds: config.bounds.clone(),
         retry: config.retry.clone(),
         handlers: config.handlers.clone(),
+        budgets: config.budgets.clone(),
     };
     let mut state = State::new(policy, snapshot, now);
     state.had_watchers_upto(opened.last_watcher);
@@ -307,6 +321,7 @@ fn disabled_plugin(row: &Quarantined) -> Option<PluginName> {
     row.row.parse().ok().filter(|_| is_disabled)
 }
 
+/// Tells the core of the jobs that are open: fires from the mark on, and those that were asked for.
 async fn recover(
     state: &mut State,
     store: &dyn Store,
@@ -314,9 +329,25 @@ async fn recover(
     clock: &dyn Clock,
 ) -> Result<Vec<Effect>, StoreError> {
     let mut effects = Vec::new();
+    let mut after = JobNumber(0);
+    loop {
+        let jobs = store.open_asked(after, RECOVERY_JOBS).await?;
+        let Some(last) = jobs.last() else { break };
+        after = last.number;
+        let (running, jobs): (Vec<_>, Vec<_>) =
+            jobs.into_iter().partition(|job| job.state == JobState::Running);
+        effects.extend(state.step(Event::RecoveredAsked { jobs }, clock.now()));
+        for job in running {
+            // One whose row does not decode is put aside.
+            let rows: Vec<_> = store.job_to_change(job.id).await?.into_iter().collect();
+            if !rows.is_empty() {
+                effects.extend(state.step(Event::Recovered { rows }, clock.now()));
+            }
+        }
+    }
     let mut after = JobNumber(from.0.saturating_sub(1));
     loop {
-        let rows = store.open_jobs(after, RECOVERY_JOBS).await?;
+        let rows = store.open_fires(after, RECOVERY_JOBS).await?;
         let done = rows.is_empty();
         after = rows.last().map_or(after, |row| row.number);
         effects.extend(state.step(Event::Recovered { rows }, clock.now()));
@@ -328,6 +359,10 @@ async fn recover(
 
 fn batch_of(attestations: Vec<Arc<Stored>>, writes: Writes, now: Now) -> Batch {
     let cancelled = writes.cancelled.into_iter();
+    let withdrawn = writes.withdrawn.into_iter();
+    let withdrawn = withdrawn.map(|axwatch_core::Withdrawn { number, leaf, at, reason }| {
+        Withdrawn { number, leaf, at, reason }
+    });
     Batch {
         attestations,
         cancelled: cancelled
@@ -339,7 +374,9 @@ fn batch_of(attestations: Vec<Arc<Stored>>, writes: Writes, now: Now) -> Batch {
                 reason,
             })
             .collect(),
+        withdrawn: withdrawn.collect(),
         jobs: writes.jobs,
+        entries: writes.entries,
         watchers: writes.watchers,
         revisions: writes.revisions,
         retired: writes.retired,
@@ -351,6 +388,12 @@ fn batch_of(attestations: Vec<Arc<Stored>>, writes: Writes, now: Now) -> Batch {
         handlers: writes.handlers,
         plugins: writes.plugins,
         schedules: writes.schedules,
+        runs: writes.runs,
+        runs_before: writes.runs_before,
+        budgets: writes.budgets,
+        spends: writes.spends,
+        spends_from: writes.spends_from,
+        handler_spends: writes.handler_spends,
         routes: writes.routes,
         refused: writes.refused,
         audit: writes.audit.map(|audit| AuditRow {
@@ -387,8 +430,19 @@ struct Gathered {
 /// One message of a batch, in its order.
 enum Step {
     Event(Event),
-    Append { claims: Range<usize>, whole: Whole, reply: AppendReply },
+    Append {
+        claims: Range<usize>,
+        whole: Whole,
+        reply: AppendReply,
+    },
     Drained(oneshot::Sender<()>),
+    /// The core need not be asked.
+    Answered(RequestId, Answer),
+    /// Asks for the job of an earlier request of this batch once more.
+    Again {
+        request: RequestId,
+        first: RequestId,
+    },
 }
 
 struct Writer {
@@ -404,6 +458,7 @@ struct Writer {
     plugin_rows: PluginRows,
     dispatcher: Dispatcher,
     heads: watch::Sender<Heads>,
+    progressed: broadcast::Sender<Arc<Progressed>>,
     head: Seq,
     requests: HashMap<RequestId, oneshot::Sender<Result<Answer, RequestError>>>,
     last_request: u64,
@@ -514,29 +569,18 @@ impl Writer {
             match message {
                 Message::Stop => gathered.stop = true,
                 Message::Retain(retain) => self.begin_retention(retain),
-                Message::Watchers { retired, reply } => self.tell_watchers(retired, reply),
-                // Whoever asked these may have gone away.
-                Message::Watcher { text, reply } => {
-                    let found = self.state.watcher(&text);
-                    drop(reply.send(found.map(Box::new)));
-                }
-                Message::Plugin { name, reply } => {
-                    drop(reply.send(self.state.plugin(&name).map(Box::new)));
-                }
-                Message::Routes { reply } => drop(reply.send(self.state.routes())),
-                Message::Paused { reply } => drop(reply.send(self.state.paused())),
-                Message::Overview { reply } => drop(reply.send(self.state.overview())),
-                Message::Waiting { row, reply } => {
-                    drop(reply.send(self.state.waiting(&row, self.clock.now())));
-                }
+                Message::Look(look) => look(&self.state, self.clock.now()),
                 Message::Event(event) => gathered.events.push(Step::Event(event)),
                 Message::Drain { reply } => {
                     gathered.events.push(Step::Event(Event::Drain));
                     gathered.events.push(Step::Drained(reply));
                 }
                 Message::Request { request, reply } => match &room {
-                    Err(low) => drop(reply.send(Err(RequestError::Exhausted(low.clone())))),
-                    Ok(()) => {
+                    Err(low) if !request.lets_rest() => {
+                        drop(reply.send(Err(RequestError::Exhausted(low.clone()))))
+                    }
+                    _ => {
+                        gathered.bytes += request.bytes();
                         let event = self.event_of(request, reply);
                         gathered.events.push(Step::Event(event));
                     }
@@ -596,11 +640,6 @@ impl Writer {
         }
     }
 
-    fn tell_watchers(&self, retired: bool, reply: oneshot::Sender<Vec<WatcherView>>) {
-        // Whoever asked may have gone away.
-        let _ = reply.send(self.state.watchers(retired));
-    }
-
     fn event_of(
         &mut self,
         request: Request,
@@ -631,11 +670,21 @@ impl Writer {
             }
             Request::Declare(declaration) => Event::Declare { request: id, declaration },
             Request::Command(watcher, command) => Event::Command { request: id, watcher, command },
-            Request::Enqueue { id: job, handler, payload } => {
-                Event::Enqueue { request: id, id: job, handler, payload }
-            }
-            Request::Redrive(row) => Event::Redrive { request: id, row },
+            Request::Enqueue { asked, .. } => Event::Enqueue { request: id, asked },
+            // What is above it is looked up with the batch, as its row is.
+            Request::Redrive(row) => Event::Redrive { request: id, row, above: Vec::new() },
             Request::Discard(row) => Event::Discard { request: id, row },
+            Request::Cancel(row, by) => Event::Cancel { request: id, row, by },
+            Request::PauseJob(row, by) => Event::PauseJob { request: id, row, by },
+            Request::ResumeJob(row, by) => Event::ResumeJob { request: id, row, by },
+            Request::CreateSchedule(asked) => Event::CreateSchedule { request: id, asked },
+            Request::CommandSchedule(schedule, command, by) => {
+                Event::CommandSchedule { request: id, schedule, command, by }
+            }
+            Request::Report(report) => Event::Progress { request: id, report },
+            Request::SetBudget(scope, change, by) => {
+                Event::SetBudget { request: id, scope, change, by }
+            }
         }
     }
 
@@ -643,7 +692,7 @@ impl Writer {
     async fn commit_batch(&mut self, gathered: Gathered) -> Result<(), EngineStopped> {
         let Gathered { mut events, incoming, .. } = gathered;
         hit(Point::BatchBegin)?;
-        self.read_redriven(&mut events).await?;
+        read_jobs(&*self.reader, &mut events).await?;
         let removal = self.next_removal(&mut events).await;
         let segment = self.read_segment().await;
         let passed = self.read_passed().await;
@@ -707,22 +756,15 @@ impl Writer {
         self.retain = Some(retain);
     }
 
-    /// The next slice of what retention takes away, with what the audit says of it. Not together with a
-    /// person's word on a job: that job may be one of the slice, and need its claim again.
+    /// The next slice of what retention takes away, with what the audit says of it.
     async fn next_removal(&mut self, events: &mut Vec<Step>) -> Option<Removal> {
-        let is_about_jobs = |step: &Step| {
-            matches!(step, Step::Event(Event::Redrive { .. } | Event::Discard { .. }))
-        };
-        if events.iter().any(is_about_jobs) {
-            return None;
-        }
         let Retain { before, dry_run, from, reply, .. } = self.retain.as_ref()?;
         if reply.is_closed() {
             self.retain = None;
             return None;
         }
         let (before, dry_run, below) = (*before, *dry_run, self.state.lowest_position());
-        let found = self.store.removable(&Retention { before, below, from: *from }).await;
+        let found = self.store.removable(&Retention { before, below, from: *from, dry_run }).await;
         match found {
             Err(error) => {
                 let retain = self.retain.take()?;
@@ -733,7 +775,8 @@ impl Writer {
                 self.removed(&removal);
                 None
             }
-            Ok(removal) => {
+            Ok(mut removal) => {
+                spare(&mut removal, events);
                 let (claims, jobs) = (removal.claims.len() as u64, removal.jobs.len() as u64);
                 if claims + jobs > 0 {
                     events.push(Step::Event(Event::Retained { before, below, claims, jobs }));
@@ -753,19 +796,6 @@ impl Writer {
             // Whoever asked may have gone away.
             None => drop(retain.reply.send(Ok(retain.retained))),
         }
-    }
-
-    /// Reads the rows of jobs that are to be tried again: whoever asked may have read them before
-    /// something else became of them.
-    async fn read_redriven(&mut self, events: &mut [Step]) -> Result<(), StoreError> {
-        for step in events {
-            if let Step::Event(Event::Redrive { row, .. } | Event::Discard { row, .. }) = step
-                && let Some(present) = self.reader.job(row.id).await?
-            {
-                **row = present;
-            }
-        }
-        Ok(())
     }
 
     /// The claims that matching, which is behind, comes to next. What cannot be read now is tried
@@ -846,6 +876,8 @@ impl Writer {
             match step {
                 Step::Event(event) => effects.extend(self.state.step(event, now)),
                 Step::Drained(reply) => drained.push(reply),
+                Step::Answered(request, answer) => effects.push(Effect::Reply { request, answer }),
+                Step::Again { request, first } => effects.extend(again(&effects, request, first)),
                 Step::Append { claims, reply, .. } => {
                     let outcomes: Vec<_> = outcomes.by_ref().take(claims.len()).collect();
                     let new = outcomes.iter().flatten().filter(|appended| !appended.repeated);
@@ -924,6 +956,14 @@ impl Writer {
                 }
                 // Looked up above.
                 Effect::LeaveAt { .. } => {}
+                Effect::CancelAttempt { job, attempt } => self.dispatcher.stop(job, attempt),
+                Effect::Progressed(told) => {
+                    if told.moved {
+                        self.dispatcher.moved(told.job, told.attempt);
+                    }
+                    // Nobody may be following.
+                    let _ = self.progressed.send(Arc::new(*told));
+                }
                 Effect::Load { lane, from, limit } => self.load(LaneQuery {
                     lane,
                     from,
@@ -947,6 +987,9 @@ impl Writer {
                 }
                 Effect::Doubted { plugin, handlers, watchers, schedules, routes } => {
                     tracing::error!(%plugin, ?handlers, ?watchers, ?schedules, ?routes, "the plugin no longer announces what it had, and its calls back did not work: kept for 10 minutes, and the jobs held");
+                }
+                Effect::BudgetWarning { scope, kind, used, of } => {
+                    tracing::warn!(%scope, %kind, used, of, "a budget is nearly used up");
                 }
                 Effect::GaveUp { id, plugin, watcher, handler, attempts, reason, .. } => {
                     let plugin = plugin.as_ref().map(PluginName::as_str);
@@ -1019,6 +1062,191 @@ fn hit_decided(batch: &Batch) -> Result<(), Injected> {
         (r#""type":"loop_stopped""#, Point::LoopStop),
     ];
     special.into_iter().filter(|(kind, _)| records.contains(kind)).try_for_each(|(_, at)| hit(at))
+}
+
+/// The row of the job of which something is asked.
+fn row_asked_about(event: &mut Event) -> Option<&mut JobRow> {
+    match event {
+        Event::Redrive { row, .. }
+        | Event::Discard { row, .. }
+        | Event::Cancel { row, .. }
+        | Event::PauseJob { row, .. }
+        | Event::ResumeJob { row, .. } => Some(row),
+        _ => None,
+    }
+}
+
+/// Leaves the jobs where they are that the batch has a word on or makes parts of, and those above them, as far as
+/// they were read; and the claims of the former, which may be needed again. Another run of retention finds them.
+fn spare(removal: &mut Removal, events: &mut [Step]) {
+    let (mut jobs, mut claims) = (HashSet::new(), HashSet::new());
+    for step in events {
+        let Step::Event(event) = step else { continue };
+        if let Some(row) = row_asked_about(event) {
+            jobs.insert(row.number);
+            claims.extend(row.seq);
+        }
+        let above = match event {
+            Event::Enqueue { asked, .. } => asked.parent.as_ref().map(|parent| &parent.above),
+            Event::Redrive { above, .. } => Some(&*above),
+            _ => None,
+        };
+        jobs.extend(above.into_iter().flatten().map(|above| above.number));
+    }
+    removal.jobs.retain(|(number, ..)| !jobs.contains(number));
+    removal.claims.retain(|claim| !claims.contains(&claim.seq));
+}
+
+/// Reads the rows of jobs of which something is asked, and of those above them: whoever asked may have
+/// read them before something else became of them.
+async fn read_jobs(reader: &dyn Store, events: &mut [Step]) -> Result<(), StoreError> {
+    // Many children of one parent come together.
+    let mut lineages: HashMap<JobId, Vec<JobAbove>> = HashMap::new();
+    // Where in the batch a job is asked for first.
+    let mut firsts: HashMap<JobId, usize> = HashMap::new();
+    for at in 0..events.len() {
+        let (before, rest) = events.split_at_mut(at);
+        let step = rest.first_mut().expect("it is one of them");
+        let Step::Event(event) = step else { continue };
+        if let Some(row) = row_asked_about(event)
+            && let Some(present) = reader.job_to_change(row.id).await?
+        {
+            *row = present;
+        }
+        match event {
+            Event::Redrive { row, above, .. } if row.asked.is_some() => {
+                *above = above_of(reader, row).await?;
+            }
+            Event::Enqueue { request, asked } => {
+                let first = firsts.get(&asked.id).map(|first| &before[*first]);
+                if let Some(Step::Event(Event::Enqueue { request: first, asked: other })) = first {
+                    *step = once_more(*request, asked, *first, other);
+                    continue;
+                }
+                if let Some(answer) = standing(reader, asked).await? {
+                    *step = Step::Answered(*request, Answer::Enqueued(answer));
+                    continue;
+                }
+                firsts.insert(asked.id, at);
+                if let Some(parent) = &mut asked.parent {
+                    let above = match lineages.entry(parent.id) {
+                        Entry::Occupied(known) => known.into_mut(),
+                        Entry::Vacant(new) => new.insert(lineage(reader, parent.id).await?),
+                    };
+                    parent.above.clone_from(above);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// What becomes of a job that is asked for under the id of another one of this batch: it is the same one, or it is
+/// refused.
+fn once_more(request: RequestId, asked: &EnqueueAsk, first: RequestId, other: &EnqueueAsk) -> Step {
+    match difference(asked, other) {
+        None => Step::Again { request, first },
+        Some(what) => Step::Answered(request, Answer::Enqueued(Err(id_taken(asked.id, what)))),
+    }
+}
+
+/// What becomes of a job that is asked for under an id that one has: it is the same one, because the answer did
+/// not arrive, or it is refused. `None` when no job has the id.
+async fn standing(
+    reader: &dyn Store,
+    asked: &EnqueueAsk,
+) -> Result<Option<Result<Enqueued, Refusal>>, StoreError> {
+    let Some(row) = reader.job_to_change(asked.id).await? else { return Ok(None) };
+    let differs = match difference_from_row(asked, &row) {
+        None => {
+            let payload = reader.payload(row.number).await?.unwrap_or_default();
+            (payload != asked.payload).then_some("payload")
+        }
+        differs => differs,
+    };
+    Ok(Some(match differs {
+        None => Ok(Enqueued::Standing { number: row.number, id: row.id }),
+        Some(what) => Err(id_taken(row.id, what)),
+    }))
+}
+
+/// What of a job is other than of one that was asked for, its payload aside.
+fn difference_from_row(asked: &EnqueueAsk, row: &JobRow) -> Option<&'static str> {
+    let Some(made) = row.asked.as_deref().filter(|made| made.schedule.is_none()) else {
+        return Some("cause");
+    };
+    let is_handler = HandlerName::parse_qualified(&asked.handler).is_ok_and(|(plugin, bare)| {
+        bare.as_str() == row.bare_handler() && (plugin.is_none() || plugin == row.plugin)
+    });
+    let parent = asked.parent.as_ref().map(|parent| parent.id);
+    let parts = [
+        ("asker", made.by == asked.by),
+        ("handler", is_handler),
+        ("source", *made.source == *asked.source),
+        ("priority", i32::from(made.priority) == asked.priority),
+        ("parent", made.parent.map(|parent| parent.id) == parent),
+        ("cost_estimate", made.cost_estimate == estimate_of(asked)),
+    ];
+    parts.into_iter().find_map(|(what, is_same)| (!is_same).then_some(what))
+}
+
+/// What of two jobs is not the same that were asked for under one id.
+fn difference(asked: &EnqueueAsk, other: &EnqueueAsk) -> Option<&'static str> {
+    let parent = |asked: &EnqueueAsk| asked.parent.as_ref().map(|parent| parent.id);
+    let parts = [
+        ("asker", asked.by == other.by),
+        ("handler", asked.handler == other.handler),
+        ("source", asked.source == other.source),
+        ("priority", asked.priority == other.priority),
+        ("parent", parent(asked) == parent(other)),
+        ("cost_estimate", estimate_of(asked) == estimate_of(other)),
+        ("payload", asked.payload == other.payload),
+    ];
+    parts.into_iter().find_map(|(what, is_same)| (!is_same).then_some(what))
+}
+
+/// The estimate that a job has which is asked for so.
+fn estimate_of(asked: &EnqueueAsk) -> Option<f64> {
+    asked.cost_estimate.filter(|cost| cost.is_finite() && *cost > 0.0)
+}
+
+fn id_taken(id: JobId, what: &str) -> Refusal {
+    let reason = format!(
+        "id: job {id} was made under it, and its {what} is another; what is another job needs an id of its own"
+    );
+    Refusal { kind: RefusalKind::Conflict, reason, mistakes: None }
+}
+
+/// The answer to who asks once more for what an earlier request of the batch was answered.
+fn again(effects: &[Effect], request: RequestId, first: RequestId) -> Option<Effect> {
+    let answer = effects.iter().rev().find_map(|effect| match effect {
+        Effect::Reply { request, answer: Answer::Enqueued(answer) } if *request == first => {
+            Some(answer.clone())
+        }
+        _ => None,
+    })?;
+    let answer = answer.map(|enqueued| match enqueued {
+        Enqueued::New(row) => Enqueued::Standing { number: row.number, id: row.id },
+        standing @ Enqueued::Standing { .. } => standing,
+    });
+    Some(Effect::Reply { request, answer: Answer::Enqueued(answer) })
+}
+
+/// A job and those above it, the nearest first; nothing when there is no such job.
+async fn lineage(reader: &dyn Store, id: JobId) -> Result<Vec<JobAbove>, StoreError> {
+    let Some(row) = reader.job_to_change(id).await? else { return Ok(Vec::new()) };
+    let mut lineage = vec![JobAbove::of(&row)];
+    lineage.extend(above_of(reader, &row).await?);
+    Ok(lineage)
+}
+
+async fn above_of(reader: &dyn Store, row: &JobRow) -> Result<Vec<JobAbove>, StoreError> {
+    let is_part = row.asked.as_ref().is_some_and(|asked| asked.parent.is_some());
+    if !is_part {
+        return Ok(Vec::new());
+    }
+    Ok(reader.above(row.number).await?.iter().map(JobAbove::of).collect())
 }
 
 /// Reads the claims that passes come to next. `known` are the aliases in force there, if they are known;
@@ -1120,5 +1348,45 @@ fn acknowledge(appends: Vec<PlannedAppend>, fires: &BTreeMap<Seq, u32>) {
             Ok(Acked { seq, repeated, fires })
         });
         reply.send(acks.collect());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axwatch_core::ParentAsk;
+    use axwatch_model::{Asker, JobOrigin, Timestamp};
+
+    #[test]
+    fn retention_spares_what_the_batch_has_a_word_on_and_nothing_else() {
+        let id = |n: u64| JobId([n as u8; 16]);
+        let row = |n: u64| {
+            let at = Timestamp::default();
+            let queued = JobRow::queued(JobNumber(n), id(n), JobOrigin::Api, "zoo/h".into(), at);
+            JobRow { seq: Some(Seq(n)), ..queued }
+        };
+        let above = vec![JobAbove::of(&row(1)), JobAbove::of(&row(2))];
+        let asked = EnqueueAsk {
+            id: id(9),
+            by: Asker::User,
+            handler: "zoo/h".into(),
+            payload: [].as_slice().into(),
+            source: String::new(),
+            priority: 0,
+            parent: Some(ParentAsk { id: id(1), above }),
+            cost_estimate: None,
+        };
+        let request = RequestId(1);
+        let again =
+            Event::Redrive { request, row: Box::new(row(3)), above: vec![JobAbove::of(&row(4))] };
+        let cancel = Event::Cancel { request, row: Box::new(row(5)), by: Asker::User };
+        let enqueue = Event::Enqueue { request, asked: Box::new(asked) };
+        let events = [enqueue, again, cancel, Event::Tick];
+        let mut events: Vec<Step> = events.into_iter().map(Step::Event).collect();
+        let jobs = (1..=8).map(|n| (JobNumber(n), id(n), Some(Seq(n)))).collect();
+        let mut removal = Removal { jobs, ..Removal::default() };
+        spare(&mut removal, &mut events);
+        let left: Vec<_> = removal.jobs.iter().map(|(number, ..)| number.0).collect();
+        assert_eq!(left, [6, 7, 8]);
     }
 }

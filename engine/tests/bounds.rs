@@ -8,20 +8,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use axwatch_ats::{
-    Batch, Known, MemoryStore, Quarantined, Removal, Retention, Room, SqliteStore, Store,
-    StoreError, StoreFuture, StoreWriter,
-};
+use axwatch_ats::{MemoryStore, Quarantined, SqliteStore};
 use axwatch_core::{Bounds, Declaration, Ended, RefusalKind, Registration};
 use axwatch_engine::{
     AppendRefusal, Attempt, Engine, EngineConfig, Plugin, PluginReady, RequestError, start,
 };
-use axwatch_model::{
-    AttestationId, Declared, JobState, PluginName, Seq, StoreId, SystemClock, Timestamp,
-    WatcherState,
-};
+use axwatch_model::{Declared, JobState, PluginName, Seq, StoreId, SystemClock, WatcherState};
 use futures::future::BoxFuture;
-use support::{HANDLER, PLUGIN, Running, done, failed};
+use support::{HANDLER, PLUGIN, Running, StandingStill, done, failed};
 use tokio::sync::Semaphore;
 
 fn store_in(folder: &tempfile::TempDir) -> PathBuf {
@@ -61,7 +55,7 @@ impl Plugin for Gated {
             self.most.fetch_max(running, Ordering::SeqCst);
             drop(self.gate.acquire().await.expect("the gate is never closed for good"));
             self.running.fetch_sub(1, Ordering::SeqCst);
-            Ended { outcome: done(), quick: true, progress: None, cost: None }
+            Ended { quick: true, ..Ended::bare(done()) }
         })
     }
 }
@@ -173,7 +167,7 @@ impl Plugin for FailsFirst {
     fn run<'a>(&'a self, attempt: &'a Attempt) -> BoxFuture<'a, Ended> {
         Box::pin(async {
             let is_retry = attempt.start.attempt > 1;
-            let ended = |outcome| Ended { outcome, quick: true, progress: None, cost: None };
+            let ended = |outcome| Ended { quick: true, ..Ended::bare(outcome) };
             if &*attempt.start.watcher == "user-flaky" && !is_retry {
                 return ended(failed("not yet"));
             }
@@ -237,53 +231,6 @@ async fn retries_have_a_fifth_of_the_slots_while_others_wait() {
     running.stop().await;
 }
 
-/// A store that commits only while its gate is open.
-struct StandingStill {
-    store: Box<dyn StoreWriter>,
-    gate: Arc<Semaphore>,
-    /// What it says at the start that it has put aside.
-    aside: Vec<Quarantined>,
-}
-
-impl StoreWriter for StandingStill {
-    fn reader(&self) -> Arc<dyn Store> {
-        self.store.reader()
-    }
-
-    fn known<'a>(&'a mut self, ids: &'a [AttestationId]) -> StoreFuture<'a, Vec<Option<Known>>> {
-        self.store.known(ids)
-    }
-
-    fn commit<'a>(&'a mut self, batch: &'a Batch) -> StoreFuture<'a, ()> {
-        Box::pin(async move {
-            drop(self.gate.acquire().await.expect("the gate is never closed for good"));
-            self.store.commit(batch).await
-        })
-    }
-
-    fn tidy(&mut self) -> StoreFuture<'_, bool> {
-        self.store.tidy()
-    }
-
-    fn removable<'a>(&'a mut self, retention: &'a Retention) -> StoreFuture<'a, Removal> {
-        self.store.removable(retention)
-    }
-
-    fn quarantined(&mut self, now: Timestamp) -> StoreFuture<'_, Vec<Quarantined>> {
-        let aside = std::mem::take(&mut self.aside);
-        let found = self.store.quarantined(now);
-        Box::pin(async move { Ok(found.await?.into_iter().chain(aside).collect()) })
-    }
-
-    fn room(&self) -> std::io::Result<Room> {
-        self.store.room()
-    }
-
-    fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.store.close()
-    }
-}
-
 /// A plugin's row that does not decode any more takes nothing with it that a person decided.
 #[tokio::test]
 async fn a_disabled_plugin_whose_row_is_put_aside_stays_disabled() {
@@ -304,7 +251,7 @@ async fn a_disabled_plugin_whose_row_is_put_aside_stays_disabled() {
         };
         let gate = Arc::new(Semaphore::new(100));
         let store = MemoryStore::new(StoreId([7; 16]));
-        let store = StandingStill { store, gate, aside: vec![row] };
+        let store = StandingStill { aside: vec![row], ..StandingStill::new(store, gate) };
         let clock = Arc::new(SystemClock::new());
         let (engine, _) = start(Box::new(store), clock, EngineConfig::default()).await.unwrap();
         let row = engine.plugin_row(&"zoo".parse().unwrap());
@@ -367,7 +314,7 @@ async fn lanes_that_find_room_at_the_start_go_on() {
     };
     let store = SqliteStore::open_writer(&store_in(&folder)).await.unwrap();
     let gate = Arc::new(Semaphore::new(1));
-    let store = Box::new(StandingStill { store, gate, aside: vec![row] });
+    let store = Box::new(StandingStill { aside: vec![row], ..StandingStill::new(store, gate) });
     let config = EngineConfig { bounds, ..EngineConfig::default() };
     let (engine, task) = start(store, Arc::new(SystemClock::new()), config).await.unwrap();
     let running = Running::of(engine, task);
@@ -384,7 +331,7 @@ async fn lanes_that_find_room_at_the_start_go_on() {
 async fn behind_a_gate() -> (Running, Arc<Semaphore>) {
     let gate = Arc::new(Semaphore::new(1));
     let store = MemoryStore::new(StoreId([7; 16]));
-    let store = StandingStill { store, gate: gate.clone(), aside: Vec::new() };
+    let store = StandingStill::new(store, gate.clone());
     let clock = Arc::new(SystemClock::new());
     let (engine, task) = start(Box::new(store), clock, EngineConfig::default()).await.unwrap();
     (Running::of(engine, task), gate)

@@ -27,9 +27,27 @@ pub const ATTEMPTS_MAX: u32 = 10_000;
 /// The longest that attempts of a job may fail before it is given up.
 pub const JOB_AGE_MAX: std::time::Duration = std::time::Duration::from_secs(366 * 24 * 60 * 60);
 /// Bytes of a job's payload when it is given by a caller.
-pub const PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const PAYLOAD_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of the source of a job, by which a second one of the same is known.
+pub const JOB_SOURCE_BYTES_MAX: usize = 1_000;
+/// The highest priority of a job; the lowest is as far below 0.
+pub const PRIORITY_MAX: i8 = 10;
+/// How many jobs stand in one chain of parents and children, the first counted.
+pub const KIN_DEPTH_MAX: usize = 64;
+/// Log entries of one job that are kept.
+pub const ENTRIES_MAX: u32 = 1_000;
+/// Bytes of the log entries of one job that are kept, all its attempts together.
+pub const ENTRIES_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of a job's result that are kept; a longer one is left out and flagged.
 pub const RESULT_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of the text of a cron schedule.
+pub const CRON_BYTES_MAX: usize = 256;
+/// Bytes of what the owner of a schedule keeps with it: a JSON object.
+pub const METADATA_BYTES_MAX: usize = 64 * 1024;
+/// Ranges of nominal times that a schedule remembers as seen to.
+pub const SEEN_RANGES_MAX: usize = 64;
+/// Missed times that a schedule may make up for one by one.
+pub const MISSED_MAX: u32 = 1_000;
 /// Bytes of what a schedule says that it stands for in AX.
 pub const ATS_CODE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of the description of a schedule or a route that are kept.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::Timestamp;
 use crate::bounds::ID_BYTES_MAX;
 
 /// A text that cannot be the id or name it was given as.
@@ -95,7 +96,7 @@ text_id! {
 pub struct PluginName(Arc<str>);
 
 /// Names that no plugin may have, because they mean something else in the same place.
-const RESERVED_NAMES: [&str; 5] = ["user", "axwatch", "v1", "plugin", "plugins"];
+const RESERVED_NAMES: [&str; 6] = ["user", "schedule", "axwatch", "v1", "plugin", "plugins"];
 
 impl PluginName {
     /// The text.
@@ -117,7 +118,7 @@ impl FromStr for PluginName {
     fn from_str(text: &str) -> Result<PluginName, InvalidId> {
         let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
         let rule = if RESERVED_NAMES.contains(&text) {
-            "the names user, axwatch, v1, plugin and plugins are reserved"
+            "the names user, schedule, axwatch, v1, plugin and plugins are reserved"
         } else if !(1..=64).contains(&text.len())
             || !text.chars().all(plain)
             || !text.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -247,8 +248,9 @@ number! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StoreId(pub [u8; 16]);
 
-/// A job's id: of a fire, what its watcher, generation, attestation and handler say; of any other
-/// job, 16 random bytes. Shown as 32 hex digits.
+/// A job's id: of a fire, what its watcher, generation, attestation and handler say; of a schedule's
+/// nominal time, what these two say; of a job that was asked for under an id of the asker's, what these two
+/// say; of any other, 16 random bytes. Shown as 32 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(pub [u8; 16]);
 
@@ -273,6 +275,37 @@ impl JobId {
             generation.as_bytes(),
             attestation.as_str().as_bytes(),
             handler.as_bytes(),
+        ]);
+        JobId(digest[..16].try_into().expect("16 of 32 bytes"))
+    }
+
+    /// The id of what a schedule runs at a nominal time: the first 16 bytes of SHA-256 over these parts,
+    /// each preceded by its length as 8 bytes big-endian. However often the clock comes by, it is one job.
+    #[must_use]
+    pub fn of_schedule(store: StoreId, owner: &Owner, name: &LocalId, nominal: Timestamp) -> JobId {
+        let store = store.to_string();
+        let nominal_ms = nominal.ms().to_string();
+        let digest = length_prefixed_sha256([
+            b"axwatch/schedule-job/1".as_slice(),
+            store.as_bytes(),
+            owner.as_str().as_bytes(),
+            name.as_str().as_bytes(),
+            nominal_ms.as_bytes(),
+        ]);
+        JobId(digest[..16].try_into().expect("16 of 32 bytes"))
+    }
+
+    /// The id of what somebody asks for under an id of its own: the first 16 bytes of SHA-256 over these parts,
+    /// each preceded by its length as 8 bytes big-endian. However often it is asked for, it is one job, and
+    /// nobody can ask for what is another's.
+    #[must_use]
+    pub fn of_asked(store: StoreId, by: &Asker, given: &str) -> JobId {
+        let store = store.to_string();
+        let digest = length_prefixed_sha256([
+            b"axwatch/asked-job/1".as_slice(),
+            store.as_bytes(),
+            by.as_str().as_bytes(),
+            given.as_bytes(),
         ]);
         JobId(digest[..16].try_into().expect("16 of 32 bytes"))
     }
@@ -411,12 +444,41 @@ impl fmt::Debug for JobId {
     }
 }
 
-/// Who declared a watcher.
+/// A schedule's id, shown as 32 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ScheduleId(pub [u8; 16]);
+
+impl ScheduleId {
+    /// The id of a schedule of this owner and name: the first 16 bytes of SHA-256 over `axwatch/schedule/1`
+    /// and these parts, each preceded by its length as 8 bytes big-endian. One that was retired and is
+    /// declared again has it again.
+    #[must_use]
+    pub fn of(store: StoreId, owner: &Owner, name: &LocalId) -> ScheduleId {
+        let store = store.to_string();
+        let digest = length_prefixed_sha256([
+            b"axwatch/schedule/1".as_slice(),
+            store.as_bytes(),
+            owner.as_str().as_bytes(),
+            name.as_str().as_bytes(),
+        ]);
+        ScheduleId(digest[..16].try_into().expect("16 of 32 bytes"))
+    }
+}
+
+hex_id!(ScheduleId, "schedule id");
+
+impl fmt::Debug for ScheduleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ScheduleId({self})")
+    }
+}
+
+/// Who declared a watcher or a schedule, or whose a job is that no claim caused.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Owner {
-    /// A person, with `axwatch watch create` or over HTTP.
+    /// A person, with a command or over HTTP.
     User,
-    /// A plugin, at its registration.
+    /// A plugin, at its registration or with a call.
     Plugin(PluginName),
 }
 
@@ -445,6 +507,47 @@ impl FromStr for Owner {
     }
 }
 
+/// Who asked for a job that no claim caused.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Asker {
+    /// A person, with a command or over HTTP.
+    User,
+    /// A schedule, whoever's it is.
+    Schedule,
+    /// A plugin, with a call.
+    Plugin(PluginName),
+}
+
+impl Asker {
+    /// `user`, `schedule`, or the plugin's name. No plugin can be called either.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Asker::User => "user",
+            Asker::Schedule => "schedule",
+            Asker::Plugin(name) => name.as_str(),
+        }
+    }
+}
+
+impl fmt::Display for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Asker {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Asker, InvalidId> {
+        match text {
+            "user" => Ok(Asker::User),
+            "schedule" => Ok(Asker::Schedule),
+            name => name.parse().map(Asker::Plugin),
+        }
+    }
+}
+
 /// A watcher's key. Shown as `{owner}-{local id}`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WatcherKey {
@@ -460,9 +563,9 @@ impl fmt::Display for WatcherKey {
     }
 }
 
-/// The queue that a job waits in: of one (watcher, handler), or of one handler for jobs without a
-/// watcher. `handler` is the declared text, so that a lane is the same before and after its plugin
-/// is known.
+/// The queue that a job waits in: of one (watcher, handler), or of one (handler, asker) for jobs without
+/// a watcher, so that what a plugin asks for is never before what a person does. `handler` is the declared
+/// text, so that a lane is the same before and after its plugin is known.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneKey {
     /// The watcher whose fires these are.
@@ -471,6 +574,8 @@ pub struct LaneKey {
     pub generation: u32,
     /// The handler as declared: bare or `plugin/handler`.
     pub handler: Arc<str>,
+    /// Who asked for these; `None` with a watcher.
+    pub asker: Option<Asker>,
 }
 
 #[cfg(test)]
@@ -496,11 +601,37 @@ mod tests {
     const EXPECTED_JOB_ID: &str = "3ea27c14d1c994b3bc463569ba5fdcae";
 
     #[test]
+    fn a_schedule_and_its_nominal_times_have_ids_that_can_be_computed_apart() {
+        // With Python's hashlib, as above.
+        let nightly: LocalId = "nightly".parse().unwrap();
+        let id = ScheduleId::of(StoreId([7; 16]), &Owner::User, &nightly);
+        assert_eq!(id.to_string(), "66e5ed7fb915418671b51d573652cdf7");
+        assert_eq!(id.to_string().parse::<ScheduleId>().unwrap(), id);
+        let git = Owner::Plugin("git".parse().unwrap());
+        let nominal = "2024-01-15T14:30:00.123Z".parse().unwrap();
+        let name = "ixgest.git".parse().unwrap();
+        let job = JobId::of_schedule(StoreId([7; 16]), &git, &name, nominal);
+        assert_eq!(job.to_string(), "15930a57848d0a78e41bec7a5838d7ba");
+    }
+
+    #[test]
+    fn askers_and_owners_are_written_as_they_are_read() {
+        let git: PluginName = "git".parse().unwrap();
+        for asker in [Asker::User, Asker::Schedule, Asker::Plugin(git.clone())] {
+            assert_eq!(asker.to_string().parse::<Asker>().unwrap(), asker);
+        }
+        for owner in [Owner::User, Owner::Plugin(git)] {
+            assert_eq!(owner.to_string().parse::<Owner>().unwrap(), owner);
+        }
+        assert!("a b".parse::<Asker>().is_err());
+    }
+
+    #[test]
     fn names_are_checked_at_the_edge() {
         for good in ["git", "qntx-ix.json", "A_1"] {
             assert!(good.parse::<PluginName>().is_ok(), "{good}");
         }
-        for bad in ["", "user", "v1", "-x", "a/b", "a b", &"x".repeat(65)] {
+        for bad in ["", "user", "schedule", "v1", "-x", "a/b", "a b", &"x".repeat(65)] {
             assert!(bad.parse::<PluginName>().is_err(), "{bad:?}");
         }
         assert!("a\nb".parse::<LocalId>().is_err());

@@ -6,12 +6,16 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{JobId, JobNumber, LaneKey, LeafNumber, PluginName, Seq, Timestamp, WatcherNumber};
+use crate::{
+    Asker, JobId, JobNumber, LaneKey, LeafNumber, Owner, PluginName, ScheduleId, Seq, Timestamp,
+    WatcherNumber,
+};
 
 /// Where a job is on its way: `queued → running → completed`, back to `queued` for a retry, or
 /// `failed` (a dead letter), or `cancelled`.
 ///
-/// `paused` is shown for a queued job whose plugin is away or whose watcher is paused; no row says it.
+/// `paused` in a row says that somebody paused this job: it stands in no lane until it is resumed. It is
+/// shown too of a queued job whose plugin is away, whose watcher is paused or whose budget is spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
@@ -19,7 +23,7 @@ pub enum JobState {
     Queued,
     /// An attempt is under way.
     Running,
-    /// Queued, and held back by something other than its turn.
+    /// Held back by something other than its turn.
     Paused,
     /// Done.
     Completed,
@@ -89,25 +93,193 @@ impl FromStr for JobState {
 pub enum JobOrigin {
     /// A watcher matched an attestation.
     Fire,
-    /// Somebody asked for it: `axwatch jobs run`, or the HTTP API.
+    /// A person asked for it: `axwatch jobs run`, or the HTTP API.
     Api,
+    /// A schedule's time had come, or somebody ran the schedule by hand.
+    Schedule,
+    /// A plugin asked for it.
+    Plugin,
 }
+
+const ORIGINS: [(JobOrigin, &str, u8); 4] = [
+    (JobOrigin::Fire, "fire", 0),
+    (JobOrigin::Api, "api", 1),
+    (JobOrigin::Schedule, "schedule", 2),
+    (JobOrigin::Plugin, "plugin", 3),
+];
 
 impl JobOrigin {
     /// The number in the store's column.
     #[must_use]
     pub fn code(self) -> u8 {
-        match self {
-            JobOrigin::Fire => 0,
-            JobOrigin::Api => 1,
-        }
+        ORIGINS.iter().find(|(origin, ..)| *origin == self).map_or(0, |(.., code)| *code)
     }
 
     /// The origin with this number in the store's column.
     #[must_use]
     pub fn from_code(code: u8) -> Option<JobOrigin> {
-        [JobOrigin::Fire, JobOrigin::Api].into_iter().find(|origin| origin.code() == code)
+        ORIGINS.iter().find(|(.., known)| *known == code).map(|(origin, ..)| *origin)
     }
+}
+
+impl fmt::Display for JobOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (_, text, _) =
+            ORIGINS.iter().find(|(origin, ..)| origin == self).expect("every origin is listed");
+        f.pad(text)
+    }
+}
+
+/// What is known of a job that no claim caused, besides what every job has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Asked {
+    /// Who asked for it. Part of its lane.
+    pub by: Asker,
+    /// Whose it is: the plugin that asked for it or whose schedule it was, or a person.
+    pub owner: Owner,
+    /// What the asker knows it by: another with the same while this one is open is this one. Empty is
+    /// none.
+    pub source: Arc<str>,
+    /// From -10 to 10; the higher the sooner.
+    pub priority: i8,
+    /// What the queue clock showed when it was asked for, in milliseconds.
+    pub base_ms: i64,
+    /// The job that it is a part of.
+    pub parent: Option<Parent>,
+    /// The schedule whose run it is.
+    pub schedule: Option<ScheduleRun>,
+    /// What it may cost, as the asker said: finite and not negative.
+    pub cost_estimate: Option<f64>,
+}
+
+/// So much waiting is one level of priority worth: ten minutes, in milliseconds.
+const PRIORITY_STEP_MS: i64 = 10 * 60 * 1_000;
+
+impl Asked {
+    /// Where it stands among others of its lane: the time at which it was asked for, brought forward by
+    /// its priority. It never changes, so what waits gets ahead by waiting, and nothing starves.
+    #[must_use]
+    pub fn rank(&self) -> i64 {
+        self.base_ms.saturating_sub(i64::from(self.priority) * PRIORITY_STEP_MS)
+    }
+}
+
+/// The job that another is a part of. Its row may be gone; what it was is known all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parent {
+    /// Its number.
+    pub number: JobNumber,
+    /// Its id.
+    pub id: JobId,
+}
+
+/// Which run of a schedule a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScheduleRun {
+    /// The schedule.
+    pub id: ScheduleId,
+    /// The time on its grid; `None` when somebody ran it by hand.
+    pub nominal: Option<Timestamp>,
+}
+
+/// An open job that was asked for, as far as its place among the others goes: without what it carries,
+/// which may be large.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpenAsked {
+    /// Its number.
+    pub number: JobNumber,
+    /// Its id.
+    pub id: JobId,
+    /// The handler as declared.
+    pub handler: Arc<str>,
+    /// The plugin that answers for it; `None` while nobody does.
+    pub plugin: Option<PluginName>,
+    /// Where it is on its way.
+    pub state: JobState,
+    /// Who asked for it, and how.
+    pub asked: Asked,
+}
+
+impl OpenAsked {
+    /// What is known of a job; `None` of a fire.
+    #[must_use]
+    pub fn of(row: &JobRow) -> Option<OpenAsked> {
+        Some(OpenAsked {
+            number: row.number,
+            id: row.id,
+            handler: row.handler.clone(),
+            plugin: row.plugin.clone(),
+            state: row.state,
+            asked: row.asked.as_deref().cloned()?,
+        })
+    }
+
+    /// The lane that it waits in.
+    #[must_use]
+    pub fn lane(&self) -> LaneKey {
+        LaneKey {
+            watcher: None,
+            generation: 0,
+            handler: self.handler.clone(),
+            asker: Some(self.asked.by.clone()),
+        }
+    }
+
+    /// Its place in that lane.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place { rank: self.asked.rank(), number: self.number }
+    }
+}
+
+/// A job that has ended, and that open ones are parts of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ancestor {
+    /// Its number.
+    pub number: JobNumber,
+    /// Its id.
+    pub id: JobId,
+    /// How it ended.
+    pub state: JobState,
+    /// What it is a part of itself.
+    pub parent: Option<Parent>,
+}
+
+/// A job's place in its lane: those with a lower one come first.
+///
+/// Fires all have rank 0, so that their numbers decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Place {
+    /// See [`Asked::rank`].
+    pub rank: i64,
+    /// The job.
+    pub number: JobNumber,
+}
+
+impl Place {
+    /// The first that there can be.
+    pub const FIRST: Place = Place { rank: i64::MIN, number: JobNumber(0) };
+}
+
+/// Something that an attempt had to say while it ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobEntryRow {
+    /// Whose.
+    pub job: JobNumber,
+    /// The first entry of a job is 1.
+    pub number: u32,
+    /// When it happened, as the plugin said, or else when it came.
+    pub at: Timestamp,
+    /// In which attempt.
+    pub attempt: u32,
+    /// How grave it is, in the plugin's words: `info`, `error`.
+    pub level: Arc<str>,
+    /// What the plugin was doing; empty when it did not say.
+    pub stage: Arc<str>,
+    /// What it said.
+    pub message: Arc<str>,
+    /// What it said besides: JSON.
+    pub metadata: Option<Arc<str>>,
 }
 
 /// A job as the store keeps it.
@@ -134,9 +306,10 @@ pub struct JobRow {
     pub handler: Arc<str>,
     /// The plugin that answers for it; `None` while nobody does.
     pub plugin: Option<PluginName>,
-    /// The payload, when it was given rather than made from `seq`.
+    /// The payload, when it was given rather than made from `seq`, and where it comes with the row: it may be
+    /// large, is written once, and a row that is written without it leaves it as it is.
     pub payload: Option<Arc<[u8]>>,
-    /// Where it is on its way. Never [`JobState::Paused`].
+    /// Where it is on its way.
     pub state: JobState,
     /// Attempts begun, the one under way counted.
     pub attempts: u32,
@@ -165,13 +338,19 @@ pub struct JobRow {
     pub progress: Option<(i32, i32)>,
     /// What its attempts have cost.
     pub cost: Option<f64>,
+    /// Log entries of it that are kept, all its attempts together.
+    pub entries: u32,
+    /// The bytes of these.
+    pub entries_bytes: u32,
     /// The audit records about it, in order.
     pub leaves: Vec<LeafNumber>,
+    /// Who asked for it, and how; `None` of a fire.
+    pub asked: Option<Box<Asked>>,
 }
 
 impl JobRow {
-    /// A new job that waits for its first attempt: of nobody's watcher, about no claim, without a
-    /// payload, until the caller says otherwise.
+    /// A new job that waits for its first attempt: of nobody's watcher, about no claim, asked for by
+    /// nobody, without a payload, until the caller says otherwise.
     #[must_use]
     pub fn queued(
         number: JobNumber,
@@ -205,7 +384,10 @@ impl JobRow {
             result: None,
             progress: None,
             cost: None,
+            entries: 0,
+            entries_bytes: 0,
             leaves: Vec::new(),
+            asked: None,
         }
     }
 
@@ -216,7 +398,14 @@ impl JobRow {
             watcher: self.watcher,
             generation: self.generation,
             handler: self.handler.clone(),
+            asker: self.asked.as_ref().map(|asked| asked.by.clone()),
         }
+    }
+
+    /// Its place in that lane.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place { rank: self.asked.as_ref().map_or(0, |asked| asked.rank()), number: self.number }
     }
 
     /// The handler's bare name, which is what ExecuteJob sends.
@@ -237,10 +426,53 @@ mod tests {
             assert_eq!(text.parse::<JobState>().unwrap(), state);
             assert_eq!(JobState::from_code(code), Some(state));
         }
-        for origin in [JobOrigin::Fire, JobOrigin::Api] {
-            assert_eq!(JobOrigin::from_code(origin.code()), Some(origin));
+        for (origin, text, code) in ORIGINS {
+            assert_eq!((origin.to_string().as_str(), origin.code()), (text, code));
+            assert_eq!(JobOrigin::from_code(code), Some(origin));
+            assert_eq!(serde_json::to_value(origin).unwrap(), text);
         }
         assert!("done".parse::<JobState>().is_err());
         assert_eq!(JobState::from_code(9), None);
+    }
+
+    fn asked(number: u64, priority: i8, base_ms: i64) -> JobRow {
+        let at = Timestamp::from_ms_clamped(base_ms);
+        let id = JobId([number as u8; 16]);
+        let asked = Asked {
+            by: Asker::User,
+            owner: Owner::User,
+            source: "".into(),
+            priority,
+            base_ms,
+            parent: None,
+            schedule: None,
+            cost_estimate: None,
+        };
+        let asked = Some(Box::new(asked));
+        let handler = "git/ixgest.git".into();
+        JobRow { asked, ..JobRow::queued(JobNumber(number), id, JobOrigin::Api, handler, at) }
+    }
+
+    #[test]
+    fn a_level_of_priority_is_worth_ten_minutes_of_waiting() {
+        let minute = 60_000;
+        let mut jobs = [
+            asked(1, 0, 0),
+            asked(2, 0, 0),
+            asked(3, 1, 10 * minute - 1),
+            asked(4, 1, 10 * minute),
+            asked(5, 10, 200 * minute),
+            asked(6, -10, -300 * minute),
+        ];
+        jobs.sort_by_key(JobRow::place);
+        assert_eq!(jobs.map(|job| job.number.0), [6, 3, 1, 2, 4, 5]);
+    }
+
+    #[test]
+    fn the_lane_of_an_asked_job_is_its_asker_s() {
+        let row = asked(1, 0, 0);
+        assert_eq!(row.lane().asker, Some(Asker::User));
+        let fire = JobRow { watcher: Some(WatcherNumber(3)), asked: None, ..row };
+        assert_eq!((fire.lane().asker, fire.place().rank), (None, 0));
     }
 }

@@ -9,22 +9,31 @@
 mod attestation;
 mod attributes;
 pub mod bounds;
+mod budget;
 mod draft;
 mod ids;
 mod job;
 mod registry;
+mod schedule;
 mod time;
 mod watcher;
 
 pub use attestation::{Attestation, Lineage, LineageKind, Stored};
 pub use attributes::{Attributes, InvalidAttributes};
+pub use budget::{
+    BudgetRow, BudgetScope, HandlerSpendRow, SpendRow, amount_of_nanos, nanos_of_amount,
+};
 pub use draft::{DefaultActor, Defaults, Draft, DraftJson, Filled, Incoming, InvalidDraft};
 pub use ids::{
-    AttestationId, HandlerName, InvalidId, JobId, JobIdPrefix, JobNumber, LaneKey, LeafNumber,
-    LocalId, Owner, PluginName, Seq, StoreId, WatcherKey, WatcherNumber,
+    Asker, AttestationId, HandlerName, InvalidId, JobId, JobIdPrefix, JobNumber, LaneKey,
+    LeafNumber, LocalId, Owner, PluginName, ScheduleId, Seq, StoreId, WatcherKey, WatcherNumber,
 };
-pub use job::{InvalidState, JobOrigin, JobRow, JobState};
-pub use registry::{Announced, HandlerRow, PluginRow, RefusedRow, RouteRow, ScheduleRow};
+pub use job::{
+    Ancestor, Asked, InvalidState, JobEntryRow, JobOrigin, JobRow, JobState, OpenAsked, Parent,
+    Place, ScheduleRun,
+};
+pub use registry::{Announced, HandlerRow, PluginRow, RefusedRow, RouteRow};
+pub use schedule::{Grid, Missed, Overlap, RunOutcome, ScheduleRow, ScheduleRunRow, ScheduleState};
 pub use time::{Clock, InvalidTimestamp, ManualClock, Mono, Now, SystemClock, Timestamp};
 pub use watcher::{
     Counters, CursorNumber, CursorRow, Declared, HandlerRef, HoldRow, PassRow, RevisionRow,

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{HandlerName, LocalId, Owner, PluginName, Timestamp};
+use crate::{HandlerName, PluginName, Timestamp};
 
 /// A handler that a plugin announced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,31 +33,6 @@ pub struct PluginRow {
     pub called_back: bool,
     /// Until when its last announcement is not believed, because it may lack something for no good reason.
     pub doubted_until: Option<Timestamp>,
-}
-
-/// A schedule: a handler that is to run again and again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ScheduleRow {
-    /// Who declared it.
-    pub owner: Owner,
-    /// Its name among those of its owner; a plugin's is named like its handler, and has only one.
-    pub name: LocalId,
-    /// The handler's bare name.
-    pub handler: HandlerName,
-    /// From one run to the next; 0 is never.
-    pub interval_secs: u32,
-    /// It runs without somebody having to enable it.
-    pub enabled_by_default: bool,
-    /// What it is for.
-    pub description: String,
-    /// What its owner says that it stands for in AX.
-    pub ats_code: String,
-    /// When it was declared: for the first time, or anew after it had been retired.
-    pub declared_at: Timestamp,
-    /// When a declaration last changed it.
-    pub changed_at: Timestamp,
-    /// Since when its owner does not declare it any more.
-    pub retired_at: Option<Timestamp>,
 }
 
 /// A path under which a plugin answers HTTP.

@@ -285,6 +285,8 @@ pub struct HoldRow {
     pub watcher: WatcherNumber,
     /// The first hold of the watcher is 1.
     pub number: u32,
+    /// The generation of its fires that it held. What was let go of one is none of the next one's.
+    pub generation: u32,
     /// [`WatcherState::Paused`] or [`WatcherState::Muted`].
     pub kind: WatcherState,
     /// What it held is let go: its jobs are cancelled.

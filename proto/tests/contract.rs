@@ -118,14 +118,15 @@ protocol.Job: id string=1, handler_name string=2, payload bytes=3, source string
 protocol.Progress: current int32=1, total int32=2
 protocol.PulseState: calls_this_minute int32=1, calls_remaining int32=2, spend_today double=3,
   spend_this_month double=4, budget_remaining double=5, is_paused bool=6, pause_reason string=7
-protocol.EnqueueRequest: auth_token string=1, job Job=2
-protocol.EnqueueResponse: success bool=1, error string=2, job_id string=3
-protocol.GetJobRequest: auth_token string=1, job_id string=2
+protocol.EnqueueRequest: auth_token string=1, job Job=2, priority int32=100
+protocol.EnqueueResponse: success bool=1, error string=2, job_id string=3, deduplicated bool=100
+protocol.GetJobRequest: auth_token string=1, job_id string=2, without_payload bool=100
 protocol.GetJobResponse: success bool=1, error string=2, job Job=3
-protocol.UpdateJobRequest: auth_token string=1, job Job=2
+protocol.UpdateJobRequest: auth_token string=1, job Job=2, attempt int32=101
 protocol.UpdateJobResponse: success bool=1, error string=2
-protocol.ListJobsRequest: auth_token string=1, status string=2, limit optional int32=3
-protocol.ListJobsResponse: success bool=1, error string=2, jobs repeated Job=3
+protocol.ListJobsRequest: auth_token string=1, status string=2, limit optional int32=3,
+  without_payload bool=100, before string=101
+protocol.ListJobsResponse: success bool=1, error string=2, jobs repeated Job=3, next string=100
 
 protocol.ScheduleService:
   CreateSchedule CreateScheduleRequest -> CreateScheduleResponse,
@@ -147,7 +148,7 @@ protocol.ResumeScheduleRequest: auth_token string=1, schedule_id string=2
 protocol.ResumeScheduleResponse: success bool=1, error string=2
 protocol.DeleteScheduleRequest: auth_token string=1, schedule_id string=2
 protocol.DeleteScheduleResponse: success bool=1, error string=2
-protocol.GetScheduleRequest: auth_token string=1, schedule_id string=2
+protocol.GetScheduleRequest: auth_token string=1, schedule_id string=2, without_payload bool=100
 protocol.GetScheduleResponse: success bool=1, error string=2, job ScheduledJob=3
 
 axwatch.v1.PluginHost: Announce AnnounceRequest -> AnnounceResponse

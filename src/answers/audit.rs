@@ -12,17 +12,23 @@ use super::{AnswerError, Answers};
 use crate::views;
 
 /// The types that records have; `docs/events.md` says what each means.
-pub const RECORD_TYPES: [&str; 43] = [
+pub const RECORD_TYPES: [&str; 52] = [
     "attempt_ended",
     "attempt_started",
     "breaker_closed",
     "breaker_opened",
+    "budget_freed",
+    "budget_held",
+    "budget_set",
+    "budget_warning",
     "dead_lettered",
     "engine_started",
     "job_cancelled",
     "job_created",
     "job_discarded",
+    "job_paused",
     "job_redriven",
+    "job_resumed",
     "late_answer",
     "limited",
     "loop_cleared",
@@ -42,7 +48,10 @@ pub const RECORD_TYPES: [&str; 43] = [
     "retained",
     "schedule_changed",
     "schedule_declared",
+    "schedule_paused",
+    "schedule_resumed",
     "schedule_retired",
+    "schedule_skipped",
     "watcher_backpressured",
     "watcher_broken",
     "watcher_catching_up",

@@ -38,7 +38,7 @@ enum Rows {
     /// These jobs, whatever has become of them.
     Named(std::vec::IntoIter<JobId>),
     /// The dead letters before a number for which a rule holds.
-    Dead { query: JobsQuery, rule: Rule, is_over: bool },
+    Dead { query: Box<JobsQuery>, rule: Rule, is_over: bool },
 }
 
 /// What has to hold for a dead letter, beyond what the store selects.
@@ -93,9 +93,9 @@ impl Answers {
             newer_than: past("newer_than", selection.newer_than.as_deref(), now)?,
             until: selection.until,
         };
-        let state = Some(JobState::Failed);
-        let query = JobsQuery { watcher, state, limit: PAGE_ROWS, ..JobsQuery::default() };
-        Ok(Selected(Rows::Dead { query, rule, is_over: false }))
+        let states = vec![JobState::Failed];
+        let query = JobsQuery { watcher, states, limit: PAGE_ROWS, ..JobsQuery::default() };
+        Ok(Selected(Rows::Dead { query: Box::new(query), rule, is_over: false }))
     }
 
     /// What selected jobs have in common.
@@ -200,9 +200,9 @@ impl Selected {
             },
             Rows::Dead { is_over: true, .. } => Ok(None),
             Rows::Dead { query, rule, is_over } => {
-                let mut rows = answers.store().jobs(query).await?;
-                *is_over = rows.len() < query.limit;
-                query.before = rows.last().map(|row| row.number);
+                let (mut rows, next) = answers.store().jobs_page(query).await?;
+                *is_over = next.is_none();
+                query.before = next;
                 rows.retain(|row| rule.holds_for(row));
                 Ok(Some(rows))
             }

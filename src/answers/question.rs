@@ -100,7 +100,7 @@ impl Answers {
 /// Why `over` and following do not go together.
 pub const OVER_NOT_FOLLOWED: &str = "over adds up all claims that there are, so what it keeps cannot be told while more come; ask without following";
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     SystemClock::new().now().wall
 }
 

@@ -3,9 +3,11 @@
 //! In: rows. Out: a stable name for programs and a sentence for people, with the command that helps.
 //! `docs/cli.md` lists the names. What a job waits for at this moment only a server knows (`super::waits`).
 
-use axwatch_model::{HoldRow, JobId, JobState, PassRow, Seq, WatcherKey, WatcherRow, WatcherState};
+use axwatch_model::{
+    HoldRow, JobId, JobState, PassRow, Seq, Timestamp, WatcherKey, WatcherRow, WatcherState,
+};
 
-use crate::output::{counted, quoted};
+use crate::output::{counted, quoted, span};
 use crate::views::{LoopStop, Reason};
 
 /// How the error of a job begins that was let go.
@@ -48,6 +50,25 @@ pub(super) fn of_end(
         },
         _ => return None,
     })
+}
+
+/// That a budget held a job back from one moment to another, or does yet.
+pub(super) fn of_budget(
+    budget: &str,
+    limit: &str,
+    from: Timestamp,
+    until: Option<Timestamp>,
+) -> Reason {
+    let told = match until {
+        Some(until) => {
+            let held = span(until.since(from));
+            format!("budget {limit} of {budget} held it for {held}, from {from} to {until}")
+        }
+        None => format!(
+            "budget {limit} of {budget} held it since {from}; `axwatch budget show` says what of it is used"
+        ),
+    };
+    reason("budget_held", told)
 }
 
 /// What holds the fires of a watcher.
@@ -143,7 +164,7 @@ pub(super) fn before_since(first: Seq) -> Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axwatch_model::{CursorNumber, Timestamp, WatcherNumber};
+    use axwatch_model::{CursorNumber, WatcherNumber};
 
     #[test]
     fn a_job_that_was_not_done_says_why() {
@@ -173,6 +194,16 @@ mod tests {
         }
         assert!(was_let_go(JobState::Cancelled, Some("let go: x")));
         assert!(!was_let_go(JobState::Queued, Some("let go: x")));
+    }
+
+    #[test]
+    fn a_budget_is_told_with_how_long_it_held() {
+        let at = |text: &str| text.parse().unwrap();
+        let from = at("2024-01-15T14:30:00Z");
+        let told = of_budget("zoo", "per_day", from, Some(at("2024-01-15T14:32:05Z"))).message;
+        assert!(told.starts_with("budget per_day of zoo held it for 2 min 5 s, from"), "{told}");
+        let told = of_budget("*", "calls_per_minute", from, None).message;
+        assert!(told.starts_with("budget calls_per_minute of * held it since 2024"), "{told}");
     }
 
     #[test]

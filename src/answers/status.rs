@@ -8,15 +8,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use axwatch_ats::{JobsQuery, StoreError};
-use axwatch_core::{Overview, WaitReason, Waiting};
+use axwatch_core::{BudgetHold, BudgetView, Overview, ScheduleView, WaitReason, Waiting};
 use axwatch_engine::Heads;
 use axwatch_model::{JobNumber, Seq, Timestamp, WatcherNumber, WatcherRow, WatcherState};
 
 use super::{AnswerError, Answers};
 use crate::output::{counted, quoted, size, span};
 use crate::views::{
-    Attention, Breaker, Disk, HeldWatcher, JobCounts, Lag, Plugin, ServerStatus, Slowest, Status,
-    StoreStatus, Waits, Watcher, WatcherCounts,
+    Attention, Breaker, Disk, HeldWatcher, JobCounts, Lag, Plugin, ScheduleCounts, ServerStatus,
+    Slowest, Status, StoreStatus, Waits, Watcher, WatcherCounts,
 };
 
 /// Less than this left on the disk is worth a word, before the engine refuses anything.
@@ -36,6 +36,10 @@ pub struct Live {
     pub overview: Overview,
     /// How far it has come.
     pub heads: Heads,
+    /// Its schedules.
+    pub schedules: Vec<ScheduleView>,
+    /// Its budgets.
+    pub budgets: Vec<BudgetView>,
 }
 
 impl Answers {
@@ -68,6 +72,12 @@ impl Answers {
             Some(live) => live.plugins.clone(),
             None => self.stopped_plugins().await?,
         };
+        let mut schedules = ScheduleCounts::default();
+        match &live {
+            Some(live) => live.schedules.iter().for_each(|view| schedules.add(view.row.state)),
+            None => self.schedules(false).await?.iter().for_each(|row| schedules.add(row.state)),
+        }
+        let budgets = live.as_ref().map(|live| live.budgets.clone()).unwrap_or_default();
         let (slowest, replays) = self.slowest(head).await?;
         let file_bytes = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
         let mut wal = path.as_os_str().to_owned();
@@ -87,6 +97,7 @@ impl Answers {
             server: live.map(|live| live.server),
             watchers: watcher_counts(&overview),
             jobs,
+            schedules,
             plugins,
             lag: Lag {
                 head,
@@ -103,7 +114,7 @@ impl Answers {
             disk: disk(path),
             attention: Vec::new(),
         };
-        status.attention = attention(&status, &overview);
+        status.attention = attention(&status, &overview, &budgets, now);
         Ok(status)
     }
 
@@ -156,7 +167,7 @@ impl Answers {
         Ok(JobCounts {
             queued: rows.queued - paused,
             running: rows.running,
-            paused,
+            paused: rows.paused + paused,
             completed: rows.completed,
             failed: rows.failed,
             cancelled: rows.cancelled,
@@ -187,8 +198,7 @@ impl Answers {
                 overview.troubled.push(row);
             }
         }
-        let JobNumber(from) = self.store().opened().open_jobs_from;
-        let first = self.store().open_jobs(JobNumber(from.saturating_sub(1)), 1).await?;
+        let first = self.store().open_jobs(JobNumber(0), 1).await?;
         overview.oldest_waiting = first.first().map(|row| row.number);
         Ok(overview)
     }
@@ -244,7 +254,12 @@ fn disk(path: &Path) -> Disk {
 }
 
 /// What somebody should look at, the most urgent first, each with a command to type.
-fn attention(status: &Status, overview: &Overview) -> Vec<Attention> {
+fn attention(
+    status: &Status,
+    overview: &Overview,
+    budgets: &[BudgetView],
+    now: Timestamp,
+) -> Vec<Attention> {
     let mut found = Vec::new();
     let mut add = |kind: &str, message: String, next: String| {
         found.push(Attention { kind: kind.to_owned(), message, next });
@@ -303,6 +318,13 @@ fn attention(status: &Status, overview: &Overview) -> Vec<Attention> {
         );
         add("breaker_open", message, format!("axwatch plugin show {plugin}"));
     }
+    for budget in budgets {
+        let Some(hold) = budget.held_by.as_ref().filter(|_| budget.held_lanes > 0) else {
+            continue;
+        };
+        let show = format!("axwatch budget show {}", quoted(&budget.scope.to_string()));
+        add("budget_used_up", held_jobs(budget, hold, now), show);
+    }
     if status.lag.backpressured > 0 {
         let rest = match status.lag.backpressured {
             1 => "1 watcher or replay rests".to_owned(),
@@ -331,6 +353,18 @@ fn attention(status: &Status, overview: &Overview) -> Vec<Attention> {
     found
 }
 
+fn held_jobs(budget: &BudgetView, hold: &BudgetHold, now: Timestamp) -> String {
+    let until = hold.until.map(|until| {
+        let left = span(until.since(now).max(Duration::from_millis(1)));
+        format!(" until {until}, for {left}")
+    });
+    let lanes = match budget.held_lanes {
+        1 => "a lane of jobs waits".to_owned(),
+        many => format!("{many} lanes of jobs wait"),
+    };
+    format!("{hold}; {lanes}{}", until.unwrap_or_default())
+}
+
 fn trouble(row: &WatcherRow) -> (&'static str, String) {
     let kind = match row.state {
         WatcherState::Broken => "watcher_broken",
@@ -350,6 +384,9 @@ fn trouble(row: &WatcherRow) -> (&'static str, String) {
 pub fn waits(waiting: &Waiting, watcher: Option<&str>, handler: &str, now: Timestamp) -> Waits {
     let watcher = watcher.unwrap_or_default();
     let (reason, mut message) = match &waiting.reason {
+        WaitReason::Paused => {
+            ("paused", "somebody paused it; `axwatch jobs resume` lets it go on".to_owned())
+        }
         WaitReason::NoHandler => (
             "no_handler",
             format!(
@@ -421,6 +458,9 @@ pub fn waits(waiting: &Waiting, watcher: Option<&str>, handler: &str, now: Times
                 "{handler} has failed {failures} times in a row, so plugin {plugin} gets one attempt at a time until it does not; `axwatch status` says what it failed with"
             ),
         ),
+        WaitReason::Budget(hold) => {
+            ("budget", format!("{hold}; `axwatch budget show` says what of it is used"))
+        }
         WaitReason::Retries => {
             ("retries", "too many jobs of its lane wait for their retry".to_owned())
         }

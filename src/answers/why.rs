@@ -6,11 +6,12 @@
 //! Not here: what a job waits for at this moment, which only a server knows (`super::waits`).
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use axwatch_ats::{Counted, StoreError};
 use axwatch_model::{JobId, JobRow, RevisionRow, Seq, Stored, Timestamp, WatcherNumber};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::audit::with_leaf;
 use super::{AnswerError, Answers, Held, raw, reasons};
@@ -28,6 +29,27 @@ struct Said<'a> {
     outcome: Option<String>,
     reason: Option<String>,
     next_at: Option<Timestamp>,
+    budget: Option<Cow<'a, str>>,
+    limit: Option<Cow<'a, str>>,
+}
+
+/// Since when a budget held a job back, and what of it did.
+struct Hold {
+    at: Timestamp,
+    /// How many attempts had begun before.
+    after: usize,
+    /// When its lane went on, where that is known.
+    freed_at: Option<Timestamp>,
+    budget: String,
+    limit: String,
+}
+
+/// What the records about a job say.
+#[derive(Default)]
+struct Recorded {
+    attempts: BTreeMap<u32, Attempt>,
+    others: Vec<Box<RawValue>>,
+    holds: Vec<Hold>,
 }
 
 /// Claims of a job that are told of; of the rest only how many there are.
@@ -47,9 +69,15 @@ impl Answers {
             Some(_) => self.revision_in_force(&row).await?,
             None => None,
         };
-        let (attempts, records) = self.attempts(&row).await?;
+        let Recorded { attempts, others, holds } = self.recorded(&row).await?;
+        let attempts: Vec<_> = attempts.into_values().collect();
         let Counted { first: made, all: made_in_all } = self.store().made_by(id, MADE_MAX).await?;
-        let mut told = self.reasons(&row, held.ready.is_some()).await?;
+        let spans = holds.iter().enumerate().filter_map(|(at, hold)| {
+            let next = holds.get(at + 1).map(|next| next.at).filter(|next| *next > hold.at);
+            held_by(hold, &row, &attempts, next, job.completed_at)
+        });
+        let mut told: Vec<_> = spans.collect();
+        told.extend(self.reasons(&row, held.ready.is_some()).await?);
         for claim in &made {
             let stops = self.loop_stops(claim, matched).await?;
             let name = claim.attestation.id.as_str();
@@ -60,7 +88,7 @@ impl Answers {
             attestation: claim.map(|stored| raw(stored.to_json())),
             watcher,
             attempts,
-            records,
+            records: others,
             made: made.iter().map(Stored::to_json).map(raw).collect(),
             made_in_all,
             waits: None,
@@ -94,13 +122,11 @@ impl Answers {
         Ok(told)
     }
 
-    /// The attempts of a job, and its other records as they are.
-    async fn attempts(
-        &self,
-        row: &JobRow,
-    ) -> Result<(Vec<Attempt>, Vec<Box<serde_json::value::RawValue>>), StoreError> {
-        let mut attempts: BTreeMap<u32, Attempt> = BTreeMap::new();
-        let mut others = Vec::new();
+    /// The attempts of a job, its other records as they are, and what held it back.
+    async fn recorded(&self, row: &JobRow) -> Result<Recorded, StoreError> {
+        let mut recorded = Recorded::default();
+        let Recorded { attempts, others, holds } = &mut recorded;
+        let mut known = HashSet::new();
         for leaf in &row.leaves {
             let Some(record) = self.record(*leaf).await? else { continue };
             let Ok(said) = serde_json::from_str::<Said<'_>>(&record) else { continue };
@@ -121,10 +147,29 @@ impl Answers {
                     attempt.next_at = said.next_at;
                     attempt.leaf = Some(leaf.0);
                 }
-                _ => others.push(raw(with_leaf(leaf.0, &record))),
+                _ => {
+                    if said.r#type == "budget_freed"
+                        && let Some(hold) = holds.last_mut()
+                    {
+                        hold.freed_at = Some(said.at);
+                    }
+                    let named =
+                        said.budget.zip(said.limit).filter(|_| said.r#type == "budget_held");
+                    holds.extend(named.map(|(budget, limit)| Hold {
+                        at: said.at,
+                        after: attempts.len(),
+                        freed_at: None,
+                        budget: budget.into_owned(),
+                        limit: limit.into_owned(),
+                    }));
+                    // A hold that lasts is there once for each attempt that waited in it.
+                    if known.insert(*leaf) {
+                        others.push(raw(with_leaf(leaf.0, &record)));
+                    }
+                }
             }
         }
-        Ok((attempts.into_values().collect(), others))
+        Ok(recorded)
     }
 
     /// The declaration that was in force when this job was made; without what it said where the
@@ -145,6 +190,27 @@ impl Answers {
             leaf: found.and_then(|found| found.leaf).map(|leaf| leaf.0),
         }))
     }
+}
+
+/// That a budget held a job back, and for how long: from when it waited until its next attempt, the moment at
+/// which its lane went on, another hold, such as of the next engine, or its end. `None` where its lane had gone on
+/// before it waited.
+fn held_by(
+    hold: &Hold,
+    row: &JobRow,
+    attempts: &[Attempt],
+    next: Option<Timestamp>,
+    completed_at: Option<Timestamp>,
+) -> Option<Reason> {
+    let before = hold.after.checked_sub(1).and_then(|last| attempts.get(last)?.ended_at);
+    let from = hold.at.max(row.created_at).max(before.unwrap_or(hold.at));
+    if hold.freed_at.is_some_and(|freed_at| freed_at < from) {
+        return None;
+    }
+    let started = attempts.get(hold.after).and_then(|attempt| attempt.started_at);
+    let ends = [started, hold.freed_at, next].into_iter().flatten().filter(|end| *end >= from);
+    let until = ends.min().or(completed_at);
+    Some(reasons::of_budget(&hold.budget, &hold.limit, from, until))
 }
 
 fn handlers_of(revision: &RevisionRow) -> Vec<String> {

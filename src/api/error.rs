@@ -228,6 +228,10 @@ pub async fn as_json(request: Request, next: Next) -> Response {
     if message.is_empty() {
         message = status.canonical_reason().unwrap_or("refused").to_lowercase();
     }
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        // The router adds it after this.
+        message = "method not allowed; the header Allow says which are".to_owned();
+    }
     let kind = match status {
         StatusCode::NOT_FOUND => "not_found",
         StatusCode::METHOD_NOT_ALLOWED => "method_not_allowed",

@@ -27,7 +27,7 @@ use crate::views;
 /// Lines from before, when nobody says how many.
 const LINES_DEFAULT: usize = 200;
 /// From one sign of life to the next, while there is nothing to tell: some cut a connection that is still.
-const REMIND_EVERY: Duration = Duration::from_secs(15);
+pub const REMIND_EVERY: Duration = Duration::from_secs(15);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,13 +46,23 @@ pub async fn logs(
     let tail = api.plugins.logs(&name, wanted.lines.unwrap_or(LINES_DEFAULT))?;
     let follow = wanted.follow.unwrap_or(true);
     let reading = Reading { tail, stopping: api.stopping.clone(), follow };
-    let mut response = Response::new(Body::from_stream(stream::unfold(reading, Reading::piece)));
+    Ok(event_stream(Body::from_stream(stream::unfold(reading, Reading::piece))))
+}
+
+/// An answer of server-sent events.
+pub fn event_stream(body: Body) -> Response {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     // For proxies that would gather it.
     let buffering = HeaderName::from_static("x-accel-buffering");
     headers.insert(buffering, HeaderValue::from_static("no"));
-    Ok(response)
+    response
+}
+
+/// A sign of life that tells nothing.
+pub fn nothing_new() -> Bytes {
+    Bytes::from_static(b": nothing new\n\n")
 }
 
 struct Reading {
@@ -72,14 +82,17 @@ impl Reading {
                 () = tokio::time::sleep(REMIND_EVERY) => None,
             },
         };
-        let text = match told {
-            Some(Told::Lines(lines)) => lines.iter().map(|line| event(line)).collect(),
-            Some(Told::Gap { from, to }) => {
-                format!("event: gap\ndata: {}\n\n", json!({ "from": from, "to": to }))
+        let piece = match told {
+            Some(Told::Lines(lines)) => {
+                Bytes::from(lines.iter().map(|line| event(line)).collect::<String>())
             }
-            None => ": nothing new\n\n".to_owned(),
+            Some(Told::Gap { from, to }) => {
+                let gap = json!({ "from": from, "to": to });
+                Bytes::from(format!("event: gap\ndata: {gap}\n\n"))
+            }
+            None => nothing_new(),
         };
-        Some((Ok(Bytes::from(text)), self))
+        Some((Ok(piece), self))
     }
 }
 

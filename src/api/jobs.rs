@@ -10,20 +10,21 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::Uri;
 use axum::http::header::HeaderMap;
+use axum::http::{StatusCode, Uri};
 use axum::response::Response;
+use axwatch_core::{EnqueueAsk, Enqueued, ParentAsk};
 use axwatch_engine::{Engine, EngineGone, RequestError};
-use axwatch_model::{JobId, JobRow, JobState};
+use axwatch_model::{Asker, JobId, JobRow, JobState};
 use base64::Engine as _;
 use futures::stream::{self, StreamExt as _};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::error::ApiError;
-use super::request::{Limit, json, query};
-use super::{Api, Shared, ndjson, stopped};
-use crate::answers::{List, Selected, Tally, json_line, waits};
+use super::request::{Limit, Nothing, json, json_or_nothing, query};
+use super::{Api, Shared, job_events, ndjson, stopped};
+use crate::answers::{AnswerError, JobFilter, List, Selected, Tally, json_line, waits};
 use crate::views::{self, Action, Selection};
 
 /// The most that a request for one job waits for its end.
@@ -35,7 +36,7 @@ const WORKED_AT_ONCE: usize = 64;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Listing {
+struct FireListing {
     limit: Option<usize>,
     #[serde(default)]
     all: bool,
@@ -45,17 +46,16 @@ struct Listing {
     follow: bool,
 }
 
-impl Listing {
-    fn state(&self) -> Result<Option<JobState>, ApiError> {
-        let state = self.state.as_deref().map(str::parse).transpose();
-        state.map_err(|error: axwatch_model::InvalidState| ApiError::invalid(error.to_string()))
-    }
+fn state(text: Option<&str>) -> Result<Option<JobState>, ApiError> {
+    let state = text.map(str::parse).transpose();
+    state.map_err(|error: axwatch_model::InvalidState| ApiError::invalid(error.to_string()))
 }
 
 /// `GET /fires`.
 pub async fn fires(State(api): Shared, uri: Uri) -> Result<Response, ApiError> {
-    let listing: Listing = query(&uri)?;
-    let list = List::Fires { watcher: listing.watcher.clone(), state: listing.state()? };
+    let listing: FireListing = query(&uri)?;
+    let state = state(listing.state.as_deref())?;
+    let list = List::Fires { watcher: listing.watcher.clone(), state };
     let limit = Limit::new(listing.limit, listing.all).lines()?;
     if !listing.follow {
         let pages = api.answers.list(&list, limit, api.held().await?).await?;
@@ -72,14 +72,36 @@ pub async fn fires(State(api): Shared, uri: Uri) -> Result<Response, ApiError> {
     }
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listing {
+    limit: Option<usize>,
+    #[serde(default)]
+    all: bool,
+    watcher: Option<String>,
+    state: Option<String>,
+    handler: Option<String>,
+    plugin: Option<String>,
+    asker: Option<String>,
+    source: Option<String>,
+    parent: Option<String>,
+    schedule: Option<String>,
+}
+
 /// `GET /jobs`.
 pub async fn list(State(api): Shared, uri: Uri) -> Result<Response, ApiError> {
     let listing: Listing = query(&uri)?;
-    if listing.follow {
-        return Err(ApiError::invalid("only fires can be followed"));
-    }
-    let list = List::Jobs { watcher: listing.watcher.clone(), state: listing.state()? };
     let limit = Limit::new(listing.limit, listing.all).lines()?;
+    let list = List::Jobs(JobFilter {
+        watcher: listing.watcher,
+        state: state(listing.state.as_deref())?,
+        handler: listing.handler,
+        plugin: listing.plugin,
+        asker: listing.asker,
+        source: listing.source,
+        parent: listing.parent,
+        schedule: listing.schedule,
+    });
     Ok(ndjson::pages(api.answers.list(&list, limit, api.held().await?).await?))
 }
 
@@ -96,8 +118,12 @@ pub async fn one(
     Path(id): Path<String>,
     uri: Uri,
 ) -> Result<Json<views::Job>, ApiError> {
+    let wait = Duration::from_millis(query::<Waiting>(&uri)?.wait_ms);
+    if wait > WAIT_MAX {
+        let (asked, max) = (wait.as_millis(), WAIT_MAX.as_millis());
+        return Err(ApiError::invalid(format!("wait_ms is {asked}; it must be 0 to {max}")));
+    }
     let id = api.job_id(&id).await?;
-    let wait = Duration::from_millis(query::<Waiting>(&uri)?.wait_ms).min(WAIT_MAX);
     let deadline = tokio::time::Instant::now() + wait;
     let mut heads = api.engine.heads();
     let mut stopping = api.stopping.clone();
@@ -117,16 +143,64 @@ pub async fn one(
             break;
         }
     }
-    Ok(Json(api.answers.job(id, &api.held().await?).await?))
+    let job = api.answers.shown_job(id, &api.held().await?).await?;
+    if !job.state.is_open() {
+        return Ok(Json(job));
+    }
+    let row = api.answers.job_row(id).await?;
+    Ok(Json(api.answers.with_waits(job, row, &api.engine).await?))
+}
+
+/// `GET /jobs/{id}/events`.
+pub async fn events(
+    State(api): Shared,
+    Path(id): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let Nothing {} = query(&uri)?;
+    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
+    let id = api.job_id(&id).await?;
+    api.answers.job_row(id).await?;
+    Ok(job_events::answer(api, id, last))
 }
 
 /// A job that somebody asks for.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Asked {
+    /// What the caller makes of it, so that the same again is the same job.
+    id: Option<String>,
     handler: String,
     payload: Option<Box<RawValue>>,
     payload_base64: Option<String>,
+    #[serde(default)]
+    source: String,
+    #[serde(default)]
+    priority: i32,
+    parent: Option<String>,
+    cost_estimate: Option<f64>,
+}
+
+/// A payload as a request has it: JSON, or bytes in base64.
+///
+/// # Errors
+/// When it is both, or no base64.
+pub fn payload(
+    json: Option<Box<RawValue>>,
+    base64: Option<String>,
+) -> Result<Option<Arc<[u8]>>, ApiError> {
+    match (json, base64) {
+        (Some(_), Some(_)) => Err(ApiError::invalid("say either payload or payload_base64")),
+        (Some(json), None) => Ok(Some(json.get().as_bytes().into())),
+        (None, Some(text)) => {
+            let bytes = base64::engine::general_purpose::STANDARD
+                .decode(text)
+                .map_err(|error| ApiError::invalid(format!("payload_base64: {error}")))?;
+            Ok(Some(bytes.into()))
+        }
+        (None, None) => Ok(None),
+    }
 }
 
 /// `POST /jobs`.
@@ -136,40 +210,108 @@ pub async fn run(
     body: Body,
 ) -> Result<Json<views::Job>, ApiError> {
     let (asked, _room): (Asked, _) = json(&api.bodies, &headers, body).await?;
-    let payload: Arc<[u8]> = match (asked.payload, asked.payload_base64) {
-        (Some(_), Some(_)) => {
-            return Err(ApiError::invalid("say either payload or payload_base64"));
-        }
-        (Some(json), None) => json.get().as_bytes().into(),
-        (None, Some(text)) => base64::engine::general_purpose::STANDARD
-            .decode(text)
-            .map_err(|error| ApiError::invalid(format!("payload_base64: {error}")))?
-            .into(),
-        (None, None) => Arc::default(),
+    let payload = payload(asked.payload, asked.payload_base64)?.unwrap_or_default();
+    if asked.cost_estimate.is_some_and(|cost| !(cost.is_finite() && cost >= 0.0)) {
+        return Err(ApiError::invalid("cost_estimate: it must be a number, and not under 0"));
+    }
+    let parent = match &asked.parent {
+        Some(text) => Some(api.job_id(text).await?),
+        None => None,
     };
-    let row = api.engine.enqueue(asked.handler, payload).await?;
-    Ok(Json(api.answers.job(row.id, &api.held().await?).await?))
+    let ask = EnqueueAsk {
+        id: match asked.id.as_deref() {
+            None | Some("") => api.engine.new_job_id(),
+            Some(given) => api.engine.job_id_of(&Asker::User, given),
+        },
+        by: Asker::User,
+        handler: asked.handler,
+        payload,
+        source: asked.source,
+        priority: asked.priority,
+        parent: parent.map(|id| ParentAsk { id, above: Vec::new() }),
+        cost_estimate: asked.cost_estimate,
+    };
+    let enqueued = api.engine.ask(ask).await.map_err(|error| match error {
+        // The word of this side.
+        RequestError::Refused(mut refusal) => {
+            refusal.reason = refusal.reason.replace("parent_job_id", "parent");
+            RequestError::Refused(refusal)
+        }
+        other => other,
+    })?;
+    let (id, was_there) = match enqueued {
+        Enqueued::New(row) => (row.id, false),
+        Enqueued::Standing { id, .. } => (id, true),
+    };
+    let job = api.brief_job(api.answers.job_row(id).await?).await?;
+    Ok(Json(views::Job { deduplicated: Some(was_there), ..job }))
 }
 
 /// `POST /jobs/{id}/retry`.
 pub async fn retry(
     State(api): Shared,
     Path(id): Path<String>,
-) -> Result<Json<views::Job>, ApiError> {
-    let row = api.answers.job_row(api.job_id(&id).await?).await?;
-    let row = api.engine.redrive(row).await?;
-    Ok(Json(api.answers.job(row.id, &api.held().await?).await?))
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let Nothing {} = json_or_nothing(&api.bodies, &headers, body).await?;
+    let redrive = async |row| api.engine.redrive(row).await;
+    api.steer(&id, redrive).await
 }
 
 /// `POST /jobs/{id}/discard`.
 pub async fn discard(
     State(api): Shared,
     Path(id): Path<String>,
-) -> Result<Json<views::Job>, ApiError> {
-    let row = api.answers.job_row(api.job_id(&id).await?).await?;
-    let row = api.engine.discard(row).await?;
-    Ok(Json(api.answers.job(row.id, &api.held().await?).await?))
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let Nothing {} = json_or_nothing(&api.bodies, &headers, body).await?;
+    let discard = async |row| api.engine.discard(row).await;
+    api.steer(&id, discard).await
 }
+
+/// `POST /jobs/{id}/cancel`.
+pub async fn cancel(
+    State(api): Shared,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let Nothing {} = json_or_nothing(&api.bodies, &headers, body).await?;
+    let cancel = async |row| api.engine.cancel(row, Asker::User).await;
+    api.steer(&id, cancel).await
+}
+
+/// `POST /jobs/{id}/pause`.
+pub async fn pause(
+    State(api): Shared,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let Nothing {} = json_or_nothing(&api.bodies, &headers, body).await?;
+    let pause = async |row| api.engine.pause_job(row, Asker::User).await;
+    api.steer(&id, pause).await
+}
+
+/// `POST /jobs/{id}/resume`.
+pub async fn resume(
+    State(api): Shared,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let Nothing {} = json_or_nothing(&api.bodies, &headers, body).await?;
+    let row = api.answers.job_row(api.job_id(&id).await?).await?;
+    if row.state == JobState::Queued {
+        return Err(api.nobody_paused(row).await?);
+    }
+    let resume = async |row| api.engine.resume_job(row, Asker::User).await;
+    api.steer(&id, resume).await
+}
+
+type Answer = Result<Json<views::Job>, ApiError>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -248,7 +390,8 @@ pub async fn why(State(api): Shared, Path(id): Path<String>) -> Result<Json<view
     let mut why = api.answers.why(id, matched, &api.held().await?).await?;
     if why.job.state.is_open() {
         let row = api.answers.job_row(id).await?;
-        why.waits = api.waits(row, why.job.watcher.as_deref()).await?;
+        why.job = api.answers.with_waits(why.job, row, &api.engine).await?;
+        why.waits = why.job.waits.take();
         why.reasons.extend(why.waits.as_ref().map(views::Waits::as_reason));
     }
     Ok(Json(why))
@@ -258,6 +401,35 @@ impl Api {
     /// The job that a text names: by its id, or as much of it as no other begins with.
     pub(super) async fn job_id(&self, text: &str) -> Result<JobId, ApiError> {
         Ok(self.answers.job_id(&text.parse()?).await?)
+    }
+
+    /// Does something with one job, and answers how it is then, and what has become of those below it.
+    async fn steer(
+        &self,
+        text: &str,
+        act: impl AsyncFnOnce(JobRow) -> Result<JobRow, RequestError>,
+    ) -> Answer {
+        let row = self.answers.job_row(self.job_id(text).await?).await?;
+        let before = self.answers.ends_below(row.number).await?;
+        let row = act(row).await?;
+        let after = self.answers.ends_below(row.number).await?;
+        let job = self.brief_job(row).await?;
+        Ok(Json(views::Job { below: Some(after.since(&before)), ..job }))
+    }
+
+    /// A job for whoever asked for it or did something with it, and what it waits for.
+    pub(super) async fn brief_job(&self, row: JobRow) -> Result<views::Job, ApiError> {
+        let job = self.answers.brief_job(row.clone(), &self.held().await?).await;
+        let job = job.map_err(AnswerError::from)?;
+        Ok(self.answers.with_waits(job, row, &self.engine).await?)
+    }
+
+    /// The refusal to resume a job that waits for something else.
+    async fn nobody_paused(&self, row: JobRow) -> Result<ApiError, ApiError> {
+        let job = self.brief_job(row).await?;
+        let waits = job.waits.map(|waits| format!("; it waits: {}", waits.message));
+        let told = format!("nobody paused job {}{}", job.job_id, waits.unwrap_or_default());
+        Ok(ApiError::new(StatusCode::CONFLICT, "conflict", told))
     }
 
     /// Does something with all selected jobs, or tells with which it would.

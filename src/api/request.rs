@@ -6,7 +6,7 @@ use axum::http::header::{CONTENT_TYPE, HeaderMap};
 use axum::http::{StatusCode, Uri};
 use futures::StreamExt as _;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::BODY_BYTES_MAX;
 use super::bodies::{Bodies, Room};
@@ -45,7 +45,11 @@ impl Limit {
 pub fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
     match Query::<T>::try_from_uri(uri) {
         Ok(Query(query)) => Ok(query),
-        Err(error) => Err(ApiError::invalid(format!("the query string: {}", error.body_text()))),
+        Err(error) => {
+            let text = error.body_text();
+            let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+            Err(ApiError::invalid(format!("the query string: {}", in_words(text))))
+        }
     }
 }
 
@@ -56,9 +60,54 @@ pub async fn json<T: DeserializeOwned>(
     body: Body,
 ) -> Result<(T, Room), ApiError> {
     let (bytes, room) = whole(bodies, headers, body, BODY_BYTES_MAX).await?;
-    let json = serde_json::from_slice(&bytes);
-    Ok((json.map_err(|error| ApiError::invalid(format!("the body: {error}")))?, room))
+    Ok((read_object(&bytes)?, room))
 }
+
+/// What a JSON object says.
+fn read_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let invalid = |text: String| ApiError::invalid(format!("the body: {text}"));
+    // What is read by its keys would be read by their order too.
+    let is_object = bytes.trim_ascii_start().first().is_none_or(|first| *first == b'{');
+    if !is_object && serde_json::from_slice::<IgnoredAny>(bytes).is_ok() {
+        return Err(invalid("it must be a JSON object, such as {\"key\": …}".to_owned()));
+    }
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let read = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        let text = inner.to_string();
+        if !inner.is_data() {
+            return invalid(text);
+        }
+        // Where it stands is told by its key.
+        let text = in_words(text.rsplit_once(" at line ").map_or(&*text, |(text, _)| text));
+        let is_whole = path == "." || text.contains("field `");
+        invalid(if is_whole { text } else { format!("{path}: {text}") })
+    })?;
+    reader.end().map_err(|error| invalid(error.to_string()))?;
+    Ok(read)
+}
+
+/// A refusal of a value without the names that types have in our code.
+fn in_words(text: &str) -> String {
+    const WORDS: [(&str, &str); 9] = [
+        ("expected i32", "expected a whole number"),
+        ("expected i64", "expected a whole number"),
+        ("expected u32", "expected a whole number of 0 or more"),
+        ("expected u64", "expected a whole number of 0 or more"),
+        ("expected usize", "expected a whole number of 0 or more"),
+        ("expected f64", "expected a number"),
+        ("expected any valid JSON value", "expected JSON"),
+        ("expected a sequence", "expected a list"),
+        ("floating point `", "the number `"),
+    ];
+    WORDS.iter().fold(text.to_owned(), |text, (code, words)| text.replace(code, words))
+}
+
+/// No keys at all, where a request needs none.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
 
 /// A JSON body of a request that may do without one.
 pub async fn json_or_nothing<T: DeserializeOwned + Default>(
@@ -171,6 +220,44 @@ mod tests {
         statuses.sort_unstable();
         assert_eq!(statuses, [408, 408, 429, 429]);
         assert_eq!(status_of(&bodies, Body::from("1"), 5).await, 200);
+    }
+
+    #[test]
+    fn a_body_that_is_wrong_is_told_with_its_key_and_what_would_be_right() {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Asked {
+            #[serde(rename = "name")]
+            _name: String,
+            #[serde(default, rename = "priority")]
+            _priority: i32,
+            #[serde(rename = "payload")]
+            _payload: Option<Box<serde_json::value::RawValue>>,
+        }
+        // (the body, what is said of it)
+        let cases = [
+            ("[]", "it must be a JSON object"),
+            ("[\"a\",1,null]", "it must be a JSON object"),
+            ("null", "it must be a JSON object"),
+            ("x", "expected value at line 1"),
+            ("", "EOF while parsing"),
+            ("{\"name\":\"a\"} x", "trailing characters"),
+            ("{}", "the body: missing field `name`"),
+            ("{\"nmae\":1}", "the body: unknown field `nmae`, expected one of `name`"),
+            ("{\"name\":1}", "name: invalid type: integer `1`, expected a string"),
+            (
+                "{\"name\":\"a\",\"priority\":1.5}",
+                "priority: invalid type: the number `1.5`, expected a whole number",
+            ),
+        ];
+        for (body, says) in cases {
+            let refused = read_object::<Asked>(body.as_bytes()).unwrap_err().last_line();
+            let refused: serde_json::Value = serde_json::from_str(&refused).unwrap();
+            let message = refused["error"]["message"].as_str().unwrap();
+            assert!(message.contains(says), "{body}: {message}");
+        }
+        let body = b"{\"name\":\"a\",\"payload\":{\"n\":123456789012345678901}}";
+        read_object::<Asked>(body).unwrap();
     }
 
     #[test]

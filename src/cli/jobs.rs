@@ -1,40 +1,46 @@
-//! `axwatch jobs`: work for handlers, of watchers and of people.
+//! `axwatch jobs`: work for handlers, of watchers, people, schedules and plugins.
 
 mod dead;
+mod run;
+mod show;
+mod watch;
 
 use std::io::IsTerminal as _;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use axwatch_model::{JobIdPrefix, JobState};
-use base64::Engine as _;
 use clap::{Args, Subcommand};
 use hyper::Method;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
-use serde_json::value::RawValue;
 
 use dead::{Dead, Discard, Retry};
 
 use super::{Context, Limit};
-use crate::answers::List;
-use crate::client::{Client, job_path, with_query};
+use crate::answers::{JobFilter, List};
+use crate::client::{job_path, path};
 use crate::fault::Fault;
-use crate::output::{Output, TablePage, cut, job_style, or_dash};
+use crate::output::{Output, TablePage, job_style, or_dash};
 use crate::source::{Source, need_server, parse};
-use crate::views::Job;
+use crate::views::{Job, Progress};
 
-/// Show jobs, run one, deal with dead letters
+pub use run::payload_of;
+use show::told;
+pub use show::{asked_for, show_job};
+
+/// Run handlers, show jobs, steer them, deal with dead letters
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  axwatch jobs list --state failed
+  axwatch jobs run notify.log --payload '{\"text\":\"hi\"}' --watch
+  axwatch jobs list --state queued
   axwatch jobs show 3ea27c
-  axwatch jobs run notify.log --payload '{\"text\":\"hi\"}' --wait
+  axwatch jobs watch 3ea27c
+  axwatch jobs cancel 3ea27c
   axwatch jobs dead
-  axwatch jobs retry 3ea27c
-  axwatch jobs discard --like 3ea27c")]
+  axwatch jobs retry 3ea27c")]
 pub struct Jobs {
     #[command(subcommand)]
     command: Command,
@@ -42,44 +48,72 @@ pub struct Jobs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List jobs, newest first
-    #[command(
-        after_help = "Examples:\n  axwatch jobs list\n  axwatch jobs list --state failed --all --json"
-    )]
-    List {
-        /// Only in this state: queued, running, paused, completed, failed or cancelled
-        #[arg(long, value_name = "STATE")]
-        state: Option<JobState>,
-        /// Only of this watcher: its shown id, or the local id of one of yours
-        #[arg(long, value_name = "ID")]
-        watcher: Option<String>,
-        #[command(flatten)]
-        limit: Limit,
-    },
-    /// Show one job with its result
+    List(ListJobs),
+    /// Show one job: its result, its log, what it is a part of and what is a part of it
     #[command(after_help = "Example:\n  axwatch jobs show 3ea27c14d1c994b3bc463569ba5fdcae")]
-    Show {
-        /// The job's id, or as much of it as no other begins with
-        #[arg(value_name = "JOB")]
-        id: JobIdPrefix,
-    },
-    /// Run a handler now, without a watcher
+    Show(Which),
+    Run(run::Run),
+    /// Show a job as it goes on, until it has ended
     #[command(
-        after_help = "Examples:\n  axwatch jobs run notify.log --payload '{\"text\":\"hi\"}' --wait\n  axwatch jobs run ixgest.git --payload @request.json"
+        after_help = "Examples:\n  axwatch jobs watch 3ea27c\n  axwatch jobs watch 3ea27c --json | jq .progress"
     )]
-    Run {
-        /// The handler: its name, or plugin/name
-        handler: String,
-        /// What it gets: JSON, or @FILE for the bytes of a file (@- is standard input)
-        #[arg(long, value_name = "JSON|@FILE")]
-        payload: Option<String>,
-        /// Wait until the job has ended
-        #[arg(long)]
-        wait: bool,
-    },
+    Watch(Which),
+    /// Cancel a job, and all that is a part of it; an attempt under way is stopped
+    #[command(after_help = "Example:\n  axwatch jobs cancel 3ea27c")]
+    Cancel(Which),
+    /// Let a job wait until it is resumed; an attempt under way is stopped, and not counted
+    #[command(after_help = "Example:\n  axwatch jobs pause 3ea27c && axwatch jobs resume 3ea27c")]
+    Pause(Which),
+    /// Let a paused job go on
+    #[command(after_help = "Example:\n  axwatch jobs resume 3ea27c")]
+    Resume(Which),
     Dead(Dead),
     Retry(Retry),
     Discard(Discard),
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// The job's id, or as much of it as no other begins with
+    #[arg(value_name = "JOB")]
+    id: JobIdPrefix,
+}
+
+/// List jobs, newest first, those that wait with how many are ahead of them
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  axwatch jobs list
+  axwatch jobs list --state failed --all --json
+  axwatch jobs list --handler ixgest.git --asker user
+  axwatch jobs list --schedule nightly --limit 5")]
+struct ListJobs {
+    /// Only in this state: queued, running, paused, completed, failed or cancelled
+    #[arg(long, value_name = "STATE")]
+    state: Option<JobState>,
+    /// Only of this handler: its name, or plugin/name
+    #[arg(long, value_name = "HANDLER")]
+    handler: Option<String>,
+    /// Only of handlers of this plugin
+    #[arg(long, value_name = "NAME")]
+    plugin: Option<String>,
+    /// Only of this watcher: its shown id, or the local id of one of yours
+    #[arg(long, value_name = "ID")]
+    watcher: Option<String>,
+    /// Only those that this one asked for: user, schedule, or a plugin
+    #[arg(long, value_name = "WHO")]
+    asker: Option<String>,
+    /// Only those that their asker knows by this
+    #[arg(long, value_name = "TEXT")]
+    source: Option<String>,
+    /// Only those that are a part of this job
+    #[arg(long, value_name = "JOB")]
+    parent: Option<JobIdPrefix>,
+    /// Only runs of this schedule: its name, or plugin/name
+    #[arg(long, value_name = "SCHEDULE")]
+    schedule: Option<String>,
+    #[command(flatten)]
+    limit: Limit,
 }
 
 /// How long one request waits for the end of a job; then it is asked again.
@@ -89,30 +123,45 @@ const LOOK_MS: u64 = 500;
 
 impl Jobs {
     pub async fn run(self, context: &mut Context) -> Result<()> {
+        let (which, verb) = match self.command {
+            Command::Dead(dead) => return dead.run(context).await,
+            Command::Retry(retry) => return retry.run(context).await,
+            Command::Discard(discard) => return discard.run(context).await,
+            Command::List(list) => return list.run(context).await,
+            Command::Run(run) => return run.run(context).await,
+            Command::Show(Which { id }) => {
+                let job = Source::find(&context.config()?.store).await?.job(&id).await?;
+                return show_job(&mut context.out, &job);
+            }
+            Command::Watch(Which { id }) => {
+                let client = need_server(&context.config()?.store).await?;
+                return watch::watch(&client, &id.to_string(), &mut context.out).await;
+            }
+            Command::Cancel(which) => (which, "cancel"),
+            Command::Pause(which) => (which, "pause"),
+            Command::Resume(which) => (which, "resume"),
+        };
+        let client = need_server(&context.config()?.store).await?;
+        let place = path(&job_path(which.id), &[verb]);
+        let job: Job = client.send(Method::POST, &place, &json!({})).await?;
+        told(&mut context.out, &job)
+    }
+}
+
+impl ListJobs {
+    async fn run(self, context: &mut Context) -> Result<()> {
+        let list = List::Jobs(JobFilter {
+            watcher: self.watcher,
+            state: self.state,
+            handler: self.handler,
+            plugin: self.plugin,
+            asker: self.asker,
+            source: self.source,
+            parent: self.parent.map(|parent| parent.to_string()),
+            schedule: self.schedule,
+        });
         let store = context.config()?.store;
-        match self.command {
-            Command::Dead(dead) => dead.run(context).await,
-            Command::Retry(retry) => retry.run(context).await,
-            Command::Discard(discard) => discard.run(context).await,
-            Command::List { state, watcher, limit } => {
-                let list = List::Jobs { watcher, state };
-                list_jobs(&store, &list, limit, &mut context.out).await
-            }
-            Command::Show { id } => {
-                let job = Source::find(&store).await?.job(&id).await?;
-                show_job(&mut context.out, &job)
-            }
-            Command::Run { handler, payload, wait } => {
-                let request = request(&handler, payload.as_deref())?;
-                let client = need_server(&store).await?;
-                let mut job: Job = client.send(Method::POST, "/api/v1/jobs", &request).await?;
-                if wait {
-                    job = wait_for(&client, job).await?;
-                }
-                show_job(&mut context.out, &job)?;
-                ended_well(&job)
-            }
-        }
+        list_jobs(&store, &list, self.limit, &mut context.out).await
     }
 }
 
@@ -120,11 +169,11 @@ async fn list_jobs(store: &Path, list: &List, limit: Limit, out: &mut Output) ->
     let mut lines = Source::find(store).await?.list(list, limit.lines()).await?;
     let mut table = TablePage::new(&[
         "MADE",
-        "ORIGIN",
-        "WATCHER",
+        "CAUSE",
         "HANDLER",
         "PLUGIN",
         "STATE",
+        "#AHEAD",
         "#ATTEMPTS",
         "JOB",
         "ERROR",
@@ -139,11 +188,11 @@ async fn list_jobs(store: &Path, list: &List, limit: Limit, out: &mut Output) ->
             let style = job_style(job.state);
             let cells = vec![
                 job.created_at.to_string(),
-                origin(&job),
-                or_dash(job.watcher),
+                cause(&job),
                 job.handler,
                 or_dash(job.plugin),
-                job.state.to_string(),
+                state_of(job.state, job.progress),
+                job.ahead.map(|ahead| ahead.to_string()).unwrap_or_default(),
                 job.attempts.to_string(),
                 job.job_id.to_string(),
                 job.error.unwrap_or_default(),
@@ -159,56 +208,19 @@ async fn list_jobs(store: &Path, list: &List, limit: Limit, out: &mut Output) ->
     Ok(())
 }
 
-fn origin(job: &Job) -> String {
-    match job.origin {
-        axwatch_model::JobOrigin::Fire => "fire".to_owned(),
-        axwatch_model::JobOrigin::Api => "api".to_owned(),
-    }
+/// Who or what made a job: its watcher, its schedule, or who asked for it.
+fn cause(job: &Job) -> String {
+    let schedule = job.schedule.as_ref().map(|schedule| format!("schedule {schedule}"));
+    let by = || job.by.clone().unwrap_or_else(|| job.origin.to_string());
+    job.watcher.clone().or(schedule).unwrap_or_else(by)
 }
 
-/// The body of a request to run a handler: JSON is sent as it is, a file as its bytes.
-fn request(handler: &str, payload: Option<&str>) -> Result<serde_json::Value> {
-    let mut request = json!({ "handler": handler });
-    match payload.map(|text| (text, text.strip_prefix('@'))) {
-        None => {}
-        Some((_, Some(file))) => {
-            let bytes = read_file(file)?;
-            request["payload_base64"] =
-                base64::engine::general_purpose::STANDARD.encode(bytes).into();
-        }
-        Some((text, None)) => {
-            serde_json::from_str::<&RawValue>(text).map_err(|error| {
-                Fault::Usage(format!("--payload is not JSON: {error}; @FILE sends a file as it is"))
-            })?;
-            // As bytes too, so that no digit of a long number is lost on the way.
-            request["payload_base64"] =
-                base64::engine::general_purpose::STANDARD.encode(text).into();
-        }
+/// A state, and how far that is.
+fn state_of(state: JobState, progress: Option<Progress>) -> String {
+    match progress.filter(|_| state == JobState::Running).and_then(Progress::percent) {
+        Some(percent) => format!("{state} {percent}%"),
+        None => state.to_string(),
     }
-    Ok(request)
-}
-
-fn read_file(file: &str) -> Result<Vec<u8>> {
-    if file == "-" {
-        let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes)
-            .context("cannot read standard input")?;
-        return Ok(bytes);
-    }
-    std::fs::read(file).map_err(|error| Fault::Usage(format!("cannot read {file}: {error}")).into())
-}
-
-/// Waits for the end of a job, and shows on a terminal meanwhile how far it is.
-async fn wait_for(client: &Client, mut job: Job) -> Result<Job> {
-    let spinner = spinner();
-    let wait_ms = if spinner.is_hidden() { WAIT_MS } else { LOOK_MS };
-    while job.state.is_open() {
-        spinner.set_message(under_way(&job));
-        let path = with_query(&job_path(job.job_id), &[("wait_ms", Some(wait_ms.to_string()))]);
-        job = client.get(&path).await?;
-    }
-    spinner.finish_and_clear();
-    Ok(job)
 }
 
 fn spinner() -> ProgressBar {
@@ -221,20 +233,6 @@ fn spinner() -> ProgressBar {
     bar.with_style(style.expect("the template is well-formed"))
 }
 
-fn under_way(job: &Job) -> String {
-    let mut text = format!("{} is {}", job.handler, job.state);
-    if job.attempts > 1 {
-        text.push_str(&format!(", attempt {}", job.attempts));
-    }
-    if let Some(progress) = job.progress.filter(|progress| progress.total > 0) {
-        text.push_str(&format!(", {} of {}", progress.current, progress.total));
-    }
-    if let Some(error) = &job.error {
-        text.push_str(&format!(" (last: {})", cut(error, 60)));
-    }
-    text
-}
-
 fn ended_well(job: &Job) -> Result<()> {
     match job.state {
         JobState::Failed | JobState::Cancelled => Err(Fault::Refused(format!(
@@ -245,50 +243,5 @@ fn ended_well(job: &Job) -> Result<()> {
         ))
         .into()),
         _ => Ok(()),
-    }
-}
-
-/// One job, whole.
-pub fn show_job(out: &mut Output, job: &Job) -> Result<()> {
-    if out.json {
-        return out.object(job);
-    }
-    let style = job_style(job.state);
-    let text =
-        |time: Option<axwatch_model::Timestamp>| time.map(|t| t.to_string()).unwrap_or_default();
-    let progress = job.progress.map(|p| format!("{} of {}", p.current, p.total));
-    out.fields(&[
-        ("job", job.job_id.to_string()),
-        ("state", format!("{style}{}{style:#}", job.state)),
-        ("handler", job.handler.clone()),
-        ("plugin", or_dash(job.plugin.as_ref())),
-        ("origin", origin(job)),
-        ("watcher", job.watcher.clone().unwrap_or_default()),
-        ("attestation", job.attestation_id.as_ref().map(ToString::to_string).unwrap_or_default()),
-        ("attempts", job.attempts.to_string()),
-        ("made", job.created_at.to_string()),
-        ("started", text(job.started_at)),
-        ("due", text(job.due_at)),
-        ("ended", text(job.completed_at)),
-        ("progress", progress.unwrap_or_default()),
-        ("cost", job.cost.map(|cost| cost.to_string()).unwrap_or_default()),
-        ("error", job.error.clone().unwrap_or_default()),
-        ("fingerprint", job.fingerprint.clone().unwrap_or_default()),
-        ("result", job.result.as_ref().map(|raw| raw.get().to_owned()).unwrap_or_default()),
-    ])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_payload_is_json_or_a_file() {
-        let sent = |payload| request("h", payload).map(|request| request.to_string());
-        assert_eq!(sent(None).unwrap(), r#"{"handler":"h"}"#);
-        assert_eq!(sent(Some("[1]")).unwrap(), r#"{"handler":"h","payload_base64":"WzFd"}"#);
-        let error = sent(Some("{")).unwrap_err();
-        assert_eq!(crate::fault::exit_code(&error), 2);
-        assert!(sent(Some("@/nowhere/at/all")).is_err());
     }
 }

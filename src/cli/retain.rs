@@ -85,7 +85,7 @@ async fn count(store: &Path, before: Timestamp) -> Result<Retained> {
     let lowest = passes.into_iter().map(|(_, seq)| seq).min();
     let matched = reader.opened().matched_seq;
     let below = lowest.map_or(matched, |lowest| lowest.min(matched));
-    let mut retention = Retention { before, below, from: RetentionPlace::default() };
+    let mut retention = Retention { before, below, from: RetentionPlace::default(), dry_run: true };
     let mut counted = Retained { before, claims: 0, jobs: 0, dry_run: true };
     loop {
         let removal = writer.removable(&retention).await?;

@@ -16,7 +16,7 @@ Examples:
   axwatch status --json | jq .attention
   axwatch status --json | jq -e '.attention == []' >/dev/null || echo look";
 
-/// Show how everything is: store, server, watchers, jobs, plugins, lag and disk
+/// Show how everything is: store, server, watchers, jobs, schedules, plugins, lag and disk
 ///
 /// What needs attention comes last, each with a command that is the next step. The exit code is 0
 /// whenever the status could be told, also when something needs attention.
@@ -41,6 +41,7 @@ impl Status {
             ("server", server_text(status.server.as_ref(), &serve)),
             ("watchers", counts_text(&status.watchers, "none")?),
             ("jobs", counts_text(&status.jobs, "none")?),
+            ("schedules", counts_text(&status.schedules, "none")?),
             ("plugins", plugins_text(&status.plugins)),
             ("lag", lag_text(&status.lag)),
             ("held", held_text(&status)),

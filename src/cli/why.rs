@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::Context;
 use super::ax::{add_claim, claims_table};
-use super::jobs::show_job;
+use super::jobs::{asked_for, show_job};
 use crate::output::{Output, TablePage, cut, or_dash};
 use crate::source::{Source, parse};
 use crate::views;
@@ -47,6 +47,13 @@ impl Why {
                 out.line(&format!("{yellow}!{yellow:#} {message}"))?;
             }
         }
+        if why.job.by.is_some() {
+            out.heading(match why.job.nominal {
+                Some(_) => "because its schedule said so",
+                None => "because somebody asked for it",
+            })?;
+            out.line(&asked_for(&why.job))?;
+        }
         if let Some(claim) = &why.attestation {
             out.heading("because of this claim")?;
             claims(out, std::slice::from_ref(claim))?;
@@ -59,7 +66,7 @@ impl Why {
         attempts(out, &why.attempts)?;
         if !why.records.is_empty() {
             out.heading("what else the audit says")?;
-            records(out, &why.records)?;
+            records(out, &why.records, why.job.schedule.as_deref())?;
         }
         out.heading(if why.made.is_empty() {
             "it made no claims"
@@ -133,19 +140,80 @@ struct Shown {
     at: Option<String>,
     r#type: Option<String>,
     reason: Option<String>,
+    by: Option<String>,
+    schedule: Option<String>,
+    nominal: Option<String>,
+    parent: Option<String>,
+    budget: Option<String>,
+    limit: Option<String>,
+    until: Option<String>,
 }
 
-fn records(out: &mut Output, records: &[Box<serde_json::value::RawValue>]) -> Result<()> {
-    let mut table = TablePage::new(&["#RECORD", "AT", "WHAT", "REASON"]);
+impl Shown {
+    /// What it says besides what happened.
+    fn told(&self) -> String {
+        let by = self.by.as_ref().map(|by| match &self.schedule {
+            // What it is a run of is told next.
+            Some(_) if by == "schedule" => "by a schedule".to_owned(),
+            _ => format!("by {by}"),
+        });
+        let schedule = self.schedule.as_ref().map(|schedule| match &self.nominal {
+            Some(nominal) => format!("a run of {schedule} for {nominal}"),
+            None => format!("a run of {schedule} besides its times"),
+        });
+        let parent = self.parent.as_ref().map(|parent| format!("as a part of {parent}"));
+        let limit = self.limit.as_deref().unwrap_or_default();
+        let budget = self.budget.as_ref().map(|budget| format!("budget {limit} of {budget}"));
+        let until = self.until.as_ref().map(|until| format!("until {until}"));
+        let said = [by, schedule, parent, budget, until, self.reason.clone()];
+        said.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn records(
+    out: &mut Output,
+    records: &[Box<serde_json::value::RawValue>],
+    schedule: Option<&str>,
+) -> Result<()> {
+    let mut table = TablePage::new(&["#RECORD", "AT", "WHAT", "SAYS"]);
     for record in records {
-        let shown: Shown = parse(record.get())?;
-        let cells = vec![
-            shown.leaf.to_string(),
-            or_dash(shown.at),
-            or_dash(shown.r#type),
-            shown.reason.unwrap_or_default(),
-        ];
+        let mut shown: Shown = parse(record.get())?;
+        // The record has its id.
+        shown.schedule = shown.schedule.and(schedule.map(str::to_owned));
+        let told = shown.told();
+        let cells = vec![shown.leaf.to_string(), or_dash(shown.at), or_dash(shown.r#type), told];
         table.row(Style::new(), cells);
     }
     out.table(&mut table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_told_with_what_it_says() {
+        let told = |json: &str| serde_json::from_str::<Shown>(json).unwrap().told();
+        let cases = [
+            (r#"{"leaf":1,"type":"job_created","by":"user"}"#, "by user"),
+            (
+                r#"{"leaf":1,"by":"schedule","schedule":"nightly","nominal":"2024-01-16T00:00:00Z"}"#,
+                "by a schedule, a run of nightly for 2024-01-16T00:00:00Z",
+            ),
+            (
+                r#"{"leaf":1,"by":"user","schedule":"nightly"}"#,
+                "by user, a run of nightly besides its times",
+            ),
+            (r#"{"leaf":1,"by":"git","parent":"3ea2"}"#, "by git, as a part of 3ea2"),
+            (
+                r#"{"leaf":1,"budget":"*","limit":"per_day","until":"2024-01-16T00:00:00Z"}"#,
+                "budget per_day of *, until 2024-01-16T00:00:00Z",
+            ),
+            (r#"{"leaf":1,"reason":"no route"}"#, "no route"),
+            (r#"{"leaf":1,"from":7,"seq":8}"#, ""),
+        ];
+        for (json, expected) in cases {
+            assert_eq!(told(json), expected, "{json}");
+        }
+    }
 }

@@ -258,8 +258,8 @@ impl ShownPlugin {
 impl Schedule {
     fn of(row: &ScheduleRow) -> Schedule {
         Schedule {
-            handler: row.handler.to_string(),
-            interval_seconds: row.interval_secs,
+            handler: row.bare_handler().to_owned(),
+            interval_seconds: row.grid.secs().unwrap_or(0),
             enabled_by_default: row.enabled_by_default,
             description: row.description.clone(),
             ats_code: row.ats_code.clone(),

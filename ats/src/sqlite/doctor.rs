@@ -273,7 +273,7 @@ async fn check_meta(
         examined.add(FindingKind::Meta, ("meta", "matched_seq"), what, true);
     }
     let (oldest_open, gone): (Option<i64>, Option<i64>) = sqlx::query_as(
-        "SELECT (SELECT min(number) FROM jobs WHERE state IN (0, 1)), \
+        "SELECT (SELECT min(number) FROM jobs WHERE state IN (0, 1, 2) AND watcher IS NOT NULL), \
          (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'jobs_gone')",
     )
     .fetch_one(connection)
@@ -282,7 +282,8 @@ async fn check_meta(
     if let Some(oldest) = oldest_open.map(i64::cast_unsigned)
         && oldest < opened.open_jobs_from.0
     {
-        let what = format!("open_jobs_from is {}, and job {oldest} is open", opened.open_jobs_from);
+        let what =
+            format!("open_jobs_from is {}, and fire {oldest} is open", opened.open_jobs_from);
         examined.add(FindingKind::Meta, ("meta", "open_jobs_from"), what, true);
     }
     let expected = opened.last_job.0.saturating_sub(examined.jobs).cast_signed();
@@ -484,18 +485,24 @@ async fn sum_pairs(
 }
 
 /// Rows that need others.
-const REFERENCES: [(&str, &str, &str); 3] = [
+const REFERENCES: [(&str, &str, &str); 4] = [
     (
         "jobs",
         "its claim is not in the log any more, and it has not ended",
-        "SELECT number FROM jobs WHERE state IN (0, 1, 4) AND seq IS NOT NULL \
+        "SELECT number FROM jobs WHERE state IN (0, 1, 2, 4) AND seq IS NOT NULL \
          AND NOT EXISTS (SELECT 1 FROM attestations WHERE attestations.seq = jobs.seq) LIMIT 1000",
     ),
     (
         "jobs",
         "its watcher is not there, and it has not ended",
-        "SELECT number FROM jobs WHERE state IN (0, 1) AND watcher IS NOT NULL \
+        "SELECT number FROM jobs WHERE state IN (0, 1, 2) AND watcher IS NOT NULL \
          AND NOT EXISTS (SELECT 1 FROM watchers WHERE watchers.number = jobs.watcher) LIMIT 1000",
+    ),
+    (
+        "jobs",
+        "the job that it is a part of is not there, and it has not ended",
+        "SELECT number FROM jobs WHERE watcher IS NULL AND state IN (0, 1, 2) AND parent IS NOT NULL \
+         AND NOT EXISTS (SELECT 1 FROM jobs AS above WHERE above.number = jobs.parent) LIMIT 1000",
     ),
     (
         "passes",
@@ -557,7 +564,7 @@ async fn correct_meta(connection: &mut SqliteConnection, head: Seq) -> Result<()
         .await?;
     sqlx::query(
         "UPDATE meta SET value = min(CAST(value AS INTEGER), \
-         ifnull((SELECT min(number) FROM jobs WHERE state IN (0, 1)), value)) \
+         ifnull((SELECT min(number) FROM jobs WHERE state IN (0, 1, 2) AND watcher IS NOT NULL), value)) \
          WHERE key = 'open_jobs_from'",
     )
     .execute(&mut *transaction)

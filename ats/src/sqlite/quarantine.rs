@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axwatch_model::{AttestationId, Timestamp};
+use futures::TryStreamExt;
 use serde_json::{Map, Value, json};
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Arguments, AssertSqlSafe, Column, Connection, Row, TypeInfo, ValueRef};
@@ -158,7 +159,7 @@ async fn find(
     row: &str,
 ) -> Result<Option<Bad>, StoreError> {
     let failed = failed("read a row that did not decode");
-    // Tables of names are small; those of numbers are asked by the first of them.
+    // Tables of names are looked through; those of numbers are asked by the first of them.
     let number = serde_json::from_str::<Vec<i64>>(row).ok().and_then(|key| key.first().copied());
     let number = row.parse().ok().or(number);
     let condition = match (table.has_names, table.key) {
@@ -166,13 +167,16 @@ async fn find(
         _ => "WHERE ? IS NULL".to_owned(),
     };
     let statement = AssertSqlSafe(format!("{} {condition}", table.select));
-    let rows: Vec<SqliteRow> = sqlx::query(statement)
-        .bind(number.filter(|_| !table.has_names))
-        .fetch_all(connection)
-        .await
-        .map_err(&failed)?;
-    let mut same = rows.iter().filter(|found| table.key_of(found) == row);
-    Ok(same.find_map(|found| Bad::of(table, found)))
+    let number = number.filter(|_| !table.has_names);
+    let mut rows = sqlx::query(statement).bind(number).fetch(connection);
+    while let Some(found) = rows.try_next().await.map_err(&failed)? {
+        if table.key_of(&found) == row
+            && let Some(bad) = Bad::of(table, &found)
+        {
+            return Ok(Some(bad));
+        }
+    }
+    Ok(None)
 }
 
 /// Moves a row into quarantine.

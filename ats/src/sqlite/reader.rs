@@ -8,11 +8,14 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use axwatch_model::{
-    AttestationId, Counters, HandlerRow, HoldRow, JobId, JobIdPrefix, JobNumber, JobRow, JobState,
-    LeafNumber, PassRow, PluginName, PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleRow,
-    Seq, Stored, Timestamp, WatcherNumber, WatcherRow,
+    Ancestor, Asker, AttestationId, BudgetRow, Counters, HandlerName, HandlerRow, HandlerSpendRow,
+    HoldRow, JobEntryRow, JobId, JobIdPrefix, JobNumber, JobOrigin, JobRow, JobState, LaneKey,
+    LeafNumber, OpenAsked, PassRow, Place, PluginName, PluginRow, RefusedRow, RevisionRow,
+    RouteRow, ScheduleId, ScheduleRow, ScheduleRunRow, Seq, SpendRow, Stored, Timestamp,
+    WatcherNumber, WatcherRow, bounds,
 };
 use axwatch_query::AliasChange;
 use futures::future::FutureExt;
@@ -27,8 +30,9 @@ use super::older::show_as_present;
 use super::open::{open_for_reading, refuse_past_the_end};
 use super::quarantine::Spoilt;
 use super::rows::{
-    self, Select, Together, attestation_text, read_attestation, read_job, read_together,
-    select_attestations, select_audit, select_both, select_jobs,
+    self, Select, Together, asked_text, attestation_text, is_open_asked, rank, read_attestation,
+    read_job, read_together, select_attestations, select_audit, select_both, select_jobs,
+    select_jobs_with,
 };
 use super::times::{BlockTimes, Times};
 use super::trip::Values;
@@ -220,7 +224,7 @@ impl SqliteReader {
         .map_err(&failed)?;
         found.extend(pairs.into_iter().map(|(hash, number)| (hash, number.cast_unsigned())));
         let numbers = found.into_iter().map(|(_, number)| number).collect();
-        let mut jobs = fetch_jobs(&mut connection, &self.spoilt, &numbers).await?;
+        let mut jobs = fetch_jobs(&mut connection, &self.spoilt, FETCH_JOBS, &numbers).await?;
         jobs.retain(|job| prefix.begins(job.id));
         jobs.sort_unstable_by_key(|job| job.id);
         jobs.truncate(limit);
@@ -238,10 +242,32 @@ impl SqliteReader {
         numbers.extend(found.into_iter().map(i64::cast_unsigned));
         let all = numbers.len() as u64;
         let first: BTreeSet<u64> = numbers.into_iter().take(limit).collect();
-        Ok(Counted { first: fetch_jobs(&mut connection, &self.spoilt, &first).await?, all })
+        let first = fetch_jobs(&mut connection, &self.spoilt, FETCH_JOBS, &first).await?;
+        Ok(Counted { first, all })
     }
 
-    async fn job_now(&self, id: JobId) -> Result<Option<JobRow>, StoreError> {
+    async fn children_now(
+        &self,
+        parent: JobNumber,
+        limit: usize,
+    ) -> Result<Counted<JobRow>, StoreError> {
+        let step = "read the children of a job";
+        let bind = |values: &mut Values| values.add(signed(parent.0));
+        let first = self.fetch_up_to(step, CHILDREN, limit, bind, read_job).await?;
+        let mut connection = self.connection().await?;
+        let all: i64 = sqlx::query_scalar(COUNT_CHILDREN)
+            .bind(signed(parent.0))
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(failed(step))?;
+        Ok(Counted { first, all: all.cast_unsigned() })
+    }
+
+    async fn job_now(
+        &self,
+        id: JobId,
+        statement: &'static str,
+    ) -> Result<Option<JobRow>, StoreError> {
         let mut connection = self.connection().await?;
         let failed = failed("read jobs");
         let mut numbers: Vec<u64> = self.tail.read().numbers_of_job(id.hash64()).collect();
@@ -251,8 +277,11 @@ impl SqliteReader {
             .await
             .map_err(&failed)?;
         numbers.extend(found.into_iter().map(i64::cast_unsigned));
-        let jobs =
-            fetch_jobs(&mut connection, &self.spoilt, &numbers.into_iter().collect()).await?;
+        if numbers.is_empty() {
+            return Ok(None);
+        }
+        let numbers = numbers.into_iter().collect();
+        let jobs = fetch_jobs(&mut connection, &self.spoilt, statement, &numbers).await?;
         Ok(jobs.into_iter().find(|job| job.id == id))
     }
 
@@ -321,30 +350,202 @@ impl SqliteReader {
 }
 
 /// How many jobs there are at all (as -1), and how many in each state but `completed`: one statement,
-/// so one snapshot. The states stand in it as numbers, so that SQLite sees that the index has them all.
-const COUNT_JOBS: &str = "SELECT -1, \
+/// so one snapshot. The states stand in it as numbers, so that SQLite sees that the indexes have them all.
+const COUNT_JOBS: &str = concat!(
+    "SELECT -1, \
      max(ifnull((SELECT max(number) FROM jobs), 0), ifnull((SELECT max(CAST(\"row\" AS INTEGER)) \
          FROM quarantine WHERE \"table\" = 'jobs'), 0)) \
      - ifnull((SELECT value FROM meta WHERE key = 'jobs_gone'), 0) \
      UNION ALL SELECT state, count(*) FROM jobs WHERE state IN (4, 5) GROUP BY state \
-     UNION ALL SELECT state, count(*) FROM jobs WHERE state IN (0, 1) \
-     AND number >= (SELECT value FROM meta WHERE key = 'open_jobs_from') GROUP BY state";
+     UNION ALL SELECT state, count(*) FROM jobs WHERE watcher IS NOT NULL AND state IN (0, 1, 2) \
+     AND number >= (SELECT value FROM meta WHERE key = 'open_jobs_from') GROUP BY state \
+     UNION ALL SELECT state, count(*) FROM jobs WHERE ",
+    is_open_asked!(),
+    " GROUP BY state"
+);
 
 fn counts_of(rows: &[(i64, i64)]) -> JobCounts {
     let of = |code: i64| {
-        let row = rows.iter().find(|(found, _)| *found == code);
-        row.map_or(0, |(_, count)| count.cast_unsigned())
+        let rows = rows.iter().filter(|(found, _)| *found == code);
+        rows.map(|(_, count)| count.cast_unsigned()).sum::<u64>()
     };
     let of_state = |state: JobState| of(i64::from(state.code()));
     let counts = JobCounts {
         queued: of_state(JobState::Queued),
         running: of_state(JobState::Running),
+        paused: of_state(JobState::Paused),
         completed: 0,
         failed: of_state(JobState::Failed),
         cancelled: of_state(JobState::Cancelled),
     };
-    let others = counts.queued + counts.running + counts.failed + counts.cancelled;
+    let others = counts.queued + counts.running + counts.paused + counts.failed + counts.cancelled;
     JobCounts { completed: of(-1).saturating_sub(others), ..counts }
+}
+
+/// Open fires, from a number on.
+macro_rules! open_fires_after {
+    () => {
+        "WHERE number > ?1 AND watcher IS NOT NULL AND state IN (0, 1, 2) "
+    };
+}
+
+const OPEN_FIRES: &str =
+    select_jobs_with!("NULL, result", open_fires_after!(), "ORDER BY number LIMIT ?2");
+
+/// No fire below the mark is open, so the first half begins there; the other half is an index.
+pub(super) const OPEN_JOBS: &str = concat!(
+    select_jobs!(
+        open_fires_after!(),
+        "AND number >= (SELECT value FROM meta WHERE key = 'open_jobs_from') "
+    ),
+    "UNION ALL ",
+    select_jobs!("WHERE number > ?1 AND ", is_open_asked!()),
+    " ORDER BY number LIMIT ?2"
+);
+
+/// The fires of a lane that wait.
+const LANE_OF_FIRES: &str = select_jobs_with!(
+    "NULL, result",
+    "WHERE number >= ? AND state = 0 AND watcher = ? AND generation = ? AND handler = ? \
+     AND (due_at IS NULL OR due_at <= ?) ORDER BY number LIMIT ?"
+);
+
+/// The jobs of a lane that wait and were asked for, from a place on: rank and number.
+pub(super) const LANE_OF_ASKED: &str = select_jobs_with!(
+    "NULL, result",
+    "WHERE state = 0 AND ",
+    is_open_asked!(),
+    " AND handler = ?1 AND asker IS ?2 AND ",
+    rank!(),
+    " >= ?3 AND (",
+    rank!(),
+    " > ?3 OR number >= ?4) AND (due_at IS NULL OR due_at <= ?5) ORDER BY ",
+    rank!(),
+    ", number LIMIT ?6"
+);
+
+const COUNT_FIRES_AHEAD: &str = "SELECT count(*) FROM jobs WHERE number >= ?1 AND number < ?2 \
+     AND state = 0 AND watcher = ?3 AND generation = ?4 AND handler = ?5 \
+     AND number >= (SELECT value FROM meta WHERE key = 'open_jobs_from')";
+
+pub(super) const COUNT_ASKED_AHEAD: &str = concat!(
+    "SELECT count(*) FROM jobs WHERE state = 0 AND ",
+    is_open_asked!(),
+    " AND handler = ?1 AND asker IS ?2 AND ",
+    rank!(),
+    " >= ?3 AND ",
+    rank!(),
+    " <= ?5 AND (",
+    rank!(),
+    " > ?3 OR number >= ?4) AND (",
+    rank!(),
+    " < ?5 OR number < ?6)"
+);
+
+const CHILDREN: &str =
+    select_jobs_with!("NULL, NULL", "WHERE watcher IS NULL AND parent = ? ORDER BY number LIMIT ?");
+
+const COUNT_CHILDREN: &str = "SELECT count(*) FROM jobs WHERE watcher IS NULL AND parent = ?";
+
+/// From the parent of a job upwards: each has a lower number than its children.
+pub(super) const ABOVE: &str = concat!(
+    "WITH RECURSIVE up (number, level) AS (SELECT parent, 1 FROM jobs WHERE number = ?1 \
+     AND parent IS NOT NULL UNION ALL SELECT parent, level + 1 FROM up JOIN jobs \
+     ON jobs.number = up.number WHERE parent IS NOT NULL AND level < ?2) ",
+    select_jobs_with!("NULL, NULL", "WHERE number IN (SELECT number FROM up) ORDER BY number DESC")
+);
+
+/// What a [`JobsQuery`] asks for, whichever way the rows are found.
+macro_rules! is_asked_for {
+    () => {
+        "number < ?1 AND number > ?2 \
+         AND (?3 IS NULL OR state IN (SELECT value FROM json_each(?3))) \
+         AND (?4 IS NULL OR watcher = ?4) AND (?5 IS NULL OR origin = ?5) \
+         AND (?6 IS NULL OR substr(handler, instr(handler, '/') + 1) = ?6) \
+         AND (?7 IS NULL OR plugin = ?7) AND (?8 IS NULL OR plugin = ?8 OR owner = ?8) \
+         AND (?9 IS NULL OR asker = ?9) AND (?10 IS NULL OR source = ?10) \
+         AND (?11 IS NULL OR parent = ?11) AND (?12 IS NULL OR schedule = ?12) "
+    };
+}
+
+macro_rules! search_jobs {
+    ($more:literal) => {
+        select_jobs_with!(
+            "iif(?13, NULL, (SELECT payload FROM job_payloads WHERE job = jobs.number)), \
+             iif(?13, NULL, result)",
+            "WHERE ",
+            is_asked_for!(),
+            $more,
+            "ORDER BY number DESC LIMIT ?14"
+        )
+    };
+}
+
+/// Through the whole table, from its end.
+const SEARCH_ALL: &str = search_jobs!("");
+// The states as numbers, so that SQLite sees that an index has them.
+pub(super) const SEARCH_FAILED: &str = search_jobs!("AND state = 4 AND state IN (4, 5) ");
+const SEARCH_CANCELLED: &str = search_jobs!("AND state = 5 AND state IN (4, 5) ");
+pub(super) const SEARCH_CHILDREN: &str = search_jobs!("AND watcher IS NULL AND parent = ?11 ");
+pub(super) const SEARCH_RUNS: &str = search_jobs!("AND watcher IS NULL AND schedule = ?12 ");
+/// As [`OPEN_JOBS`], from the end.
+pub(super) const SEARCH_OPEN: &str = concat!(
+    select_jobs_with!(
+        "iif(?13, NULL, (SELECT payload FROM job_payloads WHERE job = jobs.number)), \
+             iif(?13, NULL, result)",
+        "WHERE ",
+        is_asked_for!(),
+        "AND watcher IS NOT NULL AND number >= (SELECT value FROM meta WHERE key = 'open_jobs_from') "
+    ),
+    "UNION ALL ",
+    select_jobs_with!(
+        "iif(?13, NULL, (SELECT payload FROM job_payloads WHERE job = jobs.number)), \
+             iif(?13, NULL, result)",
+        "WHERE ",
+        is_asked_for!(),
+        "AND ",
+        is_open_asked!()
+    ),
+    " ORDER BY number DESC LIMIT ?14"
+);
+
+/// The way to the rows that reads the fewest.
+fn search_for(query: &JobsQuery) -> &'static str {
+    let are_open = !query.states.is_empty() && query.states.iter().all(|state| state.is_open());
+    match &query.states[..] {
+        _ if query.parent.is_some() => SEARCH_CHILDREN,
+        _ if query.schedule.is_some() => SEARCH_RUNS,
+        [JobState::Failed] => SEARCH_FAILED,
+        [JobState::Cancelled] => SEARCH_CANCELLED,
+        _ if are_open => SEARCH_OPEN,
+        _ => SEARCH_ALL,
+    }
+}
+
+fn bind_search(values: &mut Values, query: &JobsQuery) {
+    let states: Vec<u8> = query.states.iter().map(|state| state.code()).collect();
+    let states = serde_json::to_string(&states).expect("numbers are always JSON");
+    values.add(query.before.map_or(i64::MAX, |before| signed(before.0)));
+    values.add(query.after.map_or(-1, |after| signed(after.0)));
+    values.add(Some(states).filter(|_| !query.states.is_empty()));
+    values.add(query.watcher.map(|number| number.0.cast_signed()));
+    values.add(query.fires_only.then_some(JobOrigin::Fire.code()));
+    values.add(query.handler.as_ref().map(HandlerName::as_str));
+    values.add(query.plugin.as_ref().map(PluginName::as_str));
+    values.add(query.own.as_ref().map(PluginName::as_str));
+    values.add(query.asker.as_ref().map(Asker::as_str));
+    values.add(query.source.clone());
+    values.add(query.parent.map(|parent| signed(parent.0)));
+    values.add(query.schedule.as_ref().map(|schedule| schedule.0.as_slice()));
+    values.add(query.bare);
+}
+
+/// The lane of jobs that were asked for, as their statements have it.
+fn bind_asked_lane(values: &mut Values, lane: &LaneKey, place: Place) {
+    values.add(lane.handler.clone());
+    values.add(lane.asker.as_ref().map(Asker::as_str));
+    values.add(place.rank);
+    values.add(signed(place.number.0));
 }
 
 /// Connections that see a store of an older schema as if it were of ours.
@@ -582,14 +783,22 @@ async fn fetch_by_row(
     Ok(fetched)
 }
 
+const FETCH_JOBS: &str =
+    select_jobs!("WHERE number IN (SELECT value FROM json_each(?)) ORDER BY number");
+
+/// Without what they carry.
+const FETCH_JOBS_TO_CHANGE: &str = select_jobs_with!(
+    "NULL, result",
+    "WHERE number IN (SELECT value FROM json_each(?)) ORDER BY number"
+);
+
 /// The jobs with these numbers, by number.
 async fn fetch_jobs(
     connection: &mut SqliteConnection,
     spoilt: &Spoilt,
+    statement: &'static str,
     numbers: &BTreeSet<u64>,
 ) -> Result<Vec<JobRow>, StoreError> {
-    let statement =
-        select_jobs!("WHERE number IN (SELECT value FROM json_each(?)) ORDER BY number");
     let rows = sqlx::query(statement)
         .bind(serde_json::to_string(numbers).expect("numbers are always JSON"))
         .fetch_all(connection)
@@ -740,6 +949,34 @@ impl Store for SqliteReader {
         self.fetch("read schedules", rows::SELECT_SCHEDULES, |_| {}, rows::read_schedule).boxed()
     }
 
+    fn schedule_runs(
+        &self,
+        schedule: ScheduleId,
+        before: Option<u64>,
+        limit: usize,
+    ) -> StoreFuture<'_, Vec<(u64, ScheduleRunRow)>> {
+        let bind = move |values: &mut Values| {
+            values.add(schedule.0.as_slice());
+            values.add(before.map_or(i64::MAX, signed));
+        };
+        let step = "read the history of a schedule";
+        self.fetch_up_to(step, rows::SELECT_RUNS, limit, bind, rows::read_run).boxed()
+    }
+
+    fn budgets(&self) -> StoreFuture<'_, Vec<BudgetRow>> {
+        self.fetch("read budgets", rows::SELECT_BUDGETS, |_| {}, rows::read_budget).boxed()
+    }
+
+    fn spends(&self, from: i64) -> StoreFuture<'_, Vec<SpendRow>> {
+        let bind = move |values: &mut Values| values.add(from);
+        self.fetch("read what was spent", rows::SELECT_SPENDS, bind, rows::read_spend).boxed()
+    }
+
+    fn handler_spends(&self) -> StoreFuture<'_, Vec<HandlerSpendRow>> {
+        let step = "read what handlers cost";
+        self.fetch(step, rows::SELECT_HANDLER_SPENDS, |_| {}, rows::read_handler_spend).boxed()
+    }
+
     fn routes(&self) -> StoreFuture<'_, Vec<(PluginName, RouteRow)>> {
         self.fetch("read routes", rows::SELECT_ROUTES, |_| {}, rows::read_route).boxed()
     }
@@ -750,7 +987,25 @@ impl Store for SqliteReader {
     }
 
     fn job(&self, id: JobId) -> StoreFuture<'_, Option<JobRow>> {
-        self.job_now(id).boxed()
+        self.job_now(id, FETCH_JOBS).boxed()
+    }
+
+    fn job_to_change(&self, id: JobId) -> StoreFuture<'_, Option<JobRow>> {
+        self.job_now(id, FETCH_JOBS_TO_CHANGE).boxed()
+    }
+
+    fn payload(&self, job: JobNumber) -> StoreFuture<'_, Option<Arc<[u8]>>> {
+        async move {
+            let mut connection = self.connection().await?;
+            let payload: Option<Vec<u8>> =
+                sqlx::query_scalar("SELECT payload FROM job_payloads WHERE job = ?")
+                    .bind(signed(job.0))
+                    .fetch_optional(&mut *connection)
+                    .await
+                    .map_err(failed("read what a job carries"))?;
+            Ok(payload.map(Arc::from))
+        }
+        .boxed()
     }
 
     fn jobs_beginning<'a>(
@@ -778,56 +1033,102 @@ impl Store for SqliteReader {
     }
 
     fn open_jobs(&self, after: JobNumber, limit: usize) -> StoreFuture<'_, Vec<JobRow>> {
+        let bind = move |values: &mut Values| values.add(signed(after.0));
+        self.fetch_up_to("read open jobs", OPEN_JOBS, limit, bind, read_job).boxed()
+    }
+
+    fn open_fires(&self, after: JobNumber, limit: usize) -> StoreFuture<'_, Vec<JobRow>> {
+        let bind = move |values: &mut Values| values.add(signed(after.0));
+        self.fetch_up_to("read open jobs", OPEN_FIRES, limit, bind, read_job).boxed()
+    }
+
+    fn open_asked(&self, after: JobNumber, limit: usize) -> StoreFuture<'_, Vec<OpenAsked>> {
+        let bind = move |values: &mut Values| values.add(signed(after.0));
+        let (step, statement) = ("read open jobs", rows::SELECT_OPEN_ASKED);
+        self.fetch_up_to(step, statement, limit, bind, rows::read_open_asked).boxed()
+    }
+
+    fn open_ancestors(&self) -> StoreFuture<'_, Vec<Ancestor>> {
+        let step = "read the ancestors of open jobs";
+        self.fetch(step, rows::SELECT_OPEN_ANCESTORS, |_| {}, rows::read_ancestor).boxed()
+    }
+
+    fn above(&self, job: JobNumber) -> StoreFuture<'_, Vec<JobRow>> {
         let bind = move |values: &mut Values| {
-            values.add(signed(after.0));
-            values.add(JobState::Queued.code());
-            values.add(JobState::Running.code());
+            values.add(signed(job.0));
+            values.add(bounded(bounds::KIN_DEPTH_MAX));
         };
-        let statement =
-            select_jobs!("WHERE number > ? AND state IN (?, ?) ORDER BY number LIMIT ?");
-        self.fetch_up_to("read open jobs", statement, limit, bind, read_job).boxed()
+        self.fetch("read the jobs above another", ABOVE, bind, read_job).boxed()
+    }
+
+    fn children(&self, parent: JobNumber, limit: usize) -> StoreFuture<'_, Counted<JobRow>> {
+        self.children_now(parent, limit).boxed()
+    }
+
+    fn entries(
+        &self,
+        job: JobNumber,
+        after: u32,
+        limit: usize,
+    ) -> StoreFuture<'_, Vec<JobEntryRow>> {
+        let bind = move |values: &mut Values| {
+            values.add(signed(job.0));
+            values.add(i64::from(after));
+        };
+        let step = "read the log of a job";
+        self.fetch_up_to(step, rows::SELECT_ENTRIES, limit, bind, rows::read_entry).boxed()
     }
 
     fn lane_jobs<'a>(&'a self, query: &'a LaneQuery) -> StoreFuture<'a, Vec<JobRow>> {
+        let LaneQuery { lane, from, due_by, limit } = query;
         let bind = |values: &mut Values| {
-            values.add(signed(query.from.0));
-            values.add(JobState::Queued.code());
-            values.add(query.lane.watcher.map(|number| number.0.cast_signed()));
-            values.add(i64::from(query.lane.generation));
-            values.add(query.lane.handler.clone());
-            values.add(query.due_by.ms());
+            match lane.watcher {
+                Some(watcher) => {
+                    values.add(signed(from.number.0));
+                    values.number(watcher.0);
+                    values.add(i64::from(lane.generation));
+                    values.add(lane.handler.clone());
+                }
+                None => bind_asked_lane(values, lane, *from),
+            }
+            values.add(due_by.ms());
         };
-        let statement = select_jobs!(
-            "WHERE number >= ? AND state = ? AND watcher IS ? AND generation = ? AND handler = ? \
-             AND (due_at IS NULL OR due_at <= ?) ORDER BY number LIMIT ?"
-        );
-        self.fetch_up_to("read the jobs of a lane", statement, query.limit, bind, read_job).boxed()
+        let statement = if lane.watcher.is_some() { LANE_OF_FIRES } else { LANE_OF_ASKED };
+        self.fetch_up_to("read the jobs of a lane", statement, *limit, bind, read_job).boxed()
+    }
+
+    fn ahead<'a>(&'a self, lane: &'a LaneKey, from: Place, of: Place) -> StoreFuture<'a, u64> {
+        let mut values = Values::default();
+        let statement = match lane.watcher {
+            Some(watcher) => {
+                values.add(signed(from.number.0));
+                values.add(signed(of.number.0));
+                values.number(watcher.0);
+                values.add(i64::from(lane.generation));
+                values.add(lane.handler.clone());
+                COUNT_FIRES_AHEAD
+            }
+            None => {
+                bind_asked_lane(&mut values, lane, from);
+                values.add(of.rank);
+                values.add(signed(of.number.0));
+                COUNT_ASKED_AHEAD
+            }
+        };
+        async move {
+            let mut connection = self.connection().await?;
+            let count: i64 = sqlx::query_scalar_with(statement, values.into_arguments())
+                .fetch_one(&mut *connection)
+                .await
+                .map_err(failed("count the jobs of a lane"))?;
+            Ok(count.cast_unsigned())
+        }
+        .boxed()
     }
 
     fn jobs<'a>(&'a self, query: &'a JobsQuery) -> StoreFuture<'a, Vec<JobRow>> {
-        let bind = |values: &mut Values| {
-            values.add(query.before.map_or(i64::MAX, |before| signed(before.0)));
-            values.add(query.after.map_or(-1, |after| signed(after.0)));
-            values.add(query.state.map(JobState::code));
-            values.add(query.watcher.map(|number| number.0.cast_signed()));
-            values.add(query.fires_only.then_some(axwatch_model::JobOrigin::Fire.code()));
-        };
-        let any = select_jobs!(
-            "WHERE number < ?1 AND number > ?2 AND (?3 IS NULL OR state = ?3) \
-             AND (?4 IS NULL OR watcher = ?4) AND (?5 IS NULL OR origin = ?5) \
-             ORDER BY number DESC LIMIT ?6"
-        );
-        // The states as numbers, so that SQLite sees that the index of these has them.
-        let ended_badly = select_jobs!(
-            "WHERE number < ?1 AND number > ?2 AND state = ?3 AND state IN (4, 5) \
-             AND (?4 IS NULL OR watcher = ?4) AND (?5 IS NULL OR origin = ?5) \
-             ORDER BY number DESC LIMIT ?6"
-        );
-        let statement = match query.state {
-            Some(JobState::Failed | JobState::Cancelled) => ended_badly,
-            _ => any,
-        };
-        self.fetch_up_to("read jobs", statement, query.limit, bind, read_job).boxed()
+        let bind = |values: &mut Values| bind_search(values, query);
+        self.fetch_up_to("read jobs", search_for(query), query.limit, bind, read_job).boxed()
     }
 
     fn audit_after(&self, from: LeafNumber, limit: usize) -> StoreFuture<'_, Vec<AuditRow>> {

@@ -30,8 +30,13 @@ const LOOKED_AT_ROWS: u64 = 4_096;
 const CLAIMS_TAKEN: i64 = 256;
 const JOBS_TAKEN: i64 = 1_024;
 
-/// Whether a job may go: it has completed (3) or was cancelled (5), long enough ago. The last one stays, whose number the next one goes by.
-macro_rules! job_goes {
+/// Bytes of what the jobs of one slice carry, gave and said: each of their pages is visited. One that has more is a
+/// slice of its own.
+const JOBS_TAKEN_BYTES: i64 = 16 * 1024 * 1024;
+
+/// Whether a job may go as far as it alone is concerned: it has completed (3) or was cancelled (5), long enough
+/// ago. The last one stays, whose number the next one goes by.
+macro_rules! job_is_old {
     () => {
         "jobs.state IN (3, 5) AND ifnull(jobs.completed_at < ?, 0) \
          AND jobs.number < (SELECT max(number) FROM jobs)"
@@ -47,8 +52,10 @@ pub(super) async fn reaches_the_tail(
     let derived = tail.read().derived();
     let statement = concat!(
         "SELECT EXISTS (SELECT 1 FROM jobs WHERE number > ? AND ",
-        job_goes!(),
-        ") OR EXISTS (SELECT 1 FROM attestations WHERE seq > ? AND seq <= ? AND created_at < ? \
+        job_is_old!(),
+        " AND NOT EXISTS (SELECT 1 FROM jobs AS child \
+             WHERE child.watcher IS NULL AND child.parent = jobs.number)) \
+         OR EXISTS (SELECT 1 FROM attestations WHERE seq > ? AND seq <= ? AND created_at < ? \
          AND seq < (SELECT max(seq) FROM attestations))"
     );
     sqlx::query_scalar(statement)
@@ -70,56 +77,107 @@ pub(super) async fn find(
     retention: &Retention,
 ) -> Result<Removal, StoreError> {
     match retention.from {
-        RetentionPlace::Jobs(after) => find_jobs(connection, tail, retention, after).await,
+        RetentionPlace::Jobs(before) => find_jobs(connection, tail, retention, before).await,
         RetentionPlace::Claims(after) => {
             find_claims(connection, tail, spoilt, retention, after).await
         }
     }
 }
 
+/// From the latest to the first, because children come after their parents: a job goes when its children are gone,
+/// so that whoever looks from one of these upwards finds it.
 async fn find_jobs(
     connection: &mut SqliteConnection,
     tail: &SharedTail,
     retention: &Retention,
-    after: JobNumber,
+    before: JobNumber,
 ) -> Result<Removal, StoreError> {
     let failed = failed("look for jobs that retention may take");
-    let derived = tail.read().derived().job.0;
-    let first: Option<i64> = sqlx::query_scalar("SELECT min(number) FROM jobs WHERE number > ?")
-        .bind(after.0.cast_signed())
+    let upto = tail.read().derived().job.0.min(before.0.saturating_sub(1));
+    let last: Option<i64> = sqlx::query_scalar("SELECT max(number) FROM jobs WHERE number <= ?")
+        .bind(upto.cast_signed())
         .fetch_one(&mut *connection)
         .await
         .map_err(&failed)?;
-    let first = first.map_or(u64::MAX, i64::cast_unsigned);
-    if first > derived {
+    let Some(last) = last else {
         let next = Some(RetentionPlace::Claims(Seq(0)));
         return Ok(Removal { next, ..Removal::default() });
-    }
-    let upto = derived.min(first.saturating_add(LOOKED_AT_ROWS - 1));
-    let statement = concat!(
-        "SELECT number, id, seq FROM jobs WHERE number >= ? AND number <= ? AND ",
-        job_goes!(),
-        " AND length(id) = 16 ORDER BY number LIMIT ?"
-    );
-    let found: Vec<(i64, Vec<u8>, Option<i64>)> = sqlx::query_as(statement)
-        .bind(first.cast_signed())
-        .bind(upto.cast_signed())
+    };
+    let first = last.saturating_sub_unsigned(LOOKED_AT_ROWS - 1).max(0);
+    let found: Vec<Columns> = sqlx::query_as(FIND_JOBS)
+        .bind(first)
+        .bind(last)
         .bind(retention.before.ms())
         .bind(JOBS_TAKEN)
         .fetch_all(&mut *connection)
         .await
         .map_err(&failed)?;
     let full = found.len() as i64 == JOBS_TAKEN;
-    let last = found.last().map(|(number, ..)| number.cast_unsigned()).filter(|_| full);
-    let job = |(number, id, seq): (i64, Vec<u8>, Option<i64>)| {
-        let id = JobId(id.try_into().expect("only ids of 16 bytes were asked for"));
-        (JobNumber(number.cast_unsigned()), id, seq.map(|seq| Seq(seq.cast_unsigned())))
-    };
-    Ok(Removal {
-        claims: Vec::new(),
-        jobs: found.into_iter().map(job).collect(),
-        next: Some(RetentionPlace::Jobs(JobNumber(last.unwrap_or(upto)))),
-    })
+    let lowest = found.last().map(|(number, ..)| *number).filter(|_| full);
+    let (jobs, left_from) = those_that_go(found.into_iter().map(Old::of).collect());
+    // What is left of the slice is looked at again.
+    let next = left_from.map(|left| left + 1).or(lowest).unwrap_or(first);
+    let next = Some(RetentionPlace::Jobs(JobNumber(next.cast_unsigned())));
+    Ok(Removal { claims: Vec::new(), jobs, next })
+}
+
+/// As [`FIND_JOBS`] gives them.
+type Columns = (i64, Vec<u8>, Option<i64>, Option<i64>, i64, i64);
+
+/// A job that is old enough to go.
+struct Old {
+    number: i64,
+    id: Vec<u8>,
+    seq: Option<i64>,
+    parent: Option<i64>,
+    /// How many children are there.
+    children: i64,
+    bytes: i64,
+}
+
+impl Old {
+    fn of((number, id, seq, parent, children, bytes): Columns) -> Old {
+        Old { number, id, seq, parent, children, bytes }
+    }
+}
+
+const FIND_JOBS: &str = concat!(
+    "SELECT number, id, seq, parent, (SELECT count(*) FROM jobs AS child \
+         WHERE child.watcher IS NULL AND child.parent = jobs.number) AS children, \
+     ifnull(length(result), 0) + ifnull(entries_bytes, 0) + ifnull((SELECT length(payload) \
+         FROM job_payloads WHERE job = jobs.number), 0) AS bytes \
+     FROM jobs WHERE number >= ? AND number <= ? AND ",
+    job_is_old!(),
+    " AND length(id) = 16 ORDER BY number DESC LIMIT ?"
+);
+
+/// A job that goes: its number, its id, and the claim that it is about.
+type Going = (JobNumber, JobId, Option<Seq>);
+
+/// Of these, the latest first, those that go, by number: what they hold together is bounded, and all children of
+/// each go too. And the number of the first one that had no room.
+fn those_that_go(found: Vec<Old>) -> (Vec<Going>, Option<i64>) {
+    let mut going = Vec::new();
+    let mut children_going: BTreeMap<i64, i64> = BTreeMap::new();
+    let mut bytes = 0;
+    for old in found {
+        if children_going.get(&old.number).copied().unwrap_or_default() < old.children {
+            continue;
+        }
+        bytes += old.bytes;
+        if bytes > JOBS_TAKEN_BYTES && !going.is_empty() {
+            going.reverse();
+            return (going, Some(old.number));
+        }
+        if let Some(parent) = old.parent {
+            *children_going.entry(parent).or_default() += 1;
+        }
+        let id = JobId(old.id.try_into().expect("only ids of 16 bytes were asked for"));
+        let seq = old.seq.map(|seq| Seq(seq.cast_unsigned()));
+        going.push((JobNumber(old.number.cast_unsigned()), id, seq));
+    }
+    going.reverse();
+    (going, None)
 }
 
 async fn find_claims(
@@ -154,6 +212,7 @@ async fn find_claims(
         values.number(upto);
         values.add(retention.before.ms());
         values.add(needed.clone());
+        values.add(retention.dry_run);
         values.add(retention.before.ms());
         values.add(CLAIMS_TAKEN);
     });
@@ -167,13 +226,14 @@ async fn find_claims(
     })
 }
 
+/// The jobs that may go have gone before, unless this only counts: a claim stays as long as one of its jobs is there.
 const FIND_CLAIMS: Select = select_both!(
     "WHERE seq >= ? AND seq <= ? AND created_at < ? \
      AND seq NOT IN (SELECT value FROM json_each(?)) \
      AND NOT EXISTS (SELECT 1 FROM aliases WHERE aliases.seq = attestations.seq) \
      AND NOT EXISTS (SELECT 1 FROM job_seqs JOIN jobs ON jobs.number = job_seqs.number \
-         WHERE job_seqs.seq = attestations.seq AND NOT (jobs.state IN (3, 5) \
-         AND ifnull(jobs.completed_at < ?, 0) AND jobs.number < (SELECT max(number) FROM jobs))) \
+         WHERE job_seqs.seq = attestations.seq AND NOT (? AND jobs.state IN (3, 5) \
+             AND ifnull(jobs.completed_at < ?, 0) AND jobs.number < (SELECT max(number) FROM jobs))) \
      ORDER BY seq LIMIT ?"
 );
 
@@ -281,6 +341,18 @@ async fn remove_jobs(
     delete(
         transaction,
         "DELETE FROM jobs WHERE number IN (SELECT value FROM json_each(?));",
+        &numbers,
+    )
+    .await?;
+    delete(
+        transaction,
+        "DELETE FROM job_payloads WHERE job IN (SELECT value FROM json_each(?));",
+        &numbers,
+    )
+    .await?;
+    delete(
+        transaction,
+        "DELETE FROM job_entries WHERE job IN (SELECT value FROM json_each(?));",
         &numbers,
     )
     .await?;

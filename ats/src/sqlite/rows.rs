@@ -7,10 +7,12 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use axwatch_model::{
-    Attestation, AttestationId, Attributes, Counters, CursorNumber, CursorRow, Filled, HandlerRef,
-    HoldRow, JobId, JobNumber, JobOrigin, JobRow, JobState, LeafNumber, Lineage, LineageKind,
-    PassRow, PluginName, PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleRow, Seq, Stored,
-    Timestamp, WatcherKey, WatcherNumber, WatcherRow, WatcherState,
+    Ancestor, Asked, Attestation, AttestationId, Attributes, BudgetRow, BudgetScope, Counters,
+    CursorNumber, CursorRow, Filled, Grid, HandlerName, HandlerRef, HandlerSpendRow, HoldRow,
+    JobEntryRow, JobId, JobNumber, JobOrigin, JobRow, JobState, LeafNumber, Lineage, LineageKind,
+    OpenAsked, Parent, PassRow, PluginName, PluginRow, RefusedRow, RevisionRow, RouteRow,
+    ScheduleId, ScheduleRow, ScheduleRun, ScheduleRunRow, Seq, SpendRow, Stored, Timestamp,
+    WatcherKey, WatcherNumber, WatcherRow, WatcherState,
 };
 use axwatch_query::{AliasChange, AliasChangeKind};
 use serde::de::value::SeqAccessDeserializer;
@@ -30,12 +32,36 @@ pub(super) static INSERT_ATTESTATIONS: Insert = Insert::new(
     19,
 );
 
-/// A job's row is always given whole, so a changed one simply takes the old one's place.
-pub(super) static REPLACE_JOBS: Insert = Insert::new(
-    "INSERT OR REPLACE INTO jobs (number,id,origin,watcher,revision,generation,seq,handler,plugin,\
-     payload,state,attempts,counted,uncounted,created_at,first_counted_at,started_at,completed_at,\
-     due_at,delay_ms,error,result,progress_done,progress_total,cost,leaves) VALUES ",
-    26,
+/// The columns that every job has. What it carries is in a table of its own.
+macro_rules! job_columns {
+    () => {
+        "number,id,origin,watcher,revision,generation,seq,handler,plugin,state,attempts,\
+         counted,uncounted,created_at,first_counted_at,started_at,completed_at,due_at,delay_ms,\
+         error,result,progress_done,progress_total,cost,leaves,entries,entries_bytes"
+    };
+}
+
+/// A job's row is always given whole, so a changed one simply takes the old one's place. Fires have none of
+/// the columns that tell who asked.
+pub(super) static REPLACE_FIRES: Insert =
+    Insert::new(concat!("INSERT OR REPLACE INTO jobs (", job_columns!(), ") VALUES "), 27);
+
+pub(super) static REPLACE_ASKED: Insert = Insert::new(
+    concat!(
+        "INSERT OR REPLACE INTO jobs (",
+        job_columns!(),
+        ",asker,owner,source,priority,base_ms,parent,parent_id,schedule,nominal,cost_estimate) \
+         VALUES "
+    ),
+    37,
+);
+
+pub(super) static REPLACE_PAYLOADS: Insert =
+    Insert::new("INSERT OR REPLACE INTO job_payloads (job,payload) VALUES ", 2);
+
+pub(super) static REPLACE_ENTRIES: Insert = Insert::new(
+    "INSERT OR REPLACE INTO job_entries (job,number,at,attempt,level,stage,message,metadata) VALUES ",
+    8,
 );
 
 pub(super) static REPLACE_WATCHERS: Insert = Insert::new(
@@ -62,8 +88,8 @@ pub(super) static REPLACE_CURSORS: Insert =
 
 pub(super) static REPLACE_HOLDS: Insert = Insert::new(
     "INSERT OR REPLACE INTO holds (watcher,number,kind,drops,at,until,from_seq,from_job,ended_at,\
-     to_seq,to_job) VALUES ",
-    11,
+     to_seq,to_job,generation) VALUES ",
+    12,
 );
 
 pub(super) static INSERT_REMOVED: Insert =
@@ -86,10 +112,28 @@ pub(super) const REPLACE_PLUGIN: &str = "INSERT OR REPLACE INTO plugins (name,ve
      doubted_until) VALUES (?,?,?,?,?,?,?);";
 
 pub(super) static REPLACE_SCHEDULES: Insert = Insert::new(
-    "INSERT OR REPLACE INTO schedules (owner,name,handler,interval_secs,enabled_by_default,\
-     description,ats_code,declared_at,changed_at,retired_at) VALUES ",
-    10,
+    "INSERT OR REPLACE INTO schedules (owner,name,handler,interval_secs,cron,tz,anchor,payload,missed,\
+     overlap,jitter_secs,enabled_by_default,description,ats_code,metadata,state,declared_at,\
+     changed_at,retired_at,seen,last_nominal,last_run_at,last_job,by_call,was_paused) VALUES ",
+    25,
 );
+
+pub(super) static INSERT_RUNS: Insert = Insert::new(
+    "INSERT INTO schedule_runs (schedule,nominal,upto,count,at,outcome,job) VALUES ",
+    7,
+);
+
+pub(super) static REPLACE_BUDGETS: Insert = Insert::new(
+    "INSERT OR REPLACE INTO budgets (plugin,handler,calls_per_minute,per_day,per_week,per_month,\
+     set_by,changed_at) VALUES ",
+    8,
+);
+
+pub(super) static REPLACE_SPENDS: Insert =
+    Insert::new("INSERT OR REPLACE INTO spend (minute,plugin,handler,nanos,calls) VALUES ", 5);
+
+pub(super) static REPLACE_HANDLER_SPENDS: Insert =
+    Insert::new("INSERT OR REPLACE INTO handler_spend (plugin,handler,dearest) VALUES ", 3);
 
 pub(super) static INSERT_ROUTES: Insert =
     Insert::new("INSERT OR REPLACE INTO routes (plugin,method,path,description) VALUES ", 4);
@@ -147,22 +191,62 @@ macro_rules! select_both {
     };
 }
 
-/// Reads jobs: the number, most of the rest as one JSON array, and what JSON cannot hold exactly.
-macro_rules! select_jobs {
-    ($rest:literal) => {
+/// Who asked for a job, and how, as a JSON array; `null` of a fire.
+macro_rules! asked_text {
+    () => {
+        "iif(asker IS NULL,'null',concat('[',json_quote(asker),',',json_quote(owner),',',\
+         json_quote(source),',',json_quote(priority),',',json_quote(base_ms),',',\
+         json_quote(parent),',\"',hex(parent_id),'\",\"',hex(schedule),'\",',json_quote(nominal),']'))"
+    };
+}
+
+/// Reads jobs: the number, most of the rest as one JSON array, and what JSON cannot hold exactly. `$carried`
+/// is what comes as payload and result.
+macro_rules! select_jobs_with {
+    ($carried:literal, $($rest:tt)*) => {
         concat!(
             "SELECT number, concat('[\"',hex(id),'\",',origin,',',json_quote(watcher),',',",
             "revision,',',generation,',',json_quote(seq),',',json_quote(handler),',',",
             "json_quote(plugin),',',state,',',attempts,',',counted,',',uncounted,',',created_at,',',",
             "json_quote(first_counted_at),',',json_quote(started_at),',',",
             "json_quote(completed_at),',',json_quote(due_at),',',delay_ms,',',json_quote(error),',',",
-            "json_quote(progress_done),',',json_quote(progress_total),',',leaves,']'), ",
-            "payload, result, cost FROM jobs ",
-            $rest
+            "json_quote(progress_done),',',json_quote(progress_total),',',leaves,',',",
+            "ifnull(entries,0),',',ifnull(entries_bytes,0),',',",
+            asked_text!(),
+            ",']'), ",
+            $carried,
+            ", cost, cost_estimate FROM jobs ",
+            $($rest)*
         )
     };
 }
-pub(super) use {attestation_text, select_attestations, select_both, select_jobs};
+
+macro_rules! select_jobs {
+    ($($rest:tt)*) => {
+        select_jobs_with!(
+            "(SELECT payload FROM job_payloads WHERE job = jobs.number), result",
+            $($rest)*
+        )
+    };
+}
+
+/// The place of a job in its lane is this and its number; an index has it. See [`Place`].
+macro_rules! rank {
+    () => {
+        "ifnull(base_ms - priority * 600000, 0)"
+    };
+}
+
+/// What an open job meets that was asked for; indexes have these alone.
+macro_rules! is_open_asked {
+    () => {
+        "watcher IS NULL AND state IN (0, 1, 2)"
+    };
+}
+pub(super) use {
+    asked_text, attestation_text, is_open_asked, rank, select_attestations, select_both,
+    select_jobs, select_jobs_with,
+};
 
 pub(super) fn bind_attestation(values: &mut Values, stored: &Stored) {
     let Stored { seq, attestation, appended_by, filled, lineage } = stored;
@@ -198,7 +282,6 @@ pub(super) fn bind_job(values: &mut Values, job: &JobRow) {
     values.add(job.seq.map(|seq| seq.0.cast_signed()));
     values.add(job.handler.clone());
     values.add(job.plugin.as_ref().map(|name| name.as_str()));
-    values.add(job.payload.as_deref());
     values.add(job.state.code());
     values.add(i64::from(job.attempts));
     values.add(i64::from(job.counted));
@@ -214,6 +297,9 @@ pub(super) fn bind_job(values: &mut Values, job: &JobRow) {
     values.add(job.progress.map(|(_, total)| total));
     values.add(job.cost);
     values.add(to_json(&job.leaves));
+    for count in [job.entries, job.entries_bytes] {
+        values.add((count > 0).then_some(i64::from(count)));
+    }
 }
 
 pub(super) fn bind_watcher(values: &mut Values, watcher: &WatcherRow) {
@@ -235,6 +321,36 @@ pub(super) fn bind_watcher(values: &mut Values, watcher: &WatcherRow) {
     values.add(i64::from(watcher.last_generation));
     values.add(watcher.max_attempts.map(i64::from));
     values.add(watcher.max_age_ms.map(u64::cast_signed));
+}
+
+pub(super) fn bind_payload(values: &mut Values, (job, payload): &(JobNumber, &[u8])) {
+    values.number(job.0);
+    values.add(*payload);
+}
+
+/// What is known of who asked for it, after [`bind_job`].
+pub(super) fn bind_asked(values: &mut Values, asked: &Asked) {
+    values.add(asked.by.as_str());
+    values.add(asked.owner.as_str());
+    values.add(asked.source.clone());
+    values.add(i64::from(asked.priority));
+    values.add(asked.base_ms);
+    values.add(asked.parent.map(|parent| parent.number.0.cast_signed()));
+    values.add(asked.parent.as_ref().map(|parent| parent.id.0.as_slice()));
+    values.add(asked.schedule.as_ref().map(|run| run.id.0.as_slice()));
+    values.add(asked.schedule.and_then(|run| run.nominal).map(Timestamp::ms));
+    values.add(asked.cost_estimate);
+}
+
+pub(super) fn bind_entry(values: &mut Values, row: &JobEntryRow) {
+    values.number(row.job.0);
+    values.add(i64::from(row.number));
+    values.add(row.at.ms());
+    values.add(i64::from(row.attempt));
+    values.add(row.level.clone());
+    values.add(row.stage.clone());
+    values.add(row.message.clone());
+    values.add(row.metadata.clone());
 }
 
 pub(super) fn bind_revision(values: &mut Values, row: &RevisionRow) {
@@ -279,6 +395,7 @@ pub(super) fn bind_hold(values: &mut Values, row: &HoldRow) {
     values.add(row.ended_at.map(Timestamp::ms));
     values.add(row.to_seq.map(|seq| seq.0.cast_signed()));
     values.add(row.to_job.map(|job| job.0.cast_signed()));
+    values.add(i64::from(row.generation));
 }
 
 pub(super) fn bind_removed(values: &mut Values, row: &Removed) {
@@ -349,16 +466,76 @@ pub(super) fn bind_plugin(values: &mut Values, row: &PluginRow) {
 }
 
 pub(super) fn bind_schedule(values: &mut Values, row: &ScheduleRow) {
+    let (cron, tz) = match &row.grid {
+        Grid::Every { .. } => (None, None),
+        Grid::Cron { text, tz } => (Some(text.clone()), Some(tz.clone())),
+    };
+    let seen: Vec<_> = row.seen.iter().map(|(first, last)| (first.ms(), last.ms())).collect();
     values.add(row.owner.as_str());
     values.add(row.name.as_str());
-    values.add(row.handler.as_str());
-    values.add(i64::from(row.interval_secs));
+    values.add(row.handler.clone());
+    values.add(row.grid.secs().map(i64::from));
+    values.add(cron);
+    values.add(tz);
+    values.add(row.anchor.ms());
+    values.add(row.payload.as_deref());
+    values.add(row.missed.to_string());
+    values.add(row.overlap.as_str());
+    values.add(i64::from(row.jitter_secs));
     values.add(i64::from(row.enabled_by_default));
     values.add(row.description.as_str());
     values.add(row.ats_code.as_str());
+    values.add(row.metadata.clone());
+    values.add(row.state.as_str());
     values.add(row.declared_at.ms());
     values.add(row.changed_at.ms());
     values.add(row.retired_at.map(Timestamp::ms));
+    values.add(to_json(&seen));
+    values.add(row.last_nominal.map(Timestamp::ms));
+    values.add(row.last_run_at.map(Timestamp::ms));
+    values.add(row.last_job.as_ref().map(|job| job.0.as_slice()));
+    values.add(row.by_call);
+    values.add(row.was_paused);
+}
+
+pub(super) fn bind_run(values: &mut Values, row: &ScheduleRunRow) {
+    values.add(row.schedule.0.as_slice());
+    values.add(row.nominal.map(Timestamp::ms));
+    values.add(row.upto.map(Timestamp::ms));
+    values.number(row.count);
+    values.add(row.at.ms());
+    values.add(row.outcome.as_str());
+    values.add(row.job.as_ref().map(|job| job.0.as_slice()));
+}
+
+pub(super) fn bind_budget(values: &mut Values, row: &BudgetRow) {
+    let (plugin, handler) = match &row.scope {
+        BudgetScope::All => ("", ""),
+        BudgetScope::Plugin(plugin) => (plugin.as_str(), ""),
+        BudgetScope::Handler(plugin, handler) => (plugin.as_str(), handler.as_str()),
+    };
+    values.add(plugin);
+    values.add(handler);
+    values.add(row.calls_per_minute.map(i64::from));
+    for limit in [row.per_day, row.per_week, row.per_month] {
+        values.add(limit);
+    }
+    values.add(row.set_by.as_str());
+    values.add(row.changed_at.ms());
+}
+
+pub(super) fn bind_spend(values: &mut Values, row: &SpendRow) {
+    values.add(row.minute);
+    values.add(row.plugin.as_str());
+    values.add(row.handler.as_str());
+    values.add(row.nanos);
+    values.add(i64::from(row.calls));
+}
+
+pub(super) fn bind_handler_spend(values: &mut Values, row: &HandlerSpendRow) {
+    values.add(row.plugin.as_str());
+    values.add(row.handler.as_str());
+    values.add(row.dearest);
 }
 
 pub(super) fn bind_route(values: &mut Values, plugin: &PluginName, row: &RouteRow) {
@@ -521,6 +698,50 @@ struct JobText {
     progress_done: Option<i32>,
     progress_total: Option<i32>,
     leaves: Vec<LeafNumber>,
+    entries: u32,
+    entries_bytes: u32,
+    asked: Option<AskedText>,
+}
+
+/// The array of [`asked_text`].
+#[derive(serde::Deserialize)]
+struct AskedText {
+    by: String,
+    owner: String,
+    source: Arc<str>,
+    priority: i8,
+    base_ms: i64,
+    parent: Option<JobNumber>,
+    parent_id: String,
+    schedule: String,
+    nominal: Option<i64>,
+}
+
+impl AskedText {
+    fn decode(self, cost_estimate: Option<f64>) -> Result<Asked, String> {
+        let parent = match self.parent {
+            None => None,
+            Some(number) => Some(Parent { number, id: self.parent_id.parse().map_err(shown)? }),
+        };
+        if cost_estimate.is_some_and(|cost| !cost.is_finite() || cost < 0.0) {
+            return Err("its estimated cost is no amount".to_owned());
+        }
+        let nominal = self.nominal.map(Timestamp::from_ms).transpose().map_err(shown)?;
+        let schedule = match &*self.schedule {
+            "" => None,
+            id => Some(ScheduleRun { id: id.parse().map_err(shown)?, nominal }),
+        };
+        Ok(Asked {
+            by: self.by.parse().map_err(shown)?,
+            owner: self.owner.parse().map_err(shown)?,
+            source: self.source,
+            priority: self.priority,
+            base_ms: self.base_ms,
+            parent,
+            schedule,
+            cost_estimate,
+        })
+    }
 }
 
 pub(super) fn read_job(row: &SqliteRow) -> Result<JobRow, StoreError> {
@@ -557,8 +778,102 @@ pub(super) fn read_job(row: &SqliteRow) -> Result<JobRow, StoreError> {
             result: bytes(3)?,
             progress: text.progress_done.zip(text.progress_total),
             cost: row.try_get(4).map_err(shown)?,
+            entries: text.entries,
+            entries_bytes: text.entries_bytes,
             leaves: text.leaves,
+            asked: match text.asked {
+                Some(asked) => Some(Box::new(asked.decode(row.try_get(5).map_err(shown)?)?)),
+                None => None,
+            },
         })
+    })
+}
+
+pub(super) const SELECT_OPEN_ASKED: &str = concat!(
+    "SELECT number, concat('[\"',hex(id),'\",',json_quote(handler),',',json_quote(plugin),',',state,",
+    "',',",
+    asked_text!(),
+    ",']'), cost_estimate FROM jobs WHERE number > ? AND asker IS NOT NULL AND ",
+    is_open_asked!(),
+    " ORDER BY number LIMIT ?"
+);
+
+/// The array of [`SELECT_OPEN_ASKED`].
+#[derive(serde::Deserialize)]
+struct OpenAskedText {
+    id: JobId,
+    handler: Arc<str>,
+    plugin: Option<PluginName>,
+    state: u8,
+    asked: AskedText,
+}
+
+pub(super) fn read_open_asked(row: &SqliteRow) -> Result<OpenAsked, StoreError> {
+    decode(&JOBS, row, |number, text| {
+        let text: OpenAskedText = serde_json::from_str(text).map_err(shown)?;
+        Ok(OpenAsked {
+            number: JobNumber(number),
+            id: text.id,
+            handler: text.handler,
+            plugin: text.plugin,
+            state: JobState::from_code(text.state)
+                .ok_or_else(|| format!("{} is no state", text.state))?,
+            asked: text.asked.decode(row.try_get(2).map_err(shown)?)?,
+        })
+    })
+}
+
+/// From the parents of open jobs upwards. By the plus, SQLite goes through the open jobs, and not through every
+/// child that there ever was.
+pub(super) const SELECT_OPEN_ANCESTORS: &str = concat!(
+    "WITH RECURSIVE up (number) AS (SELECT parent FROM jobs WHERE number > 0 \
+     AND +parent IS NOT NULL AND ",
+    is_open_asked!(),
+    " UNION SELECT parent FROM jobs JOIN up ON jobs.number = up.number WHERE parent IS NOT NULL) \
+     SELECT jobs.number, id, parent, parent_id, state FROM up JOIN jobs ON jobs.number = up.number \
+     WHERE state NOT IN (0, 1, 2) ORDER BY jobs.number"
+);
+
+pub(super) fn read_ancestor(row: &SqliteRow) -> Result<Ancestor, StoreError> {
+    let columns = Columns { table: &JOBS, row };
+    let parent = match columns.optional(2)? {
+        None => None,
+        Some(number) => Some(Parent { number: JobNumber(number), id: columns.job_id(3)? }),
+    };
+    let state = columns.get::<u8>(4)?;
+    let state = JobState::from_code(state).ok_or_else(|| format!("{state} is no state"));
+    Ok(Ancestor {
+        number: JobNumber(columns.number(0)?),
+        id: columns.job_id(1)?,
+        state: columns.check(state)?,
+        parent,
+    })
+}
+
+macro_rules! select_entries {
+    ($rest:literal) => {
+        concat!(
+            "SELECT job, number, at, attempt, level, stage, message, metadata FROM job_entries ",
+            $rest
+        )
+    };
+}
+
+pub(super) const SELECT_ENTRIES: &str =
+    select_entries!("WHERE job = ? AND number > ? ORDER BY number LIMIT ?");
+
+pub(super) fn read_entry(row: &SqliteRow) -> Result<JobEntryRow, StoreError> {
+    let columns = Columns { table: &ENTRIES, row };
+    let text = |column| columns.get::<&str>(column).map(Arc::from);
+    Ok(JobEntryRow {
+        job: JobNumber(columns.number(0)?),
+        number: columns.get(1)?,
+        at: columns.time(2)?,
+        attempt: columns.get(3)?,
+        level: text(4)?,
+        stage: text(5)?,
+        message: text(6)?,
+        metadata: columns.get::<Option<&str>>(7)?.map(Arc::from),
     })
 }
 
@@ -679,7 +994,7 @@ macro_rules! select_holds {
     ($rest:literal) => {
         concat!(
             "SELECT watcher, number, kind, drops, at, until, from_seq, from_job, ended_at, to_seq, ",
-            "to_job FROM holds ",
+            "to_job, generation FROM holds ",
             $rest
         )
     };
@@ -701,6 +1016,7 @@ pub(super) fn read_hold(row: &SqliteRow) -> Result<HoldRow, StoreError> {
     Ok(HoldRow {
         watcher: WatcherNumber(columns.number(0)?),
         number: columns.get(1)?,
+        generation: columns.get(11)?,
         kind,
         drops: columns.get(3)?,
         at: columns.time(4)?,
@@ -799,11 +1115,14 @@ pub(super) fn read_plugin(row: &SqliteRow) -> Result<PluginRow, StoreError> {
     })
 }
 
+/// Reads schedules, each with the id of the store, from which its own follows.
 macro_rules! select_schedules {
     ($rest:literal) => {
         concat!(
-            "SELECT owner, name, handler, interval_secs, enabled_by_default, description, ",
-            "ats_code, declared_at, changed_at, retired_at FROM schedules ",
+            "SELECT owner, name, handler, interval_secs, cron, tz, anchor, payload, missed, overlap, ",
+            "jitter_secs, enabled_by_default, description, ats_code, metadata, state, declared_at, ",
+            "changed_at, retired_at, seen, last_nominal, last_run_at, last_job, by_call, was_paused, ",
+            "(SELECT value FROM meta WHERE key = 'store_id') FROM schedules ",
             $rest
         )
     };
@@ -813,17 +1132,155 @@ pub(super) const SELECT_SCHEDULES: &str = select_schedules!("ORDER BY owner, nam
 
 pub(super) fn read_schedule(row: &SqliteRow) -> Result<ScheduleRow, StoreError> {
     let columns = Columns { table: &SCHEDULES, row };
+    let store = columns.check(columns.get::<&str>(25)?.parse())?;
+    let owner = columns.check(columns.get::<&str>(0)?.parse())?;
+    let name = columns.check(columns.get::<&str>(1)?.parse())?;
+    let last_job = match columns.get::<Option<&[u8]>>(22)? {
+        None => None,
+        Some(_) => Some(columns.job_id(22)?),
+    };
     Ok(ScheduleRow {
-        owner: columns.check(columns.get::<&str>(0)?.parse())?,
-        name: columns.check(columns.get::<&str>(1)?.parse())?,
+        id: ScheduleId::of(store, &owner, &name),
+        owner,
+        name,
+        handler: columns.handler(2)?,
+        grid: read_grid(&columns)?,
+        anchor: columns.time(6)?,
+        payload: columns.get::<Option<&[u8]>>(7)?.map(Arc::from),
+        missed: columns.check(columns.get::<&str>(8)?.parse())?,
+        overlap: columns.check(columns.get::<&str>(9)?.parse())?,
+        jitter_secs: columns.check(u32::try_from(columns.number(10)?))?,
+        enabled_by_default: columns.get::<i64>(11)? != 0,
+        description: columns.get(12)?,
+        ats_code: columns.get(13)?,
+        metadata: columns.get::<Option<&str>>(14)?.map(Arc::from),
+        by_call: columns.get::<i64>(23)? != 0,
+        state: columns.check(columns.get::<&str>(15)?.parse())?,
+        declared_at: columns.time(16)?,
+        changed_at: columns.time(17)?,
+        retired_at: columns.optional_time(18)?,
+        was_paused: columns.get::<i64>(24)? != 0,
+        seen: columns.check(read_seen(columns.get(19)?))?,
+        last_nominal: columns.optional_time(20)?,
+        last_run_at: columns.optional_time(21)?,
+        last_job,
+    })
+}
+
+fn read_grid(columns: &Columns<'_>) -> Result<Grid, StoreError> {
+    match (columns.optional(3)?, columns.get::<Option<&str>>(4)?, columns.get::<Option<&str>>(5)?) {
+        (Some(secs), None, None) => Ok(Grid::Every { secs: columns.check(u32::try_from(secs))? }),
+        (None, Some(text), Some(tz)) => Ok(Grid::Cron { text: text.into(), tz: tz.into() }),
+        _ => {
+            Err(columns.wrong("it has neither an interval nor a line of cron, or both".to_owned()))
+        }
+    }
+}
+
+fn read_seen(text: &str) -> Result<Vec<(Timestamp, Timestamp)>, String> {
+    let ranges: Vec<(i64, i64)> = serde_json::from_str(text).map_err(shown)?;
+    let time = |ms: i64| Timestamp::from_ms(ms).map_err(shown);
+    ranges.into_iter().map(|(first, last)| Ok((time(first)?, time(last)?))).collect()
+}
+
+macro_rules! select_runs {
+    ($rest:literal) => {
+        concat!(
+            "SELECT number, schedule, nominal, upto, count, at, outcome, job FROM schedule_runs ",
+            $rest
+        )
+    };
+}
+
+pub(super) const SELECT_RUNS: &str =
+    select_runs!("WHERE schedule = ? AND number < ? ORDER BY number DESC LIMIT ?");
+
+pub(super) fn read_run(row: &SqliteRow) -> Result<(u64, ScheduleRunRow), StoreError> {
+    let columns = Columns { table: &RUNS, row };
+    let job = match columns.get::<Option<&[u8]>>(7)? {
+        None => None,
+        Some(_) => Some(columns.job_id(7)?),
+    };
+    let run = ScheduleRunRow {
+        schedule: ScheduleId(columns.check(columns.get::<&[u8]>(1)?.try_into())?),
+        nominal: columns.optional_time(2)?,
+        upto: columns.optional_time(3)?,
+        count: columns.number(4)?,
+        at: columns.time(5)?,
+        outcome: columns.check(columns.get::<&str>(6)?.parse())?,
+        job,
+    };
+    Ok((columns.number(0)?, run))
+}
+
+macro_rules! select_budgets {
+    ($rest:literal) => {
+        concat!(
+            "SELECT plugin, handler, calls_per_minute, per_day, per_week, per_month, set_by, ",
+            "changed_at FROM budgets ",
+            $rest
+        )
+    };
+}
+
+pub(super) const SELECT_BUDGETS: &str = select_budgets!("ORDER BY handler <> '', plugin, handler");
+
+pub(super) fn read_budget(row: &SqliteRow) -> Result<BudgetRow, StoreError> {
+    let columns = Columns { table: &BUDGETS, row };
+    let (plugin, handler): (&str, &str) = (columns.get(0)?, columns.get(1)?);
+    let scope = match (plugin, handler) {
+        ("", "") => BudgetScope::All,
+        (plugin, "") => BudgetScope::Plugin(columns.check(plugin.parse())?),
+        (plugin, handler) => {
+            BudgetScope::Handler(columns.check(plugin.parse())?, columns.check(handler.parse())?)
+        }
+    };
+    Ok(BudgetRow {
+        scope,
+        calls_per_minute: columns.check(columns.optional(2)?.map(u32::try_from).transpose())?,
+        per_day: columns.optional_amount(3)?,
+        per_week: columns.optional_amount(4)?,
+        per_month: columns.optional_amount(5)?,
+        set_by: columns.get(6)?,
+        changed_at: columns.time(7)?,
+    })
+}
+
+macro_rules! select_spends {
+    ($rest:literal) => {
+        concat!("SELECT minute, plugin, handler, nanos, calls FROM spend ", $rest)
+    };
+}
+
+pub(super) const SELECT_SPENDS: &str =
+    select_spends!("WHERE minute >= ? ORDER BY minute, plugin, handler");
+
+pub(super) fn read_spend(row: &SqliteRow) -> Result<SpendRow, StoreError> {
+    let columns = Columns { table: &SPENDS, row };
+    Ok(SpendRow {
+        minute: columns.get(0)?,
+        plugin: columns.check(columns.get::<&str>(1)?.parse())?,
         handler: columns.check(columns.get::<&str>(2)?.parse())?,
-        interval_secs: columns.check(u32::try_from(columns.number(3)?))?,
-        enabled_by_default: columns.get::<i64>(4)? != 0,
-        description: columns.get(5)?,
-        ats_code: columns.get(6)?,
-        declared_at: columns.time(7)?,
-        changed_at: columns.time(8)?,
-        retired_at: columns.optional_time(9)?,
+        nanos: columns.get(3)?,
+        calls: columns.check(u32::try_from(columns.number(4)?))?,
+    })
+}
+
+macro_rules! select_handler_spends {
+    ($rest:literal) => {
+        concat!("SELECT plugin, handler, dearest FROM handler_spend ", $rest)
+    };
+}
+
+pub(super) const SELECT_HANDLER_SPENDS: &str = select_handler_spends!("ORDER BY plugin, handler");
+
+pub(super) fn read_handler_spend(row: &SqliteRow) -> Result<HandlerSpendRow, StoreError> {
+    let columns = Columns { table: &HANDLER_SPENDS, row };
+    let dearest = columns.optional_amount(2)?;
+    Ok(HandlerSpendRow {
+        plugin: columns.check(columns.get::<&str>(0)?.parse())?,
+        handler: columns.check(columns.get::<&str>(1)?.parse())?,
+        dearest: dearest.ok_or_else(|| columns.wrong("it says nothing".to_owned()))?,
     })
 }
 
@@ -963,6 +1420,28 @@ pub(super) static SCHEDULES: Table = Table {
     has_names: true,
     ..Table::new("schedules", &["owner", "name"], select_schedules!(""), checks!(read_schedule))
 };
+pub(super) static ENTRIES: Table =
+    Table::new("job_entries", &["job", "number"], select_entries!(""), checks!(read_entry));
+pub(super) static RUNS: Table =
+    Table::new("schedule_runs", &["number"], select_runs!(""), checks!(read_run));
+pub(super) static BUDGETS: Table = Table {
+    has_names: true,
+    ..Table::new("budgets", &["plugin", "handler"], select_budgets!(""), checks!(read_budget))
+};
+/// Its minutes count as names: whole numbers as text.
+pub(super) static SPENDS: Table = Table {
+    has_names: true,
+    ..Table::new("spend", &["minute", "plugin", "handler"], select_spends!(""), checks!(read_spend))
+};
+pub(super) static HANDLER_SPENDS: Table = Table {
+    has_names: true,
+    ..Table::new(
+        "handler_spend",
+        &["plugin", "handler"],
+        select_handler_spends!(""),
+        checks!(read_handler_spend),
+    )
+};
 pub(super) static ROUTES: Table = Table {
     has_names: true,
     ..Table::new("routes", &["plugin", "method", "path"], select_routes!(""), checks!(read_route))
@@ -986,9 +1465,10 @@ static META: Table = Table {
 };
 
 /// All tables whose rows are put aside when they do not decode.
-pub(super) static TABLES: [&Table; 15] = [
+pub(super) static TABLES: [&Table; 20] = [
     &ATTESTATIONS,
     &JOBS,
+    &ENTRIES,
     &WATCHERS,
     &REVISIONS,
     &COUNTERS,
@@ -999,6 +1479,10 @@ pub(super) static TABLES: [&Table; 15] = [
     &PLUGINS,
     &HANDLERS,
     &SCHEDULES,
+    &RUNS,
+    &BUDGETS,
+    &SPENDS,
+    &HANDLER_SPENDS,
     &ROUTES,
     &REFUSED,
     &REMOVED,
@@ -1079,6 +1563,29 @@ impl<'r> Columns<'r> {
 
     fn time(&self, column: usize) -> Result<Timestamp, StoreError> {
         self.check(Timestamp::from_ms(self.get(column)?))
+    }
+
+    fn job_id(&self, column: usize) -> Result<JobId, StoreError> {
+        self.check(self.get::<&[u8]>(column)?.try_into()).map(JobId)
+    }
+
+    /// A handler with its plugin.
+    fn handler(&self, column: usize) -> Result<Arc<str>, StoreError> {
+        let text: &str = self.get(column)?;
+        match self.check(HandlerName::parse_qualified(text))? {
+            (Some(_), _) => Ok(text.into()),
+            (None, _) => Err(self.wrong(format!("handler {text:?} names no plugin"))),
+        }
+    }
+
+    fn optional_amount(&self, column: usize) -> Result<Option<f64>, StoreError> {
+        let amount: Option<f64> = self.get(column)?;
+        match amount {
+            Some(amount) if !amount.is_finite() || amount < 0.0 => {
+                Err(self.wrong(format!("{amount} is no amount")))
+            }
+            amount => Ok(amount),
+        }
     }
 
     fn check<T, E: std::fmt::Display>(&self, outcome: Result<T, E>) -> Result<T, StoreError> {

@@ -4,15 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axwatch_model::{
-    Attributes, Declared, DefaultActor, Defaults, Draft, Incoming, JobId, JobNumber, JobOrigin,
-    JobRow, LeafNumber, Seq, Timestamp, WatcherNumber, WatcherState,
+    Asker, Attributes, Declared, DefaultActor, Defaults, Draft, Grid, Incoming, JobId, JobNumber,
+    JobOrigin, JobRow, JobState, LaneKey, LeafNumber, Missed, Overlap, Owner, Place, ScheduleId,
+    ScheduleState, Seq, Timestamp, WatcherNumber, WatcherState,
 };
 use axwatch_query::Filter;
 use sqlx::{ConnectOptions, Connection, Row};
 use tempfile::TempDir;
 
 use super::connect::{check_settings, read_options, write_options};
-use super::reader::FETCH_BY_SEQS;
+use super::reader::{self, FETCH_BY_SEQS};
+use super::rows;
 use super::search::READ_POSTINGS;
 use super::times::{BlockTimes, READ_TIMES, Times};
 use super::writer::SqliteWriter;
@@ -252,8 +254,27 @@ async fn an_older_program_leaves_no_trace_beside_a_newer_store() {
     assert!(!path.with_extension("db-wal").exists());
 }
 
-/// Takes back what the last migrations did, so that a store has schema 3 or 1.
-pub(super) const BACK_TO_3: &str = "ALTER TABLE plugins DROP COLUMN disabled_at; \
+/// Takes back what the last migrations did, so that a store has schema 5, 3 or 1.
+const BACK_TO_5: &str = "DROP INDEX jobs_asked_open; DROP INDEX jobs_asked_numbers; \
+     DROP INDEX jobs_children; DROP INDEX jobs_of_schedule; \
+     ALTER TABLE jobs DROP COLUMN asker; ALTER TABLE jobs DROP COLUMN owner; \
+     ALTER TABLE jobs DROP COLUMN source; ALTER TABLE jobs DROP COLUMN priority; \
+     ALTER TABLE jobs DROP COLUMN base_ms; ALTER TABLE jobs DROP COLUMN parent; \
+     ALTER TABLE jobs DROP COLUMN parent_id; ALTER TABLE jobs DROP COLUMN schedule; \
+     ALTER TABLE jobs DROP COLUMN nominal; ALTER TABLE jobs DROP COLUMN cost_estimate; \
+     ALTER TABLE jobs DROP COLUMN entries; ALTER TABLE jobs DROP COLUMN entries_bytes; \
+     ALTER TABLE holds DROP COLUMN generation; \
+     UPDATE jobs SET payload = (SELECT payload FROM job_payloads WHERE job = number) \
+         WHERE watcher IS NULL; DROP TABLE job_payloads; \
+     DROP TABLE job_entries; DROP TABLE schedules; DROP TABLE schedule_runs; DROP TABLE budgets; \
+     DROP TABLE spend; DROP TABLE handler_spend; \
+     CREATE TABLE schedules (owner TEXT NOT NULL, name TEXT NOT NULL, handler TEXT NOT NULL, \
+         interval_secs INTEGER NOT NULL, enabled_by_default INTEGER NOT NULL, \
+         description TEXT NOT NULL, ats_code TEXT NOT NULL, declared_at INTEGER NOT NULL, \
+         changed_at INTEGER NOT NULL, retired_at INTEGER, PRIMARY KEY (owner, name)) \
+         STRICT, WITHOUT ROWID; \
+     DELETE FROM _sqlx_migrations WHERE version > 5;";
+const BACK_TO_3: &str = "ALTER TABLE plugins DROP COLUMN disabled_at; \
      ALTER TABLE plugins DROP COLUMN called_back; ALTER TABLE plugins DROP COLUMN doubted_until; \
      DROP TABLE schedules; DROP TABLE routes; DROP TABLE refused; \
      ALTER TABLE attestations DROP COLUMN chain; \
@@ -263,6 +284,11 @@ pub(super) const BACK_TO_3: &str = "ALTER TABLE plugins DROP COLUMN disabled_at;
      DELETE FROM meta WHERE key = 'jobs_gone'; DELETE FROM _sqlx_migrations WHERE version > 3;";
 const BACK_TO_1: &str = "DROP INDEX jobs_ended_badly; DROP TABLE aliases; \
      DROP TABLE watcher_revisions; DELETE FROM _sqlx_migrations WHERE version > 1;";
+
+/// Takes a store of the present schema back to 3.
+pub(super) fn back_to_3() -> String {
+    [BACK_TO_5, BACK_TO_3].concat()
+}
 
 async fn changed(path: &Path, sql: &str) {
     let mut connection = write_options(path).connect().await.unwrap();
@@ -275,7 +301,7 @@ async fn a_store_of_an_older_schema_is_read_as_it_is_and_brought_up_to_be_writte
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("axwatch.db");
     doctored(&path, "UPDATE meta SET value = 7 WHERE key = 'matched_seq'").await;
-    changed(&path, &[BACK_TO_3, BACK_TO_1].concat()).await;
+    changed(&path, &[&back_to_3(), BACK_TO_1].concat()).await;
     let watcher = "INSERT INTO watchers VALUES (1,'user','a',3,1,'{\"ax\":\"X\"}', \
          '[{\"declared\":\"h\",\"plugin\":null}]',NULL,NULL,NULL,'retired',NULL,4,1,2)";
     changed(&path, watcher).await;
@@ -286,7 +312,7 @@ async fn a_store_of_an_older_schema_is_read_as_it_is_and_brought_up_to_be_writte
     let revisions = reader.revisions(WatcherNumber(1)).await.unwrap();
     drop(reader);
     let writer = SqliteStore::open_writer(&path).await.unwrap();
-    assert_eq!(writer.reader().opened().schema, 5);
+    assert_eq!(writer.reader().opened().schema, 6);
     let [revision] = &revisions[..] else { panic!("{revisions:?}") };
     assert_eq!((revision.revision, revision.since_seq, revision.from_seq), (3, Seq(4), Seq(4)));
     assert_eq!((&revision.handlers[..], revision.retired_seq), (&["h".into()][..], Some(Seq(7))));
@@ -307,7 +333,7 @@ async fn a_store_without_positions_is_read_as_it_is_and_gets_them_to_be_written(
             "h".into(),
             at(1),
         );
-        job.seq = Some(Seq(n as u64 / 2));
+        (job.watcher, job.seq) = (Some(WatcherNumber(1)), Some(Seq(n as u64 / 2)));
         writer.commit(&Batch { jobs: vec![job], ..Batch::default() }).await.unwrap();
     }
     // Some of them found by the tables, and some not yet.
@@ -315,7 +341,7 @@ async fn a_store_without_positions_is_read_as_it_is_and_gets_them_to_be_written(
     let newest = writer.reader().jobs_of(Seq(25), 10).await.unwrap();
     assert_eq!((jobs.all, newest.all), (2, 1));
     writer.close().await.unwrap();
-    changed(&path, BACK_TO_3).await;
+    changed(&path, &back_to_3()).await;
     let watchers = "UPDATE meta SET value = 9 WHERE key = 'matched_seq'; \
          INSERT INTO watchers VALUES \
          (1,'user','a',3,2,'{\"ax\":\"X\"}','[]',NULL,NULL,NULL,'paused',NULL,4,1,2), \
@@ -337,7 +363,7 @@ async fn a_store_without_positions_is_read_as_it_is_and_gets_them_to_be_written(
 
     let writer = open_small(&path).await;
     let reader = writer.reader();
-    assert_eq!(reader.opened().schema, 5);
+    assert_eq!(reader.opened().schema, 6);
     assert_eq!(found(reader.as_ref(), &asks("'subject 12'", 9)).await, [12]);
     assert_eq!(reader.jobs_of(Seq(12), 10).await.unwrap(), jobs);
     assert_eq!(reader.jobs_of(Seq(25), 10).await.unwrap(), newest);
@@ -345,6 +371,97 @@ async fn a_store_without_positions_is_read_as_it_is_and_gets_them_to_be_written(
     let [hold] = &reader.holds().await.unwrap()[..] else { panic!("the paused one is held") };
     assert_eq!((hold.watcher, hold.number, hold.kind), (WatcherNumber(1), 1, WatcherState::Paused));
     assert_eq!((hold.from_seq, hold.from_job), (Seq(9), JobNumber(50)));
+}
+
+#[tokio::test]
+async fn a_store_without_askers_is_read_as_it_is_and_gets_them_to_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    let mut writer = open_small(&path).await;
+    let row = |n: u64, origin, handler: &str| {
+        JobRow::queued(JobNumber(n), JobId([n as u8; 16]), origin, handler.into(), at(n as i64))
+    };
+    let fire = |n| JobRow { watcher: Some(WatcherNumber(1)), ..row(n, JobOrigin::Fire, "h") };
+    let api = |n, state| JobRow { state, ..row(n, JobOrigin::Api, "zoo/h") };
+    let jobs = vec![
+        fire(1),
+        api(2, JobState::Queued),
+        api(3, JobState::Completed),
+        fire(4),
+        api(5, JobState::Running),
+        api(6, JobState::Queued),
+    ];
+    writer.commit(&Batch { jobs, ..Batch::default() }).await.unwrap();
+    writer.close().await.unwrap();
+    let schedules = "INSERT INTO schedules VALUES \
+         ('zoo','a','a',60,1,'x','y',5,6,NULL), ('zoo','b','b',60,0,'','',5,6,NULL), \
+         ('zoo','c','c',0,1,'','',5,6,NULL), ('zoo','d','d',60,1,'','',5,6,7), \
+         ('zoo','e','e',60,1,'','',9000000000000,6,NULL)";
+    changed(&path, &[BACK_TO_5, schedules].concat()).await;
+
+    let reader = SqliteStore::open_reader(&path).await.unwrap();
+    assert_eq!(reader.opened().schema, 5);
+    let before = told_of_pulse(reader.as_ref()).await;
+    drop(reader);
+    let writer = open_small(&path).await;
+    let reader = writer.reader();
+    assert_eq!(reader.opened().schema, 6);
+    assert_eq!(told_of_pulse(reader.as_ref()).await, before);
+
+    let asked = reader.open_asked(JobNumber(0), 9).await.unwrap();
+    let told: Vec<_> = asked
+        .iter()
+        .map(|job| (job.number.0, job.asked.by.clone(), job.asked.owner.clone(), job.place().rank))
+        .collect();
+    let of_user = |n: u64| (n, Asker::User, Owner::User, n as i64);
+    assert_eq!(told, [2, 5, 6].map(of_user));
+    let rows = reader.schedules().await.unwrap();
+    let states: Vec<_> = rows.iter().map(|row| row.state).collect();
+    let off = ScheduleState::Inactive;
+    let on = ScheduleState::Active;
+    assert_eq!(states, [on, off, off, ScheduleState::Retired, on]);
+    let first = &rows[0];
+    assert_eq!((&*first.handler, &first.grid), ("zoo/a", &Grid::Every { secs: 60 }));
+    assert_eq!((first.missed, first.overlap, first.anchor), (Missed::Once, Overlap::Skip, at(5)));
+    let zoo = Owner::Plugin("zoo".parse().unwrap());
+    assert_eq!(first.id, ScheduleId::of(reader.opened().store_id, &zoo, &"a".parse().unwrap()));
+    // What lies behind is seen to, also by a clock that had been set ahead.
+    let [(from, upto)] = first.seen[..] else { panic!("{:?}", first.seen) };
+    assert!(from == at(5) && upto.ms() > 1_700_000_000_000, "{upto}");
+    assert_eq!(rows[4].seen, [(at(9_000_000_000_000), at(9_000_000_000_000))]);
+}
+
+/// What a store tells of the jobs that were asked for, and of its schedules but for what was seen to.
+async fn told_of_pulse(reader: &dyn Store) -> String {
+    let lane =
+        LaneKey { watcher: None, generation: 0, handler: "zoo/h".into(), asker: Some(Asker::User) };
+    let mut schedules = reader.schedules().await.unwrap();
+    schedules.iter_mut().for_each(|row| row.seen.clear());
+    let own = crate::JobsQuery {
+        asker: Some(Asker::User),
+        states: vec![JobState::Queued, JobState::Running],
+        limit: 9,
+        ..crate::JobsQuery::default()
+    };
+    format!(
+        "{:#?}",
+        (
+            reader.open_jobs(JobNumber(0), 9).await.unwrap(),
+            reader.open_asked(JobNumber(0), 9).await.unwrap(),
+            reader.open_ancestors().await.unwrap(),
+            reader.jobs(&own).await.unwrap(),
+            reader
+                .ahead(&lane, Place::FIRST, Place { rank: 6, number: JobNumber(6) })
+                .await
+                .unwrap(),
+            reader.job_counts().await.unwrap(),
+            schedules,
+            reader.entries(JobNumber(1), 0, 9).await.unwrap().len(),
+            reader.budgets().await.unwrap().len(),
+            (reader.spends(0).await.unwrap().len(), reader.handler_spends().await.unwrap().len()),
+            reader.schedule_runs(ScheduleId([0; 16]), None, 9).await.unwrap().len(),
+        )
+    )
 }
 
 #[tokio::test]
@@ -459,9 +576,9 @@ async fn furnished(path: &Path) {
     fill(writer.as_mut(), 0..3).await;
     writer.close().await.unwrap();
     let rows = "INSERT INTO jobs VALUES \
-            (1,zeroblob(16),0,1,1,0,1,'h','p',NULL,0,0,0,0,5,NULL,NULL,NULL,NULL,0,NULL,NULL,NULL,NULL,NULL,'[]'), \
-            (2,randomblob(16),0,1,1,0,2,'h','p',NULL,0,0,0,0,5,NULL,NULL,NULL,NULL,0,NULL,NULL,NULL,NULL,NULL,'[]'), \
-            (3,randomblob(16),0,1,1,0,3,'h','p',NULL,0,0,0,0,5,NULL,NULL,NULL,NULL,0,NULL,NULL,NULL,NULL,NULL,'[]'); \
+            (1,zeroblob(16),0,1,1,0,1,'h','p',NULL,0,0,0,0,5,NULL,NULL,NULL,NULL,0,NULL,NULL,NULL,NULL,NULL,'[]',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL), \
+            (2,randomblob(16),0,1,1,0,2,'h','p',NULL,0,0,0,0,5,NULL,NULL,NULL,NULL,0,NULL,NULL,NULL,NULL,NULL,'[]',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL), \
+            (3,randomblob(16),0,1,1,0,3,'h','p',NULL,0,0,0,0,5,NULL,NULL,NULL,NULL,0,NULL,NULL,NULL,NULL,NULL,'[]',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL); \
         INSERT INTO watchers VALUES \
             (1,'user','a',1,0,'{\"ax\":\"X\"}','[]',NULL,NULL,NULL,'live',NULL,4,1,2,0,NULL,NULL), \
             (2,'user','b',1,0,'{\"ax\":\"X\"}','[]',NULL,NULL,NULL,'live',NULL,4,1,2,0,NULL,NULL); \
@@ -470,19 +587,27 @@ async fn furnished(path: &Path) {
         INSERT INTO watcher_counters VALUES (1,1,1,1,NULL),(2,1,1,1,NULL); \
         INSERT INTO cursors VALUES (1,1),(2,1); \
         INSERT INTO passes VALUES (1,0,0,NULL,1,1,NULL,NULL),(2,0,0,NULL,2,1,NULL,NULL); \
-        INSERT INTO holds VALUES (1,1,'paused',0,1,NULL,0,0,NULL,NULL,NULL),(2,1,'muted',0,1,9,0,0,NULL,NULL,NULL); \
+        INSERT INTO holds VALUES (1,1,'paused',0,1,NULL,0,0,NULL,NULL,NULL,0),(2,1,'muted',0,1,9,0,0,NULL,NULL,NULL,0); \
         INSERT INTO aliases VALUES (1,0,'[\"a\",\"b\"]'),(2,0,'[\"c\",\"d\"]'); \
         INSERT INTO plugins VALUES \
             ('p','1.0.0',1,1,NULL,0,NULL),('q','1.0.0',1,1,NULL,0,NULL); \
         INSERT INTO handlers VALUES ('p','h'),('q','h'); \
-        INSERT INTO schedules VALUES ('p','h','h',0,0,'','',1,1,NULL),('q','h','h',0,0,'','',1,1,NULL); \
+        INSERT INTO schedules VALUES \
+            ('p','h','p/h',0,NULL,NULL,1,NULL,'once','skip',0,0,'','',NULL,'inactive',1,1,NULL,'[]',NULL,NULL,NULL,0,0), \
+            ('q','h','q/h',0,NULL,NULL,1,NULL,'once','skip',0,0,'','',NULL,'inactive',1,1,NULL,'[]',NULL,NULL,NULL,0,0); \
+        INSERT INTO job_entries VALUES (1,1,1,1,'info','','one',NULL),(1,2,1,1,'info','','two',NULL); \
+        INSERT INTO schedule_runs VALUES \
+            (1,zeroblob(16),1,NULL,1,1,'missed',NULL),(2,zeroblob(16),1,NULL,1,1,'missed',NULL); \
+        INSERT INTO budgets VALUES ('p','',1,NULL,NULL,NULL,'user',1),('q','',1,NULL,NULL,NULL,'user',1); \
+        INSERT INTO spend VALUES (1,'p','h',1,1),(2,'q','h',1,1); \
+        INSERT INTO handler_spend VALUES ('p','h',1.0),('q','h',1.0); \
         INSERT INTO routes VALUES ('p','GET','/',''),('q','GET','/',''); \
         INSERT INTO refused VALUES ('p','[]'),('q','[]');";
     changed(path, rows).await;
 }
 
 /// How many rows of each kind a reader finds.
-async fn counts(reader: &dyn Store) -> [usize; 13] {
+async fn counts(reader: &dyn Store) -> [usize; 18] {
     [
         reader.open_jobs(JobNumber(0), 9).await.unwrap().len(),
         reader.watchers().await.unwrap().len(),
@@ -497,6 +622,11 @@ async fn counts(reader: &dyn Store) -> [usize; 13] {
         reader.routes().await.unwrap().len(),
         reader.refused().await.unwrap().len(),
         reader.job_counts().await.unwrap().queued as usize,
+        reader.entries(JobNumber(1), 0, 9).await.unwrap().len(),
+        reader.schedule_runs(ScheduleId([0; 16]), None, 9).await.unwrap().len(),
+        reader.budgets().await.unwrap().len(),
+        reader.spends(0).await.unwrap().len(),
+        reader.handler_spends().await.unwrap().len(),
     ]
 }
 
@@ -505,6 +635,14 @@ async fn a_row_of_any_table_that_does_not_decode_stops_nothing() {
     let cases = [
         ("jobs", "1", 0, "UPDATE jobs SET leaves = '[' WHERE number = 1"),
         ("jobs", "1", 0, "UPDATE jobs SET state = 77, id = x'00' WHERE number = 1"),
+        ("jobs", "2", 0, "UPDATE jobs SET asker = 'user', owner = 'a b' WHERE number = 2"),
+        (
+            "jobs",
+            "2",
+            0,
+            "UPDATE jobs SET asker = 'user', owner = 'user', source = '', priority = 0, base_ms = 0, \
+             parent = 1 WHERE number = 2",
+        ),
         ("jobs", "3", 0, "UPDATE jobs SET created_at = 9223372036854775807 WHERE number = 3"),
         ("watchers", "2", 1, "UPDATE watchers SET state = 'asleep' WHERE number = 2"),
         ("watchers", "2", 1, "UPDATE watchers SET handlers = '{' WHERE number = 2"),
@@ -534,6 +672,19 @@ async fn a_row_of_any_table_that_does_not_decode_stops_nothing() {
             9,
             "UPDATE schedules SET interval_secs = 4294967296 WHERE owner = 'q'",
         ),
+        ("schedules", "[\"q\",\"h\"]", 9, "UPDATE schedules SET cron = '@daily' WHERE owner = 'q'"),
+        ("schedules", "[\"q\",\"h\"]", 9, "UPDATE schedules SET seen = '[1]' WHERE owner = 'q'"),
+        ("schedules", "[\"q\",\"h\"]", 9, "UPDATE schedules SET handler = 'h' WHERE owner = 'q'"),
+        ("job_entries", "[1,2]", 13, "UPDATE job_entries SET attempt = -1 WHERE number = 2"),
+        ("schedule_runs", "2", 14, "UPDATE schedule_runs SET job = x'00' WHERE number = 2"),
+        ("budgets", "[\"q\",\"\"]", 15, "UPDATE budgets SET per_day = -0.5 WHERE plugin = 'q'"),
+        ("spend", "[\"2\",\"q\",\"h\"]", 16, "UPDATE spend SET calls = -1 WHERE minute = 2"),
+        (
+            "handler_spend",
+            "[\"q\",\"h\"]",
+            17,
+            "UPDATE handler_spend SET dearest = 9e999 WHERE plugin = 'q'",
+        ),
         ("routes", "[\"\",\"GET\",\"/\"]", 10, "UPDATE routes SET plugin = '' WHERE plugin = 'q'"),
         ("refused", "q", 11, "UPDATE refused SET parts = '[{}]' WHERE plugin = 'q'"),
     ];
@@ -542,7 +693,7 @@ async fn a_row_of_any_table_that_does_not_decode_stops_nothing() {
         let path = folder.path().join("axwatch.db");
         furnished(&path).await;
         let all = counts(&*SqliteStore::open_reader(&path).await.unwrap()).await;
-        assert_eq!(all, [3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3]);
+        assert_eq!(all, [3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 2, 2, 2, 2]);
         changed(&path, spoil).await;
         let mut expected = all;
         expected[kind] -= 1;
@@ -746,6 +897,58 @@ async fn selective_questions_do_not_scan() {
                 || step.contains("TEMP B-TREE")
         });
         assert!(!scans && steps[0].starts_with("SEARCH"), "{steps:?}");
+    }
+}
+
+#[tokio::test]
+async fn jobs_that_were_asked_for_are_found_in_their_indexes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    SqliteStore::open_writer(&path).await.unwrap().close().await.unwrap();
+    let lane = "jobs USING INDEX jobs_asked_open (handler=? AND asker=? AND <expr>>?)";
+    let ahead = "jobs USING COVERING INDEX jobs_asked_open (handler=? AND asker=? AND <expr>>? AND <expr><?)";
+    let fires = "jobs USING INTEGER PRIMARY KEY (rowid>?)";
+    let numbers = "jobs USING INDEX jobs_asked_numbers (number>?)";
+    let by_number = "jobs USING INTEGER PRIMARY KEY (rowid=?)";
+    let cases: [(&str, &[&str]); 13] = [
+        (reader::LANE_OF_ASKED, &[lane]),
+        (reader::COUNT_ASKED_AHEAD, &[ahead]),
+        (reader::OPEN_JOBS, &[fires, numbers]),
+        (
+            reader::SEARCH_OPEN,
+            &["jobs USING INTEGER PRIMARY KEY", "jobs USING INDEX jobs_asked_numbers"],
+        ),
+        (reader::SEARCH_CHILDREN, &["jobs USING INDEX jobs_children (parent=?"]),
+        (reader::SEARCH_RUNS, &["jobs USING INDEX jobs_of_schedule (schedule=?"]),
+        (reader::SEARCH_FAILED, &["jobs USING INDEX jobs_ended_badly (state=?"]),
+        (rows::SELECT_OPEN_ASKED, &[numbers]),
+        (rows::SELECT_OPEN_ANCESTORS, &[numbers, by_number, by_number]),
+        (reader::ABOVE, &[by_number; 3]),
+        (super::writer::WITHDRAW, &[by_number]),
+        (rows::SELECT_RUNS, &["schedule_runs USING INDEX schedule_runs_of (schedule=?"]),
+        (rows::SELECT_SPENDS, &["spend USING PRIMARY KEY (minute>?)"]),
+    ];
+    let beside = ["SEARCH meta", "SEARCH job_payloads USING INTEGER PRIMARY KEY (rowid=?)"];
+    let mut connection = read_options(&path).connect().await.unwrap();
+    for (statement, expected) in cases {
+        let plan = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}")))
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+        let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+        let searches: Vec<&String> = steps
+            .iter()
+            .filter(|step| step.starts_with("SEARCH") && !beside.iter().any(|b| step.contains(b)))
+            .collect();
+        assert_eq!(searches.len(), expected.len(), "{statement}: {steps:#?}");
+        for (search, expected) in searches.into_iter().zip(expected) {
+            assert!(search.contains(expected), "{expected}: {steps:#?}");
+        }
+        // What was found above the open jobs is few, and is put in order.
+        let sorts =
+            |step: &str| step.contains("TEMP B-TREE") && !statement.contains("FROM up JOIN");
+        let scans = |step: &String| step.starts_with("SCAN jobs") || sorts(step);
+        assert!(!steps.iter().any(scans), "{statement}: {steps:#?}");
     }
 }
 
@@ -1032,9 +1235,49 @@ async fn derived_whole(path: &Path) {
         before: at(i64::MAX / 1_000_000),
         below: Seq(99),
         from: Default::default(),
+        dry_run: false,
     };
     while let Some(next) = writer.removable(&retention).await.unwrap().next {
         retention.from = next;
     }
     writer.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn retention_takes_few_jobs_at_once_that_carry_much() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = SqliteStore::open_writer(&folder.path().join("axwatch.db")).await.unwrap();
+    let large: Arc<[u8]> = vec![7; 4 * 1024 * 1024].into();
+    let job = |number: u64| {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&number.to_be_bytes());
+        let (id, handler) = (axwatch_model::JobId(id), "zoo/h".into());
+        let queued =
+            JobRow::queued(JobNumber(number), id, axwatch_model::JobOrigin::Api, handler, at(1));
+        JobRow {
+            state: JobState::Completed,
+            completed_at: Some(at(2)),
+            payload: Some(large.clone()),
+            ..queued
+        }
+    };
+    for number in 1..=10 {
+        writer.commit(&Batch { jobs: vec![job(number)], ..Batch::default() }).await.unwrap();
+    }
+    let mut retention =
+        crate::Retention { before: at(3), below: Seq(0), from: Default::default(), dry_run: false };
+    let mut gone = 0;
+    loop {
+        let removal = writer.removable(&retention).await.unwrap();
+        assert!(removal.jobs.len() <= 4, "{:?}", removal.jobs);
+        gone += removal.jobs.len();
+        let next = removal.next;
+        writer.commit(&Batch { removal: Some(removal), ..Batch::default() }).await.unwrap();
+        let Some(next) = next else { break };
+        retention.from = next;
+    }
+    assert_eq!(gone, 9, "the last one stays");
+    let reader = writer.reader();
+    assert_eq!(reader.payload(JobNumber(9)).await.unwrap(), None);
+    assert!(reader.payload(JobNumber(10)).await.unwrap().is_some());
 }

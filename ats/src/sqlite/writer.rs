@@ -25,12 +25,16 @@ use super::trip::{Transaction, WalFrames};
 use super::{failed, failpoint, rows};
 use crate::append::Known;
 use crate::store::{
-    Batch, Quarantined, Removal, Retention, Room, Store, StoreError, StoreFuture, StoreWriter,
+    Batch, Quarantined, ROWS_FORGOTTEN_MAX, RUNS_KEPT, Removal, Retention, Room, Store, StoreError,
+    StoreFuture, StoreWriter, Withdrawn,
 };
 use crate::tail::{Entries, Tail, TailBounds};
 
 /// Bytes of a frame in the write-ahead log: a page and its header.
 const FRAME_BYTES: u64 = 4_096 + 24;
+
+/// Jobs that one statement withdraws.
+const WITHDRAWN_AT_ONCE: usize = 1_000;
 
 /// Small commits between two measures of the write-ahead log, which grows by a few pages with each.
 const UNMEASURED_MAX: u32 = 16;
@@ -218,6 +222,7 @@ fn is_small(batch: &Batch) -> bool {
     batch.attestations.len() <= 1
         && batch.jobs.len() <= 2
         && batch.cancelled.is_empty()
+        && batch.withdrawn.is_empty()
         && batch.watchers.is_empty()
         && batch.revisions.is_empty()
         && batch.retired.is_empty()
@@ -229,7 +234,14 @@ fn is_small(batch: &Batch) -> bool {
         && alias_changes(batch).next().is_none()
         && batch.handlers.is_empty()
         && batch.plugins.is_empty()
+        && batch.entries.len() <= 1
         && batch.schedules.is_empty()
+        && batch.runs.is_empty()
+        && batch.runs_before.is_empty()
+        && batch.budgets.is_empty()
+        && batch.spends.len() <= 1
+        && batch.spends_from.is_none()
+        && batch.handler_spends.is_empty()
         && batch.routes.is_empty()
         && batch.refused.is_empty()
         && batch.counters.is_none()
@@ -251,26 +263,21 @@ async fn put_batch(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(
     for cancel in &batch.cancelled {
         transaction
             .execute(
-                "UPDATE jobs SET state = ?, completed_at = ?, error = ? \
-                 WHERE number >= ? AND watcher = ? AND state = ? AND generation = ifnull(?, generation);",
+                "UPDATE jobs SET state = ?, completed_at = ?, error = ? WHERE number >= ? \
+                 AND watcher = ? AND state IN (0, 2) AND generation = ifnull(?, generation);",
                 |values| {
                     values.add(JobState::Cancelled.code());
                     values.add(cancel.at.ms());
                     values.add(cancel.reason.as_str());
                     values.number(cancel.from.0);
                     values.number(cancel.watcher.0);
-                    values.add(JobState::Queued.code());
                     values.add(cancel.generation.map(i64::from));
                 },
             )
             .await?;
     }
-    // In the order of the table's key, so that each page is visited once.
-    let mut jobs: Vec<_> = batch.jobs.iter().collect();
-    jobs.sort_unstable_by_key(|job| job.number);
-    transaction
-        .insert(&rows::REPLACE_JOBS, &jobs, |values, job| rows::bind_job(values, job))
-        .await?;
+    withdraw(transaction, &batch.withdrawn).await?;
+    put_jobs(transaction, batch).await?;
     let aliases: Vec<_> = alias_changes(batch).collect();
     transaction.insert(&rows::INSERT_ALIASES, &aliases, rows::bind_alias).await?;
     transaction.insert(&rows::REPLACE_WATCHERS, &batch.watchers, rows::bind_watcher).await?;
@@ -289,6 +296,7 @@ async fn put_batch(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(
     }
     put_places(transaction, batch).await?;
     put_registry(transaction, batch).await?;
+    put_pulse(transaction, batch).await?;
     if let Some((_, counters)) = &batch.counters {
         transaction.insert(&rows::REPLACE_COUNTERS, counters, rows::bind_counters).await?;
     }
@@ -316,6 +324,53 @@ async fn put_batch(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(
         }
     }
     Ok(())
+}
+
+/// The jobs come as a JSON array: number, time, reason, record.
+pub(super) const WITHDRAW: &str = "UPDATE jobs SET state = ?, completed_at = value ->> 1, error = value ->> 2, \
+     due_at = NULL, delay_ms = 0, leaves = json_insert(leaves, '$[#]', value ->> 3) \
+     FROM json_each(?) WHERE jobs.number = value ->> 0 AND jobs.state IN (0, 2);";
+
+/// Many at once: below one job there may be a hundred thousand.
+async fn withdraw(
+    transaction: &mut Transaction<'_>,
+    withdrawn: &[Withdrawn],
+) -> Result<(), sqlx::Error> {
+    for some in withdrawn.chunks(WITHDRAWN_AT_ONCE) {
+        let row = |job: &Withdrawn| (job.number, job.at.ms(), job.reason.clone(), job.leaf);
+        let rows: Vec<_> = some.iter().map(row).collect();
+        let rows = serde_json::to_string(&rows).expect("numbers and texts are always JSON");
+        transaction
+            .execute(WITHDRAW, |values| {
+                values.add(JobState::Cancelled.code());
+                values.add(rows);
+            })
+            .await?;
+    }
+    Ok(())
+}
+
+async fn put_jobs(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(), sqlx::Error> {
+    // In the order of the table's key, so that each page is visited once.
+    let mut jobs: Vec<_> = batch.jobs.iter().collect();
+    jobs.sort_unstable_by_key(|job| (job.asked.is_some(), job.number));
+    let (fires, asked) = jobs.split_at(jobs.partition_point(|job| job.asked.is_none()));
+    transaction
+        .insert(&rows::REPLACE_FIRES, fires, |values, job| rows::bind_job(values, job))
+        .await?;
+    transaction
+        .insert(&rows::REPLACE_ASKED, asked, |values, job| {
+            rows::bind_job(values, job);
+            rows::bind_asked(
+                values,
+                job.asked.as_ref().expect("those behind the others were asked"),
+            );
+        })
+        .await?;
+    let payloads: Vec<_> =
+        jobs.iter().filter_map(|job| Some((job.number, job.payload.as_deref()?))).collect();
+    transaction.insert(&rows::REPLACE_PAYLOADS, &payloads, rows::bind_payload).await?;
+    transaction.insert(&rows::REPLACE_ENTRIES, &batch.entries, rows::bind_entry).await
 }
 
 async fn put_places(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(), sqlx::Error> {
@@ -354,7 +409,6 @@ async fn put_registry(transaction: &mut Transaction<'_>, batch: &Batch) -> Resul
     for row in &batch.plugins {
         transaction.execute(rows::REPLACE_PLUGIN, |values| rows::bind_plugin(values, row)).await?;
     }
-    transaction.insert(&rows::REPLACE_SCHEDULES, &batch.schedules, rows::bind_schedule).await?;
     for (plugin, routes) in &batch.routes {
         transaction
             .execute("DELETE FROM routes WHERE plugin = ?;", |values| values.add(plugin.as_str()))
@@ -366,6 +420,45 @@ async fn put_registry(transaction: &mut Transaction<'_>, batch: &Batch) -> Resul
             .await?;
     }
     transaction.insert(&rows::REPLACE_REFUSED, &batch.refused, rows::bind_refused).await
+}
+
+/// What is written of schedules, budgets and spending.
+async fn put_pulse(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(), sqlx::Error> {
+    transaction.insert(&rows::REPLACE_SCHEDULES, &batch.schedules, rows::bind_schedule).await?;
+    transaction.insert(&rows::INSERT_RUNS, &batch.runs, rows::bind_run).await?;
+    for (schedule, before) in &batch.runs_before {
+        transaction
+            .execute(
+                "DELETE FROM schedule_runs WHERE number IN (SELECT number FROM schedule_runs \
+                 WHERE schedule = ? AND at < ? AND number < (SELECT number FROM schedule_runs \
+                     WHERE schedule = ? ORDER BY number DESC LIMIT 1 OFFSET ?) \
+                 ORDER BY number LIMIT ?);",
+                |values| {
+                    values.add(schedule.0.as_slice());
+                    values.add(before.ms());
+                    values.add(schedule.0.as_slice());
+                    values.add(i64::from(RUNS_KEPT - 1));
+                    values.add(i64::from(ROWS_FORGOTTEN_MAX));
+                },
+            )
+            .await?;
+    }
+    transaction.insert(&rows::REPLACE_BUDGETS, &batch.budgets, rows::bind_budget).await?;
+    transaction.insert(&rows::REPLACE_SPENDS, &batch.spends, rows::bind_spend).await?;
+    if let Some(from) = batch.spends_from {
+        transaction
+            .execute(
+                "DELETE FROM spend WHERE (minute, plugin, handler) IN (SELECT minute, plugin, handler \
+                 FROM spend WHERE minute < ? ORDER BY minute LIMIT ?);",
+                |values| {
+                    values.add(from);
+                    values.add(i64::from(ROWS_FORGOTTEN_MAX));
+                },
+            )
+            .await?;
+    }
+    let rows = &batch.handler_spends;
+    transaction.insert(&rows::REPLACE_HANDLER_SPENDS, rows, rows::bind_handler_spend).await
 }
 
 impl StoreWriter for SqliteWriter {

@@ -86,7 +86,9 @@ impl State {
         let open = self.breaker(plugin, handler).and_then(|breaker| breaker.open.as_ref());
         let Some(open) = open else { return true };
         let runs = |number: &JobNumber| self.lanes[&self.jobs[number].lane].bare == *handler;
-        open.until <= now && !self.plugins[plugin].running.iter().any(runs)
+        let state = &self.plugins[plugin];
+        let stops = |key: &(JobNumber, u32)| self.stopping[key].handler == *handler;
+        open.until <= now && !state.running.iter().any(runs) && !state.stopping.iter().any(stops)
     }
 
     /// Puts a lane in line that the breaker of its handler does not let through.
@@ -199,7 +201,7 @@ impl State {
 
     /// An attempt ended that told nothing good; if it was the one that was let through, the next is let
     /// through after a pause, which is longer when it failed.
-    fn probe_is_over(
+    pub(crate) fn probe_is_over(
         &mut self,
         plugin: &PluginName,
         handler: &HandlerName,

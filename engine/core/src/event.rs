@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_model::{
-    Declared, HandlerName, JobId, JobNumber, JobRow, LaneKey, Mono, Owner, PluginName, RefusedRow,
-    Seq, Stored, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
+    Asker, BudgetRow, BudgetScope, Declared, Grid, HandlerName, JobEntryRow, JobId, JobNumber,
+    JobRow, LaneKey, Missed, Mono, OpenAsked, Overlap, Owner, Place, PluginName, RefusedRow,
+    ScheduleId, ScheduleRow, Seq, Stored, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
 };
 use axwatch_query::Aliases;
 
+use crate::budget::BudgetKind;
+use crate::kin::JobAbove;
 use crate::outcome::Ended;
 use crate::redaction::Redaction;
 
@@ -148,23 +151,56 @@ pub enum Event {
         /// What to do with it.
         command: WatcherCommand,
     },
-    /// Somebody asks for a job without a watcher.
+    /// Somebody asks for a job that no claim causes.
     Enqueue {
-        /// Answered with [`Answer::Job`].
+        /// Answered with [`Answer::Enqueued`].
         request: RequestId,
-        /// Its id.
-        id: JobId,
-        /// The handler: bare, or `plugin/handler`.
-        handler: String,
-        /// Its payload, any bytes.
-        payload: Arc<[u8]>,
+        /// What is asked for.
+        asked: Box<EnqueueAsk>,
     },
-    /// A person asks that a dead letter, or a job that waits for its retry, is tried again now.
+    /// A person asks that a job that was given up or cancelled, or waits for its retry, is tried again now.
     Redrive {
         /// Answered with [`Answer::Job`].
         request: RequestId,
         /// Its row as the store has it.
         row: Box<JobRow>,
+        /// The jobs above it as the store has them, the nearest first.
+        above: Vec<JobAbove>,
+    },
+    /// Somebody wants a job cancelled that is not at its end, and all that is open below it. Of one that is
+    /// at its end, only what is below it.
+    Cancel {
+        /// Answered with [`Answer::Job`].
+        request: RequestId,
+        /// Its row as the store has it.
+        row: Box<JobRow>,
+        /// Who wants it.
+        by: Asker,
+    },
+    /// Somebody wants a job to wait until it is resumed. The attempt under way, if there is one, is stopped.
+    PauseJob {
+        /// Answered with [`Answer::Job`].
+        request: RequestId,
+        /// Its row as the store has it.
+        row: Box<JobRow>,
+        /// Who wants it.
+        by: Asker,
+    },
+    /// Somebody wants a paused job to go on.
+    ResumeJob {
+        /// Answered with [`Answer::Job`].
+        request: RequestId,
+        /// Its row as the store has it.
+        row: Box<JobRow>,
+        /// Who wants it.
+        by: Asker,
+    },
+    /// An attempt that is under way tells how far it is. Of any other it changes nothing.
+    Progress {
+        /// Answered with [`Answer::Heard`].
+        request: RequestId,
+        /// What it tells.
+        report: Box<Report>,
     },
     /// A person wants a dead letter, or a job that waits, never to be tried again.
     Discard {
@@ -173,17 +209,52 @@ pub enum Event {
         /// Its row as the store has it.
         row: Box<JobRow>,
     },
+    /// Somebody creates a schedule, or says what a standing one of that name is from now on.
+    CreateSchedule {
+        /// Answered with [`Answer::Schedule`].
+        request: RequestId,
+        /// What is asked for.
+        asked: Box<ScheduleAsk>,
+    },
+    /// Somebody does something with a schedule.
+    CommandSchedule {
+        /// Answered with [`Answer::Schedule`], or with [`Answer::Job`] when it is to run now.
+        request: RequestId,
+        /// Which schedule.
+        schedule: ScheduleId,
+        /// What to do with it.
+        command: ScheduleCommand,
+        /// Who wants it. A plugin sees its own schedules alone.
+        by: Asker,
+    },
+    /// A person sets a budget.
+    SetBudget {
+        /// Answered with [`Answer::Budget`].
+        request: RequestId,
+        /// Whose jobs it is for.
+        scope: BudgetScope,
+        /// What it says from now on.
+        change: BudgetChange,
+        /// Who sets it.
+        by: String,
+    },
     /// Waiting jobs of a lane were read back from the table.
     Loaded {
         /// Which lane.
         lane: LaneKey,
-        /// The rows, by number; fewer than asked for means that there are no more.
+        /// The rows, by place; fewer than asked for means that there are no more.
         rows: Vec<JobRow>,
     },
-    /// Open jobs that an earlier life of the engine left behind, by number.
+    /// Open jobs that an earlier life of the engine left behind, each once, in any order; an empty list says
+    /// that these were all.
     Recovered {
         /// The rows.
         rows: Vec<JobRow>,
+    },
+    /// Such jobs that were asked for and are not running. What they carry is read when their turn is near.
+    RecoveredAsked {
+        /// What is known of them.
+        jobs: Vec<OpenAsked>,
     },
     /// The batch of all events since the last of these is on the disk. The attempts that started in it
     /// leave now, or at the moment that an [`Effect::LeaveAt`] says; that is their stamp.
@@ -194,6 +265,140 @@ pub enum Event {
     DiskLow(bool),
     /// Time went by.
     Tick,
+}
+
+/// A job as somebody asks for it, unchecked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EnqueueAsk {
+    /// Its id: that of no other job, which is the caller's to see to.
+    pub id: JobId,
+    /// Who asks. No schedule does: those are the core's own.
+    pub by: Asker,
+    /// The handler: bare, or `plugin/handler`. A plugin means its own by a bare name.
+    pub handler: String,
+    /// Its payload, any bytes.
+    pub payload: Arc<[u8]>,
+    /// What the asker knows it by: while a job of this handler with the same one is open, this is that job.
+    /// Empty is none.
+    pub source: String,
+    /// From -10 to 10; the higher the sooner.
+    pub priority: i32,
+    /// The job that it is a part of.
+    pub parent: Option<ParentAsk>,
+    /// What it may cost. An amount that is none is left out.
+    pub cost_estimate: Option<f64>,
+}
+
+/// A job that another is to be a part of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParentAsk {
+    /// Its id, as the asker has it.
+    pub id: JobId,
+    /// It and those above it as the store has them, the nearest first; empty when there is no such job.
+    pub above: Vec<JobAbove>,
+}
+
+/// What became of an [`EnqueueAsk`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Enqueued {
+    /// It is a new job.
+    New(Box<JobRow>),
+    /// A job with its handler and source is open, or one was made under its id: it is that one.
+    Standing {
+        /// Its number.
+        number: JobNumber,
+        /// Its id.
+        id: JobId,
+    },
+}
+
+/// What an attempt that is under way tells. Parts that it does not tell of stay as they are.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Report {
+    /// Of which job.
+    pub job: JobNumber,
+    /// Which attempt; `None` is the one that is under way, and nobody is heard where the process has yet to answer
+    /// for an earlier one.
+    pub attempt: Option<u32>,
+    /// At which process.
+    pub incarnation: u64,
+    /// How far it is, and of how much.
+    pub progress: Option<(i32, i32)>,
+    /// What the attempt has cost so far, in all. An amount that is none is left out.
+    pub cost: Option<f64>,
+    /// What it has to say.
+    pub entries: Vec<JobEntry>,
+}
+
+/// Something that an attempt has to say, unbounded.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct JobEntry {
+    /// When it happened, as the plugin says; `None` is now.
+    pub at: Option<Timestamp>,
+    /// How grave it is, in the plugin's words.
+    pub level: String,
+    /// What the plugin is doing.
+    pub stage: String,
+    /// What it says.
+    pub message: String,
+    /// What it says besides: JSON.
+    pub metadata: Option<String>,
+}
+
+/// A schedule as somebody asks for it, unchecked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScheduleAsk {
+    /// Who asks.
+    pub by: Asker,
+    /// Its name; a plugin's is named like its handler, and this is not looked at.
+    pub name: String,
+    /// The handler: bare, or `plugin/handler`. A plugin means its own.
+    pub handler: String,
+    /// Its nominal times.
+    pub grid: Grid,
+    /// What its jobs carry.
+    pub payload: Option<Arc<[u8]>>,
+    /// What becomes of times at which nothing could run.
+    pub missed: Missed,
+    /// What becomes of a time at which the run before is not over.
+    pub overlap: Overlap,
+    /// Each run is put off by up to so much, and never up to the next.
+    pub jitter_secs: u32,
+    /// What it is for.
+    pub description: String,
+    /// What its owner says that it stands for in AX.
+    pub ats_code: String,
+    /// What its owner keeps with it: a JSON object as text.
+    pub metadata: Option<Arc<str>>,
+}
+
+/// What somebody does with a schedule that stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScheduleCommand {
+    /// Its times pass, and nothing runs.
+    Pause,
+    /// It runs again, from its next time on.
+    Resume,
+    /// It is retired. What of it waits is cancelled, what runs may end.
+    Delete,
+    /// It runs at once, besides its grid and whatever it is doing.
+    RunNow {
+        /// The id of the job.
+        job: JobId,
+    },
+}
+
+/// What is said of a budget. `None` leaves a part as it is; `Some(None)` leaves it to the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct BudgetChange {
+    /// Attempts that may begin in any 60 seconds.
+    pub calls_per_minute: Option<Option<u32>>,
+    /// What may be spent in any 24 hours.
+    pub per_day: Option<Option<f64>>,
+    /// What may be spent in any 7 days.
+    pub per_week: Option<Option<f64>>,
+    /// What may be spent in any 30 days.
+    pub per_month: Option<Option<f64>>,
 }
 
 /// A supervisor's way from one state to another.
@@ -378,11 +583,21 @@ pub enum Effect {
     Load {
         /// Which lane.
         lane: LaneKey,
-        /// Jobs with this number or a higher one.
-        from: JobNumber,
+        /// Jobs at this place or a later one.
+        from: Place,
         /// At most so many.
         limit: usize,
     },
+    /// An attempt that started is to be given up by whoever carries it out, who tells that it ended when it
+    /// is: until then it counts as under way at its plugin.
+    CancelAttempt {
+        /// Whose attempt.
+        job: JobNumber,
+        /// Which.
+        attempt: u32,
+    },
+    /// An attempt under way told how far it is.
+    Progressed(Box<Progressed>),
     /// An announcement lacks what was there before, and is not believed yet.
     Doubted {
         /// Whose.
@@ -406,6 +621,17 @@ pub enum Effect {
         text: String,
         /// The mistakes in it.
         reason: String,
+    },
+    /// A budget is nearly used up, or more than that. Told of once until less of it is used again.
+    BudgetWarning {
+        /// Whose budget.
+        scope: BudgetScope,
+        /// What of it.
+        kind: BudgetKind,
+        /// How much is used.
+        used: String,
+        /// How much there is.
+        of: String,
     },
     /// A job was given up: a dead letter.
     GaveUp {
@@ -433,6 +659,25 @@ pub enum Effect {
     },
 }
 
+/// How far an attempt under way is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Progressed {
+    /// Which job.
+    pub job: JobNumber,
+    /// Its id.
+    pub id: JobId,
+    /// Which attempt.
+    pub attempt: u32,
+    /// How far it is, and of how much.
+    pub progress: Option<(i32, i32)>,
+    /// How far it is has changed in this attempt.
+    pub moved: bool,
+    /// What all attempts of the job have cost so far.
+    pub cost: Option<f64>,
+    /// What it had to say, as far as that is kept.
+    pub entries: Vec<JobEntryRow>,
+}
+
 /// One attempt, as the dispatcher needs it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Start {
@@ -450,7 +695,8 @@ pub struct Start {
     pub handler: Arc<str>,
     /// The claim whose payload it gets.
     pub seq: Option<Seq>,
-    /// The payload, when it was given rather than made from a claim.
+    /// The payload of a job that was made with this very batch. What others were given the store has; the rest
+    /// get one that is made from their claim.
     pub payload: Option<Arc<[u8]>>,
     /// The watcher's parameters.
     pub params: Option<Arc<str>>,
@@ -473,6 +719,14 @@ pub enum Answer {
     Watcher(Result<Box<WatcherRow>, Refusal>),
     /// The job as it now stands.
     Job(Result<Box<JobRow>, Refusal>),
+    /// The schedule as it now stands.
+    Schedule(Result<Box<ScheduleRow>, Refusal>),
+    /// The budget as it was set.
+    Budget(Result<Box<BudgetRow>, Refusal>),
+    /// Whether it was the attempt under way that told something.
+    Heard(bool),
+    /// What was asked for is a job now.
+    Enqueued(Result<Enqueued, Refusal>),
 }
 
 /// What became of a registration.

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use axwatch_model::{HoldRow, JobNumber, JobRow, JobState, Now, Seq, WatcherNumber, WatcherState};
+use axwatch_model::{HoldRow, JobRow, JobState, Now, Seq, WatcherNumber, WatcherState};
 
 use crate::event::{Refusal, RefusalKind};
 use crate::passes::Position;
@@ -29,7 +29,8 @@ impl State {
             let Some(watcher) = self.watchers.get_mut(&number) else { continue };
             watcher.holds = watcher.holds.max(hold.number);
             if hold.ended_at.is_some() {
-                watcher.let_go.extend(Some(hold).filter(|hold| hold.drops));
+                let is_of_now = hold.generation == watcher.row.generation;
+                watcher.let_go.extend(Some(hold).filter(|hold| hold.drops && is_of_now));
             } else {
                 watcher.hold = Some(hold);
                 self.set_mute_timer(number, now);
@@ -112,6 +113,7 @@ impl State {
         let hold = HoldRow {
             watcher: number,
             number: watcher.holds,
+            generation: watcher.row.generation,
             kind,
             drops,
             at,
@@ -259,11 +261,7 @@ impl State {
     /// then is over.
     pub(crate) fn end_holds(&mut self, number: WatcherNumber, now: Now) {
         self.end_hold(number, false, now);
-        let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
-        for hold in std::mem::take(&mut watcher.let_go) {
-            let hold = HoldRow { drops: false, ..hold };
-            self.unwritten.holds.insert((number, hold.number), hold);
-        }
+        self.watchers.get_mut(&number).expect("listed by the caller").let_go = Vec::new();
     }
 
     /// Forgets former holds once nothing of theirs can be left: no job of the watcher waits in the table, and
@@ -306,8 +304,9 @@ impl State {
     /// Whether a job that waits in the table is to be let go: it was held by a hold whose jobs are.
     pub(crate) fn is_let_go(&self, row: &JobRow) -> Option<&'static str> {
         let watcher = self.watchers.get(&row.watcher?)?;
-        // Whoever had a job tried again that was let go wants it to run.
-        if row.attempts > 0 || row.error.is_some() || row.generation != watcher.row.generation {
+        // Whoever had a job tried again that was let go, or resumed one that was paused, wants it to run.
+        let is_wanted = row.error.is_some() || row.due_at.is_some();
+        if row.attempts > 0 || is_wanted || row.generation != watcher.row.generation {
             return None;
         }
         let hold = watcher.let_go.iter().find(|hold| {
@@ -319,12 +318,12 @@ impl State {
     /// Lets go what waits in memory; what waits in the table follows when it is read.
     fn let_go_waiting(&mut self, number: WatcherNumber, now: Now) {
         for lane_id in self.lanes_of_watcher(number) {
-            let waiting: Vec<JobNumber> = self.lanes[&lane_id].first.iter().copied().collect();
-            for job in waiting {
+            let waiting = self.lanes[&lane_id].first.iter();
+            for job in waiting.map(|place| place.number).collect::<Vec<_>>() {
                 if let Some(reason) = self.is_let_go(&self.jobs[&job].row) {
                     let lane = self.lanes.get_mut(&lane_id).expect("listed above");
-                    lane.first.retain(|waiting| *waiting != job);
-                    let row = self.jobs.remove(&job).expect("a lane's jobs are in memory").row;
+                    lane.first.retain(|waiting| waiting.number != job);
+                    let row = self.forget_job(job).expect("a lane's jobs are in memory").row;
                     self.unwritten.jobs.remove(&job);
                     self.let_go(lane_id, row, reason, now);
                 }
@@ -336,15 +335,8 @@ impl State {
 
     /// Cancels an open job that waits nowhere in memory.
     pub(crate) fn let_go(&mut self, lane_id: LaneId, row: JobRow, reason: &str, now: Now) {
-        self.open_jobs -= 1;
-        let lane = self.lanes.get_mut(&lane_id).expect("the job's lane lives as long as the job");
-        lane.open -= 1;
-        if lane.loading.is_some() {
-            lane.ended_meanwhile.insert(row.number);
-        }
         let row = self.cancelled(row, reason, now);
-        row.watcher.inspect(|watcher| self.passes.job_ended(*watcher));
-        self.unwritten.released.insert(row.number, row);
+        self.close(lane_id, row, now);
         self.drop_if_done(lane_id);
     }
 
@@ -352,13 +344,8 @@ impl State {
     pub(crate) fn cancelled(&mut self, mut row: JobRow, reason: &str, now: Now) -> JobRow {
         let error = format!("{LET_GO}{reason}");
         let leaf = self.record(&Record::Job(JobRecord {
-            at: now.wall,
-            attempts: None,
-            handler: None,
-            job: row.id,
-            payload_sha256: None,
             reason: Some(&error),
-            r#type: "job_cancelled",
+            ..JobRecord::new("job_cancelled", row.id, now.wall)
         }));
         row.leaves.push(leaf);
         (row.state, row.completed_at, row.error) =

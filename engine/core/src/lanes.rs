@@ -1,6 +1,7 @@
 //! Lanes: where jobs wait, and which of them starts next.
 //!
-//! A lane holds its first attempts in order and its due retries. The lanes of a plugin that have
+//! A lane holds its first attempts in the order of their places and its due retries. What has no room in
+//! memory waits in the table only, behind all first attempts in memory. The lanes of a plugin that have
 //! something to start stand in its `turns`; [`State::pump`] goes round them while the plugin has
 //! slots. A lane that its watcher's limit holds back leaves the turns until it is called (`crate::limits`).
 
@@ -8,11 +9,12 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use axwatch_model::{
-    HandlerName, JobNumber, JobRow, JobState, LaneKey, Mono, Now, PluginName, Timestamp,
-    WatcherNumber, WatcherState,
+    Asker, HandlerName, JobNumber, JobRow, JobState, LaneKey, Mono, Now, Place, PluginName,
+    Timestamp, WatcherNumber, WatcherState,
 };
 
 use crate::event::{Effect, Start};
+use crate::kin::Identity;
 use crate::limits::{Limit, Starting, Waiter};
 use crate::record::{AttemptStarted, Record};
 use crate::state::{Job, Lane, LaneId, Phase, State, Timer};
@@ -29,24 +31,72 @@ pub(crate) enum Queue {
 }
 
 impl State {
-    /// Adds a new queued job: to its lane in memory, or only to the table when there is no room.
+    /// Adds a new queued job to its lane.
     pub(crate) fn add_job(&mut self, row: JobRow, now: Now) {
         let lane_id = self.lane_of(&row);
+        self.note_open((&row).into(), lane_id);
+        self.wait_in_lane(lane_id, row, true, now);
+    }
+
+    /// A job is open from here on and belongs to this lane: so its kin and its source are known.
+    pub(crate) fn note_open(&mut self, job: Identity<'_>, lane_id: LaneId) {
         self.open_jobs += 1;
-        let full = self.room_for(lane_id) == 0;
-        let waiting_max = self.policy.bounds.lane_waiting_max;
-        let lane = self.lanes.get_mut(&lane_id).expect("the lane was just looked up");
+        let lane = self.lanes.get_mut(&lane_id).expect("jobs belong to known lanes");
         lane.open += 1;
-        if full || lane.spill.is_some() || lane.loading.is_some() || lane.first.len() >= waiting_max
-        {
-            self.spill(lane_id, row.number);
-            self.unwritten.released.insert(row.number, row);
-        } else {
-            lane.first.push_back(row.number);
-            self.unwritten.jobs.insert(row.number);
-            self.keep(row, lane_id, Phase::First, now);
-            self.schedule(lane_id);
+        let by = lane.key.asker.clone();
+        self.count_asked(by, true);
+        self.note_asked(job, lane_id);
+    }
+
+    /// Lets a queued job wait in its lane: in memory, or in the table only when there is no room for it.
+    /// `changed` says that the table does not have this row yet.
+    pub(crate) fn wait_in_lane(&mut self, lane_id: LaneId, row: JobRow, changed: bool, now: Now) {
+        let (waiting_max, delayed_max) =
+            (self.policy.bounds.lane_waiting_max, self.policy.bounds.lane_delayed_max);
+        let has_memory = self.room_for(lane_id) > 0;
+        let lane = &self.lanes[&lane_id];
+        let (number, place) = (row.number, row.place());
+        let is_first = row.attempts == 0 && wait_of(&row, now) == 0;
+        let last = lane.first.back().copied();
+        let comes_before = last.is_some_and(|last| place < last);
+        // First attempts that wait in the table only come after those in memory.
+        let is_in_line = comes_before
+            || match lane.spill {
+                Some(from) => place < from,
+                None => lane.loading.is_none(),
+            };
+        let has_place = has_memory && lane.first.len() < waiting_max;
+        let enters = match is_first {
+            true => is_in_line && (has_place || comes_before),
+            false => has_memory && lane.retries() < delayed_max,
+        };
+        if !enters {
+            self.spill(lane_id, place);
+            if changed {
+                self.unwritten.released.insert(number, row);
+            }
+            return;
         }
+        if is_first && !has_place {
+            self.make_room(lane_id);
+        }
+        if changed {
+            self.unwritten.released.remove(&number);
+            self.unwritten.jobs.insert(number);
+        }
+        self.enter(lane_id, row, now);
+        self.schedule(lane_id);
+    }
+
+    /// The last of the first attempts of a lane goes back to the table.
+    fn make_room(&mut self, lane_id: LaneId) {
+        let lane = self.lanes.get_mut(&lane_id).expect("looked up by the caller");
+        let Some(last) = lane.first.pop_back() else { return };
+        let row = self.forget_job(last.number).expect("a lane's jobs are in memory").row;
+        if self.unwritten.jobs.remove(&last.number) {
+            self.unwritten.released.insert(last.number, row);
+        }
+        self.spill(lane_id, last);
     }
 
     /// How many more jobs of this lane memory has room for, up to what a lane may hold. When memory
@@ -56,24 +106,25 @@ impl State {
         let bounds = &self.policy.bounds;
         let taken = self.jobs.len() + self.reading;
         let free = bounds.jobs_in_memory_max.saturating_sub(taken);
+        let lane = &self.lanes[&lane_id];
         if free >= bounds.lane_waiting_max {
             return bounds.lane_waiting_max;
         }
         let kept = bounds.jobs_in_memory_max / 4 + 1;
-        let lane = &self.lanes[&lane_id];
         let idle = lane.first.is_empty() && lane.again.is_empty() && lane.running == 0;
         usize::from(idle && taken < bounds.jobs_in_memory_max + kept && self.is_free(lane))
     }
 
-    /// Keeps a job in memory. Its place in the lane is the caller's to see to.
+    /// Keeps a job in memory, without what it carries. Its place in the lane is the caller's to see to.
     pub(crate) fn keep(&mut self, row: JobRow, lane: LaneId, phase: Phase, now: Now) {
+        let row = JobRow { payload: None, ..row };
         // Its row tells how long it had been failing when its last attempt ended: that was when its
         // delay began, or, without one, when the attempt did.
         let ended = delayed_at(&row).or(row.started_at);
         let age = ended
             .zip(row.first_counted_at)
             .map_or(Duration::ZERO, |(ended, first)| ended.since(first));
-        let idle_mark = self.idle_total(&row, now.mono);
+        let idle_mark = self.idle_total(&row, lane, now.mono);
         let job = Job {
             lane,
             phase,
@@ -82,46 +133,71 @@ impl State {
             age,
             reckoned: now.mono,
             idle_mark,
+            cost_before: row.cost,
+            leaves_before: 0,
             row,
         };
-        self.jobs.insert(job.row.number, job);
+        let number = job.row.number;
+        if job.row.watcher.is_some() {
+            self.fires_from = self.fires_from.min(number);
+        }
+        self.jobs.insert(number, job);
+    }
+
+    /// Lets go of a job in memory. Its place in the lane is the caller's to see to.
+    pub(crate) fn forget_job(&mut self, number: JobNumber) -> Option<Job> {
+        self.jobs.remove(&number)
     }
 
     /// Notes that a job waits in the table only.
-    pub(crate) fn spill(&mut self, lane_id: LaneId, number: JobNumber) {
+    pub(crate) fn spill(&mut self, lane_id: LaneId, place: Place) {
         let lane = self.lanes.get_mut(&lane_id).expect("only known lanes spill");
         if lane.first.is_empty() {
             // Nothing of it in memory will end and ask for more.
             self.starved.insert(lane_id);
         }
         if lane.spill.is_some() && lane.loading.is_some() {
-            let first = lane.spilled_meanwhile.map_or(number, |first| first.min(number));
+            let first = lane.spilled_meanwhile.map_or(place, |first| first.min(place));
             lane.spilled_meanwhile = Some(first);
         }
-        // New jobs have the highest numbers, but one that is redriven may come before all that wait.
-        if lane.spill.is_none_or(|first| number < first) {
-            if let Some(before) = lane.spill.replace(number) {
-                self.spills.remove(&(before, lane_id));
-            }
-            self.spills.insert((number, lane_id));
+        // New jobs mostly have the last places, but others may come before all that wait.
+        if lane.spill.is_none_or(|first| place < first) {
+            self.set_spill(lane_id, Some(place));
         }
     }
 
-    /// Who answers for a job now: as its watcher has it, which may have learned it since. A handler that
-    /// the watcher does not name any more stays where it was as long as it is had there.
-    fn plugin_of(&self, row: &JobRow) -> Option<PluginName> {
-        let watcher = row.watcher.and_then(|watcher| self.watchers.get(&watcher));
+    /// Where what waits in the table only begins, from here on.
+    pub(crate) fn set_spill(&mut self, lane_id: LaneId, spill: Option<Place>) {
+        let lane = self.lanes.get_mut(&lane_id).expect("only known lanes spill");
+        let before = std::mem::replace(&mut lane.spill, spill);
+        // Only fires hold the mark of open jobs.
+        if lane.key.watcher.is_some() {
+            if let Some(before) = before {
+                self.spills.remove(&(before.number, lane_id));
+            }
+            self.spills.extend(spill.map(|from| (from.number, lane_id)));
+        }
+    }
+
+    /// Who answers for the jobs of a lane now: as their watcher has it, which may have learned it since. A
+    /// handler that the watcher does not name any more stays where it was as long as it is had there.
+    fn plugin_of(&self, key: &LaneKey, former: Option<&PluginName>) -> Option<PluginName> {
+        let watcher = key.watcher.and_then(|watcher| self.watchers.get(&watcher));
         let handler =
-            watcher.and_then(|w| w.row.handlers.iter().find(|h| h.declared == row.handler));
+            watcher.and_then(|w| w.row.handlers.iter().find(|h| h.declared == key.handler));
         match handler {
             Some(handler) => handler.plugin.clone(),
-            None => self.who_has(&row.handler, row.plugin.as_ref()),
+            None => self.who_has(&key.handler, former),
         }
     }
 
     /// The lane of a job, made when it has none yet.
     pub(crate) fn lane_of(&mut self, row: &JobRow) -> LaneId {
-        let key = row.lane();
+        self.lane_of_key(row.lane(), row.plugin.as_ref())
+    }
+
+    /// A lane, made when there is none yet: for a job that was this plugin's.
+    pub(crate) fn lane_of_key(&mut self, key: LaneKey, former: Option<&PluginName>) -> LaneId {
         if let Some(id) = self.lane_ids.get(&key) {
             return *id;
         }
@@ -129,15 +205,16 @@ impl State {
         let id = self.last_lane;
         // A declared handler was checked when it was declared; a row that holds none waits for ever
         // in a lane that nobody answers for, which `plugin: None` says.
-        let bare: Option<HandlerName> = row.bare_handler().parse().ok();
+        let bare = HandlerName::parse_qualified(&key.handler).ok().map(|(_, bare)| bare);
         let lane = Lane {
             key: key.clone(),
-            plugin: bare.as_ref().and_then(|_| self.plugin_of(row)),
+            plugin: bare.as_ref().and_then(|_| self.plugin_of(&key, former)),
             bare: bare.unwrap_or_else(|| "_".parse().expect("an underscore is a name")),
             first: Default::default(),
             again: Default::default(),
             delayed: Default::default(),
             running: 0,
+            paused: 0,
             spill: None,
             loading: None,
             discard_loaded: false,
@@ -146,6 +223,8 @@ impl State {
             in_turn: false,
             limited: false,
             breaker_ticket: None,
+            budget: None,
+            budget_held: Duration::ZERO,
             open: 0,
         };
         self.lanes.insert(id, lane);
@@ -157,7 +236,9 @@ impl State {
     pub(crate) fn schedule(&mut self, lane_id: LaneId) {
         let Some(lane) = self.lanes.get(&lane_id) else { return };
         let Some(plugin) = lane.plugin.clone() else { return };
-        if lane.in_turn || lane.limited || lane.breaker_ticket.is_some() || !self.may_run(lane) {
+        let is_held = lane.budget.as_ref().is_some_and(|held| held.waits());
+        let waits = lane.limited || lane.breaker_ticket.is_some() || is_held;
+        if lane.in_turn || waits || !self.may_run(lane) {
             return;
         }
         let state = self.plugins.entry(plugin.clone()).or_default();
@@ -191,7 +272,7 @@ impl State {
 
     pub(crate) fn lanes_of_watcher(&self, watcher: WatcherNumber) -> Vec<LaneId> {
         let handler = self.no_handler.clone();
-        let first = LaneKey { watcher: Some(watcher), generation: 0, handler };
+        let first = LaneKey { watcher: Some(watcher), generation: 0, handler, asker: None };
         let lanes =
             self.lane_ids.range(first..).take_while(|(key, _)| key.watcher == Some(watcher));
         lanes.map(|(_, id)| *id).collect()
@@ -199,14 +280,14 @@ impl State {
 
     /// Open jobs of one generation of a watcher.
     pub(crate) fn open_of(&self, watcher: WatcherNumber, generation: u32) -> u64 {
-        let first =
-            LaneKey { watcher: Some(watcher), generation, handler: self.no_handler.clone() };
+        let handler = self.no_handler.clone();
+        let first = LaneKey { watcher: Some(watcher), generation, handler, asker: None };
         let is_of = |key: &LaneKey| key.watcher == Some(watcher) && key.generation == generation;
         let lanes = self.lane_ids.range(first..).take_while(|(key, _)| is_of(key));
         lanes.map(|(_, id)| self.lanes[id].open).sum()
     }
 
-    fn may_run(&self, lane: &Lane) -> bool {
+    pub(crate) fn may_run(&self, lane: &Lane) -> bool {
         let held_back = lane.delayed.len() >= self.policy.bounds.lane_delayed_max;
         let has_work = !lane.again.is_empty() || !lane.first.is_empty() && !held_back;
         has_work && self.is_free(lane)
@@ -234,11 +315,14 @@ impl State {
                     self.pump_plugin(&plugin, now, effects);
                 }
             }
-            if self.limits_to_call.is_empty() && self.breakers_to_call.is_empty() {
+            let is_called = !self.limits_to_call.is_empty() || !self.breakers_to_call.is_empty();
+            if !is_called && !self.budgets.is_called() {
+                self.tell_of_freed();
                 return;
             }
             self.call_limited(now);
             self.call_breakers(now.mono);
+            self.call_budgets();
         }
     }
 
@@ -281,7 +365,8 @@ impl State {
                 passed_over += 1;
                 continue;
             };
-            if self.limit(Waiter::Lane(lane_id), number, now) {
+            if self.budget_allows(lane_id, number) && self.limit(Waiter::Lane(lane_id), number, now)
+            {
                 self.start(lane_id, number, queue, now, effects);
                 passed_over = 0;
                 first_waits = None;
@@ -305,7 +390,7 @@ impl State {
         if state.others_left > 0 || !state.suspects.iter().any(waits) {
             return false;
         }
-        !state.running.is_empty() || self.start_suspect(plugin, now, effects)
+        state.in_flight() > 0 || self.start_suspect(plugin, now, effects)
     }
 
     /// Whether nothing but the work of its plugin keeps a suspect from asking its watcher's limit. Others
@@ -319,13 +404,14 @@ impl State {
         let lane = &self.lanes[&job.lane];
         self.is_free(lane)
             && self.breaker_allows(plugin, &lane.bare, now)
+            && self.budget_would_let(number)
             && !watcher.is_some_and(|w| limited(&w.limit))
     }
 
     /// Starts the first suspect that may run, if nothing else is running. Says whether one did.
     fn start_suspect(&mut self, plugin: &PluginName, now: Now, effects: &mut Vec<Effect>) -> bool {
         let Some(state) = self.plugins.get_mut(plugin) else { return false };
-        if !state.running.is_empty() {
+        if state.in_flight() > 0 {
             return false;
         }
         let mut rest = std::mem::take(&mut state.suspects);
@@ -335,7 +421,8 @@ impl State {
         for place in 0..rest.len() {
             let number = rest[place];
             let lane_id = self.jobs[&number].lane;
-            if !self.suspect_may_ask(plugin, number, now.mono)
+            if !self.budget_lets_suspect(number)
+                || !self.suspect_may_ask(plugin, number, now.mono)
                 || !self.limit(Waiter::Suspects(plugin.clone()), number, now)
             {
                 continue;
@@ -352,7 +439,7 @@ impl State {
     /// The lane whose turn it is, if the plugin has a slot for it.
     fn next_turn(&mut self, plugin: &PluginName, passed_over: usize) -> Option<LaneId> {
         let state = self.plugins.get_mut(plugin)?;
-        if state.running.len() >= state.slots_now() as usize || passed_over >= state.turns.len() {
+        if state.in_flight() >= state.slots_now() as usize || passed_over >= state.turns.len() {
             return None;
         }
         state.turns.pop_front()
@@ -369,7 +456,7 @@ impl State {
 
     /// The job of the lane that starts next, and where it waits. Retries have a fifth of the slots, but
     /// at least one, while first attempts wait.
-    fn pick(
+    pub(crate) fn pick(
         &self,
         lane: &Lane,
         plugin: &PluginName,
@@ -378,19 +465,34 @@ impl State {
         let state = &self.plugins[plugin];
         let share = (state.slots / 5).max(1);
         let held_back = lane.delayed.len() >= self.policy.bounds.lane_delayed_max;
-        let first = lane.first.front().filter(|_| !held_back);
-        if let Some(again) = lane.again.front()
+        let first = self.first_that_may(lane, lane.numbers()).filter(|_| !held_back);
+        let again = self.first_that_may(lane, lane.again.iter().copied());
+        if let Some(again) = again
             && (state.retries_running < share
                 || first.is_none()
                     && !*first_waits.get_or_insert_with(|| self.first_attempts_wait(plugin)))
         {
-            return Some((*again, Queue::Again));
+            return Some((again, Queue::Again));
         }
-        first.map(|number| (*number, Queue::First))
+        first.map(|number| (number, Queue::First))
     }
 
     fn first_attempts_wait(&self, plugin: &PluginName) -> bool {
-        self.plugins[plugin].turns.iter().any(|lane| !self.lanes[lane].first.is_empty())
+        let mut lanes = self.plugins[plugin].turns.iter().map(|lane| &self.lanes[lane]);
+        lanes.any(|lane| self.first_that_may(lane, lane.numbers()).is_some())
+    }
+
+    /// The first of these jobs of a lane that may run: of a schedule one runs at a time, and keeps no other
+    /// schedule's waiting.
+    fn first_that_may(
+        &self,
+        lane: &Lane,
+        mut jobs: impl Iterator<Item = JobNumber>,
+    ) -> Option<JobNumber> {
+        match lane.key.asker {
+            Some(Asker::Schedule) => jobs.find(|number| !self.run_has_to_wait(*number)),
+            _ => jobs.next(),
+        }
     }
 
     /// Adds a record to what the job's row knows of the audit.
@@ -411,8 +513,8 @@ impl State {
     ) {
         let lane = self.lanes.get_mut(&lane_id).expect("a job starts from its lane");
         match queue {
-            Queue::First => drop(lane.first.pop_front()),
-            Queue::Again => drop(lane.again.pop_front()),
+            Queue::First => lane.leave_line(number),
+            Queue::Again => lane.leave_retries(number),
             Queue::Suspects => {}
         }
         lane.running += 1;
@@ -432,9 +534,11 @@ impl State {
         self.reckon_age(number, now);
         let job = self.jobs.get_mut(&number).expect("a lane's jobs are in memory");
         job.phase = Phase::Running { incarnation, retry, left: None };
+        job.cost_before = job.row.cost;
         let row = &mut job.row;
         row.state = JobState::Running;
         row.attempts += 1;
+        row.progress = None;
         row.plugin = Some(plugin.clone());
         row.started_at = Some(now.wall);
         (row.due_at, row.delay_ms) = (None, 0);
@@ -447,12 +551,13 @@ impl State {
             incarnation,
             handler: bare.as_str().into(),
             seq: row.seq,
-            payload: row.payload.clone(),
+            payload: self.unwritten.payloads.get(&number).cloned(),
             params: watcher.and_then(|watcher| watcher.row.params.clone()),
             watcher: watcher.map_or_else(|| "".into(), |watcher| watcher.shown.clone()),
             watcher_number: row.watcher,
             revision: row.revision,
         };
+        self.note_hold(lane_id, number);
         let leaf = self.record(&Record::AttemptStarted(AttemptStarted {
             at: now.wall,
             attempt: start.attempt,
@@ -463,9 +568,12 @@ impl State {
             r#type: "attempt_started",
         }));
         self.note_leaf(number, leaf);
+        self.note_where_it_started(number);
         let watcher = self.lanes[&lane_id].key.watcher;
         self.note_probe(&plugin, &bare, number);
-        self.starting.push(Starting { job: number, watcher });
+        let account = self.budget_started(number, &plugin, &bare);
+        self.note_run_under_way(number);
+        self.starting.push(Starting { job: number, watcher, account });
         effects.push(Effect::Start(Box::new(start)));
         self.schedule(lane_id);
         self.load(lane_id, effects);
@@ -523,22 +631,18 @@ impl State {
             rows.clear();
             lane.spill
         } else {
-            match rows.last() {
-                Some(last) if rows.len() >= limit => {
-                    let next = last.number.next();
-                    Some(meanwhile.map_or(next, |first| first.min(next)))
-                }
-                _ => meanwhile,
-            }
+            let next = rows.last().filter(|_| rows.len() >= limit).map(|last| after(last.place()));
+            let rest = meanwhile.into_iter().chain(next).min();
+            // Those that went to the table meanwhile may come before what was read.
+            rows.retain(|row| rest.is_none_or(|rest| row.place() < rest));
+            rest
         };
-        if let Some(before) = std::mem::replace(&mut lane.spill, rest) {
-            self.spills.remove(&(before, lane_id));
-        }
-        self.spills.extend(rest.map(|from| (from, lane_id)));
+        self.set_spill(lane_id, rest);
         for row in rows {
             // What is in memory, or has ended since, knows better than the row that was read.
             let number = row.number;
             if !ended.contains(&number)
+                && !self.doomed.contains_key(&number)
                 && !self.jobs.contains_key(&number)
                 && !self.unwritten.released.contains_key(&number)
             {
@@ -559,11 +663,7 @@ impl State {
     /// Takes a queued row of the table into its lane's memory.
     pub(crate) fn enter(&mut self, lane_id: LaneId, row: JobRow, now: Now) {
         let number = row.number;
-        let wait = row.due_at.map_or(0, |due| {
-            // After a jump of the clock no job lies further ahead than it was put.
-            let ahead_ms = due.since(now.wall).as_millis();
-            u64::try_from(ahead_ms).unwrap_or(u64::MAX).min(row.delay_ms)
-        });
+        let wait = wait_of(&row, now);
         let lane = self.lanes.get_mut(&lane_id).expect("jobs enter known lanes");
         let phase = if wait > 0 {
             let due = now.mono.plus(Duration::from_millis(wait));
@@ -574,7 +674,7 @@ impl State {
             lane.again.push_back(number);
             Phase::Again
         } else {
-            lane.first.push_back(number);
+            lane.stand_in_line(row.place());
             Phase::First
         };
         self.keep(row, lane_id, phase, now);
@@ -587,7 +687,7 @@ impl State {
             self.timers.pop_first();
             match timer {
                 Timer::Limit(watcher) => self.limit_is_due(watcher),
-                Timer::Job(number) => self.retry_is_due(number, now.mono),
+                Timer::Job(number) => self.is_due(number, now),
                 Timer::Breaker(plugin, handler) => {
                     self.to_pump.insert(plugin.clone());
                     self.breakers_to_call.insert((plugin, handler));
@@ -595,6 +695,8 @@ impl State {
                 Timer::Doubt(plugin) => self.believe(&plugin, now),
                 Timer::Mute(number) => self.look_at_mute(number, now),
                 Timer::LoopWatch(number) => self.clear_loop(number, now),
+                Timer::Schedules => self.schedules_are_due(),
+                Timer::Budget(scope) => self.budget_is_due(scope),
                 Timer::Plugin(plugin) => {
                     self.to_pump.insert(plugin.clone());
                     if let Some(state) = self.plugins.get_mut(&plugin) {
@@ -610,19 +712,28 @@ impl State {
         }
     }
 
-    fn retry_is_due(&mut self, number: JobNumber, now: Mono) {
+    /// The moment of a job that was put off has come.
+    fn is_due(&mut self, number: JobNumber, now: Now) {
         let Some(job) = self.jobs.get_mut(&number) else { return };
         let Phase::Delayed(due) = job.phase else { return };
-        if due > now {
+        if due > now.mono {
             return;
         }
-        let (lane_id, suspect) = (job.lane, job.suspect);
+        let (lane_id, suspect, is_first) = (job.lane, job.suspect, job.row.attempts == 0);
         self.lanes
             .get_mut(&lane_id)
             .expect("a job's lane lives as long as the job")
             .delayed
             .remove(&number);
-        self.line_up(number, suspect);
+        if is_first {
+            // It has its place among the others from here on, which may be in the table.
+            let mut row = self.forget_job(number).expect("looked up above").row;
+            (row.due_at, row.delay_ms) = (None, 0);
+            self.unwritten.jobs.remove(&number);
+            self.wait_in_lane(lane_id, row, true, now);
+        } else {
+            self.line_up(number, suspect);
+        }
         // First attempts may have been held back by too many retries.
         self.schedule(lane_id);
     }
@@ -650,6 +761,7 @@ impl State {
     pub(crate) fn move_lane(&mut self, lane_id: LaneId, plugin: Option<PluginName>) {
         if self.lanes.get(&lane_id).is_some_and(|lane| lane.plugin != plugin) {
             self.leave_breaker(lane_id);
+            self.leave_budget(lane_id);
         }
         let Some(lane) = self.lanes.get_mut(&lane_id) else { return };
         let former = std::mem::replace(&mut lane.plugin, plugin);
@@ -677,11 +789,9 @@ impl State {
                 watcher.limit.forget(&Waiter::Lane(lane_id));
             }
             self.leave_breaker(lane_id);
-            let lane = &self.lanes[&lane_id];
-            self.lane_ids.remove(&lane.key);
-            if let Some(from) = lane.spill {
-                self.spills.remove(&(from, lane_id));
-            }
+            self.leave_budget(lane_id);
+            self.lane_ids.remove(&self.lanes[&lane_id].key);
+            self.set_spill(lane_id, None);
             self.starved.remove(&lane_id);
             self.lanes.remove(&lane_id);
         }
@@ -692,4 +802,16 @@ impl State {
 pub(crate) fn delayed_at(row: &JobRow) -> Option<Timestamp> {
     let due = row.due_at?;
     Some(Timestamp::from_ms_clamped(due.ms().saturating_sub_unsigned(row.delay_ms)))
+}
+
+/// For how many milliseconds a queued job is put off. After a jump of the clock none lies further ahead than it
+/// was put.
+fn wait_of(row: &JobRow, now: Now) -> u64 {
+    let ahead = |due: Timestamp| u64::try_from(due.since(now.wall).as_millis()).unwrap_or(u64::MAX);
+    row.due_at.map_or(0, |due| ahead(due).min(row.delay_ms))
+}
+
+/// The first place behind this one.
+fn after(place: Place) -> Place {
+    Place { number: place.number.next(), ..place }
 }

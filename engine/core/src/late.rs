@@ -33,6 +33,8 @@ pub(crate) struct Over {
 pub(crate) struct Late {
     unanswered: VecDeque<Over>,
     answered: VecDeque<Over>,
+    /// Those of which nobody waits for an answer any more; whoever works on them may go on.
+    given_up: VecDeque<Over>,
 }
 
 impl Late {
@@ -51,6 +53,20 @@ impl Late {
             kept.pop_front();
         }
         kept.push_back(over);
+    }
+
+    /// Whether a process has yet to answer for an attempt of a job that is over.
+    pub fn is_unanswered(&self, number: JobNumber, incarnation: u64) -> bool {
+        let is_it = |over: &Over| (over.number, over.incarnation) == (number, incarnation);
+        self.unanswered.iter().chain(&self.given_up).any(is_it)
+    }
+
+    /// Nobody waits any more for what comes of an attempt that is over.
+    fn give_up(&mut self, over: Over) {
+        if self.given_up.len() == UNANSWERED_MAX {
+            self.given_up.pop_front();
+        }
+        self.given_up.push_back(over);
     }
 
     /// Forgets an attempt that is answered late, and says what it was.
@@ -80,7 +96,7 @@ impl State {
             Outcome::Succeeded { .. } => "succeeded",
             Outcome::Retryable { .. } | Outcome::Permanent { .. } => "failed",
             Outcome::NotNow { .. } | Outcome::NoHandler { .. } => "not_now",
-            Outcome::Lost { .. } => return,
+            Outcome::Lost { .. } => return self.late.give_up(over),
         };
         let leaf = self.record(&Record::LateAnswer(LateAnswer {
             at: now.wall,

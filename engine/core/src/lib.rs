@@ -7,13 +7,18 @@
 //! Not here: the disk and the order of commit and effects (`axwatch_engine::writer`), plugins and
 //! their wires (`axwatch_engine::plugin`), what a filter means (`axwatch_query`).
 
+mod asked;
 pub mod audit;
 mod breaker;
+mod budget;
 mod event;
+pub mod grid;
 mod holds;
 mod job;
+mod kin;
 mod lanes;
 mod late;
+mod ledger;
 mod limiter;
 mod limits;
 pub mod loops;
@@ -22,29 +27,39 @@ mod outcome;
 mod passes;
 mod plugins;
 mod policy;
+mod progress;
 mod record;
 mod redaction;
 mod redrive;
 mod registry;
 mod rehearsal;
+mod schedules;
+mod seen;
 mod settle;
+mod since;
 mod state;
+mod steer;
 pub mod supervise;
 mod view;
 mod waits;
 
+pub use budget::{BudgetHold, BudgetKind, BudgetView, HoldCause, Pulse, Used};
 pub use event::{
-    Answer, Declaration, Effect, Event, PluginTransition, Refusal, RefusalKind, Registration,
-    RequestId, RouteDeclaration, ScheduleDeclaration, SetAside, Since, Start, Verdicts,
-    WatcherCommand,
+    Answer, BudgetChange, Declaration, Effect, EnqueueAsk, Enqueued, Event, JobEntry, ParentAsk,
+    PluginTransition, Progressed, Refusal, RefusalKind, Registration, Report, RequestId,
+    RouteDeclaration, ScheduleAsk, ScheduleCommand, ScheduleDeclaration, SetAside, Since, Start,
+    Verdicts, WatcherCommand,
 };
+pub use kin::JobAbove;
+pub use ledger::Span;
 pub use outcome::{Ended, Outcome};
 pub use passes::NextSegment;
 pub use plugins::Registered;
-pub use policy::{Bounds, Policy, RetryLimits, RetryPolicy};
+pub use policy::{Bounds, BudgetLimits, Policy, RetryLimits, RetryPolicy};
 pub use redaction::Redaction;
 pub use registry::{check_declared, check_fires_per_second};
 pub use rehearsal::{Rehearsal, Rehearsed};
-pub use state::{AuditWrites, Snapshot, State, Writes};
+pub use schedules::ScheduleView;
+pub use state::{AuditWrites, Snapshot, State, Withdrawn, Writes};
 pub use view::{Position, ReplayView, WatcherView};
 pub use waits::{BreakerView, Overview, WaitReason, Waiting};

@@ -63,6 +63,8 @@ impl Pace {
 pub(crate) struct Starting {
     pub job: JobNumber,
     pub watcher: Option<WatcherNumber>,
+    /// The account that its call is counted in.
+    pub account: usize,
 }
 
 /// Who asks a watcher's limit.
@@ -170,16 +172,8 @@ impl State {
         if std::mem::replace(&mut job.limited_noted, true) {
             return;
         }
-        let job = job.row.id;
-        let leaf = self.record(&Record::Job(JobRecord {
-            at: now.wall,
-            attempts: None,
-            handler: None,
-            job,
-            payload_sha256: None,
-            reason: None,
-            r#type: "limited",
-        }));
+        let limited = JobRecord::new("limited", job.row.id, now.wall);
+        let leaf = self.record(&Record::Job(limited));
         self.note_leaf(number, leaf);
     }
 
@@ -264,9 +258,10 @@ impl State {
     /// The batch is on the disk: each of its attempts leaves now, or as soon as its limit allows.
     pub(crate) fn committed(&mut self, now: Mono, effects: &mut Vec<Effect>) {
         self.pace.end(now);
-        for Starting { job: number, watcher } in std::mem::take(&mut self.starting) {
+        for Starting { job: number, watcher, account } in std::mem::take(&mut self.starting) {
             let watcher = watcher.and_then(|watcher| self.watchers.get_mut(&watcher));
             let at = watcher.map_or(now, |watcher| watcher.limit.leave(now));
+            self.budget_left(account, at);
             if at > now {
                 effects.push(Effect::LeaveAt { job: number, at });
             }

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::event::JobEntry;
+
 /// How one attempt ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ended {
@@ -13,15 +15,17 @@ pub struct Ended {
     pub quick: bool,
     /// How far the plugin said it came, and of how much.
     pub progress: Option<(i32, i32)>,
-    /// What the attempt cost; never negative, always finite.
+    /// What the attempt cost, in all. An amount that is none is left out.
     pub cost: Option<f64>,
+    /// What it had to say, besides what it said while it ran.
+    pub entries: Vec<JobEntry>,
 }
 
 impl Ended {
     /// An end about which nothing but its outcome is known.
     #[must_use]
     pub fn bare(outcome: Outcome) -> Ended {
-        Ended { outcome, quick: false, progress: None, cost: None }
+        Ended { outcome, quick: false, progress: None, cost: None, entries: Vec::new() }
     }
 }
 

@@ -5,23 +5,23 @@
 //! for no good reason is not believed at once. A disabled plugin has nothing, and announces nothing.
 //!
 //! Not here: what a watcher is (`crate::registry`), when a process is started or ended
-//! (`crate::supervise`), running a schedule.
+//! (`crate::supervise`), what a schedule is (`crate::schedules`).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axwatch_model::{
     Announced, HandlerName, LocalId, Mono, Now, Owner, PluginName, PluginRow, RefusedRow, RouteRow,
-    ScheduleRow, Timestamp, WatcherNumber, WatcherState, bounds,
+    ScheduleId, ScheduleRow, Timestamp, WatcherNumber, WatcherState, bounds,
 };
 
 use crate::event::{
     Answer, Effect, PluginTransition, Refusal, RefusalKind, Registration, RouteDeclaration,
     ScheduleDeclaration, Verdicts,
 };
-use crate::record::{PluginRecord, PluginStateRecord, PluginWantedRecord, Record, ScheduleRecord};
+use crate::record::{PluginRecord, PluginStateRecord, PluginWantedRecord, Record};
 use crate::redaction::{Redaction, UNSAID};
-use crate::state::{PluginState, State, Timer};
+use crate::state::{Lane, PluginState, State, Timer};
 use crate::view::WatcherView;
 
 /// How long a doubtful announcement is not believed.
@@ -92,13 +92,13 @@ impl State {
             row: state.row.clone(),
             handlers: state.handlers.iter().cloned().collect(),
             watchers: watchers.into_iter().map(|number| self.view(number)).collect(),
-            schedules: state.standing_schedules().cloned().collect(),
+            schedules: self.schedules.standing_of(&owner).cloned().collect(),
             routes: state.routes.iter().cloned().collect(),
             refused: state.refused.clone(),
             doubted: self.doubted_names(state),
-            running: state.running.len() as u64,
+            running: state.in_flight() as u64,
             slots: if state.up { u64::from(state.slots_now()) } else { 0 },
-            waiting: lanes.map(|lane| lane.open.saturating_sub(lane.running)).sum(),
+            waiting: lanes.map(Lane::waiting).sum(),
         })
     }
 
@@ -235,14 +235,16 @@ impl State {
         let (refused_before, gone): (Vec<_>, Vec<_>) =
             self.watchers_besides(&owner, &named).into_iter().partition(never_stood);
         refused_before.into_iter().for_each(|n| self.retire(n, NO_LONGER_DECLARED, now));
+        // What a call made is no part of what is announced.
+        let declared = self.schedules.standing_of(&owner).filter(|row| !row.by_call);
+        let unscheduled = declared.map(|row| row.name.clone());
+        let unscheduled = unscheduled.filter(|name| !scheduled.contains(name.as_str())).collect();
         let state = self.plugin_entry(plugin);
         let lacking = Doubted {
             until: now.mono,
             handlers: state.handlers.difference(&announced).cloned().collect(),
             watchers: gone,
-            schedules: (state.standing_schedules().map(|row| row.name.clone()))
-                .filter(|name| !scheduled.contains(name.as_str()))
-                .collect(),
+            schedules: unscheduled,
             routes: state.routes.iter().filter(|route| !has(&routes, route)).cloned().collect(),
         };
         let doubted = doubtful && !lacking.is_empty();
@@ -313,119 +315,20 @@ impl State {
         for declaration in declared {
             let told = redaction.of_schedule(declaration.clone());
             let name = told.handler.clone();
-            let reason = match self.check_schedule(plugin, declaration, now) {
+            let reason = match self.check_declared_schedule(plugin, declaration, now) {
                 Ok(row) if named.insert(row.name.clone()) => {
-                    self.put_schedule(plugin, row, now);
+                    self.take_schedule(row, None, now);
                     continue;
                 }
                 Ok(_) => DECLARED_TWICE.to_owned(),
                 // As it is without secrets, which a reason may quote a part of.
                 Err(_) => {
-                    let reason = self.check_schedule(plugin, told, now).err();
+                    let reason = self.check_declared_schedule(plugin, told, now).err();
                     redaction.of(reason.unwrap_or_else(|| UNSAID.to_owned()))
                 }
             };
             refused.push(RefusedRow { kind: Announced::Schedule, name, reason });
         }
-    }
-
-    fn check_schedule(
-        &self,
-        plugin: &PluginName,
-        declaration: ScheduleDeclaration,
-        now: Now,
-    ) -> Result<ScheduleRow, String> {
-        let text = &declaration.handler;
-        let (named, handler) =
-            HandlerName::parse_qualified(text).map_err(|error| error.to_string())?;
-        let is_own = named.is_none_or(|named| named == *plugin);
-        if !is_own || !self.plugins.get(plugin).is_some_and(|p| p.handlers.contains(&handler)) {
-            return Err(format!(
-                "handler {text}: plugin {plugin} did not announce it; a plugin's schedules run its own handlers"
-            ));
-        }
-        let ScheduleDeclaration { description, ats_code, .. } = declaration;
-        let name: LocalId = handler.as_str().parse().map_err(|error| format!("{error}"))?;
-        self.check_schedule_room(plugin, &name)?;
-        if ats_code.len() > bounds::ATS_CODE_BYTES_MAX {
-            return Err(format!(
-                "ats_code: {} bytes; at most {} are allowed",
-                ats_code.len(),
-                bounds::ATS_CODE_BYTES_MAX
-            ));
-        }
-        Ok(ScheduleRow {
-            owner: Owner::Plugin(plugin.clone()),
-            name,
-            handler,
-            // Less than nothing is never, as nothing is.
-            interval_secs: declaration.interval_secs.clamp(0, u32::MAX.into()) as u32,
-            enabled_by_default: declaration.enabled_by_default,
-            description: bounds::cut(&description, bounds::DESCRIPTION_BYTES_MAX).to_owned(),
-            ats_code,
-            declared_at: now.wall,
-            changed_at: now.wall,
-            retired_at: None,
-        })
-    }
-
-    fn check_schedule_room(&self, plugin: &PluginName, name: &LocalId) -> Result<(), String> {
-        let max = self.policy.bounds.plugin_schedules_max;
-        let schedules = &self.plugins[plugin].schedules;
-        if schedules.contains_key(name) || schedules.len() < max {
-            return Ok(());
-        }
-        Err(format!(
-            "plugin {plugin} has {max} schedules, retired ones among them, and no plugin may have more; declare schedules for the same handlers again"
-        ))
-    }
-
-    /// Makes the schedule what its declaration says. The same as before changes nothing.
-    fn put_schedule(&mut self, plugin: &PluginName, row: ScheduleRow, now: Now) {
-        let state = self.plugin_entry(plugin);
-        let former = state.schedules.get(&row.name).filter(|former| former.retired_at.is_none());
-        let (row, kind) = match former {
-            Some(former) => {
-                let row = ScheduleRow { declared_at: former.declared_at, ..row };
-                if (ScheduleRow { changed_at: former.changed_at, ..row.clone() }) == *former {
-                    return;
-                }
-                (row, "schedule_changed")
-            }
-            None => (row, "schedule_declared"),
-        };
-        let name = row.name.clone();
-        state.schedules.insert(name.clone(), row);
-        self.note_schedule(plugin, name, kind, None, now);
-    }
-
-    fn retire_schedule(&mut self, plugin: &PluginName, name: LocalId, reason: &str, now: Now) {
-        let Some(row) = self.plugin_entry(plugin).schedules.get_mut(&name) else { return };
-        row.retired_at = Some(now.wall);
-        row.changed_at = now.wall;
-        self.note_schedule(plugin, name, "schedule_retired", Some(reason), now);
-    }
-
-    fn note_schedule(
-        &mut self,
-        plugin: &PluginName,
-        name: LocalId,
-        kind: &'static str,
-        reason: Option<&str>,
-        now: Now,
-    ) {
-        let row = self.plugins[plugin].schedules[&name].clone();
-        self.record(&Record::Schedule(ScheduleRecord {
-            at: now.wall,
-            enabled_by_default: row.enabled_by_default,
-            handler: row.handler.as_str(),
-            interval_secs: row.interval_secs,
-            owner: plugin.as_str(),
-            reason,
-            schedule: name.as_str(),
-            r#type: kind,
-        }));
-        self.unwritten.schedules.insert((plugin.clone(), name));
     }
 
     /// Keeps what was refused where people look for it.
@@ -455,7 +358,11 @@ impl State {
         }
         lacking.watchers.into_iter().for_each(|n| self.retire(n, NO_LONGER_DECLARED, now));
         for name in lacking.schedules {
-            self.retire_schedule(plugin, name, NO_LONGER_DECLARED, now);
+            let id = ScheduleId::of(self.policy.store_id, &Owner::Plugin(plugin.clone()), &name);
+            // One that it has asked for with a call meanwhile needs no announcement.
+            if self.schedules.row(&id).is_some_and(|row| !row.by_call) {
+                self.retire_schedule(id, NO_LONGER_DECLARED, None, now);
+            }
         }
     }
 
@@ -521,7 +428,6 @@ impl State {
         state.doubted = None;
         state.announced.clear();
         state.told.clear();
-        let schedules: Vec<_> = state.standing_schedules().map(|row| row.name.clone()).collect();
         self.set_handlers(plugin, BTreeSet::new(), now);
         self.set_routes(plugin, BTreeSet::new());
         self.keep_refused_parts(plugin, &[]);
@@ -529,18 +435,20 @@ impl State {
         for number in self.watchers_besides(&owner, &BTreeSet::new()) {
             self.retire(number, &reason, now);
         }
-        for name in schedules {
-            self.retire_schedule(plugin, name, &reason, now);
+        let schedules: Vec<_> = self.schedules.standing_of(&owner).map(|row| row.id).collect();
+        for id in schedules {
+            self.retire_schedule(id, &reason, None, now);
         }
     }
 
-    /// A person wants it to run again. What it has it will say when it is up.
+    /// A person wants it to run again. What it has it will say when it is up, but for schedules that it made with calls.
     pub(crate) fn enable_plugin(&mut self, plugin: &PluginName, by: &str, now: Now) {
         if self.is_disabled(plugin) {
             self.row_of(plugin).disabled_at = None;
             // What waited for it in particular may go to another now.
             self.handlers_changed = true;
             self.record_wanted(plugin, by, "plugin_enabled", now);
+            self.bring_schedules_back(plugin, now);
         }
     }
 
@@ -593,10 +501,6 @@ impl State {
 impl PluginState {
     pub(crate) fn is_disabled(&self) -> bool {
         self.row.as_ref().is_some_and(|row| row.disabled_at.is_some())
-    }
-
-    fn standing_schedules(&self) -> impl Iterator<Item = &ScheduleRow> {
-        self.schedules.values().filter(|row| row.retired_at.is_none())
     }
 }
 

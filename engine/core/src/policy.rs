@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axwatch_model::{HandlerName, PluginName, StoreId};
+use axwatch_model::{BudgetScope, HandlerName, PluginName, StoreId};
 
 /// What the core is told once.
 #[derive(Debug, Clone)]
@@ -19,6 +19,21 @@ pub struct Policy {
     /// When jobs of a handler are given up; under `None`, those of all other handlers of the plugin. What a
     /// watcher declares wins.
     pub handlers: BTreeMap<(PluginName, Option<HandlerName>), RetryLimits>,
+    /// The budgets of the configuration. What is set with a command wins, part by part.
+    pub budgets: BTreeMap<BudgetScope, BudgetLimits>,
+}
+
+/// What the configuration says of a budget; `None` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct BudgetLimits {
+    /// Attempts that may begin in any 60 seconds.
+    pub calls_per_minute: Option<u32>,
+    /// What may be spent in any 24 hours. This and the next two are finite and not negative.
+    pub per_day: Option<f64>,
+    /// What may be spent in any 7 days.
+    pub per_week: Option<f64>,
+    /// What may be spent in any 30 days.
+    pub per_month: Option<f64>,
 }
 
 /// When jobs are given up; `None` is as for all.
@@ -41,15 +56,25 @@ pub struct Bounds {
     pub jobs_in_memory_max: usize,
     /// Open jobs, in memory and in the table; past them matching waits.
     pub open_jobs_max: u64,
+    /// Open jobs that one plugin has asked for. All of them together have half of `open_jobs_max`, so that the rest
+    /// is there for claims, people and schedules.
+    pub plugin_open_jobs_max: u64,
     /// Open jobs of one watcher; past them it falls behind, until half of them are done. A replay has
     /// half of that for itself.
     pub watcher_open_jobs_max: u64,
+    /// Jobs that wait in the table and are cancelled in one batch with one that they are a part of; the rest
+    /// follows in the next ones.
+    pub withdrawn_at_once_max: usize,
     /// Slots of a new process, before its answers earn it more.
     pub slots_first: u32,
     /// Watchers of one plugin: those that stand, are refused, and were retired, which are kept.
     pub plugin_watchers_max: usize,
-    /// Schedules of one plugin, retired ones included.
-    pub plugin_schedules_max: usize,
+    /// Schedules of one plugin, or of all people, retired ones included.
+    pub owner_schedules_max: usize,
+    /// Bytes of the payloads of their schedules, which are in memory.
+    pub owner_schedule_bytes_max: usize,
+    /// Open jobs of one schedule; nominal times past them are left out.
+    pub schedule_open_jobs_max: usize,
 }
 
 impl Default for Bounds {
@@ -59,10 +84,14 @@ impl Default for Bounds {
             lane_delayed_max: 1_024,
             jobs_in_memory_max: 100_000,
             open_jobs_max: 1_000_000,
+            plugin_open_jobs_max: 250_000,
             watcher_open_jobs_max: 10_000,
+            withdrawn_at_once_max: 16_384,
             slots_first: 4,
             plugin_watchers_max: 200_000,
-            plugin_schedules_max: 10_000,
+            owner_schedules_max: 10_000,
+            owner_schedule_bytes_max: 64 * 1024 * 1024,
+            schedule_open_jobs_max: 10_000,
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use axwatch_model::{AttestationId, JobId, Seq, StoreId, Timestamp};
+use axwatch_model::{AttestationId, JobId, ScheduleId, Seq, StoreId, Timestamp};
 use serde::Serialize;
 
 /// One thing that was decided or done.
@@ -19,7 +19,7 @@ pub enum Record<'a> {
     Watcher(WatcherRecord<'a>),
     /// A watcher's filter held for a claim.
     Matched(Matched<'a>),
-    /// A job was made, redriven, held back, given up, withdrawn or discarded.
+    /// A job was made, redriven, paused, resumed, held back, given up, cancelled or discarded.
     Job(JobRecord<'a>),
     /// An attempt started.
     AttemptStarted(AttemptStarted<'a>),
@@ -31,8 +31,16 @@ pub enum Record<'a> {
     PluginState(PluginStateRecord<'a>),
     /// A person disabled or enabled a plugin.
     PluginWanted(PluginWantedRecord<'a>),
-    /// A schedule was declared, changed or retired.
+    /// A schedule was declared, changed, paused, resumed or retired.
     Schedule(ScheduleRecord<'a>),
+    /// Nominal times of a schedule passed without a job.
+    ScheduleTimes(ScheduleTimes<'a>),
+    /// A budget was set.
+    BudgetSet(BudgetSetRecord<'a>),
+    /// A budget is nearly used up.
+    BudgetWarning(BudgetWarning<'a>),
+    /// A budget holds a lane back, or does no more.
+    BudgetHeld(BudgetHeldRecord<'a>),
     /// A watcher was held, began to catch up, was live again, or a replay went its way.
     Position(PositionRecord<'a>),
     /// A chain of causes was stopped, or looks like a loop.
@@ -130,7 +138,8 @@ pub struct Fire<'a> {
     pub job: JobId,
 }
 
-/// `job_created`, `job_redriven`, `job_discarded`, `limited`, `dead_lettered`, `job_cancelled`.
+/// `job_created`, `job_redriven`, `job_discarded`, `job_cancelled`, `job_paused`, `job_resumed`, `limited`,
+/// `dead_lettered`.
 #[derive(Debug, Clone, Serialize)]
 pub struct JobRecord<'a> {
     /// When.
@@ -138,19 +147,59 @@ pub struct JobRecord<'a> {
     /// Attempts so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
+    /// Who wanted it: `user`, `schedule`, or a plugin's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<&'a str>,
     /// The handler as declared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handler: Option<&'a str>,
     /// The job.
     pub job: JobId,
+    /// The nominal time of its schedule that it is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nominal: Option<Timestamp>,
+    /// The job that it is a part of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<JobId>,
     /// SHA-256 of the payload, hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload_sha256: Option<&'a str>,
+    /// Its priority, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i8>,
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'a str>,
+    /// The schedule that asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ScheduleId>,
+    /// The beginning of what its asker knows it by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<&'a str>,
     /// Which of them.
     pub r#type: &'static str,
+}
+
+impl JobRecord<'_> {
+    /// A record that says nothing but what happened to which job.
+    #[must_use]
+    pub fn new(kind: &'static str, job: JobId, at: Timestamp) -> Self {
+        JobRecord {
+            at,
+            attempts: None,
+            by: None,
+            handler: None,
+            job,
+            nominal: None,
+            parent: None,
+            payload_sha256: None,
+            priority: None,
+            reason: None,
+            schedule: None,
+            source: None,
+            r#type: kind,
+        }
+    }
 }
 
 /// `attempt_started`.
@@ -189,7 +238,7 @@ pub struct AttemptEnded<'a> {
     /// When the next attempt may start; absent when there is none, or at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_at: Option<Timestamp>,
-    /// `succeeded`, `failed`, `not_now` or `unknown`.
+    /// `succeeded`, `failed`, `not_now`, `unknown` or `stopped`.
     pub outcome: &'static str,
     /// What the plugin said, or what was seen.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -322,17 +371,24 @@ pub struct PluginWantedRecord<'a> {
     pub r#type: &'static str,
 }
 
-/// `schedule_declared`, `schedule_changed`, `schedule_retired`.
+/// `schedule_declared`, `schedule_changed`, `schedule_paused`, `schedule_resumed`, `schedule_retired`.
 #[derive(Debug, Clone, Serialize)]
 pub struct ScheduleRecord<'a> {
     /// When.
     pub at: Timestamp,
+    /// Who wanted it: `user`, or a plugin's name. Absent of what an announcement says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<&'a str>,
+    /// Its line of cron, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cron: Option<&'a str>,
     /// It runs without somebody having to enable it.
     pub enabled_by_default: bool,
-    /// The handler's bare name.
+    /// The handler, as `plugin/handler`.
     pub handler: &'a str,
-    /// From one run to the next; 0 is never.
-    pub interval_secs: u32,
+    /// From one run to the next, if it has no line of cron; 0 is never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval_secs: Option<u32>,
     /// Who declared it.
     pub owner: &'a str,
     /// Why it was retired.
@@ -342,6 +398,101 @@ pub struct ScheduleRecord<'a> {
     pub schedule: &'a str,
     /// Which of them.
     pub r#type: &'static str,
+    /// The time zone of its line of cron.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tz: Option<&'a str>,
+}
+
+/// `schedule_skipped`.
+#[derive(Debug, Clone, Serialize)]
+pub struct ScheduleTimes<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// How many nominal times.
+    pub count: u64,
+    /// The first of them.
+    pub from: Timestamp,
+    /// What became of them: `missed`, `skipped_overlap` or `paused`.
+    pub outcome: &'static str,
+    /// Who declared the schedule.
+    pub owner: &'a str,
+    /// Why.
+    pub reason: &'a str,
+    /// Its name among those of its owner.
+    pub schedule: &'a str,
+    /// `schedule_skipped`.
+    pub r#type: &'static str,
+    /// The last of them.
+    pub upto: Timestamp,
+}
+
+/// `budget_set`. Amounts are decimals without exponents.
+#[derive(Debug, Clone, Serialize)]
+pub struct BudgetSetRecord<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// Whose jobs it is for: `*`, a plugin, or `plugin/handler`.
+    pub budget: &'a str,
+    /// Who set it.
+    pub by: &'a str,
+    /// What was set of it; what is absent is as the configuration says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calls_per_minute: Option<u32>,
+    /// For a day.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_day: Option<&'a str>,
+    /// For 30 days.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_month: Option<&'a str>,
+    /// For a week.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_week: Option<&'a str>,
+    /// `budget_set`.
+    pub r#type: &'static str,
+}
+
+/// `budget_warning`. Amounts are decimals without exponents.
+#[derive(Debug, Clone, Serialize)]
+pub struct BudgetWarning<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// Whose budget.
+    pub budget: &'a str,
+    /// What of it: `calls_per_minute`, `per_day`, `per_week` or `per_month`.
+    pub limit: &'a str,
+    /// How much there is.
+    pub of: &'a str,
+    /// `budget_warning`.
+    pub r#type: &'static str,
+    /// How much is used.
+    pub used: &'a str,
+}
+
+/// `budget_held`, `budget_freed`. The former is among the records of each job that waited for it.
+#[derive(Debug, Clone, Serialize)]
+pub struct BudgetHeldRecord<'a> {
+    /// Who asked for the jobs of the lane.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asker: Option<&'a str>,
+    /// When.
+    pub at: Timestamp,
+    /// Whose budget.
+    pub budget: &'a str,
+    /// The handler of the lane, as declared.
+    pub handler: &'a str,
+    /// How long it was held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_ms: Option<u64>,
+    /// What of the budget: `calls_per_minute`, `per_day`, `per_week` or `per_month`.
+    pub limit: &'a str,
+    /// Which of them.
+    pub r#type: &'static str,
+    /// When it may go on, as far as that was known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// The watcher of the lane, as shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watcher: Option<&'a str>,
 }
 
 /// `late_answer`.

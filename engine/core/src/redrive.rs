@@ -1,15 +1,16 @@
-//! What people do with a job that is there: try it again, or see to it that it is never tried again.
+//! What people do with a job that failed: try it again, or see to it that it is never tried again.
 //!
 //! Both are told the job's row as the store had it when the batch began. What the batch at hand made of
 //! it since is known here and counts instead. A job that is not in memory and should wait may wait in
 //! the table, like any other, when its lane or the memory has no room for it.
 
-use axwatch_model::{JobNumber, JobRow, JobState, LeafNumber, Now, WatcherState, bounds};
+use axwatch_model::{JobNumber, JobRow, JobState, LeafNumber, Now, WatcherNumber, bounds};
 
 use crate::event::{Answer, Effect, Refusal, RefusalKind};
+use crate::kin::JobAbove;
 use crate::lanes::delayed_at;
 use crate::record::{JobRecord, Record};
-use crate::settle::begin;
+use crate::settle::{begin, waits};
 use crate::state::{Phase, State, Timer};
 
 /// How the error of a discarded job begins.
@@ -17,11 +18,16 @@ const DISCARDED: &str = "discarded";
 
 impl State {
     /// Tries a dead letter, or a job that waits for its retry, again now.
-    pub(crate) fn redrive(&mut self, row: JobRow, now: Now) -> Answer {
-        Answer::Job(self.try_redrive(row, now).map(Box::new))
+    pub(crate) fn redrive(&mut self, row: JobRow, above: &[JobAbove], now: Now) -> Answer {
+        Answer::Job(self.try_redrive(row, above, now).map(Box::new))
     }
 
-    fn try_redrive(&mut self, row: JobRow, now: Now) -> Result<JobRow, Refusal> {
+    fn try_redrive(
+        &mut self,
+        row: JobRow,
+        above: &[JobAbove],
+        now: Now,
+    ) -> Result<JobRow, Refusal> {
         let number = row.number;
         if let Some(job) = self.jobs.get(&number) {
             let Phase::Delayed(_) = job.phase else {
@@ -39,24 +45,24 @@ impl State {
         }
         let row = self.present(row)?;
         self.check_may_wait(&row)?;
+        self.check_source(&row)?;
+        self.check_above(above)?;
+        self.stand_above(above);
         Ok(self.queue_again(row, now))
     }
 
     /// Whether a job that is at its end may wait for another attempt.
     fn check_may_wait(&self, row: &JobRow) -> Result<(), Refusal> {
-        let watcher = row.watcher.and_then(|number| self.watchers.get(&number));
-        if let Some(watcher) = watcher.filter(|w| w.row.state == WatcherState::Retired) {
-            let reason = format!(
-                "watcher {} of job {} is retired; declare it again first",
-                watcher.shown, row.id
-            );
-            return Err(conflict(reason));
-        }
+        self.check_watcher(row)?;
         match row.state {
             JobState::Failed | JobState::Cancelled => self.check_open_jobs(),
             JobState::Completed => Err(conflict(format!(
                 "job {} is completed; a completed job is not run again",
                 row.id
+            ))),
+            JobState::Paused => Err(conflict(format!(
+                "job {} is paused; `axwatch jobs resume {}` lets it go on",
+                row.id, row.id
             ))),
             _ => Err(conflict(format!("job {} already waits for its turn", row.id))),
         }
@@ -65,28 +71,17 @@ impl State {
     /// Puts a job that was at its end into its lane, as if it had never failed: in memory, or only in
     /// the table when there is no room.
     fn queue_again(&mut self, mut row: JobRow, now: Now) -> JobRow {
-        let number = row.number;
         row.state = JobState::Queued;
         (row.counted, row.uncounted) = (0, 0);
         (row.first_counted_at, row.completed_at, row.due_at, row.delay_ms) = (None, None, None, 0);
         row.leaves.push(self.record_by_hand("job_redriven", &row, now));
-        let lane_id = self.lane_of(&row);
-        let full = self.room_for(lane_id) == 0;
-        let retries_max = self.policy.bounds.lane_delayed_max;
-        let lane = self.lanes.get_mut(&lane_id).expect("the lane was just looked up");
-        self.open_jobs += 1;
-        lane.open += 1;
-        let first_max = self.policy.bounds.lane_waiting_max;
-        let is_crowded = lane.retries() >= retries_max || lane.first.len() >= first_max;
-        if full || is_crowded {
-            self.unwritten.released.insert(number, row.clone());
-            self.spill(lane_id, number);
-        } else {
-            self.unwritten.released.remove(&number);
-            self.unwritten.jobs.insert(number);
-            self.enter(lane_id, row.clone(), now);
-            self.schedule(lane_id);
+        if let Some(asked) = &mut row.asked {
+            // It has been nowhere in the meantime, and stands behind those that have waited.
+            asked.base_ms = self.queue_clock.now_ms(now.mono);
         }
+        let lane_id = self.lane_of(&row);
+        self.note_open((&row).into(), lane_id);
+        self.wait_in_lane(lane_id, row.clone(), true, now);
         row
     }
 
@@ -111,16 +106,12 @@ impl State {
         now: Now,
         effects: &mut Vec<Effect>,
     ) -> Result<JobRow, Refusal> {
+        let row = self.present(row)?;
         let number = row.number;
-        let in_memory = self.jobs.get(&number).map(|job| job.row.clone());
-        let was_in_memory = in_memory.is_some();
-        let row = match in_memory {
-            Some(row) => row,
-            None => self.present(row)?,
-        };
+        let was_in_memory = self.jobs.contains_key(&number);
         let ended = match row.state {
             JobState::Failed => true,
-            JobState::Queued => false,
+            JobState::Queued | JobState::Paused => false,
             JobState::Running => {
                 let reason = format!(
                     "job {} is running; it can be discarded when its attempt has ended",
@@ -139,12 +130,14 @@ impl State {
         if was_in_memory {
             self.jobs.get_mut(&number).expect("looked up above").row = row.clone();
             self.unqueue(number);
-            self.release(number, effects);
-        } else {
+            self.release(number, now, effects);
+        } else if ended {
             self.unwritten.released.insert(number, row.clone());
-            if !ended {
-                self.forget_in_table(&row);
-            }
+            self.cancel_below(number, now);
+        } else {
+            let lane_id = self.lane_of(&row);
+            self.close(lane_id, row.clone(), now);
+            self.drop_if_done(lane_id);
         }
         Ok(row)
     }
@@ -165,57 +158,59 @@ impl State {
     }
 
     /// Takes a job that waits in memory out of wherever it waits.
-    fn unqueue(&mut self, number: JobNumber) {
+    pub(crate) fn unqueue(&mut self, number: JobNumber) {
         let lane_id = self.jobs[&number].lane;
         let lane = self.lanes.get_mut(&lane_id).expect("a job's lane lives as long as the job");
-        lane.first.retain(|other| *other != number);
+        lane.first.retain(|place| place.number != number);
         lane.again.retain(|other| *other != number);
         lane.delayed.remove(&number);
         // Among the suspects of its plugin it is passed over, because it is no job any more.
     }
 
-    /// A job that waits in the table only waits there no more.
-    fn forget_in_table(&mut self, row: &JobRow) {
-        self.open_jobs -= 1;
-        let lane_id = self.lane_of(row);
-        let lane = self.lanes.get_mut(&lane_id).expect("looked up just now");
-        lane.open -= 1;
-        if lane.loading.is_some() {
-            // It may be among the rows that are on their way.
-            lane.ended_meanwhile.insert(row.number);
+    /// The row of a job as the batch at hand leaves it, so far.
+    pub(crate) fn present(&self, row: JobRow) -> Result<JobRow, Refusal> {
+        let gone = || {
+            let reason = format!("job {} has been withdrawn just now; look at it again", row.id);
+            Err(conflict(reason))
+        };
+        if self.doomed.contains_key(&row.number) {
+            return gone();
         }
-        row.watcher.inspect(|watcher| self.passes.job_ended(*watcher));
-        self.drop_if_done(lane_id);
-    }
-
-    /// The row of a job that is not in memory, as the batch at hand leaves it.
-    fn present(&self, row: JobRow) -> Result<JobRow, Refusal> {
+        if let Some(job) = self.jobs.get(&row.number) {
+            return Ok(job.row.clone());
+        }
         if let Some(released) = self.unwritten.released.get(&row.number) {
             return Ok(released.clone());
         }
-        let withdrawn = self.unwritten.cancelled.iter().any(|(watcher, from, _)| {
-            row.watcher == Some(*watcher) && row.number >= *from && row.state == JobState::Queued
-        });
-        if withdrawn {
-            let reason = format!("job {} has been withdrawn just now; look at it again", row.id);
-            return Err(conflict(reason));
+        if self.is_withdrawn(row.number, row.watcher, row.state) {
+            return gone();
         }
         Ok(row)
     }
 
+    /// Whether the batch at hand has cancelled a job of which only the table has the row, where it is in this
+    /// state.
+    pub(crate) fn is_withdrawn(
+        &self,
+        number: JobNumber,
+        watcher: Option<WatcherNumber>,
+        state: JobState,
+    ) -> bool {
+        let of_it = |(of, from, _): &(WatcherNumber, JobNumber, String)| {
+            watcher == Some(*of) && number >= *from && waits(state)
+        };
+        self.unwritten.withdrawn.contains_key(&number) || self.unwritten.cancelled.iter().any(of_it)
+    }
+
     fn record_by_hand(&mut self, kind: &'static str, row: &JobRow, now: Now) -> LeafNumber {
         self.record(&Record::Job(JobRecord {
-            at: now.wall,
             attempts: Some(row.attempts),
-            handler: None,
-            job: row.id,
-            payload_sha256: None,
             reason: row.error.as_deref().filter(|_| kind == "job_discarded").map(begin),
-            r#type: kind,
+            ..JobRecord::new(kind, row.id, now.wall)
         }))
     }
 }
 
-fn conflict(reason: String) -> Refusal {
+pub(crate) fn conflict(reason: String) -> Refusal {
     Refusal::new(RefusalKind::Conflict, reason)
 }

@@ -325,7 +325,23 @@ impl State {
         } else {
             format!("known are {}", known.join(", "))
         };
-        Refusal::new(RefusalKind::NotFound, format!("nobody has the handler {text:?}; {known}"))
+        let disabled: Vec<_> = self.plugins.keys().filter(|name| self.is_disabled(name)).collect();
+        let named = HandlerName::parse_qualified(text).ok().and_then(|(plugin, _)| plugin);
+        let disabled = match (named.filter(|plugin| self.is_disabled(plugin)), &disabled[..]) {
+            (Some(plugin), _) => {
+                format!(
+                    "; plugin {plugin} is disabled: `axwatch plugin enable {plugin}` lets it run again"
+                )
+            }
+            (None, []) => String::new(),
+            (None, several) => {
+                let names = several.iter().take(20).map(|name| name.as_str());
+                let names = names.collect::<Vec<_>>().join(", ");
+                format!("; disabled are {names}: `axwatch plugin enable` lets one run again")
+            }
+        };
+        let reason = format!("nobody has the handler {text:?}; {known}{disabled}");
+        Refusal::new(RefusalKind::NotFound, reason)
     }
 
     fn apply(&mut self, checked: Checked, now: Now) -> WatcherNumber {

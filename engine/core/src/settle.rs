@@ -1,23 +1,26 @@
-//! What becomes of jobs: ends of attempts, lost plugins, new jobs without a watcher.
+//! What becomes of jobs: ends of attempts, lost plugins, recovery, withdrawal.
 //!
-//! Not here: what people do with a job that is there (`crate::redrive`).
+//! Not here: what people do with a job that is there (`crate::redrive`, `crate::steer`), jobs that no claim
+//! caused (`crate::asked`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_model::{
-    HandlerName, JobId, JobNumber, JobOrigin, JobRow, JobState, Mono, Now, PluginName, Timestamp,
-    WatcherState, bounds,
+    HandlerName, JobNumber, JobRow, JobState, Mono, Now, OpenAsked, PluginName, Timestamp,
+    WatcherNumber, WatcherState, bounds,
 };
 
-use crate::event::{Answer, Effect, Refusal, RefusalKind};
+use crate::asked::SourceKey;
+use crate::event::Effect;
 use crate::job::{LostBy, Next, after};
 use crate::late::Over;
 use crate::matching::sha256_hex;
 use crate::outcome::{Ended, Outcome};
 use crate::policy::RetryLimits;
+use crate::progress::is_amount;
 use crate::record::{AttemptEnded, JobRecord, PluginRecord, Record};
-use crate::state::{LaneId, Phase, State, Timer};
+use crate::state::{Job, LaneId, Phase, State, Timer};
 
 /// After a connection broke with several attempts under way, nothing starts there for so long, unless
 /// the plugin comes up anew.
@@ -58,18 +61,26 @@ impl State {
             _ => None,
         });
         let Some((job, left)) = current else {
+            self.note_stopped(number, attempt, incarnation);
             return self.answered_late(number, attempt, incarnation, &ended.outcome, now);
         };
-        job.row.progress = ended.progress.or(job.row.progress);
-        if let Some(cost) = ended.cost {
-            job.row.cost = Some(job.row.cost.unwrap_or(0.0) + cost);
-        }
         let Some(plugin) = job.row.plugin.clone() else { return };
+        self.take_last_report(number, &ended, now);
         let lost_by = self.note_answer(&plugin, &ended, now);
         let suspect = matches!(ended.outcome, Outcome::Lost { .. });
         let epoch = Some(self.policy.epoch);
         let end = End { outcome: &ended.outcome, lost_by, suspect, epoch, left };
         self.settle(number, &end, now, effects);
+    }
+
+    /// What an answer tells besides how the attempt ended. What it does not tell of is as it was told before.
+    fn take_last_report(&mut self, number: JobNumber, ended: &Ended, now: Now) {
+        let row = &mut self.jobs.get_mut(&number).expect("looked up by the caller").row;
+        row.progress = ended.progress.or(row.progress);
+        if let Some(cost) = ended.cost.filter(is_amount) {
+            self.set_cost(number, cost);
+        }
+        self.keep_entries(number, ended.entries.clone(), now);
     }
 
     /// What an answer says about its plugin. Answers whose doing it was if the attempt was lost.
@@ -97,15 +108,18 @@ impl State {
         if alone { LostBy::Itself } else { LostBy::Others }
     }
 
-    /// Attempts that the plugin may be working on.
+    /// Attempts that the plugin may be working on, those that were told to stop counted.
     fn at_work(&self, plugin: &PluginName, now: Mono) -> usize {
-        let running = self.plugins.get(plugin).map(|state| &state.running);
+        let Some(state) = self.plugins.get(plugin) else { return 0 };
         let at_work = |number: &&JobNumber| self.jobs[*number].has_left(now);
-        running.map_or(0, |running| running.iter().filter(at_work).count())
+        let left = |key: &&(JobNumber, u32)| self.stopping[*key].left.is_some_and(|at| at <= now);
+        state.running.iter().filter(at_work).count() + state.stopping.iter().filter(left).count()
     }
 
     /// Ends the current attempt of a job: audit, row, and where the job goes.
     fn settle(&mut self, number: JobNumber, end: &End<'_>, now: Now, effects: &mut Vec<Effect>) {
+        self.budget_attempt_over(number, Some(end.outcome));
+        self.note_run_rests(number);
         let job = &self.jobs[&number];
         if let Phase::Running { incarnation, .. } = job.phase {
             let (id, attempt) = (job.row.id, job.row.attempts);
@@ -253,7 +267,7 @@ impl State {
         row.result = result;
         row.error = None;
         row.completed_at = Some(now.wall);
-        self.release(number, effects);
+        self.release(number, now, effects);
     }
 
     fn requeue(&mut self, number: JobNumber, delay: Duration, now: Now) {
@@ -296,13 +310,10 @@ impl State {
             watcher.and_then(|number| self.watchers.get(&number)).map(|w| w.shown.clone());
         let reason = bounds::cut(reason, bounds::ERROR_BYTES_MAX);
         let leaf = self.record(&Record::Job(JobRecord {
-            at: now.wall,
             attempts: Some(attempts),
             handler: Some(&handler),
-            job: id,
-            payload_sha256: None,
             reason: Some(reason),
-            r#type: "dead_lettered",
+            ..JobRecord::new("dead_lettered", id, now.wall)
         }));
         self.note_leaf(number, leaf);
         let watcher = watcher.unwrap_or_else(|| "".into());
@@ -311,39 +322,64 @@ impl State {
             None => reason.to_owned(),
         };
         effects.push(Effect::GaveUp { id, plugin, watcher, handler, attempts, permanent, reason });
-        self.release(number, effects);
+        self.release(number, now, effects);
     }
 
-    /// Lets go of a job that is no longer open. Its row goes with the batch.
-    pub(crate) fn release(&mut self, number: JobNumber, effects: &mut Vec<Effect>) {
-        let job = self.jobs.remove(&number).expect("only jobs in memory are released");
+    /// Lets go of a job in memory that is no longer open. Its row goes with the batch.
+    pub(crate) fn release(&mut self, number: JobNumber, now: Now, effects: &mut Vec<Effect>) {
+        let job = self.forget_job(number).expect("only jobs in memory are released");
         self.unwritten.jobs.remove(&number);
-        self.unwritten.released.insert(number, job.row);
-        self.open_jobs -= 1;
-        if let Some(lane) = self.lanes.get_mut(&job.lane) {
-            lane.open -= 1;
-            if lane.loading.is_some() {
-                lane.ended_meanwhile.insert(number);
-            }
-            lane.key.watcher.inspect(|watcher| self.passes.job_ended(*watcher));
-        }
+        self.close(job.lane, job.row, now);
         self.load(job.lane, effects);
         self.drop_if_done(job.lane);
     }
 
-    /// How long the job's plugin has been away and its watcher held, in all, up to `now`.
-    pub(crate) fn idle_total(&self, row: &JobRow, now: Mono) -> Duration {
+    /// A job is no longer open, and not in memory. Its row goes with the batch; when it was cancelled, what
+    /// is open below it goes along.
+    pub(crate) fn close(&mut self, lane_id: LaneId, row: JobRow, now: Now) {
+        let (number, state) = (row.number, row.state);
+        self.leave_lane(lane_id, number);
+        self.forget_source(number, SourceKey::of_job(&row));
+        self.kin.closed(number, state);
+        self.unwritten.released.insert(number, row);
+        if state == JobState::Cancelled {
+            self.cancel_below(number, now);
+        }
+    }
+
+    /// An open job of the lane is one no more.
+    pub(crate) fn leave_lane(&mut self, lane_id: LaneId, number: JobNumber) {
+        self.open_jobs -= 1;
+        self.note_run_over(number);
+        let lane = self.lanes.get_mut(&lane_id).expect("the lane of an open job is known");
+        lane.open -= 1;
+        if lane.loading.is_some() {
+            lane.ended_meanwhile.insert(number);
+        }
+        if self.paused.remove(&(lane.key.watcher.is_none(), number)).is_some() {
+            lane.paused -= 1;
+        }
+        lane.key.watcher.inspect(|watcher| self.passes.job_ended(*watcher));
+        let by = lane.key.asker.clone();
+        self.count_asked(by, false);
+    }
+
+    /// How long the job's plugin has been away, its watcher held, and its lane held by a budget, in all, up to
+    /// `now`.
+    pub(crate) fn idle_total(&self, row: &JobRow, lane: LaneId, now: Mono) -> Duration {
         let ongoing = |since: Option<Mono>| since.map_or(Duration::ZERO, |since| now.since(since));
         let plugin = row.plugin.as_ref().and_then(|plugin| self.plugins.get(plugin));
         let away = plugin.map_or(Duration::ZERO, |p| p.away + ongoing(p.away_since));
         let watcher = row.watcher.and_then(|number| self.watchers.get(&number));
-        away + watcher.map_or(Duration::ZERO, |w| w.held + ongoing(w.held_since))
+        let held = watcher.map_or(Duration::ZERO, |w| w.held + ongoing(w.held_since));
+        away + held + self.lanes.get(&lane).map_or(Duration::ZERO, |lane| lane.budget_held(now))
     }
 
     /// Adds what went by to how long the job has been failing, but not the time in which nobody could
     /// have run it. By the monotonic clock: a jump of the wall clock ages nothing.
     pub(crate) fn reckon_age(&mut self, number: JobNumber, now: Now) {
-        let idle = self.idle_total(&self.jobs[&number].row, now.mono);
+        let Job { row, lane, .. } = &self.jobs[&number];
+        let idle = self.idle_total(row, *lane, now.mono);
         let job = self.jobs.get_mut(&number).expect("settled jobs are in memory");
         let idle_since = idle.saturating_sub(std::mem::replace(&mut job.idle_mark, idle));
         let since = now.mono.since(std::mem::replace(&mut job.reckoned, now.mono));
@@ -363,7 +399,7 @@ impl State {
         let row = &mut self.jobs.get_mut(&number).expect("settled jobs are in memory").row;
         row.state = JobState::Cancelled;
         row.completed_at = Some(now.wall);
-        self.release(number, effects);
+        self.release(number, now, effects);
     }
 
     /// A plugin's process is gone: its attempts under way are lost, and its lanes wait.
@@ -397,7 +433,8 @@ impl State {
         }));
         let outcome = Outcome::Lost { error: format!("plugin {plugin} went away: {reason}") };
         for number in running {
-            let job = &self.jobs[&number];
+            // One that was a part of another may have been cancelled with it just now.
+            let Some(job) = self.jobs.get(&number) else { continue };
             let Phase::Running { left, .. } = job.phase else { continue };
             // One that had not left yet had no part in it.
             let had_part = job.has_left(now.mono);
@@ -410,13 +447,14 @@ impl State {
             };
             self.settle(number, &end, now, effects);
         }
+        self.forget_all_stopping(plugin);
     }
 
-    /// Open jobs of an earlier life, by number; an empty list says that these were all. What was
-    /// under way is unknown and tried again at once.
+    /// Open jobs of an earlier life; an empty list says that these were all. What was under way is
+    /// unknown and tried again at once.
     pub(crate) fn recovered(&mut self, rows: Vec<JobRow>, now: Now, effects: &mut Vec<Effect>) {
         if rows.is_empty() {
-            self.recovery_done();
+            self.recovery_done(now);
             let holding = self.watchers.iter().filter(|(_, watcher)| !watcher.let_go.is_empty());
             let mut holding: Vec<_> = holding.map(|(number, _)| *number).collect();
             holding.sort_unstable();
@@ -424,25 +462,32 @@ impl State {
         }
         for row in rows {
             let lane_id = self.lane_of(&row);
-            self.open_jobs += 1;
-            let full = self.room_for(lane_id) == 0;
-            let (waiting_max, delayed_max) =
-                (self.policy.bounds.lane_waiting_max, self.policy.bounds.lane_delayed_max);
-            let lane = self.lanes.get_mut(&lane_id).expect("the lane was just looked up");
-            lane.open += 1;
-            if row.state == JobState::Running {
-                self.recover_attempt(lane_id, row, now, effects);
-            } else if full
-                || lane.spill.is_some()
-                || lane.first.len() >= waiting_max
-                || lane.retries() >= delayed_max
-            {
-                self.spill(lane_id, row.number);
-            } else if let Some(reason) = self.is_let_go(&row) {
-                self.let_go(lane_id, row, reason, now);
+            self.note_open((&row).into(), lane_id);
+            if let Some(asked) = &row.asked {
+                self.queue_clock.restore(asked.base_ms, now.mono);
+            }
+            let waits_in_table = self.lanes[&lane_id].spill.is_some_and(|from| from <= row.place());
+            match row.state {
+                JobState::Running => self.recover_attempt(lane_id, row, now, effects),
+                JobState::Paused => self.note_paused(lane_id, row.number),
+                _ => match self.is_let_go(&row).filter(|_| !waits_in_table) {
+                    Some(reason) => self.let_go(lane_id, row, reason, now),
+                    None => self.wait_in_lane(lane_id, row, false, now),
+                },
+            }
+        }
+    }
+
+    /// Open jobs of an earlier life that were asked for and wait: the table has what they carry.
+    pub(crate) fn recovered_asked(&mut self, jobs: &[OpenAsked], now: Now) {
+        for job in jobs {
+            self.queue_clock.restore(job.asked.base_ms, now.mono);
+            let lane_id = self.lane_of_key(job.lane(), job.plugin.as_ref());
+            self.note_open(job.into(), lane_id);
+            if job.state == JobState::Paused {
+                self.note_paused(lane_id, job.number);
             } else {
-                self.enter(lane_id, row, now);
-                self.schedule(lane_id);
+                self.spill(lane_id, job.place());
             }
         }
     }
@@ -472,92 +517,24 @@ impl State {
         );
     }
 
-    /// Makes a job without a watcher.
-    pub(crate) fn enqueue(
-        &mut self,
-        id: JobId,
-        handler: &str,
-        payload: Arc<[u8]>,
-        now: Now,
-    ) -> Answer {
-        Answer::Job(self.try_enqueue(id, handler, payload, now).map(Box::new))
-    }
-
-    /// Whether another job may be open.
-    pub(crate) fn check_open_jobs(&self) -> Result<(), Refusal> {
-        if self.may_match() {
-            return Ok(());
-        }
-        let reason = format!(
-            "resource_exhausted: {} jobs are open, which is the bound; try again when some are done",
-            self.open_jobs
-        );
-        Err(Refusal::new(RefusalKind::Exhausted, reason))
-    }
-
-    fn try_enqueue(
-        &mut self,
-        id: JobId,
-        handler: &str,
-        payload: Arc<[u8]>,
-        now: Now,
-    ) -> Result<JobRow, Refusal> {
-        if payload.len() > bounds::PAYLOAD_BYTES_MAX {
-            let reason = format!(
-                "payload: {} bytes; at most {} are allowed",
-                payload.len(),
-                bounds::PAYLOAD_BYTES_MAX
-            );
-            return Err(Refusal::new(RefusalKind::Invalid, reason));
-        }
-        self.check_open_jobs()?;
-        let Some(plugin) = self.resolve_handler(handler)? else {
-            return Err(self.unknown_handler(handler));
-        };
-        let (_, bare) = HandlerName::parse_qualified(handler)
-            .map_err(|error| Refusal::new(RefusalKind::Invalid, error.to_string()))?;
-        let handler: Arc<str> = format!("{plugin}/{bare}").into();
-        let leaf = self.record(&Record::Job(JobRecord {
-            at: now.wall,
-            attempts: None,
-            handler: Some(&handler),
-            job: id,
-            payload_sha256: Some(&sha256_hex(&payload)),
-            reason: None,
-            r#type: "job_created",
-        }));
-        self.last_job = self.last_job.next();
-        let row = JobRow::queued(self.last_job, id, JobOrigin::Api, handler, now.wall);
-        let row =
-            JobRow { plugin: Some(plugin), payload: Some(payload), leaves: vec![leaf], ..row };
-        self.add_job(row.clone(), now);
-        Ok(row)
-    }
-
-    /// Withdraws the queued jobs of a watcher and says how many; running ones finish.
-    pub(crate) fn cancel_queued(
-        &mut self,
-        watcher: axwatch_model::WatcherNumber,
-        reason: &str,
-        now: Now,
-    ) -> u64 {
+    /// Withdraws the jobs of a watcher that wait and says how many; running ones finish.
+    pub(crate) fn cancel_queued(&mut self, watcher: WatcherNumber, reason: &str, now: Now) -> u64 {
         let mut cancelled = 0;
         for lane_id in self.lanes_of_watcher(watcher) {
             let suspects = self.suspects_of(lane_id);
             let lane = self.lanes.get_mut(&lane_id).expect("looked up just now");
             cancelled += lane.open - lane.running;
             self.open_jobs -= lane.open - lane.running;
-            lane.open = lane.running;
+            (lane.open, lane.paused) = (lane.running, 0);
             (lane.spilled_meanwhile, lane.discard_loaded) = (None, lane.loading.is_some());
             let mut queued = suspects;
-            queued.extend(std::mem::take(&mut lane.first));
+            queued.extend(std::mem::take(&mut lane.first).into_iter().map(|place| place.number));
             queued.extend(std::mem::take(&mut lane.again));
             queued.extend(std::mem::take(&mut lane.delayed));
-            if let Some(from) = lane.spill.take() {
-                self.spills.remove(&(from, lane_id));
-            }
+            self.set_spill(lane_id, None);
             for number in queued {
-                let mut row = self.jobs.remove(&number).expect("a lane's jobs are in memory").row;
+                let job = self.forget_job(number).expect("a lane's jobs are in memory");
+                let mut row = job.row;
                 self.unwritten.jobs.remove(&number);
                 (row.state, row.completed_at) = (JobState::Cancelled, Some(now.wall));
                 row.error = Some(reason.to_owned());
@@ -568,16 +545,28 @@ impl State {
         self.passes.job_ended(watcher);
         // What waits in the table only, or was spilled in this very batch.
         for row in self.unwritten.released.values_mut() {
-            if row.watcher == Some(watcher) && row.state == JobState::Queued {
+            if row.watcher == Some(watcher) && waits(row.state) {
                 (row.state, row.completed_at) = (JobState::Cancelled, Some(now.wall));
                 row.error = Some(reason.to_owned());
             }
         }
+        self.paused.retain(|_, of| *of != Some(watcher));
+        self.cancel_below_withdrawn(watcher, now);
         if cancelled > 0 {
             let from = self.open_jobs_from_written;
             self.unwritten.cancelled.push((watcher, from, reason.to_owned()));
         }
         cancelled
+    }
+
+    /// What is open below the fires of a watcher that have been withdrawn goes along.
+    fn cancel_below_withdrawn(&mut self, watcher: WatcherNumber, now: Now) {
+        for number in self.kin.open_fires(watcher) {
+            if !self.jobs.contains_key(&number) {
+                self.kin.closed(number, JobState::Cancelled);
+                self.cancel_below(number, now);
+            }
+        }
     }
 
     fn suspects_of(&self, lane_id: LaneId) -> Vec<JobNumber> {
@@ -590,6 +579,11 @@ impl State {
         };
         plugin.map_or_else(Vec::new, |p| p.suspects.iter().filter(waiting).copied().collect())
     }
+}
+
+/// Whether a job in this state waits for its turn, or for somebody who lets it have one.
+pub(crate) fn waits(state: JobState) -> bool {
+    matches!(state, JobState::Queued | JobState::Paused)
 }
 
 /// The beginning of an error, as long as a record may tell of it: a proof writes the record into JSON

@@ -9,17 +9,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_model::{
-    Counters, CursorNumber, CursorRow, HandlerName, HandlerRow, HoldRow, JobNumber, JobRow,
-    LaneKey, LeafNumber, LocalId, Mono, Now, Owner, PassRow, PluginName, PluginRow, RefusedRow,
-    RevisionRow, RouteRow, ScheduleRow, Seq, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
-    WatcherState,
+    Ancestor, BudgetRow, BudgetScope, Counters, CursorNumber, CursorRow, HandlerName, HandlerRow,
+    HandlerSpendRow, HoldRow, JobEntryRow, JobId, JobNumber, JobRow, LaneKey, LeafNumber, Mono,
+    Now, Owner, PassRow, Place, PluginName, PluginRow, RefusedRow, RevisionRow, RouteRow,
+    ScheduleId, ScheduleRow, ScheduleRunRow, Seq, SpendRow, Timestamp, WatcherKey, WatcherNumber,
+    WatcherRow, WatcherState,
 };
 use axwatch_query::{Aliases, WatcherIndex};
 use hashbrown::HashMap;
 
+use crate::asked::{QueueClock, Sources};
 use crate::audit::{Hash, Tree};
 use crate::breaker::Breaker;
+use crate::budget::{Budgets, Held};
 use crate::event::{Answer, Effect, Event, SetAside};
+use crate::kin::Kin;
 use crate::late::Late;
 use crate::limits::{Limit, Pace, Starting};
 use crate::loops::LoopWatch;
@@ -27,6 +31,7 @@ use crate::passes::{PassWrites, Passes};
 use crate::plugins::Doubted;
 use crate::policy::Policy;
 use crate::record::{EngineStarted, Quarantined, Record, Retained};
+use crate::schedules::Schedules;
 
 /// What the store holds when the engine starts.
 #[derive(Debug, Clone, Default)]
@@ -37,8 +42,10 @@ pub struct Snapshot {
     pub head: Seq,
     /// The last job.
     pub last_job: JobNumber,
-    /// No job below this number is open.
+    /// No fire below this number is open.
     pub open_jobs_from: JobNumber,
+    /// The jobs that are over and have an open one below them.
+    pub above: Vec<Ancestor>,
     /// All watchers, retired ones included.
     pub watchers: Vec<WatcherRow>,
     /// What they have done.
@@ -55,6 +62,12 @@ pub struct Snapshot {
     pub plugins: Vec<PluginRow>,
     /// All schedules, retired ones included.
     pub schedules: Vec<ScheduleRow>,
+    /// The budgets that were set with a command.
+    pub budgets: Vec<BudgetRow>,
+    /// What was spent, by handler and minute, as far back as there are rows.
+    pub spends: Vec<SpendRow>,
+    /// What is known of the cost of each handler.
+    pub handler_spends: Vec<HandlerSpendRow>,
     /// All announced routes.
     pub routes: Vec<(PluginName, RouteRow)>,
     /// What of the last announcements was not taken.
@@ -68,8 +81,13 @@ pub struct Snapshot {
 pub struct Writes {
     /// Watchers whose queued jobs are withdrawn, with the lowest number and the reason; before `jobs`.
     pub cancelled: Vec<(WatcherNumber, JobNumber, String)>,
-    /// The present row of each new or changed job.
+    /// Jobs that are cancelled and of which only the table has the row, by number; none of them is among
+    /// `jobs`.
+    pub withdrawn: Vec<Withdrawn>,
+    /// The present row of each new or changed job. Only new ones have their payloads, which never change.
     pub jobs: Vec<JobRow>,
+    /// New log entries of jobs, each once and in order.
+    pub entries: Vec<JobEntryRow>,
     /// The present row of each new or changed watcher.
     pub watchers: Vec<WatcherRow>,
     /// New revisions of watchers.
@@ -92,6 +110,18 @@ pub struct Writes {
     pub plugins: Vec<PluginRow>,
     /// The present row of each new or changed schedule.
     pub schedules: Vec<ScheduleRow>,
+    /// What became of nominal times of schedules, in order.
+    pub runs: Vec<ScheduleRunRow>,
+    /// Schedules of which such rows may be taken away that were written before a moment.
+    pub runs_before: Vec<(ScheduleId, Timestamp)>,
+    /// The present row of each budget that was set.
+    pub budgets: Vec<BudgetRow>,
+    /// The present row of each handler and minute that something was called or spent in.
+    pub spends: Vec<SpendRow>,
+    /// Such rows of minutes before this one may be taken away.
+    pub spends_from: Option<i64>,
+    /// The present row of each handler of whose cost something else is known.
+    pub handler_spends: Vec<HandlerSpendRow>,
     /// For each plugin named, all its routes.
     pub routes: Vec<(PluginName, Vec<RouteRow>)>,
     /// For each plugin named, what of its last announcement was not taken.
@@ -100,10 +130,23 @@ pub struct Writes {
     pub audit: Option<AuditWrites>,
     /// How far the log has been matched, when that changed.
     pub matched_seq: Option<Seq>,
-    /// No job below this number is open, when that moved far enough.
+    /// No fire below this number is open, when that moved far enough.
     pub open_jobs_from: Option<JobNumber>,
     /// Counters, when it is time to write them, with the records that they hold the effect of.
     pub counters: Option<(LeafNumber, Vec<(WatcherNumber, Counters)>)>,
+}
+
+/// A job that waited in the table only and is cancelled: what changes in its row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Withdrawn {
+    /// Which job.
+    pub number: JobNumber,
+    /// The record that tells of it, to be added to those of the job.
+    pub leaf: LeafNumber,
+    /// When.
+    pub at: Timestamp,
+    /// What its `error` then says.
+    pub reason: String,
 }
 
 /// The audit's part of a batch.
@@ -149,11 +192,30 @@ pub struct State {
     pub(crate) no_handler: Arc<str>,
     pub(crate) last_lane: LaneId,
     pub(crate) jobs: BTreeMap<JobNumber, Job>,
+    /// No fire in memory has a lower number.
+    pub(crate) fires_from: JobNumber,
     pub(crate) last_job: JobNumber,
     /// Open jobs, in memory and in the table.
     pub(crate) open_jobs: u64,
-    /// Where the jobs of lanes that wait in the table begin.
+    /// Those of them that plugins have asked for, by plugin.
+    pub(crate) asked_open: BTreeMap<PluginName, u64>,
+    /// Where the fires of lanes that wait in the table begin.
     pub(crate) spills: BTreeSet<(JobNumber, LaneId)>,
+    /// Jobs that somebody paused, fires first, with their watchers.
+    pub(crate) paused: BTreeMap<(bool, JobNumber), Option<WatcherNumber>>,
+    /// Tells the places of jobs that no claim caused.
+    pub(crate) queue_clock: QueueClock,
+    pub(crate) sources: Sources,
+    pub(crate) kin: Kin,
+    /// Open jobs that are cancelled with one that they are a part of, and which one: all of them wait in the table,
+    /// and nothing else becomes of them.
+    pub(crate) doomed: BTreeMap<JobNumber, JobId>,
+    pub(crate) schedules: Schedules,
+    pub(crate) budgets: Budgets,
+    /// Attempts that were told to stop and may still be under way, by job and attempt.
+    pub(crate) stopping: BTreeMap<(JobNumber, u32), Stopping>,
+    /// Those of them that nobody has been told of.
+    pub(crate) to_stop: Vec<Effect>,
     /// Lanes that would read jobs back if there were room in memory.
     pub(crate) starved: BTreeSet<LaneId>,
     /// The last of them that was tried.
@@ -202,10 +264,15 @@ pub(crate) struct OwnedRows {
 #[derive(Default)]
 pub(crate) struct Unwritten {
     pub cancelled: Vec<(WatcherNumber, JobNumber, String)>,
+    /// Jobs that were cancelled in the table.
+    pub withdrawn: BTreeMap<JobNumber, Withdrawn>,
     /// Jobs in memory whose row changed.
     pub jobs: BTreeSet<JobNumber>,
     /// Rows of jobs that left memory.
     pub released: BTreeMap<JobNumber, JobRow>,
+    /// What new jobs carry. Once it is written, it is in the store only.
+    pub payloads: BTreeMap<JobNumber, Arc<[u8]>>,
+    pub entries: Vec<JobEntryRow>,
     pub watchers: BTreeSet<WatcherNumber>,
     pub revisions: Vec<RevisionRow>,
     pub retired: Vec<(WatcherNumber, u64, Seq)>,
@@ -213,7 +280,10 @@ pub(crate) struct Unwritten {
     pub holds: BTreeMap<(WatcherNumber, u32), HoldRow>,
     pub handlers: BTreeSet<PluginName>,
     pub plugins: BTreeSet<PluginName>,
-    pub schedules: BTreeSet<(PluginName, LocalId)>,
+    pub schedules: BTreeSet<ScheduleId>,
+    pub runs: Vec<ScheduleRunRow>,
+    pub runs_before: BTreeMap<ScheduleId, Timestamp>,
+    pub budgets: BTreeSet<BudgetScope>,
     pub routes: BTreeSet<PluginName>,
     pub refused: BTreeSet<PluginName>,
     pub matched: bool,
@@ -282,8 +352,6 @@ pub(crate) struct PluginState {
     pub incarnation: u64,
     pub up: bool,
     pub handlers: BTreeSet<HandlerName>,
-    /// Its schedules, retired ones included, by name.
-    pub schedules: BTreeMap<LocalId, ScheduleRow>,
     pub routes: BTreeSet<RouteRow>,
     /// What of its last announcement was not taken.
     pub refused: Vec<RefusedRow>,
@@ -293,6 +361,9 @@ pub(crate) struct PluginState {
     /// Attempts that it may have in flight now.
     pub slots: u32,
     pub running: BTreeSet<JobNumber>,
+    /// Attempts that were told to stop and have not ended.
+    pub stopping: BTreeSet<(JobNumber, u32)>,
+    /// Of both.
     pub retries_running: u32,
     /// Lanes with a job that could start, in turn.
     pub turns: VecDeque<LaneId>,
@@ -317,6 +388,11 @@ pub(crate) struct PluginState {
 }
 
 impl PluginState {
+    /// Attempts that it has in flight at this moment.
+    pub fn in_flight(&self) -> usize {
+        self.running.len() + self.stopping.len()
+    }
+
     /// Attempts that it may have in flight at this moment.
     pub fn slots_now(&self) -> u32 {
         if self.serial_until.is_some() { 1 } else { self.slots }
@@ -331,22 +407,24 @@ pub(crate) struct Lane {
     pub key: LaneKey,
     pub bare: HandlerName,
     pub plugin: Option<PluginName>,
-    /// First attempts, in the order of their numbers.
-    pub first: VecDeque<JobNumber>,
+    /// First attempts, in the order of their places.
+    pub first: VecDeque<Place>,
     /// Retries whose time has come.
     pub again: VecDeque<JobNumber>,
     /// Retries whose time has not.
     pub delayed: BTreeSet<JobNumber>,
     /// Attempts under way.
     pub running: u64,
-    /// More jobs wait in the table, from this number on.
-    pub spill: Option<JobNumber>,
+    /// Open jobs that somebody paused.
+    pub paused: u64,
+    /// More jobs wait in the table, from this place on.
+    pub spill: Option<Place>,
     /// So many of them at most are being read.
     pub loading: Option<usize>,
     /// What is being read was withdrawn meanwhile.
     pub discard_loaded: bool,
     /// The first job that went to the table while others were being read.
-    pub spilled_meanwhile: Option<JobNumber>,
+    pub spilled_meanwhile: Option<Place>,
     /// Jobs that ended while others were being read: the rows may still say that they wait.
     pub ended_meanwhile: BTreeSet<JobNumber>,
     /// It stands in its plugin's turns.
@@ -355,19 +433,70 @@ pub(crate) struct Lane {
     pub limited: bool,
     /// It waits for its handler's breaker, with this place in the line.
     pub breaker_ticket: Option<u64>,
+    /// A budget holds it, or did when its last attempt started.
+    pub budget: Option<Box<Held>>,
+    /// How long it has stood in lines of budgets before.
+    pub budget_held: Duration,
     /// Open jobs, in memory and in the table.
     pub open: u64,
 }
 
 impl Lane {
+    /// Open jobs that wait for their turn, in memory and in the table.
+    pub fn waiting(&self) -> u64 {
+        self.open.saturating_sub(self.running + self.paused)
+    }
+
+    /// How long it has stood in lines of budgets, in all.
+    pub fn budget_held(&self, now: Mono) -> Duration {
+        let waits = self.budget.as_ref().map_or(Duration::ZERO, |held| held.waited(now));
+        self.budget_held + waits
+    }
+
+    /// Its first attempts in memory.
+    pub fn numbers(&self) -> impl Iterator<Item = JobNumber> {
+        self.first.iter().map(|place| place.number)
+    }
+
+    /// Whether it stands in the line of a budget.
+    pub fn waits_for_budget(&self) -> bool {
+        self.budget.as_ref().is_some_and(|held| held.waits())
+    }
+
     /// Retries in memory.
     pub fn retries(&self) -> usize {
         self.again.len() + self.delayed.len()
+    }
+
+    /// Takes a first attempt out of the line, mostly the first of it.
+    pub fn leave_line(&mut self, number: JobNumber) {
+        if let Some(at) = self.first.iter().position(|place| place.number == number) {
+            self.first.remove(at);
+        }
+    }
+
+    /// Takes a retry out of those whose time has come, mostly the first of them.
+    pub fn leave_retries(&mut self, number: JobNumber) {
+        if let Some(at) = self.again.iter().position(|other| *other == number) {
+            self.again.remove(at);
+        }
+    }
+
+    /// Puts a first attempt in its place. Mostly that is the last.
+    pub fn stand_in_line(&mut self, place: Place) {
+        match self.first.back() {
+            Some(last) if place < *last => {
+                let before = self.first.partition_point(|other| *other < place);
+                self.first.insert(before, place);
+            }
+            _ => self.first.push_back(place),
+        }
     }
 }
 
 /// An open job in memory.
 pub(crate) struct Job {
+    /// Without a payload.
     pub row: JobRow,
     pub lane: LaneId,
     pub phase: Phase,
@@ -379,8 +508,12 @@ pub(crate) struct Job {
     pub age: Duration,
     /// When that was last reckoned.
     pub reckoned: Mono,
-    /// How long its plugin had been away and its watcher held by then.
+    /// How long its plugin had been away, its watcher held and its lane held by a budget by then.
     pub idle_mark: Duration,
+    /// What its attempts had cost when the last one began.
+    pub cost_before: Option<f64>,
+    /// How many records of the audit its row knew of when the last attempt had begun.
+    pub leaves_before: usize,
 }
 
 impl Job {
@@ -388,6 +521,17 @@ impl Job {
     pub fn has_left(&self, now: Mono) -> bool {
         matches!(self.phase, Phase::Running { left, .. } if left.is_none_or(|left| left <= now))
     }
+}
+
+/// An attempt that was told to stop.
+#[derive(Debug, Clone)]
+pub(crate) struct Stopping {
+    pub plugin: PluginName,
+    pub incarnation: u64,
+    pub handler: HandlerName,
+    pub retry: bool,
+    /// When it left, if it had when it was told to stop.
+    pub left: Option<Mono>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -408,7 +552,7 @@ pub(crate) enum Phase {
 pub(crate) enum Timer {
     /// The first that waits for a watcher's limit may ask again.
     Limit(WatcherNumber),
-    /// A retry is due.
+    /// A job that was put off is due.
     Job(JobNumber),
     /// A broken connection has had its time.
     Plugin(PluginName),
@@ -420,6 +564,10 @@ pub(crate) enum Timer {
     Mute(WatcherNumber),
     /// A loop would have shown itself by now.
     LoopWatch(WatcherNumber),
+    /// A nominal time of a schedule may have come.
+    Schedules,
+    /// The first that waits for a budget may ask again.
+    Budget(BudgetScope),
 }
 
 /// Counters are written once so many records have been added since they were, or so many changed.
@@ -455,9 +603,20 @@ impl State {
             no_handler: "".into(),
             last_lane: LaneId(0),
             jobs: BTreeMap::new(),
+            fires_from: JobNumber(0),
             last_job: snapshot.last_job,
             open_jobs: 0,
+            asked_open: BTreeMap::new(),
             spills: BTreeSet::new(),
+            paused: BTreeMap::new(),
+            queue_clock: QueueClock::new(now),
+            sources: Sources::default(),
+            kin: Kin::new(&snapshot.above),
+            doomed: BTreeMap::new(),
+            schedules: Schedules::default(),
+            budgets: Budgets::new(now),
+            stopping: BTreeMap::new(),
+            to_stop: Vec::new(),
             starved: BTreeSet::new(),
             starved_tried: LaneId(0),
             reading: 0,
@@ -486,13 +645,10 @@ impl State {
             let plugin = row.name.clone();
             state.plugin_entry(&plugin).row = Some(row);
         }
-        for row in snapshot.schedules {
-            // Those of people come with who runs them.
-            if let Owner::Plugin(plugin) = &row.owner {
-                let plugin = plugin.clone();
-                state.plugin_entry(&plugin).schedules.insert(row.name.clone(), row);
-            }
-        }
+        state.restore_schedules(snapshot.schedules, now);
+        let configured = state.policy.budgets.clone();
+        let spends = (snapshot.spends, snapshot.handler_spends);
+        state.budgets.restore(snapshot.budgets, spends, &configured);
         for (plugin, route) in snapshot.routes {
             state.plugin_entry(&plugin).routes.insert(route);
         }
@@ -506,6 +662,7 @@ impl State {
         let store = state.policy.store_id;
         let started = EngineStarted { at: now.wall, epoch, store, r#type: "engine_started" };
         state.record(&Record::EngineStarted(started));
+        state.warn_of_all();
         let counters: BTreeMap<_, _> = snapshot.counters.into_iter().collect();
         for row in snapshot.watchers {
             let counters = counters.get(&row.number).copied().unwrap_or_default();
@@ -541,6 +698,7 @@ impl State {
     pub fn step(&mut self, event: Event, now: Now) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.pace.begin(now.mono);
+        self.budgets.begin(now);
         match event {
             Event::Match { stored } => self.match_claim(&stored, now, &mut effects),
             Event::Deferred { seq } => self.head = seq,
@@ -612,20 +770,49 @@ impl State {
                 let answer = self.command(&watcher, command, now);
                 effects.push(Effect::Reply { request, answer });
             }
-            Event::Enqueue { request, id, handler, payload } => {
-                let answer = self.enqueue(id, &handler, payload, now);
+            Event::Enqueue { request, asked } => {
+                let answer = self.enqueue(*asked, now);
                 effects.push(Effect::Reply { request, answer });
             }
-            Event::Redrive { request, row } => {
-                let answer = self.redrive(*row, now);
+            Event::Redrive { request, row, above } => {
+                let answer = self.redrive(*row, &above, now);
                 effects.push(Effect::Reply { request, answer });
+            }
+            Event::Cancel { request, row, by } => {
+                let answer = self.cancel(*row, &by, now);
+                effects.push(Effect::Reply { request, answer });
+            }
+            Event::PauseJob { request, row, by } => {
+                let answer = self.pause_job(*row, &by, now);
+                effects.push(Effect::Reply { request, answer });
+            }
+            Event::ResumeJob { request, row, by } => {
+                let answer = self.resume_job(*row, &by, now);
+                effects.push(Effect::Reply { request, answer });
+            }
+            Event::Progress { request, report } => {
+                let heard = self.take_report(*report, now, &mut effects);
+                effects.push(Effect::Reply { request, answer: Answer::Heard(heard) });
             }
             Event::Discard { request, row } => {
                 let answer = self.discard(*row, now, &mut effects);
                 effects.push(Effect::Reply { request, answer });
             }
+            Event::CreateSchedule { request, asked } => {
+                let answer = self.create_schedule(*asked, now);
+                effects.push(Effect::Reply { request, answer });
+            }
+            Event::CommandSchedule { request, schedule, command, by } => {
+                let answer = self.command_schedule(schedule, command, &by, now);
+                effects.push(Effect::Reply { request, answer });
+            }
+            Event::SetBudget { request, scope, change, by } => {
+                let answer = self.set_budget(scope, change, &by);
+                effects.push(Effect::Reply { request, answer });
+            }
             Event::Loaded { lane, rows } => self.loaded(&lane, rows, now, &mut effects),
             Event::Recovered { rows } => self.recovered(rows, now, &mut effects),
+            Event::RecoveredAsked { jobs } => self.recovered_asked(&jobs, now),
             Event::Committed => {
                 self.committed(now.mono, &mut effects);
                 // What may start now starts in the next batch, whose commit it waits for.
@@ -635,18 +822,32 @@ impl State {
             Event::DiskLow(low) => self.disk_low(low),
             Event::Tick => {}
         }
+        self.cancel_more(now);
         self.run_timers(now);
         self.wake_passes(now);
+        self.run_schedules(now);
         self.pump(now, &mut effects);
         self.load_starved(&mut effects);
         effects.append(&mut self.unparsed);
+        effects.append(&mut self.to_stop);
+        effects.append(&mut self.budgets.warnings);
         effects
     }
 
-    /// When [`Event::Tick`] is next worth telling; `None` while nothing waits for time.
+    /// When [`Event::Tick`] is next worth telling; `None` while nothing waits for time. At once where a batch had
+    /// no room for all that is to be cancelled.
     #[must_use]
     pub fn next_wake(&self) -> Option<Mono> {
-        self.timers.first().map(|(at, _)| *at)
+        match self.doomed.is_empty() {
+            true => self.timers.first().map(|(at, _)| *at),
+            false => Some(Mono(0)),
+        }
+    }
+
+    /// Whether a job was cancelled with one that it is a part of, and its row does not say so yet.
+    #[must_use]
+    pub fn is_being_cancelled(&self, job: JobNumber) -> bool {
+        self.doomed.contains_key(&job)
     }
 
     /// How far the log has been matched.
@@ -707,6 +908,13 @@ impl State {
         paused
     }
 
+    /// The lanes that a budget holds back at this moment.
+    #[must_use]
+    pub fn held_by_budgets(&self) -> Vec<LaneKey> {
+        let held = self.lanes.values().filter(|lane| lane.waits_for_budget());
+        held.map(|lane| lane.key.clone()).collect()
+    }
+
     /// Takes what the batch at hand writes. `finally` writes counters and marks whatever their age.
     pub fn take_writes(&mut self, finally: bool) -> Writes {
         let counters = self.take_counters(finally);
@@ -719,6 +927,8 @@ impl State {
             changed.iter().filter_map(|number| self.jobs.get(number)).map(|job| job.row.clone()),
         );
         jobs.sort_unstable_by_key(|row| row.number);
+        let mut payloads = std::mem::take(&mut unwritten.payloads);
+        jobs.iter_mut().for_each(|row| row.payload = payloads.remove(&row.number));
         let watchers = std::mem::take(&mut unwritten.watchers);
         let plugins = std::mem::take(&mut unwritten.plugins);
         let schedules = std::mem::take(&mut unwritten.schedules);
@@ -727,9 +937,14 @@ impl State {
         let handlers = std::mem::take(&mut unwritten.handlers);
         let passed = std::mem::take(&mut unwritten.passes);
         let (passes, cursors) = self.passes.rows_of(&passed);
+        let budgets = std::mem::take(&mut unwritten.budgets);
+        self.schedules.begin_batch();
+        let (spends, handler_spends, spends_from) = self.budgets.take_rows();
         Writes {
             cancelled: std::mem::take(&mut unwritten.cancelled),
+            withdrawn: std::mem::take(&mut unwritten.withdrawn).into_values().collect(),
             jobs,
+            entries: std::mem::take(&mut unwritten.entries),
             watchers: watchers
                 .iter()
                 .filter_map(|number| self.watchers.get(number))
@@ -754,10 +969,13 @@ impl State {
                 .iter()
                 .filter_map(|plugin| self.plugins.get(plugin)?.row.clone())
                 .collect(),
-            schedules: schedules
-                .iter()
-                .filter_map(|(plugin, name)| self.plugins.get(plugin)?.schedules.get(name).cloned())
-                .collect(),
+            schedules: schedules.iter().filter_map(|id| self.schedules.row(id).cloned()).collect(),
+            runs: std::mem::take(&mut unwritten.runs),
+            runs_before: std::mem::take(&mut unwritten.runs_before).into_iter().collect(),
+            budgets: budgets.iter().filter_map(|scope| self.budgets.row(scope).cloned()).collect(),
+            spends,
+            spends_from,
+            handler_spends,
             routes: routes
                 .into_iter()
                 .filter_map(|plugin| {
@@ -838,9 +1056,17 @@ impl State {
         self.plugins.entry(plugin.clone()).or_default()
     }
 
+    /// Whether not all jobs that an earlier life left have been told of.
+    pub(crate) fn is_recovering(&self) -> bool {
+        self.recovering
+    }
+
     /// All jobs that an earlier life left have been told of.
-    pub(crate) fn recovery_done(&mut self) {
+    pub(crate) fn recovery_done(&mut self, now: Now) {
         self.recovering = false;
+        for number in self.kin.recovery_done() {
+            self.cancel_below(number, now);
+        }
     }
 
     fn take_audit(&mut self) -> Option<AuditWrites> {
@@ -883,9 +1109,12 @@ impl State {
         if self.recovering {
             return None;
         }
-        let in_memory = self.jobs.first_key_value().map(|(number, _)| *number);
+        let in_memory = self.first_fire();
         let in_table = self.spills.first().map(|(number, _)| *number);
-        let from = in_memory.into_iter().chain(in_table).min().unwrap_or(self.last_job.next());
+        let paused = self.paused.first_key_value().filter(|((is_asked, _), _)| !is_asked);
+        let paused = paused.map(|((_, number), _)| *number);
+        let open = in_memory.into_iter().chain(in_table).chain(paused);
+        let from = open.min().unwrap_or(self.last_job.next());
         let written = self.open_jobs_from_written;
         let moved = from < written || from.0 >= written.0 + OPEN_JOBS_FROM_STEP;
         if !(moved || finally && from != written) {
@@ -893,5 +1122,15 @@ impl State {
         }
         self.open_jobs_from_written = from;
         Some(from)
+    }
+
+    /// The fire in memory with the lowest number.
+    fn first_fire(&mut self) -> Option<JobNumber> {
+        let is_fire = |job: &Job| job.row.watcher.is_some();
+        let found = self.jobs.range(self.fires_from..).find(|(_, job)| is_fire(job));
+        let first = found.map(|(number, _)| *number);
+        // Jobs that no claim caused are passed over once, not with each batch.
+        self.fires_from = first.unwrap_or(self.last_job.next());
+        first
     }
 }

@@ -1,11 +1,12 @@
 //! What people ask of the state: how the engine is, and why a job does not run. Reads only.
 
 use axwatch_model::{
-    HandlerName, JobNumber, JobRow, JobState, Mono, Now, PluginName, Seq, Timestamp, WatcherRow,
-    WatcherState,
+    HandlerName, JobNumber, JobRow, JobState, Mono, Now, Place, PluginName, Seq, Timestamp,
+    WatcherRow, WatcherState,
 };
 
 use crate::breaker::Breaker;
+use crate::budget::BudgetHold;
 use crate::state::{Lane, Phase, State};
 
 /// Watchers in trouble that an overview names; the rest are only counted.
@@ -18,9 +19,10 @@ pub struct Overview {
     pub watchers: Vec<(WatcherState, u64)>,
     /// Some of those that are broken, refused, paused for a suspected loop or wait for a handler, by number.
     pub troubled: Vec<WatcherRow>,
-    /// Queued jobs whose plugin is away or whose watcher is held.
+    /// Queued jobs whose plugin is away, whose watcher is held, or that a budget holds back.
     pub held_jobs: u64,
-    /// The first job that waits.
+    /// The first job that waits; of those that were asked for and are in the table only, in each lane, the one whose
+    /// turn comes first.
     pub oldest_waiting: Option<JobNumber>,
     /// Appends are refused, because the disk is nearly full.
     pub disk_low: bool,
@@ -65,6 +67,8 @@ pub struct Waiting {
 /// What a queued job waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WaitReason {
+    /// Somebody paused it.
+    Paused,
     /// No plugin has announced its handler.
     NoHandler,
     /// Its plugin is not ready for jobs.
@@ -109,6 +113,8 @@ pub enum WaitReason {
         /// Failures in a row.
         failures: u32,
     },
+    /// A budget is used up, or all that is left of it is reserved.
+    Budget(BudgetHold),
     /// Too many jobs of its lane wait for their retry.
     Retries,
     /// Nothing but its turn.
@@ -138,15 +144,16 @@ impl State {
         counts.sort_unstable_by_key(|(state, _)| state.to_string());
         troubled.sort_unstable();
         troubled.truncate(TROUBLED_MAX);
-        let held = self.lanes.values().filter(|lane| !self.is_free(lane));
+        let is_held = |lane: &&Lane| !self.is_free(lane) || lane.waits_for_budget();
+        let held = self.lanes.values().filter(is_held);
         let waits = |number: &JobNumber| self.jobs[number].row.state == JobState::Queued;
         let in_memory = self.jobs.keys().copied().find(|number| waits(number));
-        let in_table = self.spills.first().map(|(number, _)| *number);
+        let in_table = self.lanes.values().filter_map(|lane| lane.spill.map(|from| from.number));
         Overview {
             watchers: counts,
             troubled: troubled.iter().map(|number| self.view(*number).row).collect(),
-            held_jobs: held.map(|lane| lane.open.saturating_sub(lane.running)).sum(),
-            oldest_waiting: in_memory.into_iter().chain(in_table).min(),
+            held_jobs: held.map(Lane::waiting).sum(),
+            oldest_waiting: in_table.chain(in_memory).min(),
             disk_low: self.disk_low,
             backpressured: self.passes.resting(),
             furthest_behind: self.passes.lowest(),
@@ -192,31 +199,41 @@ impl State {
     #[must_use]
     pub fn waiting(&self, row: &JobRow, now: Now) -> Option<Waiting> {
         let job = self.jobs.get(&row.number);
-        if job.map_or(row.state, |job| job.row.state) != JobState::Queued {
-            return None;
+        match job.map_or(row.state, |job| job.row.state) {
+            JobState::Queued => {}
+            JobState::Paused => {
+                let reason = WaitReason::Paused;
+                return Some(Waiting { reason, ahead: 0, ahead_at_least: false, until: None });
+            }
+            _ => return None,
         }
         let lane_id = *self.lane_ids.get(&row.lane())?;
         let lane = &self.lanes[&lane_id];
-        let (ahead, ahead_at_least) = self.ahead(lane, row.number);
+        let (ahead, ahead_at_least) = self.ahead(lane, row.place());
         let phase = job.map(|job| job.phase);
         let (reason, until) = self.reason(lane, phase, ahead == 0);
-        let until = until.map(|at| now.wall.plus(at.since(now.mono)));
+        let until = match &reason {
+            WaitReason::Budget(hold) => hold.until,
+            _ => until.map(|at| now.wall.plus(at.since(now.mono))),
+        };
         Some(Waiting { reason, ahead, ahead_at_least, until })
     }
 
-    /// Jobs of the lane that start before this one, and whether there may be more in the table.
-    fn ahead(&self, lane: &Lane, number: JobNumber) -> (u64, bool) {
-        let place = |waiting: &std::collections::VecDeque<JobNumber>| {
-            waiting.iter().position(|other| *other == number)
-        };
-        let phase = self.jobs.get(&number).map(|job| job.phase);
-        let ahead = match phase {
-            Some(Phase::Again) => place(&lane.again).unwrap_or_default(),
-            Some(Phase::First) => lane.again.len() + place(&lane.first).unwrap_or_default(),
+    /// Jobs of the lane that start before the one at this place, and whether there may be more in the table.
+    fn ahead(&self, lane: &Lane, place: Place) -> (u64, bool) {
+        let job = self.jobs.get(&place.number).map(|job| (job.phase, job.row.place()));
+        let ahead = match job {
+            Some((Phase::Again, _)) => {
+                lane.again.iter().position(|other| *other == place.number).unwrap_or_default()
+            }
+            // The row that was asked about may be that of another moment.
+            Some((Phase::First, place)) => {
+                lane.again.len() + lane.first.partition_point(|other| *other < place)
+            }
             Some(_) => 0,
             None => lane.again.len() + lane.first.len(),
         };
-        let in_table = phase.is_none() && lane.spill.is_some_and(|first| first < number);
+        let in_table = job.is_none() && lane.spill.is_some_and(|first| first < place);
         (ahead as u64, in_table)
     }
 
@@ -264,13 +281,16 @@ impl State {
         if let Some((reason, until)) = self.breaker_reason(&name, &lane.bare) {
             return (reason, until);
         }
+        if let Some(held) = lane.budget.as_ref().filter(|held| held.waits()) {
+            return (WaitReason::Budget(held.hold.clone()), None);
+        }
         if lane.limited {
             return (WaitReason::Limit, watcher.and_then(|watcher| watcher.limit.opens_at()));
         }
         if phase == Some(Phase::Suspect) || plugin.suspect_running.is_some() {
             return (WaitReason::Suspects(name), None);
         }
-        let (running, slots) = (plugin.running.len() as u64, u64::from(plugin.slots_now()));
+        let (running, slots) = (plugin.in_flight() as u64, u64::from(plugin.slots_now()));
         if running >= slots && plugin.serial_until.is_some() {
             return (WaitReason::OneAtATime(name), plugin.serial_until);
         }

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_core::{
-    Bounds, Declaration, Effect, Ended, Event, Outcome, Policy, RequestId, RetryLimits, Start,
-    WaitReason, WatcherCommand,
+    Bounds, Declaration, Effect, Ended, EnqueueAsk, Event, Outcome, ParentAsk, Policy, RequestId,
+    RetryLimits, Start, WaitReason, WatcherCommand,
 };
-use axwatch_model::{JobRow, JobState, Mono, Owner, WatcherKey};
+use axwatch_model::{Asker, JobNumber, JobRow, JobState, Mono, Owner, WatcherKey};
 
-use world::{World, busy, done, lost, on_predicate, policy, registration, starts, stored};
+use world::{World, ask, busy, done, lost, on_predicate, policy, registration, starts, stored};
 
 const SECOND: u64 = 1_000_000_000;
 /// How late whoever sleeps wakes up.
@@ -88,10 +88,9 @@ impl Drill {
 
     /// The engine dies with all that is under way, and starts again at once; its plugins are away.
     fn restart(&mut self) {
-        let rows = self.world.die();
+        let recovered = self.world.die();
         (self.ends, self.next) = (BTreeMap::new(), Vec::new());
-        self.batch([Event::Recovered { rows }]);
-        self.batch([Event::Recovered { rows: Vec::new() }]);
+        self.batch(recovered);
     }
 
     fn claims(&mut self, count: u64) {
@@ -168,7 +167,7 @@ fn ended(start: &Start, outcome: Outcome) -> Event {
         job: start.job,
         attempt: start.attempt,
         incarnation: start.incarnation,
-        ended: Ended { outcome, quick: true, progress: None, cost: None },
+        ended: Ended { quick: true, ..Ended::bare(outcome) },
     }
 }
 
@@ -482,9 +481,8 @@ fn thousands_of_dead_letters_come_back_within_the_bounds_of_memory() {
     drill.plugin = Box::new(|_, _| (Duration::ZERO, done()));
     let dead: Vec<_> = drill.world.jobs.values().cloned().collect();
     for rows in dead.chunks(1_024) {
-        let redrive =
-            |row: &JobRow| Event::Redrive { request: RequestId(4), row: Box::new(row.clone()) };
-        drill.batch(rows.iter().map(redrive));
+        let again: Vec<_> = rows.iter().map(|row| drill.world.redrive_of(row, 4)).collect();
+        drill.batch(again);
         let in_memory = drill.world.state.jobs_in_memory();
         assert!(in_memory <= bounds.jobs_in_memory_max, "{in_memory} jobs in memory");
     }
@@ -555,4 +553,83 @@ fn time_in_which_nobody_could_run_it_ages_no_job() {
             assert_eq!(drill.count(JobState::Failed), 1, "{rest:?}, restarts: {restarts}");
         }
     }
+}
+
+/// Parents with children and grandchildren, cancelled from the top by the next engine, while some run.
+#[test]
+fn a_hundred_thousand_jobs_below_one_are_cancelled_in_a_few_batches() {
+    let mut drill = Drill::new(policy(), Duration::from_millis(3));
+    drill.plugin = Box::new(|_, _| (Duration::from_secs(3_600), done()));
+    drill.up("demo", &["act"], Vec::new());
+    let mut next = 0_u64;
+    let mut asked = |world: &World, parent: Option<JobNumber>| {
+        next += 1;
+        let mut id = [1; 16];
+        id[8..].copy_from_slice(&next.to_be_bytes());
+        let parent = parent.map(|parent| {
+            let row = &world.jobs[&parent];
+            ParentAsk { id: row.id, above: world.lineage(row) }
+        });
+        let asked = Box::new(EnqueueAsk { parent, ..ask(id, "act") });
+        Event::Enqueue { request: RequestId(7), asked }
+    };
+    let root = asked(&drill.world, None);
+    drill.batch([root]);
+    let parents: Vec<_> = (0..100).map(|_| asked(&drill.world, Some(JobNumber(1)))).collect();
+    drill.batch(parents);
+    for parent in 2..=101 {
+        let children: Vec<_> =
+            (0..1_000).map(|_| asked(&drill.world, Some(JobNumber(parent)))).collect();
+        drill.batch(children);
+    }
+    assert_eq!(drill.world.state.open_jobs(), 100_101);
+    drill.restart();
+    drill.up("demo", &["act"], Vec::new());
+    let row = Box::new(drill.world.jobs[&JobNumber(1)].clone());
+    drill.batch([Event::Cancel { request: RequestId(7), row, by: Asker::User }]);
+    let mut before = 0;
+    for batches in 1.. {
+        let cancelled = drill.count(JobState::Cancelled);
+        assert!(cancelled - before < 17_000 && batches <= 7, "{cancelled} after {batches}");
+        if cancelled == 100_101 {
+            break;
+        }
+        before = cancelled;
+        drill.batch([Event::Tick]);
+    }
+    assert_eq!((drill.world.state.open_jobs(), drill.world.state.jobs_in_memory()), (0, 0));
+    assert!(drill.world.verify_audit().ok);
+}
+
+/// Whatever else is asked for, and with whatever priority, a job waits no longer than its turn.
+#[test]
+fn what_waits_in_a_long_lane_starts_in_its_order() {
+    let bounds = Bounds { slots_first: 1, ..Bounds::default() };
+    let mut drill = Drill::new(Policy { bounds, ..policy() }, Duration::from_millis(3));
+    drill.max_in_flight = 1;
+    drill.plugin = Box::new(|_, _| (Duration::from_millis(10), done()));
+    drill.up("demo", &["act"], Vec::new());
+    for batch in 0..8_u64 {
+        let asked = (0..1_000_u64).map(|n| {
+            let mut id = [2; 16];
+            id[8..].copy_from_slice(&(batch * 1_000 + n).to_be_bytes());
+            let priority = (n % 21) as i32 - 10;
+            let asked = Box::new(EnqueueAsk { priority, ..ask(id, "act") });
+            Event::Enqueue { request: RequestId(7), asked }
+        });
+        drill.batch(asked.collect::<Vec<_>>());
+    }
+    drill.run(Duration::from_secs(3_600));
+    assert_eq!(drill.count(JobState::Completed), 8_000);
+    let places: Vec<_> =
+        drill.left.iter().map(|(_, start)| drill.world.jobs[&start.job].place()).collect();
+    // While they were asked for one after the other, what was there had its turn.
+    let asked_for = drill.world.jobs[&JobNumber(8_000)].created_at;
+    let began = drill
+        .world
+        .jobs
+        .values()
+        .filter(|row| row.started_at.is_some_and(|started| started <= asked_for));
+    let began = began.count();
+    assert!(began < 20 && places[began..].is_sorted(), "{began}");
 }

@@ -1,6 +1,8 @@
 //! What follows from what: the core told of events by hand, with a clock moved by hand, and everything
 //! that it would write and do looked at.
 
+#[path = "steps/asked.rs"]
+mod asked;
 #[path = "steps/plugins.rs"]
 mod plugins;
 #[path = "steps/positions.rs"]
@@ -12,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_core::{
-    Answer, Bounds, Declaration, Effect, Ended, Event, Outcome, Policy, Refusal, Registration,
-    RequestId, Start, WatcherCommand,
+    Answer, Bounds, Declaration, Effect, Ended, EnqueueAsk, Enqueued, Event, Outcome, Policy,
+    Refusal, Registration, RequestId, Start, WatcherCommand,
 };
 use axwatch_model::{
     Attributes, Declared, JobId, JobNumber, JobRow, JobState, Mono, Owner, PluginName, RevisionRow,
@@ -21,7 +23,7 @@ use axwatch_model::{
 };
 
 use axwatch_query::{AliasChange, AliasChangeKind};
-use world::{World, busy, done, lost, on_predicate, policy, registration, starts, stored};
+use world::{World, ask, busy, done, lost, on_predicate, policy, registration, starts, stored};
 
 impl World {
     fn new() -> World {
@@ -30,10 +32,7 @@ impl World {
 
     /// The engine dies and starts again on what was written.
     fn restart(&mut self) -> Vec<Effect> {
-        let rows = self.die();
-        let mut effects = self.tell(Event::Recovered { rows });
-        effects.extend(self.tell(Event::Recovered { rows: Vec::new() }));
-        effects
+        self.die().into_iter().flat_map(|event| self.tell(event)).collect::<Vec<_>>()
     }
 
     /// Tells one event, commits, reads what is asked for, and gives what would be done.
@@ -118,7 +117,7 @@ impl World {
     }
 
     fn end(&mut self, start: &Start, outcome: Outcome) -> Vec<Effect> {
-        let ended = Ended { outcome, quick: true, progress: None, cost: None };
+        let ended = Ended { quick: true, ..Ended::bare(outcome) };
         self.tell(Event::AttemptEnded {
             job: start.job,
             attempt: start.attempt,
@@ -161,6 +160,21 @@ fn job_answer(effects: &[Effect]) -> Result<JobRow, Refusal> {
         _ => None,
     });
     found.expect("a job's request is answered").map(|row| *row)
+}
+
+fn enqueued(effects: &[Effect]) -> Result<Enqueued, Refusal> {
+    let found = effects.iter().find_map(|effect| match effect {
+        Effect::Reply { answer: Answer::Enqueued(answer), .. } => Some(answer.clone()),
+        _ => None,
+    });
+    found.expect("who asks for a job is answered")
+}
+
+fn new_job(effects: &[Effect]) -> Result<JobRow, Refusal> {
+    enqueued(effects).map(|enqueued| match enqueued {
+        Enqueued::New(row) => *row,
+        standing @ Enqueued::Standing { .. } => panic!("not a new job: {standing:?}"),
+    })
 }
 
 fn fired(effects: &[Effect]) -> u32 {
@@ -439,16 +453,13 @@ fn retries_wait_longer_each_time_and_end_as_a_dead_letter() {
     assert_eq!((row.state, row.error.as_deref()), (JobState::Failed, Some("busy")));
     assert_eq!(world.records("dead_lettered").len(), 1);
 
-    let effects = world.tell(Event::Redrive { request: RequestId(9), row: Box::new(row) });
+    let effects = world.tell(world.redrive_of(&row, 9));
     assert_eq!(job_answer(&effects).unwrap().id, start.id);
     let again = starts(&effects).remove(0);
     assert_eq!((again.id, again.attempt), (start.id, 31), "a dead letter keeps its id");
     world.end(&again, done());
-    let refusal = job_answer(&world.tell(Event::Redrive {
-        request: RequestId(9),
-        row: Box::new(world.jobs[&again.job].clone()),
-    }))
-    .unwrap_err();
+    let once_more = world.redrive_of(&world.jobs[&again.job], 10);
+    let refusal = job_answer(&world.tell(once_more)).unwrap_err();
     assert!(refusal.reason.contains("completed"));
 }
 
@@ -595,19 +606,14 @@ fn jobs_of_the_api_find_their_plugin_or_say_who_there_is() {
     let mut world = World::new();
     world.up("demo", &["act"], Vec::new());
     let run = |world: &mut World, handler: &str| {
-        let event = Event::Enqueue {
-            request: RequestId(4),
-            id: JobId([8; 16]),
-            handler: handler.into(),
-            payload: b"hi".as_slice().into(),
-        };
-        world.tell(event)
+        let asked = EnqueueAsk { payload: b"hi".as_slice().into(), ..ask([8; 16], handler) };
+        world.tell(Event::Enqueue { request: RequestId(4), asked: Box::new(asked) })
     };
     let effects = run(&mut world, "act");
-    assert_eq!(&*job_answer(&effects).unwrap().handler, "demo/act");
+    assert_eq!(&*new_job(&effects).unwrap().handler, "demo/act");
     let start = starts(&effects).remove(0);
     assert_eq!((&*start.handler, start.payload.as_deref()), ("act", Some(b"hi".as_slice())));
-    let refusal = job_answer(&run(&mut world, "nope")).unwrap_err();
+    let refusal = new_job(&run(&mut world, "nope")).unwrap_err();
     assert!(refusal.reason.contains("known are demo/act"), "{}", refusal.reason);
 }
 
@@ -1014,7 +1020,8 @@ impl World {
     }
 
     fn redrive(&mut self, number: u64) -> Result<JobRow, Refusal> {
-        self.by_hand(number, |row| Event::Redrive { request: RequestId(9), row })
+        let event = self.redrive_of(&self.jobs[&JobNumber(number)], 9);
+        job_answer(&self.tell(event))
     }
 }
 
@@ -1027,7 +1034,7 @@ fn one_of_each() -> World {
     let ends = [Outcome::Permanent { error: "never".into() }, busy(), done()];
     for outcome in ends {
         let start = starts(&world.claim("x", "p")).remove(0);
-        let ended = Ended { outcome, quick: false, progress: None, cost: None };
+        let ended = Ended::bare(outcome);
         let (job, attempt) = (start.job, start.attempt);
         world.tell(Event::AttemptEnded { job, attempt, incarnation: 1, ended });
     }
@@ -1122,9 +1129,9 @@ fn a_discarded_job_can_be_tried_again_after_all() {
         // Both in one batch: what the first of them made of it counts for the second.
         let row = Box::new(world.jobs[&JobNumber(number)].clone());
         let effects = world.write([
-            Event::Redrive { request: RequestId(1), row: row.clone() },
+            world.redrive_of(&row, 1),
             Event::Discard { request: RequestId(2), row: row.clone() },
-            Event::Redrive { request: RequestId(3), row },
+            world.redrive_of(&row, 3),
         ]);
         let granted =
             |effect: &&Effect| matches!(effect, Effect::Reply { answer: Answer::Job(Ok(_)), .. });

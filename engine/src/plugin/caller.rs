@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use axwatch_core::{Redaction, Registration, Verdicts};
 use axwatch_model::{Announced, PluginName, RefusedRow};
 use axwatch_proto::protocol;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
 use tokio::task::JoinError;
 
 use super::large::Seat;
@@ -24,6 +24,9 @@ pub(crate) const CALLS_MAX: usize = 64;
 pub(crate) const LARGE_REPLIES_MAX: usize = 2;
 /// How long a further one waits until the plugin has read one of them.
 const SEAT_WITHIN: Duration = Duration::from_secs(10);
+/// Replies with payloads of jobs that are put together for one plugin at once: each has one whole payload in memory
+/// beside itself.
+pub(crate) const READINGS_MAX: usize = 4;
 
 /// Bytes of calls that one plugin may make in a second. What it may send at once is as much again.
 pub(crate) const BYTES_PER_SECOND_MAX: u32 = 32 * 1024 * 1024;
@@ -40,6 +43,7 @@ pub(crate) struct Caller {
     pub(crate) share: Share,
     calls: Arc<Semaphore>,
     large_replies: Arc<Semaphore>,
+    readings: Semaphore,
     announcements: Arc<Semaphore>,
     allowance: Mutex<Allowance>,
     pace: Mutex<Pace>,
@@ -165,6 +169,7 @@ impl Caller {
             share: Share::new(),
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
             large_replies: Arc::new(Semaphore::new(LARGE_REPLIES_MAX)),
+            readings: Semaphore::new(READINGS_MAX),
             announcements: Arc::new(Semaphore::new(ANNOUNCEMENTS_HELD_MAX)),
             allowance: Mutex::new(Allowance::new(Instant::now())),
             pace: Mutex::new(Pace::new(Instant::now())),
@@ -188,6 +193,14 @@ impl Caller {
     /// What it says as it may be kept and shown.
     pub(crate) fn shown(&self, text: &str) -> String {
         self.token.get().map_or_else(|| wire::shown(text), |token| token.shown(text))
+    }
+
+    /// The same text without its secrets, and with all else that is in it.
+    pub(crate) fn redacted(&self, text: String) -> String {
+        match self.token.get() {
+            Some(token) => token.redact(text),
+            None => text,
+        }
     }
 
     /// What it announces, in the engine's words and without its token. How its other secrets are taken out
@@ -235,6 +248,12 @@ impl Caller {
         let permit = self.large_replies.clone().acquire_owned();
         let permit = tokio::time::timeout(SEAT_WITHIN, permit).await;
         Some(Seat::new(permit.ok()?.expect("nobody closes the room for replies")))
+    }
+
+    /// The turn to read payloads of jobs, until it is dropped; `None` when it has not come in time.
+    pub(crate) async fn reading(&self) -> Option<SemaphorePermit<'_>> {
+        let turn = tokio::time::timeout(SEAT_WITHIN, self.readings.acquire()).await;
+        Some(turn.ok()?.expect("nobody closes the turns to read"))
     }
 
     /// Whether it may make a call of so many bytes now. A call that is refused costs nothing.

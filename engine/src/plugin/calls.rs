@@ -271,6 +271,8 @@ impl Callee {
         self.check_again_who_answers().await.map_err(Obstacle::of_initialize)?;
         let request = protocol::InitializeRequest {
             ats_store_endpoint: self.endpoint.to_string(),
+            queue_endpoint: self.endpoint.to_string(),
+            schedule_endpoint: self.endpoint.to_string(),
             host_endpoint: self.endpoint.to_string(),
             auth_token: self.token.expose().to_owned(),
             config: self.settings.config.clone().into_iter().collect(),

@@ -2,7 +2,8 @@
 //!
 //! One channel carries everything that is said to a process: some plugins serve one connection at a
 //! time. It connects when it is first used, over plain HTTP/2 on loopback. The deadline of a call is
-//! ours to keep: the plugin is not told of it in headers, and a call whose time is up is dropped.
+//! ours to keep: the plugin is not told of it in headers, and a call whose time is up is dropped. A job that tells
+//! how it gets on has more of it ([`Moves`](crate::dispatch::Moves)).
 //!
 //! Not here: what an answer means (`super::wire`), the other calls (`super::calls`).
 
@@ -30,7 +31,7 @@ use super::output::{Capture, JOB, Level, level_named};
 use super::token::Token;
 use super::transit::{CALLS_MAX, SOCKETS_MAX};
 use super::wire;
-use crate::dispatch::{Attempt, Plugin};
+use crate::dispatch::{Attempt, Overdue, Plugin};
 
 /// What is called at a plugin's process.
 pub(crate) type Client = DomainPluginServiceClient<InTurn>;
@@ -105,17 +106,19 @@ impl GrpcPlugin {
         let mut client = self.client.clone();
         let call = sent(client.execute_job(wire::request(attempt, self.deadline)));
         let reply = tokio::select! {
-            reply = tokio::time::timeout(self.deadline, call) => reply,
+            reply = call => reply,
+            overdue = attempt.moves.clone().time_is_up(self.deadline) => {
+                return self.missed_deadline(attempt, overdue);
+            }
             // The channel would dial again, and who knows who has the port by then.
             () = self.caller.died() => return self.lost(),
         };
         match reply {
-            Ok(Err(injected)) => Ended::bare(Outcome::Lost { error: injected.to_string() }),
-            Ok(Ok(reply)) => {
+            Err(injected) => Ended::bare(Outcome::Lost { error: injected.to_string() }),
+            Ok(reply) => {
                 let quick = began.elapsed() <= self.deadline / 2;
                 self.answered(attempt, reply.map(tonic::Response::into_inner), quick)
             }
-            Err(_) => self.missed_deadline(attempt),
         }
     }
 
@@ -191,10 +194,10 @@ impl GrpcPlugin {
         );
     }
 
-    fn missed_deadline(&self, attempt: &Attempt) -> Ended {
+    fn missed_deadline(&self, attempt: &Attempt, overdue: Overdue) -> Ended {
         // An actor that is gone needs no telling.
         let _ = self.seen.send((self.caller.incarnation, Seen::DeadlinePassed));
-        let error = format!("no answer within {} s", self.deadline.as_secs_f64());
+        let error = overdue.to_string();
         self.complain(attempt, &error);
         Ended::bare(Outcome::Retryable { error, missed_deadline: true })
     }

@@ -17,10 +17,10 @@ use std::task::{Context, Poll, ready};
 
 use futures::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::Status;
 use tonic::codegen::{Body, Bytes, Service, http};
 use tonic::server::NamedService;
 use tonic::transport::Channel;
+use tonic::{Response, Status};
 
 /// Bytes of a message that pass out of turn.
 pub(crate) const SMALL_BYTES: usize = 64 * 1024;
@@ -177,6 +177,15 @@ pub(crate) struct Seat {
 impl Seat {
     pub(crate) fn new(permit: OwnedSemaphorePermit) -> Seat {
         Seat { _permit: Arc::new(permit) }
+    }
+
+    /// The reply that has this seat, if it has one.
+    pub(crate) fn taken_by<T>(reply: T, seat: Option<Seat>) -> Response<T> {
+        let mut response = Response::new(reply);
+        if let Some(seat) = seat {
+            response.extensions_mut().insert(seat);
+        }
+        response
     }
 }
 

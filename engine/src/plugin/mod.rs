@@ -9,14 +9,15 @@
 //! and the room that both have, `transit`). What it prints (`output`) can be read along (`tail`).
 //!
 //! Its calls back come to one port for all plugins: through `door` until it is known whose they are, to
-//! `services` and `claims`. Who it is there is decided by a token that belongs to its process alone
-//! (`token`, `caller`). What is large takes turns, in both directions (`large`). Protobuf ends in `wire`.
+//! `services` and `claims`, `queue` and `schedules`. Who it is there is decided by a token that belongs to its
+//! process alone (`token`, `caller`, `admission`), and of the writer it has its `share`. What is large takes turns, in both directions (`large`). Protobuf ends in `wire`.
 //! [`check`] tells the author of a plugin what a host makes of it.
 //!
 //! Nothing of this survives a restart, and nothing has to: what a plugin announced is in the store,
 //! and its jobs wait there.
 
 mod actor;
+mod admission;
 mod caller;
 mod calls;
 pub mod check;
@@ -30,6 +31,8 @@ pub mod listeners;
 mod output;
 mod pinned;
 mod process;
+mod queue;
+mod schedules;
 mod schema;
 mod services;
 mod settings;

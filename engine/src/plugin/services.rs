@@ -1,17 +1,13 @@
-//! What we serve to plugins: the store of claims, and the host itself.
-//!
-//! One port of loopback for all plugins. Who calls is decided by the token in each request and by
-//! nothing else. What goes wrong is `success=false` with an `error` wherever the reply has room for
-//! one, because that is what existing clients look at.
+//! What we serve to plugins: the store of claims, and the host itself; and beside them, on the same port, the queue of
+//! jobs (`super::queue`) and schedules (`super::schedules`).
 //!
 //! No lock is held while an answer is made, and no plugin waits for another: these calls come in while
 //! Initialize and ExecuteJob of the same plugin are under way. What was sent takes more room than what it
 //! means, so that nothing of it is left when a call waits for something.
 //!
-//! Not here: how requests come in (`super::door`), what a message means (`super::wire`), what a claim's
-//! lineage is (`super::claims`).
+//! Not here: how requests come in (`super::door`), who is listened to (`super::admission`), what a message means
+//! (`super::wire`), what a claim's lineage is (`super::claims`).
 
-use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -24,28 +20,30 @@ use axwatch_proto::axwatch::v1;
 use axwatch_proto::axwatch::v1::plugin_host_server::{PluginHost, PluginHostServer};
 use axwatch_proto::protocol;
 use axwatch_proto::protocol::ats_store_service_server::{AtsStoreService, AtsStoreServiceServer};
+use axwatch_proto::protocol::queue_service_server::QueueServiceServer;
+use axwatch_proto::protocol::schedule_service_server::ScheduleServiceServer;
 use futures::{Stream, StreamExt as _, future, stream};
 use prost::Message as _;
 use tokio::net::TcpListener;
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-use super::caller::{BYTES_PER_SECOND_MAX, CALLS_MAX, Caller, LARGE_REPLIES_MAX};
+use super::admission::{Admitted, CallError, Denied, text, verdict};
+use super::caller::{CALLS_MAX, Caller};
 use super::claims::{ClaimError, Claims, OnBehalf};
 use super::door::{Door, Doorway, MESSAGE_BYTES_MAX, Visit};
 use super::large::{SMALL_BYTES, Seat, Seated};
 use super::token::Callers;
-use super::wire::{self, InvalidSearch};
-use crate::handle::{AppendRefusal, Engine, RequestError};
+use super::wire;
+use crate::handle::{AppendRefusal, Engine};
 
 /// Calls that one connection may have open: more than one plugin may make, so that it hears why.
 const STREAMS_MAX: usize = 2 * CALLS_MAX;
-/// Bytes of claims in one reply: what existing clients take at most.
-const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of one reply: what existing clients take at most.
+pub(super) const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Commands in one batch. A command of a few bytes becomes a draft of a kilobyte and more, all of them
 /// at once, so that the bound on a request's bytes alone would leave room for hundreds of megabytes.
-const BATCH_COMMANDS_MAX: usize = 10_000;
+pub(super) const BATCH_COMMANDS_MAX: usize = 10_000;
 /// Lines of the reply to Announce that say what was refused.
 const REFUSED_LINES_MAX: usize = 1_000;
 /// Bytes of all of them together.
@@ -55,117 +53,10 @@ const INITIALIZED_WITHIN: Duration = Duration::from_secs(1);
 /// How long Announce waits until what Initialize said is registered.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(10);
 
-/// Why a caller is not listened to.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-enum Denied {
-    #[error(
-        "unauthenticated: this is not the token of a running plugin process; use the one from this process's Initialize"
-    )]
-    Unauthenticated,
-    #[error(
-        "resource_exhausted: {CALLS_MAX} calls of this plugin are under way; try again when one has ended"
-    )]
-    TooManyCalls,
-    #[error(
-        "resource_exhausted: more than {} MiB in a second from this plugin; try again in a second",
-        BYTES_PER_SECOND_MAX >> 20
-    )]
-    TooManyBytes,
-    #[error(
-        "resource_exhausted: {LARGE_REPLIES_MAX} replies of over 64 KiB are on their way to this plugin and have not been read; read them, or use GetAttestationsStream"
-    )]
-    TooManyReplies,
-    #[error(
-        "resource_exhausted: more than one announcement in a second, or two at once, from this plugin; try again in a second"
-    )]
-    TooManyAnnouncements,
-}
-
-impl From<Denied> for Status {
-    fn from(denied: Denied) -> Status {
-        match denied {
-            Denied::Unauthenticated => Status::unauthenticated(denied.to_string()),
-            Denied::TooManyCalls
-            | Denied::TooManyBytes
-            | Denied::TooManyReplies
-            | Denied::TooManyAnnouncements => Status::resource_exhausted(denied.to_string()),
-        }
-    }
-}
-
-/// Why a call was not done, for the `error` of its reply.
-#[derive(Debug, thiserror::Error)]
-enum CallError {
-    #[error(transparent)]
-    Denied(#[from] Denied),
-    #[error("{0}: missing")]
-    Missing(&'static str),
-    #[error(transparent)]
-    Claim(#[from] ClaimError),
-    #[error(
-        "resource_exhausted: a batch of {0} commands; send at most {BATCH_COMMANDS_MAX} commands at a time"
-    )]
-    TooManyCommands(usize),
-    #[error("commands[{index}]: {error}")]
-    Command { index: usize, error: ClaimError },
-    #[error(transparent)]
-    Search(#[from] InvalidSearch),
-    #[error(
-        "the reply would be larger than 4 MiB; use GetAttestationsStream, or a limit under {fits}"
-    )]
-    TooLarge { fits: usize },
-    #[error("unavailable: {0}")]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Request(#[from] RequestError),
-    #[error("announced before Initialize was answered; answer it first")]
-    NotInitialized,
-    #[error(
-        "unavailable: what Initialize was answered with is not registered yet; try again in a second"
-    )]
-    NotRegistered,
-}
-
-/// The text of an error with its causes.
-fn text(error: &CallError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let reason = error.to_string();
-        if !text.contains(&reason) {
-            text = format!("{text}: {reason}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
-/// A caller with room for one call, which it gives back when this is dropped.
-struct Admitted {
-    caller: Arc<Caller>,
-    is_done: bool,
-    _call: OwnedSemaphorePermit,
-}
-
-impl Admitted {
-    /// The call did what it was to do.
-    fn done(&mut self) {
-        self.is_done = true;
-    }
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        if !self.is_done {
-            self.caller.call_failed();
-        }
-    }
-}
-
 /// Everything that plugins may ask of us.
 #[derive(Clone)]
 pub(crate) struct Services {
-    engine: Engine,
+    pub(super) engine: Engine,
     callers: Arc<Callers>,
     claims: Arc<Claims>,
 }
@@ -186,29 +77,32 @@ impl Services {
         let store = AtsStoreServiceServer::new(self.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let queue = QueueServiceServer::new(self.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let schedules = ScheduleServiceServer::new(self.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let host = PluginHostServer::new(self).max_decoding_message_size(MESSAGE_BYTES_MAX);
         Server::builder()
             .max_concurrent_streams(u32::try_from(STREAMS_MAX).unwrap_or(u32::MAX))
             .concurrency_limit_per_connection(STREAMS_MAX)
             .add_service(Seated(Doorway::new(&door, store)))
+            .add_service(Seated(Doorway::new(&door, queue)))
+            .add_service(Seated(Doorway::new(&door, schedules)))
             .add_service(Doorway::new(&door, host))
             .serve_with_incoming_shutdown(door.incoming(listener), stopped)
             .await
     }
 
     /// Lets the bearer of a token make a call of so many bytes.
-    fn admit(&self, visit: &Visit, token: &str, bytes: usize) -> Result<Admitted, Denied> {
-        let caller = self.callers.find(token).ok_or(Denied::Unauthenticated)?;
-        visit.is_of(&caller.plugin);
-        let Some(call) = caller.begin_call() else {
-            caller.call_failed();
-            return Err(Denied::TooManyCalls);
-        };
-        if !caller.may_send(bytes) {
-            caller.call_failed();
-            return Err(Denied::TooManyBytes);
-        }
-        Ok(Admitted { caller, is_done: false, _call: call })
+    pub(super) fn admit(
+        &self,
+        visit: &Visit,
+        token: &str,
+        bytes: usize,
+    ) -> Result<Admitted, Denied> {
+        Admitted::new(&self.callers, visit, token, bytes)
     }
 
     async fn create(
@@ -425,14 +319,6 @@ fn found(
     until_death.chain(end.filter_map(future::ready))
 }
 
-/// `success` and `error` of a reply.
-fn verdict<T>(result: Result<T, CallError>) -> (bool, String, Option<T>) {
-    match result {
-        Ok(value) => (true, String::new(), Some(value)),
-        Err(error) => (false, text(&error), None),
-    }
-}
-
 #[tonic::async_trait]
 impl AtsStoreService for Services {
     async fn create_attestation(
@@ -495,11 +381,7 @@ impl AtsStoreService for Services {
         let (success, error, found) = verdict(self.get(&visit, request).await);
         let (attestations, seat) = found.unwrap_or_default();
         let reply = protocol::GetAttestationsResponse { success, error, attestations };
-        let mut response = Response::new(reply);
-        if let Some(seat) = seat {
-            response.extensions_mut().insert(seat);
-        }
-        Ok(response)
+        Ok(Seat::taken_by(reply, seat))
     }
 
     type GetAttestationsStreamStream =

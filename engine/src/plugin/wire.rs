@@ -3,17 +3,20 @@
 //! Pure: the same message gives the same value. What a plugin sends is checked where it comes in, and
 //! every refusal names the field at fault.
 //!
-//! Not here: who may ask (`super::services`), what a claim's lineage is (`super::claims`), what
-//! follows from an outcome (`axwatch_core`).
+//! Not here: who may ask (`super::admission`), what a claim's lineage is (`super::claims`), what
+//! follows from an outcome (`axwatch_core`). Jobs and schedules of the services have a file of their own.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_core::{
-    Declaration, Ended, Outcome, Registration, RouteDeclaration, ScheduleDeclaration, Since,
+    Declaration, Ended, JobEntry, Outcome, Registration, RouteDeclaration, ScheduleDeclaration,
+    Since,
 };
-use axwatch_model::bounds::{ERROR_BYTES_MAX, FIRES_PER_SECOND_MAX, RESULT_BYTES_MAX, cut};
+use axwatch_model::bounds::{
+    ENTRIES_MAX, ERROR_BYTES_MAX, FIRES_PER_SECOND_MAX, RESULT_BYTES_MAX, cut,
+};
 use axwatch_model::{
     Announced, Attributes, Declared, Draft, HandlerName, InvalidAttributes, InvalidTimestamp,
     RefusedRow, Stored, StructuralFilter, Timestamp,
@@ -27,6 +30,8 @@ use tonic::{Code, Status};
 
 use super::output::without_controls;
 use crate::dispatch::Attempt;
+
+pub(crate) mod pulse;
 
 /// Bytes of a plugin's reply to anything but HTTP.
 pub(crate) const REPLY_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -72,6 +77,7 @@ pub(crate) fn ended(
                 |&(current, total)| current >= 0 && total >= 0 && (current, total) != (0, 0),
             ),
             cost: Some(reply.cost_actual).filter(|cost| cost.is_finite() && *cost > 0.0),
+            entries: entries_of(reply, shown),
         },
         Err(status) => {
             let outcome = outcome_of_status(status, has_handler, shown);
@@ -79,6 +85,36 @@ pub(crate) fn ended(
             Ended { quick: quick && answered, ..Ended::bare(outcome) }
         }
     }
+}
+
+/// What the attempt had to say, as far as anything of it may be kept.
+fn entries_of(
+    reply: &protocol::ExecuteJobResponse,
+    shown: &dyn Fn(&str) -> String,
+) -> Vec<JobEntry> {
+    let entry = |entry: &protocol::JobLogEntry| JobEntry {
+        at: entry.timestamp.parse().ok(),
+        level: shown(&entry.level),
+        stage: shown(&entry.stage),
+        message: shown(&entry.message),
+        metadata: Some(shown(&entry.metadata))
+            .filter(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()),
+    };
+    // One more than is kept, so that the last can say that there was more.
+    let said = reply.log_entries.iter().map(entry);
+    left_out(reply).into_iter().chain(said).take(ENTRIES_MAX as usize + 1).collect()
+}
+
+/// That the result is not kept, for whoever looks for it.
+fn left_out(reply: &protocol::ExecuteJobResponse) -> Option<JobEntry> {
+    let (bytes, max) = (reply.result.len(), RESULT_BYTES_MAX);
+    (reply.success && is_result_too_long(reply)).then(|| JobEntry {
+        at: None,
+        level: "warn".to_owned(),
+        stage: String::new(),
+        message: format!("its result of {bytes} bytes was left out: at most {max} are kept"),
+        metadata: None,
+    })
 }
 
 fn outcome_of_reply(
@@ -481,10 +517,10 @@ pub(crate) fn search(
     Ok(Asked { filter: meaning.within(start, end), over, limit })
 }
 
-/// Bytes that a claim takes in a reply's list: its own, the list's key, and its length.
-pub(crate) fn bytes_in_list(claim: &protocol::Attestation) -> usize {
+/// Bytes that a message takes within a reply, or in its list: its own, the key, and its length.
+pub(crate) fn bytes_in_list(message: &impl Message) -> usize {
     const KEY_BYTES: usize = 1;
-    let bytes = claim.encoded_len();
+    let bytes = message.encoded_len();
     KEY_BYTES + length_delimiter_len(bytes) + bytes
 }
 
@@ -617,6 +653,30 @@ mod tests {
             matches!(kept.outcome, Outcome::Succeeded { result: Some(result) } if result.len() == RESULT_BYTES_MAX)
         );
         assert_eq!((kept.progress, kept.cost, kept.quick), (Some((3, 4)), Some(0.25), false));
+        let says = protocol::JobLogEntry {
+            timestamp: "2026-01-02T03:04:05Z".into(),
+            level: "info".into(),
+            stage: "clone".into(),
+            message: "half\u{7} way".into(),
+            metadata: r#"{"n":1}"#.into(),
+        };
+        let odd = protocol::JobLogEntry {
+            timestamp: "noon".into(),
+            metadata: "{".into(),
+            ..says.clone()
+        };
+        let log_entries = [says, odd].into_iter().cycle().take(5_000).collect();
+        let entries = ended(protocol::ExecuteJobResponse { log_entries, ..reply.clone() }).entries;
+        assert_eq!(entries.len(), ENTRIES_MAX as usize + 1);
+        let expected = JobEntry {
+            at: Some("2026-01-02T03:04:05Z".parse().unwrap()),
+            level: "info".into(),
+            stage: "clone".into(),
+            message: shown("half\u{7} way"),
+            metadata: Some(r#"{"n":1}"#.into()),
+        };
+        assert_eq!(entries[1], JobEntry { at: None, metadata: None, ..expected.clone() });
+        assert_eq!(entries[0], expected);
 
         for (progress_current, progress_total) in [(0, 0), (-1, 4), (3, -4), (-1, 0)] {
             let reply =
@@ -627,7 +687,9 @@ mod tests {
         let longer = vec![1; RESULT_BYTES_MAX + 1].into();
         let left_out = protocol::ExecuteJobResponse { result: longer, ..reply.clone() };
         assert!(is_result_too_long(&left_out));
-        assert_eq!(ended(left_out).outcome, Outcome::Succeeded { result: None });
+        let told = ended(left_out);
+        assert_eq!(told.outcome, Outcome::Succeeded { result: None });
+        assert!(told.entries[0].message.starts_with("its result of 1048577 bytes was left out"));
         for cost_actual in [f64::NAN, f64::INFINITY, -1.0, 0.0] {
             assert_eq!(
                 ended(protocol::ExecuteJobResponse { cost_actual, ..reply.clone() }).cost,

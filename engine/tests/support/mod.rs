@@ -7,17 +7,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axwatch_ats::{JobsQuery, SqliteStore};
+use axwatch_ats::{
+    Batch, JobsQuery, Known, Quarantined, Removal, Retention, Room, SqliteStore, Store, StoreError,
+    StoreFuture, StoreWriter,
+};
 use axwatch_core::audit::{Row, Verifier};
 use axwatch_core::{Declaration, Ended, Outcome, Registration};
 use axwatch_engine::{
     Attempt, Engine, EngineConfig, EngineStopped, LocalPlugin, Plugin, PluginReady, start,
 };
 use axwatch_model::{
-    Attributes, Clock, Declared, DefaultActor, Defaults, Draft, Incoming, JobRow, LeafNumber,
-    Owner, WatcherKey,
+    AttestationId, Attributes, Clock, Declared, DefaultActor, Defaults, Draft, Incoming, JobRow,
+    LeafNumber, Owner, Timestamp, WatcherKey,
 };
+use futures::future::BoxFuture;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 /// How long anything that has to happen may take on a busy machine.
@@ -54,18 +59,20 @@ impl Running {
         self.task.await.expect("the writer does not panic").expect("the store is well");
     }
 
+    /// Ends as at a kill: the writer is dropped where it stands.
+    pub async fn kill(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled());
+    }
+
     /// A plugin in this process that answers as it is told to, with so many attempts at once.
     pub async fn plugin(
         &self,
         max_in_flight: u32,
         answer: impl Fn(&Attempt) -> Outcome + Send + Sync + 'static,
     ) {
-        let answered = move |attempt: &Attempt| Ended {
-            outcome: answer(attempt),
-            quick: true,
-            progress: None,
-            cost: None,
-        };
+        let answered =
+            move |attempt: &Attempt| Ended { quick: true, ..Ended::bare(answer(attempt)) };
         self.transport(max_in_flight, Arc::new(LocalPlugin(answered))).await;
     }
 
@@ -192,6 +199,66 @@ impl Running {
         let report = verifier.finish();
         assert!(report.ok, "{report:?}");
         records
+    }
+}
+
+/// A store that commits only while its gate is open.
+pub struct StandingStill {
+    /// What it is before.
+    pub store: Box<dyn StoreWriter>,
+    /// Without a permit it commits nothing.
+    pub gate: Arc<Semaphore>,
+    /// Without a permit it does not say that it has committed something.
+    pub answers: Arc<Semaphore>,
+    /// What it says at the start that it has put aside.
+    pub aside: Vec<Quarantined>,
+}
+
+impl StandingStill {
+    /// One that says what it does.
+    pub fn new(store: Box<dyn StoreWriter>, gate: Arc<Semaphore>) -> StandingStill {
+        StandingStill { store, gate, answers: Arc::new(Semaphore::new(1)), aside: Vec::new() }
+    }
+}
+
+impl StoreWriter for StandingStill {
+    fn reader(&self) -> Arc<dyn Store> {
+        self.store.reader()
+    }
+
+    fn known<'a>(&'a mut self, ids: &'a [AttestationId]) -> StoreFuture<'a, Vec<Option<Known>>> {
+        self.store.known(ids)
+    }
+
+    fn commit<'a>(&'a mut self, batch: &'a Batch) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            drop(self.gate.acquire().await.expect("the gate is never closed for good"));
+            self.store.commit(batch).await?;
+            drop(self.answers.acquire().await.expect("the gate is never closed for good"));
+            Ok(())
+        })
+    }
+
+    fn tidy(&mut self) -> StoreFuture<'_, bool> {
+        self.store.tidy()
+    }
+
+    fn removable<'a>(&'a mut self, retention: &'a Retention) -> StoreFuture<'a, Removal> {
+        self.store.removable(retention)
+    }
+
+    fn quarantined(&mut self, now: Timestamp) -> StoreFuture<'_, Vec<Quarantined>> {
+        let aside = std::mem::take(&mut self.aside);
+        let found = self.store.quarantined(now);
+        Box::pin(async move { Ok(found.await?.into_iter().chain(aside).collect()) })
+    }
+
+    fn room(&self) -> std::io::Result<Room> {
+        self.store.room()
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.store.close()
     }
 }
 

@@ -48,7 +48,7 @@ class Job:
         request: plugin_pb2.ExecuteJobRequest,
         config: Config,
         host: Host,
-        tell_progress: Optional[Callable[[str, str, Tuple[int, int]], None]] = None,
+        tell_progress: Optional[Callable[[str, str, int, Tuple[int, int]], None]] = None,
     ) -> None:
         #: Its id: the same on every attempt, so that what was done once need not be done again.
         self.id: str = request.job_id
@@ -141,7 +141,7 @@ class Job:
         the reply. The wire counts to 2³¹−1, and what is beyond stays there."""
         self._progress = (_clamped(current), _clamped(total))
         if self._tell_progress is not None and not self._attempt.is_over.is_set():
-            self._tell_progress(self.id, self.handler, self._progress)
+            self._tell_progress(self.id, self.handler, self.attempt, self._progress)
 
     def log(self, level: str, message: object) -> None:
         """Adds a line to the job's log (`debug`, `info`, `warn`, `error`), which travels with the reply:

@@ -30,16 +30,16 @@ class Queue:
         self._client = Client(channel, "protocol.QueueService")
         self._token = token
         self._lock = threading.Lock()
-        self._news: Dict[str, Tuple[str, Tuple[int, int]]] = {}
+        self._news: Dict[str, Tuple[str, int, Tuple[int, int]]] = {}
         self._has_news = threading.Event()
         self._is_over = threading.Event()
         self._has_complained = False
         self._thread: Optional[threading.Thread] = None
 
-    def tell(self, job_id: str, handler: str, progress: Tuple[int, int]) -> None:
+    def tell(self, job_id: str, handler: str, attempt: int, progress: Tuple[int, int]) -> None:
         """Notes it, and returns at once."""
         with self._lock:
-            self._news[job_id] = (handler, progress)
+            self._news[job_id] = (handler, attempt, progress)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="axwatch-progress", daemon=True)
                 self._thread.start()
@@ -63,14 +63,14 @@ class Queue:
             self._has_news.clear()
             with self._lock:
                 news, self._news = self._news, {}
-            for job_id, (handler, progress) in news.items():
-                self._send(job_id, handler, progress)
+            for job_id, (handler, attempt, progress) in news.items():
+                self._send(job_id, handler, attempt, progress)
             self._is_over.wait(_TELL_EVERY)
 
-    def _send(self, job_id: str, handler: str, progress: Tuple[int, int]) -> None:
+    def _send(self, job_id: str, handler: str, attempt: int, progress: Tuple[int, int]) -> None:
         told = queue_pb2.Progress(current=progress[0], total=progress[1])
         job = queue_pb2.Job(id=job_id, handler_name=handler, status="running", progress=told)
-        request = queue_pb2.UpdateJobRequest(auth_token=self._token, job=job)
+        request = queue_pb2.UpdateJobRequest(auth_token=self._token, job=job, attempt=attempt)
         try:
             reply = self._client("UpdateJob")(request, timeout=_TELL_WITHIN)
             problem = "" if reply.success else reply.error

@@ -47,13 +47,14 @@ impl Queue {
     pub(crate) async fn follow(
         self: Arc<Queue>,
         job: protocol::Job,
+        attempt: i32,
         mut progress: watch::Receiver<Progress>,
         mut over: watch::Receiver<bool>,
     ) {
         let telling = async {
             while progress.changed().await.is_ok() {
                 let Some(now) = *progress.borrow_and_update() else { continue };
-                self.tell(&job, now).await;
+                self.tell(&job, attempt, now).await;
                 tokio::time::sleep(TELL_EVERY).await;
             }
         };
@@ -63,9 +64,10 @@ impl Queue {
         }
     }
 
-    async fn tell(&self, job: &protocol::Job, progress: (u64, u64)) {
+    async fn tell(&self, job: &protocol::Job, attempt: i32, progress: (u64, u64)) {
         let job = protocol::Job { progress: Some(on_wire(progress)), ..job.clone() };
-        let request = UpdateJobRequest { auth_token: self.token.clone(), job: Some(job) };
+        let auth_token = self.token.clone();
+        let request = UpdateJobRequest { auth_token, job: Some(job), attempt };
         let mut client = self.client.clone();
         let problem = match tokio::time::timeout(TELL_WITHIN, client.update_job(request)).await {
             Ok(Ok(reply)) => Some(reply.into_inner()).filter(|r| !r.success).map(|r| r.error),

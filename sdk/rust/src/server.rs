@@ -197,12 +197,14 @@ impl<P: Plugin> Service<P> {
             return Err(Status::not_found(format!("{name:?} is no handler of this plugin")));
         }
         let (id, handler) = (request.job_id.clone(), request.handler_name.clone());
+        let attempt = request.attempt;
         let ending = self.inner.ending.subscribe();
         let job = Job::new(request, session.config.clone(), session.host.clone(), ending);
         let _over = EndOnDrop(&job);
         if let Some(queue) = &session.queue {
             let (progress, over) = job.changes();
-            tokio::spawn(queue.clone().follow(on_wire(&id, &handler), progress, over));
+            let told = on_wire(&id, &handler);
+            tokio::spawn(queue.clone().follow(told, attempt, progress, over));
         }
         let span = tracing::info_span!("job", %id, %handler, attempt = job.attempt());
         // Within a future of its own: an `execute` that is no `async fn` may panic before it returns one.

@@ -39,10 +39,20 @@ pub enum Bug {
     RunningForgotten,
     /// Counters are kept, and the mark up to which they count is not.
     CountersTwice,
+    /// Jobs that are cancelled in the table stay as they were.
+    WithdrawnUnwritten,
+    /// Jobs that are over are not told of, though they stand above open ones.
+    KinForgotten,
+    /// What is paused when the engine dies is not told of to the next.
+    PausedForgotten,
+    /// Jobs that no claim caused are looked for from the mark on, like fires.
+    AskedByTheMark,
+    /// Waiting jobs are read by their numbers.
+    ReadByNumber,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 17] = [
+    pub const ALL: [Bug; 22] = [
         Bug::ClaimsDropped,
         Bug::OldAnswerTaken,
         Bug::CursorsAlone,
@@ -60,6 +70,11 @@ impl Bug {
         Bug::IdsByTheClock,
         Bug::RunningForgotten,
         Bug::CountersTwice,
+        Bug::WithdrawnUnwritten,
+        Bug::KinForgotten,
+        Bug::PausedForgotten,
+        Bug::AskedByTheMark,
+        Bug::ReadByNumber,
     ];
 
     /// Whether the core is not told of this.

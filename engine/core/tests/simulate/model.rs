@@ -8,10 +8,10 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use axwatch_core::{Start, WatcherCommand};
+use axwatch_core::{EnqueueAsk, Enqueued, Refusal, Start, WatcherCommand};
 use axwatch_model::{
-    Counters, HoldRow, JobNumber, JobOrigin, JobRow, JobState, Mono, Now, Owner, PluginName, Seq,
-    Timestamp, WatcherKey, WatcherNumber, WatcherState,
+    Asked, Asker, Counters, HoldRow, JobNumber, JobRow, JobState, Mono, Now, Owner, PluginName,
+    Seq, Timestamp, WatcherKey, WatcherNumber, WatcherState,
 };
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -33,6 +33,10 @@ pub enum Accepted {
     Commanded { watcher: WatcherKey, command: WatcherCommand },
     Redriven { job: JobNumber },
     Discarded { job: JobNumber },
+    Asked { asked: EnqueueAsk, answer: Result<Enqueued, Refusal> },
+    Cancelled { job: JobNumber },
+    Paused { job: JobNumber },
+    Resumed { job: JobNumber },
 }
 
 /// A claim as the model remembers it, also when it is not in the log any more.
@@ -128,6 +132,12 @@ pub struct Model {
     under_way: BTreeMap<JobNumber, UnderWay>,
     breakers: BTreeSet<(String, String)>,
     late: BTreeSet<(String, u32, u64)>,
+    /// The jobs that are a part of each.
+    children: BTreeMap<JobNumber, Vec<JobNumber>>,
+    /// What the queue clock last showed, and when; of this engine.
+    queue_clock: Option<(Mono, i64)>,
+    /// The next engine has not been told of all that was open yet.
+    recovering: bool,
     last_job: JobNumber,
     matched: u64,
     seen_audits: usize,
@@ -174,6 +184,11 @@ struct Said {
     dead: BTreeMap<JobNumber, String>,
     must_die: BTreeSet<JobNumber>,
     redriven: BTreeSet<JobNumber>,
+    paused: BTreeSet<JobNumber>,
+    resumed: BTreeSet<JobNumber>,
+    cancelled: BTreeSet<JobNumber>,
+    /// Attempts that were told to stop.
+    cut_short: BTreeSet<(JobNumber, u32)>,
     retired: BTreeSet<WatcherNumber>,
     released: BTreeSet<String>,
 }
@@ -211,8 +226,18 @@ impl Model {
     /// The engine died: attempts under way will not be answered, breakers are forgotten.
     pub fn died(&mut self, broken: &BTreeSet<String>) {
         self.breakers.clear();
+        self.queue_clock = None;
+        self.recovering = true;
         for (shown, watched) in &mut self.watched {
             watched.broken = broken.contains(shown);
+        }
+    }
+
+    /// The next engine has been told of all that was open.
+    pub fn recovered(&mut self, world: &World) {
+        self.recovering = false;
+        for number in &self.open {
+            self.check_above(world, *number);
         }
     }
 
@@ -263,6 +288,8 @@ impl Model {
         self.check_ways(&said);
         self.check_changes(world, &new, &accepted, &said);
         self.check_starts(world, starts, &said);
+        self.check_order(world, starts, &new, now);
+        self.check_kin(world);
         self.check_tables(world);
         self.end_ways(world);
     }
@@ -310,6 +337,21 @@ impl Model {
                 let state = world.jobs[job].state;
                 assert_eq!(state, JobState::Cancelled, "{job:?} was discarded");
             }
+            Accepted::Cancelled { job } => {
+                let state = world.jobs[job].state;
+                assert!(!state.is_open(), "{job:?} was cancelled, and is {state}");
+            }
+            Accepted::Paused { job } => {
+                let state = world.jobs[job].state;
+                assert_eq!(state, JobState::Paused, "{job:?} was paused");
+                assert!(said.paused.contains(job));
+            }
+            Accepted::Resumed { job } => {
+                let state = world.jobs[job].state;
+                assert_ne!(state, JobState::Paused, "{job:?} was resumed");
+                assert!(said.resumed.contains(job));
+            }
+            Accepted::Asked { asked, answer } => self.check_asked(world, asked, answer),
             Accepted::Commanded { watcher, command } => {
                 let shown = watcher.to_string();
                 let watched = &self.watched[&shown];
@@ -424,6 +466,11 @@ impl Model {
                 said.dead.insert(self.job_of(record), reason);
             }
             "job_redriven" => drop(said.redriven.insert(self.job_of(record))),
+            "job_paused" => drop(said.paused.insert(self.job_of(record))),
+            "job_resumed" => drop(said.resumed.insert(self.job_of(record))),
+            "job_cancelled" | "job_discarded" => {
+                said.cancelled.insert(self.job_of(record));
+            }
             "breaker_opened" | "breaker_closed" => {
                 let (plugin, handler) =
                     (record.plugin.expect("a plugin"), record.handler.as_deref());
@@ -502,6 +549,9 @@ impl Model {
             );
         }
         let outcome = record.outcome.expect("an attempt ends somehow");
+        if outcome == "stopped" {
+            said.cut_short.insert((number, under_way.attempt));
+        }
         let max = self.limits_of(world, number).0;
         let watcher = self.jobs[&number].watcher;
         let job = self.jobs.get_mut(&number).expect("looked up just now");
@@ -619,7 +669,9 @@ impl Model {
                 }
                 let waited = job.row.state == JobState::Queued && job.row.attempts == 0;
                 let is_of_it = job.watcher == Some(hold.watcher) && job.generation == *generation;
-                job.let_go |= is_of_it && waited && job.row.error.is_none() && *number <= last_job;
+                // Whoever resumed one that was paused wants it to run.
+                let is_wanted = job.row.error.is_some() || job.row.due_at.is_some();
+                job.let_go |= is_of_it && waited && !is_wanted && *number <= last_job;
             }
         }
     }
@@ -653,7 +705,7 @@ impl Model {
         let row = &world.jobs[&number];
         let id = &self.jobs[&number].id;
         let Some(watcher) = row.watcher else {
-            assert!(row.origin == JobOrigin::Api && said.created.contains(id), "{row:?}");
+            assert!(said.created.contains(id), "{row:?}");
             return;
         };
         assert!(said.matched.contains(id), "{number:?} is in the table and not in the audit");
@@ -767,6 +819,12 @@ impl Model {
                 );
                 let reopened = !before.is_open() && row.state.is_open();
                 assert!(!reopened || redriven, "{number:?} was {before}, then {}", row.state);
+                let resumed = before != JobState::Paused || said.resumed.contains(number);
+                assert!(resumed || !row.state.is_open(), "{number:?} goes on by itself");
+                let paused = row.state != JobState::Paused || said.paused.contains(number);
+                assert!(paused, "{number:?} is paused by itself");
+                let told = row.state != JobState::Cancelled || said.cancelled.contains(number);
+                assert!(told || row.watcher.is_some(), "{number:?} is cancelled in secret");
             }
             if row.state == JobState::Failed && before != JobState::Failed {
                 let reason = said.dead.get(number);
@@ -800,7 +858,8 @@ impl Model {
                 assert!(world.jobs[job].state.is_open(), "{job:?} was asked for again");
             }
         }
-        if let Some(first) = self.open.first() {
+        let fire = |number: &&JobNumber| self.jobs[*number].watcher.is_some();
+        if let Some(first) = self.open.iter().find(fire) {
             let from = world.open_jobs_from;
             assert!(from <= *first, "open_jobs_from is {from:?}, {first:?} is open");
         }
@@ -834,6 +893,9 @@ impl Model {
         let started: BTreeSet<_> = starts.iter().map(|start| (start.job, start.attempt)).collect();
         assert_eq!(started, said.started, "what starts, and what the audit says starts");
         for start in starts {
+            if said.cut_short.contains(&(start.job, start.attempt)) {
+                continue;
+            }
             let row = world.jobs.get(&start.job);
             let row = row.map(|row| (row.state, row.attempts));
             assert_eq!(row, Some((JobState::Running, start.attempt)), "{:?}", start.job);
@@ -845,6 +907,134 @@ impl Model {
             let claim = start.seq.map(|seq| &self.claims[&seq.0]);
             assert!(!claim.is_some_and(|claim| claim.removed), "{:?} has no payload", start.job);
         }
+    }
+
+    /// What is asked for is a job, or another one that is open, or rightly refused.
+    fn check_asked(
+        &mut self,
+        world: &World,
+        asked: &EnqueueAsk,
+        answer: &Result<Enqueued, Refusal>,
+    ) {
+        let parent = asked.parent.as_ref().map(|parent| &world.jobs[&parent.above[0].number]);
+        let foreign = parent.is_some_and(|parent| !may_be_parent(parent, &asked.by));
+        let lineage = parent.map(|parent| world.lineage(parent)).unwrap_or_default();
+        let cancelled = lineage.iter().any(|above| above.state == JobState::Cancelled);
+        let standing = |row: &&JobRow| {
+            let source = row.asked.as_ref().map(|asked| &*asked.source);
+            source == Some(&asked.source) && row.state.is_open()
+        };
+        let bare = |row: &JobRow| row.handler.rsplit('/').next().map(str::to_owned);
+        let wanted = asked.handler.rsplit('/').next().map(str::to_owned);
+        match answer {
+            Ok(_) if foreign || cancelled => panic!("{asked:?} has a parent that it cannot have"),
+            Ok(Enqueued::New(row)) => {
+                let row = &world.jobs[&row.number];
+                let of = row.asked.as_ref().expect("somebody asked for it");
+                assert_eq!((&of.by, i32::from(of.priority)), (&asked.by, asked.priority));
+                assert_eq!(of.parent.map(|parent| parent.id), parent.map(|parent| parent.id));
+                if let Some(parent) = of.parent {
+                    self.children.entry(parent.number).or_default().push(row.number);
+                }
+                self.check_queue_clock(world, of.base_ms);
+            }
+            Ok(Enqueued::Standing { number, id }) => {
+                let row = &world.jobs[number];
+                let same = standing(&row) && bare(row) == wanted && row.id == *id;
+                assert!(same && !asked.source.is_empty(), "{asked:?} is {row:?}");
+            }
+            Err(refusal) => {
+                let of_parent = refusal.reason.contains("parent_job_id")
+                    || refusal.reason.contains("is a part of it");
+                assert!(!of_parent || foreign || cancelled, "{asked:?}: {refusal}");
+            }
+        }
+    }
+
+    /// The queue clock goes on with the monotonic one, and is not behind what is open.
+    fn check_queue_clock(&mut self, world: &World, base_ms: i64) {
+        let mono = world.now.mono;
+        if let Some((before, showed)) = self.queue_clock {
+            let since = i64::try_from(mono.since(before).as_millis()).unwrap();
+            let off = base_ms - showed - since;
+            // What is decided is told a commit later.
+            assert!((-301..=301).contains(&off), "the queue clock is off by {off} ms");
+        }
+        self.queue_clock = Some((mono, base_ms));
+        let open = self.open.iter().filter_map(|number| self.jobs[number].row.asked.as_ref());
+        let last = open.map(|asked| asked.base_ms).max().unwrap_or(base_ms);
+        assert!(base_ms >= last, "the queue clock shows {base_ms} behind {last}");
+    }
+
+    /// Nothing starts for the first time that waits behind another job of its lane.
+    fn check_order(&self, world: &World, starts: &[Start], new: &[JobNumber], now: Now) {
+        for start in starts.iter().filter(|start| start.attempt == 1) {
+            let started = &world.jobs[&start.job];
+            let goes = started.state == JobState::Running;
+            assert!(!(goes && world.state.is_being_cancelled(start.job)), "{started:?} starts");
+            let place = place_of(started);
+            for (number, row) in self.open.iter().map(|number| (number, &self.jobs[number].row)) {
+                let waits = row.state == JobState::Queued && row.attempts == 0;
+                let is_due = row.due_at.is_none_or(|due| due <= now.wall);
+                let is_open = !world.state.is_being_cancelled(*number);
+                // It may have come after that in the same batch.
+                let was_there = !new.contains(number) || new.contains(&start.job);
+                if waits
+                    && is_open
+                    && was_there
+                    && is_due
+                    && !self.jobs[number].let_go
+                    && row.lane() == started.lane()
+                {
+                    let before = place < place_of(row);
+                    assert!(before, "{:?} starts before {number:?}, {row:?}", start.job);
+                }
+            }
+        }
+    }
+
+    /// What is below a job that is cancelled is not open, and no two open jobs are the same.
+    fn check_kin(&self, world: &World) {
+        for number in &world.touched {
+            let row = &world.jobs[number];
+            if row.state == JobState::Cancelled && !self.recovering {
+                self.check_below(world, *number);
+            }
+            if row.state.is_open() && !world.state.is_being_cancelled(*number) {
+                if !self.recovering {
+                    self.check_above(world, *number);
+                }
+                self.check_source(world, row);
+            }
+        }
+    }
+
+    fn check_below(&self, world: &World, number: JobNumber) {
+        for child in self.children.get(&number).into_iter().flatten() {
+            let state = world.jobs[child].state;
+            let goes = !state.is_open() || world.state.is_being_cancelled(*child);
+            assert!(goes, "{child:?} is {state} below {number:?}");
+            self.check_below(world, *child);
+        }
+    }
+
+    fn check_above(&self, world: &World, number: JobNumber) {
+        for above in world.lineage(&world.jobs[&number]).iter().skip(1) {
+            let state = above.state;
+            assert_ne!(state, JobState::Cancelled, "{number:?} is open below {:?}", above.number);
+        }
+    }
+
+    fn check_source(&self, world: &World, row: &JobRow) {
+        let source = |row: &JobRow| row.asked.as_ref().map(|asked| asked.source.clone());
+        let of_it = source(row).filter(|source| !source.is_empty());
+        let Some(of_it) = of_it else { return };
+        let mut others = self.open.iter().filter(|number| **number != row.number);
+        let same = others.find(|number| {
+            let other = &world.jobs[*number];
+            other.handler == row.handler && source(other).as_ref() == Some(&of_it)
+        });
+        assert!(same.is_none(), "{same:?} and {:?} are one", row.number);
     }
 
     /// Passes and cursors stand for each other, and nobody has more open jobs than there is room for.
@@ -897,7 +1087,8 @@ impl Model {
         let behind = world.passes.values().find(|row| row.ended_at.is_none());
         assert!(behind.is_none(), "a pass does not end: {behind:?}");
         assert!(world.cursors.is_empty(), "{:?}", world.cursors);
-        let stuck: Vec<_> = self.open_jobs();
+        let waits = |row: &&JobRow| world.state.waiting(row, world.now);
+        let stuck: Vec<_> = self.open_jobs().into_iter().map(|row| (waits(&row), row)).collect();
         assert!(stuck.is_empty(), "{} jobs stay open: {stuck:?}", stuck.len());
         for (number, job) in self.jobs.iter().filter(|(_, job)| job.let_go) {
             assert_eq!(job.row.state, JobState::Cancelled, "{number:?} was let go");
@@ -917,6 +1108,19 @@ impl Model {
         };
         self.watched.values().filter(wants).map(|watched| watched.wanted.handlers.len()).sum()
     }
+}
+
+/// Whether a job of this asker may be a part of this one.
+pub fn may_be_parent(parent: &JobRow, by: &Asker) -> bool {
+    let Asker::Plugin(plugin) = by else { return true };
+    let owner = parent.asked.as_ref().map(|asked| &asked.owner);
+    parent.plugin.as_ref() == Some(plugin) || owner == Some(&Owner::Plugin(plugin.clone()))
+}
+
+/// The place of a job in its lane: what waits longer, or has the higher priority, comes first.
+fn place_of(row: &JobRow) -> (i64, JobNumber) {
+    let of = |asked: &Asked| asked.base_ms - i64::from(asked.priority) * 600_000;
+    (row.asked.as_deref().map_or(0, of), row.number)
 }
 
 /// The id of a fire, by DESIGN.md alone.

@@ -38,6 +38,13 @@ pub enum Death {
     AfterCommit,
 }
 
+/// Who asks for a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asking {
+    User,
+    Plugin(usize),
+}
+
 /// What a watcher is declared to be.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Wanted {
@@ -161,8 +168,42 @@ pub enum Action {
     Discard {
         pick: u64,
     },
-    Enqueue {
+    /// Somebody asks for a job that no claim causes.
+    Ask {
         handler: &'static str,
+        by: Asking,
+        priority: i32,
+        /// One of a few, so that some are the same.
+        source: Option<u64>,
+        /// It is to be a part of some job.
+        parent: Option<u64>,
+        /// Of one that it may be a part of.
+        own: bool,
+        /// In the batch in which that job ends, or is tried again.
+        together: bool,
+    },
+    /// Somebody wants a job cancelled, together with something else or not.
+    Cancel {
+        pick: u64,
+        together: bool,
+    },
+    PauseJob {
+        pick: u64,
+    },
+    ResumeJob {
+        pick: u64,
+    },
+    /// An attempt tells how far it is, or one that is over does.
+    Report {
+        pick: u64,
+        stale: bool,
+        cost: Option<u32>,
+        entries: usize,
+    },
+    /// A call is given up that was told to stop, or answered before that.
+    Stopped {
+        pick: u64,
+        how: u64,
     },
     DiskLow {
         low: bool,
@@ -261,6 +302,7 @@ impl Dice {
         let handler = self.one_of(&["x", "y", "z"]);
         let drop = self.one_in(3);
         match self.below(1_000) {
+            0..300 if taste >= 2 && self.one_in(taste) => self.of_asked_jobs(pick),
             0..180 => Action::Claims { many: 1, predicate, with_segment: self.one_in(2) },
             180..220 => {
                 Action::Claims { many: 2 + self.index(5), predicate, with_segment: self.one_in(2) }
@@ -312,12 +354,44 @@ impl Dice {
             955..960 => Action::StopReplay { watcher: any_watcher },
             960..972 => Action::Redrive { pick },
             972..976 => Action::Discard { pick },
-            976..982 => Action::Enqueue { handler: self.one_of(&["x", "z"]) },
+            976..979 => self.ask(pick),
+            979..980 => Action::Cancel { pick, together: self.one_in(3) },
+            980..981 => Action::PauseJob { pick },
+            981..982 => Action::ResumeJob { pick },
             982..986 => Action::DiskLow { low: self.one_in(2) },
             986..991 => Action::Retain { many: 1 + self.index(8) },
             991..993 if crashes => Action::Stop,
             993..996 if crashes => Action::Upgrade { watcher },
             _ => Action::Claims { many: self.index(6), predicate, with_segment: false },
+        }
+    }
+
+    /// Something about jobs that people and plugins ask for and steer.
+    fn of_asked_jobs(&mut self, pick: u64) -> Action {
+        match self.below(100) {
+            0..45 => self.ask(pick),
+            45..55 => Action::Cancel { pick, together: self.one_in(3) },
+            55..65 => Action::PauseJob { pick },
+            65..78 => Action::ResumeJob { pick },
+            78..90 => Action::Report {
+                pick,
+                stale: self.one_in(4),
+                cost: self.one_in(2).then(|| self.below(9) as u32),
+                entries: self.index(3),
+            },
+            _ => Action::Stopped { pick, how: self.below(20) },
+        }
+    }
+
+    fn ask(&mut self, pick: u64) -> Action {
+        Action::Ask {
+            handler: self.one_of(&["x", "y", "z", "a/x", "b/z"]),
+            by: self.one_of(&[Asking::User, Asking::User, Asking::Plugin(0), Asking::Plugin(1)]),
+            priority: self.one_of(&[0, 0, 0, 1, 1, -1, 10, -10]),
+            source: self.one_in(4).then(|| self.below(3)),
+            parent: (!self.one_in(3)).then_some(pick),
+            own: !self.one_in(8),
+            together: self.one_in(3),
         }
     }
 
@@ -454,7 +528,24 @@ impl fmt::Display for Action {
             Action::StopReplay { watcher } => write!(f, "the replay of w{watcher} is stopped"),
             Action::Redrive { pick } => write!(f, "job {pick} is tried again"),
             Action::Discard { pick } => write!(f, "job {pick} is discarded"),
-            Action::Enqueue { handler } => write!(f, "a job for {handler} is asked for"),
+            Action::Ask { handler, by, priority, source, parent, own, together } => {
+                write!(f, "{by:?} asks for {handler}, priority {priority}, source {source:?}")?;
+                write!(f, ", parent {parent:?}{}", or(!*own, ", whosever"))?;
+                write!(f, "{}", or(*together, ", together with what becomes of that"))
+            }
+            Action::Cancel { pick, together } => {
+                let with = or(*together, ", together with an answer");
+                write!(f, "job {pick} is cancelled{with}")
+            }
+            Action::PauseJob { pick } => write!(f, "job {pick} is paused"),
+            Action::ResumeJob { pick } => write!(f, "job {pick} is resumed"),
+            Action::Report { pick, stale, cost, entries } => {
+                let stale = or(*stale, " that is over");
+                write!(f, "attempt {pick}{stale} tells of cost {cost:?} and {entries} entries")
+            }
+            Action::Stopped { pick, how } => {
+                write!(f, "call {pick} that was told to stop ends, outcome {how}")
+            }
             Action::DiskLow { low } => {
                 write!(f, "the disk {}", if *low { "is nearly full" } else { "has room" })
             }

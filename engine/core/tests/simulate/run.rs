@@ -5,20 +5,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_core::{
-    Answer, Bounds, Declaration, Effect, Ended, Event, NextSegment, Outcome, Policy, Registration,
-    RequestId, RetryLimits, RetryPolicy, Since, Start, WatcherCommand, Writes,
+    Answer, Bounds, Declaration, Effect, Ended, EnqueueAsk, Event, JobEntry, NextSegment, Outcome,
+    ParentAsk, Policy, Registration, Report, RequestId, RetryLimits, RetryPolicy, Since, Start,
+    WatcherCommand, Writes,
 };
 use axwatch_model::{
-    Declared, JobId, JobNumber, JobRow, JobState, LaneKey, LeafNumber, Lineage, LineageKind, Mono,
-    Owner, Seq, Stored, StructuralFilter, Timestamp, WatcherKey, WatcherNumber,
+    Asker, Declared, JobNumber, JobRow, JobState, LaneKey, LeafNumber, Lineage, LineageKind, Mono,
+    Owner, Place, Seq, Stored, StructuralFilter, Timestamp, WatcherKey, WatcherNumber,
 };
 
 use crate::bugs::Bug;
 use crate::model::{self, Accepted, Model};
-use crate::plan::{Action, Death, PLUGINS, PREDICATES, Plan, Step, WATCHERS, Wanted};
-use crate::world::{World, busy, done, lost, on_predicate, policy, registration, starts, stored};
+use crate::plan::{Action, Asking, Death, PLUGINS, PREDICATES, Plan, Step, WATCHERS, Wanted};
+use crate::world::{
+    World, ask, busy, done, lost, on_predicate, policy, registration, starts, stored,
+};
 
 const REQUEST: RequestId = RequestId(1);
+/// Attempts that a plugin may have in flight.
+const SLOTS_MAX: u32 = 6;
 /// Far more than any healing needs.
 const HEALING_STEPS_MAX: u32 = 2_000;
 /// A text that is no AX.
@@ -40,10 +45,14 @@ pub struct Simulation {
     up: [Option<(u64, &'static [&'static str])>; 2],
     last_incarnation: u64,
     running: Vec<Start>,
+    /// Calls that were told to stop and have not.
+    stopping: Vec<Start>,
     /// Attempts that are over, answered or not.
     over: Vec<Start>,
+    /// What each job had cost when its attempt began, and what that has told it costs.
+    costs: BTreeMap<JobNumber, (f64, Option<f64>)>,
     /// Reads that the store has yet to make, and those that the core has yet to be told of.
-    lanes_asked: Vec<(LaneKey, JobNumber, usize)>,
+    lanes_asked: Vec<(LaneKey, Place, usize)>,
     lanes_read: Vec<(LaneKey, Vec<JobRow>)>,
     segments_asked: Vec<NextSegment>,
     segments_read: Vec<Event>,
@@ -74,6 +83,7 @@ impl Simulation {
             jobs_in_memory_max: 14,
             open_jobs_max: 120,
             watcher_open_jobs_max: plan.watcher_open_jobs_max,
+            withdrawn_at_once_max: 2,
             ..Bounds::default()
         };
         let retry = RetryPolicy {
@@ -100,7 +110,9 @@ impl Simulation {
             up: [None; 2],
             last_incarnation: 0,
             running: Vec::new(),
+            stopping: Vec::new(),
             over: Vec::new(),
+            costs: BTreeMap::new(),
             lanes_asked: Vec::new(),
             lanes_read: Vec::new(),
             segments_asked: Vec::new(),
@@ -185,7 +197,17 @@ impl Simulation {
             Action::StopReplay { watcher } => self.command(watcher, WatcherCommand::StopReplay),
             Action::Redrive { pick } => self.ask_of_job(pick, true),
             Action::Discard { pick } => self.ask_of_job(pick, false),
-            Action::Enqueue { handler } => self.enqueue(handler),
+            Action::Ask { handler, by, priority, source, parent, own, together } => {
+                let parent = parent.map(|pick| (pick, own));
+                self.ask(handler, by, priority, source, parent, together);
+            }
+            Action::Cancel { pick, together } => self.cancel(pick, together),
+            Action::PauseJob { pick } => self.pause_or_resume(pick, true),
+            Action::ResumeJob { pick } => self.pause_or_resume(pick, false),
+            Action::Report { pick, stale, cost, entries } => {
+                self.report(pick, stale, cost.map(f64::from), entries);
+            }
+            Action::Stopped { pick, how } => self.end_stopped(pick, how),
             Action::DiskLow { low } => {
                 if low != self.disk_low {
                     self.disk_low = low;
@@ -202,6 +224,10 @@ impl Simulation {
     fn heal(&mut self) {
         self.act(&Action::DiskLow { low: false });
         self.sick.clear();
+        let paused = self.world.jobs.values().filter(|row| row.state == JobState::Paused);
+        for job in paused.map(|row| row.number).collect::<Vec<_>>() {
+            self.steer(job, false);
+        }
         (0..PLUGINS.len()).for_each(|plugin| self.come_up(plugin, false, true));
         for watcher in 0..WATCHERS + PLUGINS.len() {
             for action in
@@ -213,6 +239,12 @@ impl Simulation {
             if watcher < WATCHERS && known {
                 self.declare(watcher, &Wanted::usual(watcher), None);
             }
+        }
+        // What a plugin had when somebody asked for it, it may have no more.
+        let open = self.world.jobs.values().filter(|row| row.state.is_open());
+        let lost = open.filter(|row| row.watcher.is_none() && !is_announced(&row.handler));
+        for job in lost.map(|row| row.number).collect::<Vec<_>>() {
+            self.cancel_job(job, Vec::new());
         }
         self.live_on();
     }
@@ -243,10 +275,11 @@ impl Simulation {
                 self.read_lane(0);
             } else if !self.lanes_read.is_empty() {
                 self.tell_lane(0);
+            } else if !self.stopping.is_empty() {
+                self.end_stopped(0, 0);
             } else if let Some(place) = self.running.iter().position(|start| self.has_left(start)) {
                 let start = self.running.remove(place);
-                self.batch(vec![ended(&start, done())]);
-                self.over.push(start);
+                self.end_with(start, Ended { quick: true, ..Ended::bare(done()) }, None);
             } else if self.world.state.next_segment().is_some() {
                 self.segments_asked = self.world.state.next_segment().into_iter().collect();
                 self.segments_read.clear();
@@ -292,6 +325,10 @@ impl Simulation {
         self.batch_of(events, Vec::new(), &mut |_, _| Vec::new())
     }
 
+    fn batch_alone(&mut self, event: Event) {
+        self.batch(vec![event]);
+    }
+
     /// A batch that brings claims into the log, and of which somebody is answered.
     fn batch_of(
         &mut self,
@@ -333,12 +370,21 @@ impl Simulation {
         if !self.has(Bug::CommitsNotTold) {
             self.world.committed();
         }
-        starting.into_iter().for_each(|start| self.started(start));
+        let mut to_stop = BTreeSet::new();
         for effect in effects {
-            if let Effect::Load { lane, from, limit } = effect {
-                self.lanes_asked.push((lane, from, limit));
+            match effect {
+                Effect::Load { lane, from, limit } => self.lanes_asked.push((lane, from, limit)),
+                Effect::CancelAttempt { job, attempt } => drop(to_stop.insert((job, attempt))),
+                _ => {}
             }
         }
+        for start in starting {
+            match to_stop.remove(&(start.job, start.attempt)) {
+                true => self.stopping.push(start),
+                false => self.started(start),
+            }
+        }
+        to_stop.into_iter().for_each(|(job, attempt)| self.told_to_stop(job, attempt));
         true
     }
 
@@ -356,6 +402,9 @@ impl Simulation {
             writes.open_jobs_from = writes
                 .open_jobs_from
                 .map(|from| JobNumber((from.0 + 1).min(self.world.state.last_job().0)));
+        }
+        if self.has(Bug::WithdrawnUnwritten) {
+            writes.withdrawn.clear();
         }
         self.world.apply(writes);
     }
@@ -386,7 +435,9 @@ impl Simulation {
         self.segments_asked.clear();
         self.segments_read.clear();
         self.running.clear();
+        self.stopping.clear();
         self.over.clear();
+        self.costs.clear();
         self.disk_low = false;
         self.up = [None; 2];
         // What had not left yet never will.
@@ -405,25 +456,35 @@ impl Simulation {
         if self.has(Bug::PassesForgotten) {
             snapshot.passes.clear();
         }
+        if self.has(Bug::KinForgotten) {
+            snapshot.above.clear();
+        }
         if self.has(Bug::LimitsForgotten) {
             now.mono = Mono(now.mono.0 - 1_000_000_000);
         }
         if self.has(Bug::CountersTwice) {
             self.world.counters.0 = LeafNumber(0);
         }
-        let mut rows = self.world.start(snapshot, now);
-        if self.has(Bug::RunningForgotten) {
-            rows.retain(|row| row.state != JobState::Running);
-        }
+        let from = self.world.open_jobs_from;
+        let mut open = self.world.start(snapshot, now);
+        open.rows.retain(|row| {
+            self.bug != Some(Bug::RunningForgotten) || row.state != JobState::Running
+        });
+        open.asked.retain(|job| match self.bug {
+            Some(Bug::PausedForgotten) => job.state != JobState::Paused,
+            Some(Bug::AskedByTheMark) => job.number >= from,
+            _ => true,
+        });
         let portion = 1 + (self.lives * 3 % 8) as usize;
         let life = self.lives;
-        for rows in rows.chunks(portion).chain([[].as_slice()]) {
-            self.batch(vec![Event::Recovered { rows: rows.to_vec() }]);
+        for event in open.events(portion) {
+            self.batch(vec![event]);
             if self.lives != life {
                 return;
             }
             assert!(self.running.is_empty(), "nothing can start before a plugin is up");
         }
+        self.model.recovered(&self.world);
     }
 
     /// The engine ends in order: nothing starts any more, and everything is written.
@@ -463,7 +524,22 @@ impl Simulation {
         let announced = up.is_some_and(|(_, handlers)| handlers.contains(&&*start.handler));
         assert!(announced, "{start:?} starts at {up:?}");
         self.check_limit(&start);
+        let cost = self.world.jobs[&start.job].cost.unwrap_or_default();
+        self.costs.insert(start.job, (cost, None));
+        let here = |other: &&Start| other.plugin == start.plugin;
+        let beside = self.running.iter().chain(&self.stopping).filter(here).count();
+        assert!(beside < SLOTS_MAX as usize, "{start:?} starts beside {beside} others");
         self.running.push(start);
+    }
+
+    fn told_to_stop(&mut self, job: JobNumber, attempt: u32) {
+        let is_it = |start: &Start| (start.job, start.attempt) == (job, attempt);
+        if let Some(place) = self.running.iter().position(is_it) {
+            self.stopping.push(self.running.remove(place));
+        } else {
+            // Its process is gone.
+            assert!(self.over.iter().any(is_it), "{job:?} never ran");
+        }
     }
 
     fn check_limit(&mut self, start: &Start) {
@@ -528,9 +604,14 @@ impl Simulation {
     fn read_lane(&mut self, pick: u64) {
         let Some((lane, from, limit)) = take(&mut self.lanes_asked, pick) else { return };
         let mut rows = self.world.read(&lane, from, limit);
+        if self.has(Bug::ReadByNumber) {
+            rows = self.world.read(&lane, from, usize::MAX);
+            rows.sort_by_key(|row| row.number);
+            rows.truncate(limit);
+        }
         if self.has(Bug::ReadsClosedJobs) {
             let of_lane = |row: &&JobRow| row.lane() == lane;
-            let jobs = self.world.jobs.range(from..).map(|(_, row)| row);
+            let jobs = self.world.jobs.values().filter(|row| row.place() >= from);
             rows = jobs.filter(of_lane).take(limit).cloned().collect();
             rows.iter_mut().for_each(|row| row.state = JobState::Queued);
         }
@@ -607,7 +688,7 @@ impl Simulation {
             plugin: PLUGINS[plugin].parse().unwrap(),
             incarnation,
             version: "1".into(),
-            max_in_flight: 6,
+            max_in_flight: SLOTS_MAX,
             registration: self.registration(plugin, fewer, watches),
         };
         // In one batch with it: a death between the two would leave it disabled.
@@ -662,6 +743,7 @@ impl Simulation {
         let Some((incarnation, _)) = self.up[plugin].take() else { return };
         let here = |start: &mut Start| start.plugin.as_str() == PLUGINS[plugin];
         self.over.extend(self.running.extract_if(.., here));
+        self.over.extend(self.stopping.extract_if(.., here));
         self.batch(vec![Event::PluginDown {
             plugin: PLUGINS[plugin].parse().unwrap(),
             incarnation,
@@ -698,10 +780,77 @@ impl Simulation {
         let Some(job) = pick_of(&left, pick) else { return };
         let place = self.running.iter().position(|start| start.job == job);
         let start = self.running.remove(place.expect("listed above"));
-        let event = ended(&start, self.outcome(&start, how));
-        let again = twice.then(|| event.clone());
-        self.batch([event].into_iter().chain(again).collect());
-        self.over.push(start);
+        let outcome = self.outcome(&start, how);
+        let lost = matches!(outcome, Outcome::Lost { .. });
+        // Some say what they cost, and some have something to say.
+        let cost = (pick.is_multiple_of(3) && !lost).then_some((pick % 7) as f64);
+        let many = if pick.is_multiple_of(5) && !lost { 2 } else { 0 };
+        let ended = Ended { quick: true, cost, entries: entries(many), ..Ended::bare(outcome) };
+        let again = twice.then(|| ended.clone());
+        self.end_with(start, ended, again);
+    }
+
+    /// An attempt ends, and perhaps once more.
+    fn end_with(&mut self, start: Start, ended: Ended, again: Option<Ended>) {
+        let job = start.job;
+        let (before, told) = self.costs[&job];
+        let cost = ended.cost.or(told).map(|cost| before + cost).unwrap_or(before);
+        let events = [ended].into_iter().chain(again);
+        let life = self.lives;
+        self.over.push(start.clone());
+        self.batch(events.map(|ended| ended_so(&start, ended)).collect());
+        if self.lives == life {
+            let row = &self.world.jobs[&job];
+            assert_eq!(row.cost.unwrap_or_default(), cost, "what {row:?} has cost");
+        }
+    }
+
+    /// A call that was told to stop is given up, or answered just before.
+    fn end_stopped(&mut self, pick: u64, how: u64) {
+        let Some(start) = take(&mut self.stopping, pick) else { return };
+        let outcome = if how < 10 { lost() } else { self.outcome(&start, how) };
+        self.over.push(start.clone());
+        self.unheard(start.job, |simulation| simulation.batch_alone(ended(&start, outcome)));
+    }
+
+    /// Whatever happens, it changes nothing of what became of a job.
+    fn unheard(&mut self, job: JobNumber, happens: impl FnOnce(&mut Simulation)) {
+        let said = |simulation: &Simulation| {
+            let row = &simulation.world.jobs[&job];
+            (row.progress, row.cost, row.entries, simulation.model.counted(job))
+        };
+        let (before, completed) = (said(self), self.model.is_completed(job));
+        let life = self.lives;
+        happens(self);
+        // An engine that died just then has ended attempts of its own.
+        if self.lives == life {
+            let after = (said(self), self.model.is_completed(job));
+            assert_eq!((before, completed), after, "something late changed {job:?}");
+        }
+    }
+
+    /// An attempt tells how far it is.
+    fn report(&mut self, pick: u64, stale: bool, cost: Option<f64>, many: usize) {
+        let from = if stale { &self.over } else { &self.running };
+        let ready: Vec<_> = from.iter().filter(|start| self.has_left(start)).cloned().collect();
+        let places: Vec<_> = (0..ready.len()).collect();
+        let Some(start) = pick_of(&places, pick).map(|place| ready[place].clone()) else { return };
+        let report = Report {
+            job: start.job,
+            attempt: Some(start.attempt),
+            incarnation: start.incarnation,
+            progress: cost.map(|cost| (cost as i32, 9)),
+            cost,
+            entries: entries(many),
+        };
+        let event = Event::Progress { request: REQUEST, report: Box::new(report) };
+        if stale {
+            self.unheard(start.job, |simulation| simulation.batch_alone(event));
+        } else if self.batch(vec![event])
+            && let Some((_, told)) = self.costs.get_mut(&start.job)
+        {
+            *told = cost.or(*told);
+        }
     }
 
     /// A plugin's connection breaks under all that it runs.
@@ -720,19 +869,12 @@ impl Simulation {
     fn answer_late(&mut self, pick: u64, how: u64) {
         let Some(start) = take(&mut self.over, pick) else { return };
         let job = start.job;
-        let before = (self.model.is_completed(job), self.model.counted(job));
         let mut event = ended(&start, self.outcome(&start, how));
         let current = self.running.iter().find(|start| start.job == job);
         if let (true, Some(current)) = (self.has(Bug::OldAnswerTaken), current) {
             event = ended(current, self.outcome(&start, how));
         }
-        let life = self.lives;
-        self.batch(vec![event]);
-        // An engine that died just then has ended attempts of its own.
-        if self.lives == life {
-            let after = (self.model.is_completed(job), self.model.counted(job));
-            assert_eq!(before, after, "a late answer of {start:?} changed what became of it");
-        }
+        self.unheard(job, |simulation| simulation.batch_alone(event));
     }
 
     /// A plugin makes a claim on behalf of a job, or one that was its job, and says so or not.
@@ -797,29 +939,137 @@ impl Simulation {
         let Some(row) = pick_of(&from, pick / 4).filter(in_log) else { return };
         let (row, job) = (Box::new(row.clone()), row.number);
         let event = match again {
-            true => Event::Redrive { request: REQUEST, row },
+            true => self.world.redrive_of(&row, 1),
             false => Event::Discard { request: REQUEST, row },
         };
         self.batch_of(vec![event], Vec::new(), &mut |_, effects| {
-            let is_ok = effects
-                .iter()
-                .any(|effect| matches!(effect, Effect::Reply { answer: Answer::Job(Ok(_)), .. }));
             let accepted = match again {
                 true => Accepted::Redriven { job },
                 false => Accepted::Discarded { job },
             };
-            is_ok.then_some(accepted).into_iter().collect()
+            job_answer(effects).then_some(accepted).into_iter().collect()
         });
     }
 
-    fn enqueue(&mut self, handler: &str) {
+    fn ask(
+        &mut self,
+        handler: &str,
+        by: Asking,
+        priority: i32,
+        source: Option<u64>,
+        parent: Option<(u64, bool)>,
+        together: bool,
+    ) {
         let mut id = [7; 16];
         id[..8].copy_from_slice(&self.world.state.last_job().0.to_be_bytes());
         id[8..].copy_from_slice(&self.lives.to_be_bytes());
-        let payload = Arc::from(b"payload".as_slice());
-        let handler = handler.to_owned();
-        self.batch(vec![Event::Enqueue { request: REQUEST, id: JobId(id), handler, payload }]);
+        let by = match by {
+            Asking::User => Asker::User,
+            Asking::Plugin(plugin) => Asker::Plugin(PLUGINS[plugin].parse().unwrap()),
+        };
+        let parent = parent.and_then(|(pick, own)| {
+            // Mostly one that is open, and often one that is a part of another.
+            let may = |row: &&JobRow| !own || model::may_be_parent(row, &by);
+            let any: Vec<_> = self.world.jobs.values().filter(may).collect();
+            let open: Vec<_> = any.iter().copied().filter(|row| row.state.is_open()).collect();
+            let from = if pick.is_multiple_of(3) { any } else { open };
+            let row = pick_of(&from, pick / 3)?;
+            Some(ParentAsk { id: row.id, above: self.world.lineage(row) })
+        });
+        let source = source.map(|source| format!("s{source}")).unwrap_or_default();
+        let asked = EnqueueAsk { by, priority, source, parent, ..ask(id, handler) };
+        let of = asked.parent.as_ref().filter(|_| together).map(|parent| parent.above[0].number);
+        let before = of.and_then(|parent| self.happens_to(parent));
+        let again = of.filter(|_| matches!(before, Some(Event::Redrive { .. })));
+        let event = Event::Enqueue { request: REQUEST, asked: Box::new(asked.clone()) };
+        let events = before.into_iter().chain([event]).collect();
+        self.batch_of(events, Vec::new(), &mut |_, effects| {
+            let answer = effects.iter().find_map(|effect| match effect {
+                Effect::Reply { answer: Answer::Enqueued(answer), .. } => Some(answer.clone()),
+                _ => None,
+            });
+            let answer = answer.expect("who asks for a job is answered");
+            let redriven = again.filter(|_| job_answer(effects));
+            let redriven = redriven.map(|job| Accepted::Redriven { job });
+            redriven.into_iter().chain([Accepted::Asked { asked: asked.clone(), answer }]).collect()
+        });
     }
+
+    /// What may become of a job: its attempt ends, or it is tried again.
+    fn happens_to(&mut self, job: JobNumber) -> Option<Event> {
+        if let Some(place) = self.running.iter().position(|start| start.job == job) {
+            let start = self.running.remove(place);
+            let outcome = if start.attempt.is_multiple_of(2) { busy() } else { done() };
+            self.over.push(start.clone());
+            return Some(ended(&start, outcome));
+        }
+        let row = &self.world.jobs[&job];
+        let is_over = matches!(row.state, JobState::Failed | JobState::Cancelled);
+        let in_log = row.seq.is_none_or(|seq| self.log.contains_key(&seq.0));
+        (is_over && in_log).then(|| self.world.redrive_of(row, 1))
+    }
+
+    /// Somebody wants a job cancelled that is mostly open and has others below it.
+    fn cancel(&mut self, pick: u64, together: bool) {
+        let rows: Vec<_> = self.world.jobs.values().collect();
+        let open: Vec<_> = rows.iter().copied().filter(|row| row.state.is_open()).collect();
+        let parents: Vec<_> = rows.iter().filter_map(|row| row.asked.as_ref()?.parent).collect();
+        let parents: Vec<_> =
+            parents.iter().map(|parent| &self.world.jobs[&parent.number]).collect();
+        let from = [parents, open, rows].into_iter().nth((pick % 5 / 2) as usize).expect("of 3");
+        let Some(row) = pick_of(&from, pick / 5) else { return };
+        let job = row.number;
+        let mut before = Vec::new();
+        if together && let Some(start) = self.running.pop() {
+            before.push(ended(&start, busy()));
+            self.over.push(start);
+        }
+        self.cancel_job(job, before);
+    }
+
+    fn cancel_job(&mut self, job: JobNumber, before: Vec<Event>) {
+        let row = Box::new(self.world.jobs[&job].clone());
+        let mut events = before;
+        events.push(Event::Cancel { request: REQUEST, row, by: Asker::User });
+        self.batch_of(events, Vec::new(), &mut |_, effects| {
+            let accepted = Accepted::Cancelled { job };
+            job_answer(effects).then_some(accepted).into_iter().collect()
+        });
+    }
+
+    fn pause_or_resume(&mut self, pick: u64, pause: bool) {
+        let wanted = |row: &&JobRow| match row.state {
+            JobState::Paused => !pause,
+            JobState::Queued | JobState::Running => pause,
+            _ => pick.is_multiple_of(16),
+        };
+        let from: Vec<_> = self.world.jobs.values().filter(wanted).collect();
+        let Some(job) = pick_of(&from, pick / 16).map(|row| row.number) else { return };
+        self.steer(job, pause);
+    }
+
+    fn steer(&mut self, job: JobNumber, pause: bool) {
+        let row = Box::new(self.world.jobs[&job].clone());
+        let event = match pause {
+            true => Event::PauseJob { request: REQUEST, row, by: Asker::User },
+            false => Event::ResumeJob { request: REQUEST, row, by: Asker::User },
+        };
+        self.batch_of(vec![event], Vec::new(), &mut |_, effects| {
+            let accepted = match pause {
+                true => Accepted::Paused { job },
+                false => Accepted::Resumed { job },
+            };
+            job_answer(effects).then_some(accepted).into_iter().collect()
+        });
+    }
+}
+
+fn job_answer(effects: &[Effect]) -> bool {
+    let answer = effects.iter().find_map(|effect| match effect {
+        Effect::Reply { answer: Answer::Job(answer), .. } => Some(answer.is_ok()),
+        _ => None,
+    });
+    answer.expect("a job's request is answered")
 }
 
 fn watcher_answer(effects: &[Effect]) -> bool {
@@ -831,12 +1081,19 @@ fn watcher_answer(effects: &[Effect]) -> bool {
 }
 
 fn ended(start: &Start, outcome: Outcome) -> Event {
-    Event::AttemptEnded {
-        job: start.job,
-        attempt: start.attempt,
-        incarnation: start.incarnation,
-        ended: Ended { outcome, quick: true, progress: None, cost: None },
-    }
+    ended_so(start, Ended { quick: true, ..Ended::bare(outcome) })
+}
+
+fn ended_so(start: &Start, ended: Ended) -> Event {
+    let Start { job, attempt, incarnation, .. } = *start;
+    Event::AttemptEnded { job, attempt, incarnation, ended }
+}
+
+/// So many things to say.
+fn entries(many: usize) -> Vec<JobEntry> {
+    let entry =
+        |n| JobEntry { level: "info".into(), message: format!("{n}"), ..JobEntry::default() };
+    (0..many).map(entry).collect()
 }
 
 fn declaration(watcher: usize, wanted: &Wanted, since: Option<u64>) -> Declaration {
@@ -878,6 +1135,15 @@ fn handlers(plugin: usize, other: bool) -> &'static [&'static str] {
         (_, false) => &["z"],
         (_, true) => &["z", "y"],
     }
+}
+
+/// Whether one of the plugins has this handler when all is well.
+fn is_announced(handler: &str) -> bool {
+    let of = |plugin: usize| {
+        let names = handlers(plugin, false).iter();
+        names.map(move |name| format!("{}/{name}", PLUGINS[plugin]))
+    };
+    (0..PLUGINS.len()).flat_map(of).any(|name| name == handler)
 }
 
 fn pick_of<T: Copy>(of: &[T], pick: u64) -> Option<T> {

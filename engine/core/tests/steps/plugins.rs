@@ -2,7 +2,7 @@
 //! doubted, also over a restart of the engine, and plugins that somebody disables.
 
 use axwatch_core::{PluginTransition, RouteDeclaration, ScheduleDeclaration, Verdicts, WaitReason};
-use axwatch_model::{Announced, RefusedRow};
+use axwatch_model::{Announced, RefusedRow, ScheduleState};
 
 use super::*;
 
@@ -134,9 +134,12 @@ fn schedules_and_routes_are_reconciled_with_the_rest() {
     };
     world.announces(1, changed);
     let row = &world.schedules["demo/act"];
-    assert_eq!((row.interval_secs, row.declared_at), (30, first.declared_at));
+    assert_eq!((row.grid.secs(), row.declared_at), (Some(30), first.declared_at));
+    assert_eq!((row.anchor, row.state), (first.anchor, ScheduleState::Active));
     assert!(row.changed_at > first.changed_at);
-    assert_eq!(world.schedules["demo/more"].interval_secs, 0, "less than nothing is never");
+    let never = &world.schedules["demo/more"];
+    assert!(never.grid.is_never(), "less than nothing is never");
+    assert_eq!(never.state, ScheduleState::Inactive);
     assert_eq!(world.has(), [2, 1, 2, 2]);
     world.announces(1, Registration { schedules: Vec::new(), ..whole() });
     assert_eq!((world.has(), world.rows()), ([2, 1, 0, 1], [2, 1, 0, 1]));
@@ -289,8 +292,7 @@ fn a_schedule_goes_with_its_handler() {
 
 /// A world in which a plugin may have so many watchers, and as many schedules.
 fn narrow(max: usize) -> World {
-    let bounds =
-        Bounds { plugin_watchers_max: max, plugin_schedules_max: max, ..Bounds::default() };
+    let bounds = Bounds { plugin_watchers_max: max, owner_schedules_max: max, ..Bounds::default() };
     World::with(Policy { bounds, ..policy() })
 }
 
@@ -721,13 +723,8 @@ fn a_job_on_a_disabled_plugin_is_not_given_to_another_with_the_same_handler() {
     let mut world = World::new();
     world.comes_up(1, only_act());
     let enqueue = |world: &mut World, n: u8| {
-        let effects = world.tell(Event::Enqueue {
-            request: RequestId(4),
-            id: JobId([n; 16]),
-            handler: "act".into(),
-            payload: Arc::from(&b"x"[..]),
-        });
-        job_answer(&effects)
+        let asked = Box::new(ask([n; 16], "act"));
+        new_job(&world.tell(Event::Enqueue { request: RequestId(4), asked }))
     };
     world.goes_down(1);
     let job = enqueue(&mut world, 1).unwrap();
@@ -736,12 +733,8 @@ fn a_job_on_a_disabled_plugin_is_not_given_to_another_with_the_same_handler() {
     assert!(verdicts.is_empty() && starts(&effects).is_empty());
     assert_eq!(world.jobs[&job.number].state, JobState::Queued);
     // A new one is asked of whoever has the handler now.
-    let effects = world.tell(Event::Enqueue {
-        request: RequestId(4),
-        id: JobId([2; 16]),
-        handler: "act".into(),
-        payload: Arc::from(&b"x"[..]),
-    });
+    let asked = Box::new(ask([2; 16], "act"));
+    let effects = world.tell(Event::Enqueue { request: RequestId(4), asked });
     assert_eq!(starts(&effects)[0].plugin.as_str(), "other");
     world.enable();
     let started = starts(&world.comes_up(2, only_act()));

@@ -196,7 +196,7 @@ fn a_watcher_with_too_many_open_jobs_falls_behind_and_comes_back() {
     for _ in 0..200 {
         let mut running = logged.world.jobs.values().filter(|row| row.state == JobState::Running);
         let Some(row) = running.next().map(|row| (row.number, row.attempts)) else { break };
-        let ended = Ended { outcome: done(), quick: true, progress: None, cost: None };
+        let ended = Ended { quick: true, ..Ended::bare(done()) };
         let (job, attempt) = row;
         let effects =
             logged.world.tell(Event::AttemptEnded { job, attempt, incarnation: 1, ended });
@@ -280,8 +280,8 @@ fn what_is_paused_is_kept_or_skipped() {
     assert_eq!(let_go[0].error.as_deref(), Some("let go: the watcher was paused"));
     assert_eq!(logged.world.records("job_cancelled").len(), 2);
     // And one of them is wanted after all.
-    let row = Box::new(let_go[0].clone());
-    let effects = logged.world.tell(Event::Redrive { request: RequestId(1), row });
+    let event = logged.world.redrive_of(let_go[0], 1);
+    let effects = logged.world.tell(event);
     assert_eq!(starts(&effects).len(), 1);
 }
 

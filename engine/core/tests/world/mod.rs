@@ -10,14 +10,15 @@ use std::time::Duration;
 
 use axwatch_core::audit::{Report, Row, Tree, Verifier};
 use axwatch_core::{
-    AuditWrites, Bounds, Declaration, Effect, Event, Outcome, Policy, Registration, RetryPolicy,
-    Snapshot, Start, State, Writes,
+    AuditWrites, Bounds, Declaration, Effect, EnqueueAsk, Event, JobAbove, Outcome, Policy,
+    Registration, RequestId, RetryPolicy, Snapshot, Start, State, Withdrawn, Writes,
 };
 use axwatch_model::{
-    Attestation, Counters, CursorNumber, Declared, Filled, HandlerRow, HoldRow, JobNumber, JobRow,
-    JobState, LaneKey, LeafNumber, Lineage, Mono, Now, PassRow, PluginName, PluginRow, RefusedRow,
-    RevisionRow, RouteRow, ScheduleRow, Seq, StoreId, Stored, StructuralFilter, Timestamp,
-    WatcherNumber, WatcherRow,
+    Ancestor, Asker, Attestation, BudgetRow, BudgetScope, Counters, CursorNumber, Declared, Filled,
+    HandlerName, HandlerRow, HandlerSpendRow, HoldRow, JobEntryRow, JobId, JobNumber, JobRow,
+    JobState, LaneKey, LeafNumber, Lineage, Mono, Now, OpenAsked, PassRow, Place, PluginName,
+    PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleRow, ScheduleRunRow, Seq, SpendRow,
+    StoreId, Stored, StructuralFilter, Timestamp, WatcherNumber, WatcherRow,
 };
 use axwatch_query::{AliasChange, Aliases};
 
@@ -28,6 +29,8 @@ pub struct World {
     /// The last claim in the log.
     pub seq: u64,
     pub jobs: BTreeMap<JobNumber, JobRow>,
+    /// Log entries of jobs.
+    pub entries: BTreeMap<JobNumber, Vec<JobEntryRow>>,
     /// By the id that people see.
     pub watchers: BTreeMap<String, WatcherRow>,
     pub revisions: BTreeMap<(WatcherNumber, u64), RevisionRow>,
@@ -37,6 +40,16 @@ pub struct World {
     pub plugins: BTreeMap<PluginName, PluginRow>,
     /// By plugin and name.
     pub schedules: BTreeMap<String, ScheduleRow>,
+    /// What became of their nominal times.
+    pub runs: Vec<ScheduleRunRow>,
+    pub budgets: BTreeMap<BudgetScope, BudgetRow>,
+    /// By plugin, handler and minute.
+    pub spends: BTreeMap<(PluginName, HandlerName, i64), SpendRow>,
+    pub handler_spends: BTreeMap<(PluginName, HandlerName), HandlerSpendRow>,
+    /// What rows told of that have been taken away, in billionths.
+    pub spends_gone: BTreeMap<(PluginName, HandlerName), i64>,
+    /// The minute before which rows were last to be taken away.
+    pub spends_from: Option<i64>,
     pub routes: BTreeMap<PluginName, Vec<RouteRow>>,
     pub refused: BTreeMap<PluginName, Vec<RefusedRow>>,
     pub passes: BTreeMap<(WatcherNumber, u32), PassRow>,
@@ -54,6 +67,8 @@ pub struct World {
     pub matched_seq: Seq,
     /// When attempts leave that do not leave with their commit, by job.
     pub leave_at: BTreeMap<JobNumber, Mono>,
+    /// What of a millisecond has passed that the wall clock does not show yet.
+    below_ms: Duration,
 }
 
 impl World {
@@ -67,12 +82,19 @@ impl World {
             now,
             seq: 0,
             jobs: BTreeMap::new(),
+            entries: BTreeMap::new(),
             watchers: BTreeMap::new(),
             revisions: BTreeMap::new(),
             aliases: Vec::new(),
             handlers: Vec::new(),
             plugins: BTreeMap::new(),
             schedules: BTreeMap::new(),
+            runs: Vec::new(),
+            budgets: BTreeMap::new(),
+            spends: BTreeMap::new(),
+            handler_spends: BTreeMap::new(),
+            spends_gone: BTreeMap::new(),
+            spends_from: None,
             routes: BTreeMap::new(),
             refused: BTreeMap::new(),
             passes: BTreeMap::new(),
@@ -86,6 +108,7 @@ impl World {
             open_jobs_from: JobNumber(1),
             matched_seq: Seq(0),
             leave_at: BTreeMap::new(),
+            below_ms: Duration::ZERO,
         };
         world.write([Event::Recovered { rows: Vec::new() }]);
         world
@@ -127,15 +150,38 @@ impl World {
         self.touched.clear();
         for (watcher, from, _) in writes.cancelled {
             for row in self.jobs.range_mut(from..).map(|(_, row)| row) {
-                if row.watcher == Some(watcher) && row.state == JobState::Queued {
+                let waits = matches!(row.state, JobState::Queued | JobState::Paused);
+                if row.watcher == Some(watcher) && waits {
                     row.state = JobState::Cancelled;
                     self.touched.insert(row.number);
                 }
             }
         }
+        for Withdrawn { number, leaf, at, reason } in writes.withdrawn {
+            assert!(writes.jobs.iter().all(|row| row.number != number), "{number:?} twice");
+            let row = self.jobs.get_mut(&number).expect("only the table's own are withdrawn");
+            assert!(matches!(row.state, JobState::Queued | JobState::Paused), "{row:?}");
+            (row.state, row.completed_at, row.error) =
+                (JobState::Cancelled, Some(at), Some(reason));
+            (row.due_at, row.delay_ms) = (None, 0);
+            row.leaves.push(leaf);
+            self.touched.insert(number);
+        }
         self.touched.extend(writes.jobs.iter().map(|row| row.number));
         assert!(writes.jobs.is_sorted_by(|a, b| a.number < b.number), "one row a job");
-        self.jobs.extend(writes.jobs.into_iter().map(|row| (row.number, row)));
+        for row in writes.jobs {
+            let before = self.jobs.get(&row.number).and_then(|before| before.payload.clone());
+            assert!(
+                row.payload.is_none() || before.is_none(),
+                "a payload is written once: {row:?}"
+            );
+            self.jobs.insert(row.number, JobRow { payload: row.payload.clone().or(before), ..row });
+        }
+        for entry in writes.entries {
+            let of_it = self.entries.entry(entry.job).or_default();
+            assert_eq!(entry.number as usize, of_it.len() + 1, "entries are numbered");
+            of_it.push(entry);
+        }
         for row in writes.watchers {
             // A row of one that never stood may have become another's.
             if row.revision <= 1 {
@@ -176,6 +222,20 @@ impl World {
         self.plugins.extend(plugins.map(|row| (row.name.clone(), row)));
         let schedules = writes.schedules.into_iter();
         self.schedules.extend(schedules.map(|row| (format!("{}/{}", row.owner, row.name), row)));
+        self.runs.extend(writes.runs);
+        let budgets = writes.budgets.into_iter();
+        self.budgets.extend(budgets.map(|row| (row.scope.clone(), row)));
+        let key = |row: &SpendRow| (row.plugin.clone(), row.handler.clone(), row.minute);
+        self.spends.extend(writes.spends.into_iter().map(|row| (key(&row), row)));
+        self.spends_from = writes.spends_from.or(self.spends_from);
+        if let Some(from) = writes.spends_from {
+            for ((plugin, handler, _), row) in self.spends.extract_if(.., |key, _| key.2 < from) {
+                *self.spends_gone.entry((plugin, handler)).or_default() += row.nanos;
+            }
+        }
+        let key = |row: &HandlerSpendRow| (row.plugin.clone(), row.handler.clone());
+        let handler_spends = writes.handler_spends.into_iter();
+        self.handler_spends.extend(handler_spends.map(|row| (key(&row), row)));
         self.routes.extend(writes.routes);
         self.refused.extend(writes.refused);
         self.audit.extend(writes.audit);
@@ -188,15 +248,47 @@ impl World {
     }
 
     /// What the store answers to [`Effect::Load`] at this moment.
-    pub fn read(&self, lane: &LaneKey, from: JobNumber, limit: usize) -> Vec<JobRow> {
-        let waits = |row: &&JobRow| row.lane() == *lane && row.state == JobState::Queued;
-        self.jobs.range(from..).map(|(_, row)| row).filter(waits).take(limit).cloned().collect()
+    pub fn read(&self, lane: &LaneKey, from: Place, limit: usize) -> Vec<JobRow> {
+        let waits = |row: &&JobRow| {
+            row.state == JobState::Queued && row.place() >= from && row.lane() == *lane
+        };
+        let mut rows: Vec<_> = self.jobs.values().filter(waits).collect();
+        rows.sort_by_key(|row| row.place());
+        rows.into_iter().take(limit).map(|row| JobRow { payload: None, ..row.clone() }).collect()
     }
 
-    /// The engine dies and starts again on what was written. Gives the jobs that were left open, which
-    /// it has yet to be told of with [`Event::Recovered`].
-    pub fn die(&mut self) -> Vec<JobRow> {
-        self.start(self.snapshot(), self.now)
+    /// A job and those above it, the nearest first.
+    pub fn lineage(&self, row: &JobRow) -> Vec<JobAbove> {
+        let mut lineage = vec![JobAbove::of(row)];
+        while let Some(parent) = lineage.last().and_then(|below| below.parent) {
+            let Some(row) = self.jobs.get(&parent.number) else { break };
+            lineage.push(JobAbove::of(row));
+        }
+        lineage
+    }
+
+    /// A person wants this job tried again; it is read as the writer reads it.
+    pub fn redrive_of(&self, row: &JobRow, request: u64) -> Event {
+        let above = self.lineage(row).into_iter().skip(1).collect();
+        Event::Redrive { request: RequestId(request), row: Box::new(row.clone()), above }
+    }
+
+    /// The jobs that are over and have an open one below them.
+    fn above_open_jobs(&self) -> Vec<Ancestor> {
+        let open = self.jobs.values().filter(|row| row.state.is_open());
+        let above = open.flat_map(|row| self.lineage(row).into_iter().skip(1));
+        let over = above.filter(|above| !above.state.is_open());
+        let ancestor = |above: JobAbove| {
+            let JobAbove { number, id, state, parent, .. } = above;
+            (number, Ancestor { number, id, state, parent })
+        };
+        over.map(ancestor).collect::<BTreeMap<_, _>>().into_values().collect()
+    }
+
+    /// The engine dies and starts again on what was written. Gives what tells it of the jobs that were left
+    /// open.
+    pub fn die(&mut self) -> Vec<Event> {
+        self.start(self.snapshot(), self.now).events(usize::MAX)
     }
 
     /// What the store holds when the engine starts.
@@ -220,6 +312,7 @@ impl World {
             head: Seq(self.seq),
             last_job: self.jobs.last_key_value().map_or(JobNumber(0), |(number, _)| *number),
             open_jobs_from: self.open_jobs_from,
+            above: self.above_open_jobs(),
             watchers: self.watchers.values().cloned().collect(),
             counters: self.counters.1.iter().map(|(number, of_it)| (*number, *of_it)).collect(),
             passes: (self.passes.values())
@@ -230,6 +323,9 @@ impl World {
             handlers: self.handlers.clone(),
             plugins: self.plugins.values().cloned().collect(),
             schedules: self.schedules.values().cloned().collect(),
+            budgets: self.budgets.values().cloned().collect(),
+            spends: self.spends.values().cloned().collect(),
+            handler_spends: self.handler_spends.values().cloned().collect(),
             routes: (self.routes.iter())
                 .flat_map(|(plugin, routes)| {
                     routes.iter().map(|route| (plugin.clone(), route.clone()))
@@ -241,15 +337,23 @@ impl World {
     }
 
     /// A new life of the engine. Gives the open jobs.
-    pub fn start(&mut self, snapshot: Snapshot, now: Now) -> Vec<JobRow> {
+    pub fn start(&mut self, snapshot: Snapshot, now: Now) -> Open {
         self.policy.epoch += 1;
         self.leave_at.clear();
         self.state = State::new(self.policy.clone(), snapshot, now);
         let counted = usize::try_from(self.counters.0.0).expect("a short audit");
         let records = self.audit.iter().flat_map(|audit| audit.records.lines());
         records.skip(counted).for_each(|record| self.state.recount(record));
-        let candidates = self.jobs.range(self.open_jobs_from..).map(|(_, row)| row);
-        candidates.filter(|row| row.state.is_open()).cloned().collect()
+        // Fires from the mark on; of the others, those that run as they are, and the rest without a payload.
+        let open = self.jobs.values().filter(|row| row.state.is_open());
+        let (asked, fires): (Vec<_>, Vec<_>) = open.partition(|row| row.watcher.is_none());
+        let fires = fires.into_iter().filter(|row| row.number >= self.open_jobs_from);
+        let (running, waiting): (Vec<_>, Vec<_>) =
+            asked.into_iter().partition(|row| row.state == JobState::Running);
+        Open {
+            asked: waiting.into_iter().filter_map(OpenAsked::of).collect(),
+            rows: fires.chain(running).cloned().collect(),
+        }
     }
 
     fn record_lines(&self) -> impl Iterator<Item = &str> {
@@ -258,7 +362,10 @@ impl World {
 
     /// Moves the clock, and tells nobody.
     pub fn advance(&mut self, span: Duration) {
-        self.now = Now { mono: self.now.mono.plus(span), wall: self.now.wall.plus(span) };
+        let passed = self.below_ms + span;
+        self.below_ms = Duration::from_nanos(u64::from(passed.subsec_nanos() % 1_000_000));
+        let wall = self.now.wall.plus(passed - self.below_ms);
+        self.now = Now { mono: self.now.mono.plus(span), wall };
     }
 
     /// Recomputes the whole audit.
@@ -278,6 +385,22 @@ impl World {
     }
 }
 
+/// The jobs that an engine finds open when it starts.
+pub struct Open {
+    pub asked: Vec<OpenAsked>,
+    pub rows: Vec<JobRow>,
+}
+
+impl Open {
+    /// What tells of them, so many at once.
+    pub fn events(&self, portion: usize) -> Vec<Event> {
+        let asked = self.asked.chunks(portion);
+        let rows = self.rows.chunks(portion).chain([[].as_slice()]);
+        let asked = asked.map(|jobs| Event::RecoveredAsked { jobs: jobs.to_vec() });
+        asked.chain(rows.map(|rows| Event::Recovered { rows: rows.to_vec() })).collect()
+    }
+}
+
 pub fn policy() -> Policy {
     Policy {
         store_id: StoreId([1; 16]),
@@ -285,6 +408,7 @@ pub fn policy() -> Policy {
         bounds: Bounds::default(),
         retry: RetryPolicy::default(),
         handlers: BTreeMap::new(),
+        budgets: BTreeMap::new(),
     }
 }
 
@@ -337,6 +461,20 @@ pub fn on_predicate(local: &str, predicate: &str, handler: &str) -> Declaration 
         since: None,
         max_attempts: 0,
         max_age: None,
+    }
+}
+
+/// A job of this handler as a person asks for it, with nothing special about it.
+pub fn ask(id: [u8; 16], handler: &str) -> EnqueueAsk {
+    EnqueueAsk {
+        id: JobId(id),
+        by: Asker::User,
+        handler: handler.into(),
+        payload: b"x".as_slice().into(),
+        source: String::new(),
+        priority: 0,
+        parent: None,
+        cost_estimate: None,
     }
 }
 

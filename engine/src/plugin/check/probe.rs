@@ -244,6 +244,8 @@ impl Probe {
     ) -> (Option<InitializeResponse>, Served) {
         let request = protocol::InitializeRequest {
             ats_store_endpoint: self.endpoint.clone(),
+            queue_endpoint: self.endpoint.clone(),
+            schedule_endpoint: self.endpoint.clone(),
             host_endpoint: self.endpoint.clone(),
             auth_token: self.token.expose().to_owned(),
             config: self.config.clone().into_iter().collect(),

@@ -16,6 +16,7 @@ use tonic::transport::server::TcpIncoming;
 
 use super::fake::{Fake, answer};
 use super::*;
+use crate::dispatch::{EXTENDED_MAX, Moves, Overdue};
 use crate::plugin::caller::Caller;
 use crate::plugin::door::answered;
 use crate::plugin::grpc::{GrpcPlugin, channel, client};
@@ -79,7 +80,7 @@ fn attempt() -> Attempt {
         watcher_number: None,
         revision: 5,
     };
-    Attempt { start, payload: bytes::Bytes::from_static(b"{}") }
+    Attempt { start, payload: bytes::Bytes::from_static(b"{}"), moves: Moves::none() }
 }
 
 #[tokio::test]
@@ -202,6 +203,29 @@ async fn a_deadline_is_ours_to_keep() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_gets_further_has_more_time_and_not_for_ever() {
+    let patience = Duration::from_millis(500);
+    let began = std::time::Instant::now();
+    let (tell, moves) = Moves::told();
+    tell.send_replace(());
+    assert_eq!(moves.clone().time_is_up(patience).await, Overdue::Stuck(patience));
+    assert!(began.elapsed() >= patience);
+
+    let began = std::time::Instant::now();
+    let telling = tokio::spawn(async move {
+        loop {
+            tell.send_replace(());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let overdue = soon(moves.time_is_up(patience)).await;
+    telling.abort();
+    assert_eq!(overdue, Overdue::Extended(patience * EXTENDED_MAX));
+    assert!(began.elapsed() >= patience * EXTENDED_MAX);
+    assert_eq!(overdue.to_string(), "no answer within 2 s, however far it got");
 }
 
 #[tokio::test]

@@ -2,10 +2,13 @@
 //! processes, each this test program once more in another role.
 
 mod authority;
+mod deadlines;
 mod fake;
 mod host;
 mod http;
 mod jobs;
+mod queue;
+mod schedules;
 mod services;
 mod socket;
 

@@ -67,30 +67,36 @@ class PulseState(_message.Message):
     def __init__(self, calls_this_minute: _Optional[int] = ..., calls_remaining: _Optional[int] = ..., spend_today: _Optional[float] = ..., spend_this_month: _Optional[float] = ..., budget_remaining: _Optional[float] = ..., is_paused: bool = ..., pause_reason: _Optional[str] = ...) -> None: ...
 
 class EnqueueRequest(_message.Message):
-    __slots__ = ("auth_token", "job")
+    __slots__ = ("auth_token", "job", "priority")
     AUTH_TOKEN_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     auth_token: str
     job: Job
-    def __init__(self, auth_token: _Optional[str] = ..., job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
+    priority: int
+    def __init__(self, auth_token: _Optional[str] = ..., job: _Optional[_Union[Job, _Mapping]] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class EnqueueResponse(_message.Message):
-    __slots__ = ("success", "error", "job_id")
+    __slots__ = ("success", "error", "job_id", "deduplicated")
     SUCCESS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    DEDUPLICATED_FIELD_NUMBER: _ClassVar[int]
     success: bool
     error: str
     job_id: str
-    def __init__(self, success: bool = ..., error: _Optional[str] = ..., job_id: _Optional[str] = ...) -> None: ...
+    deduplicated: bool
+    def __init__(self, success: bool = ..., error: _Optional[str] = ..., job_id: _Optional[str] = ..., deduplicated: bool = ...) -> None: ...
 
 class GetJobRequest(_message.Message):
-    __slots__ = ("auth_token", "job_id")
+    __slots__ = ("auth_token", "job_id", "without_payload")
     AUTH_TOKEN_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     auth_token: str
     job_id: str
-    def __init__(self, auth_token: _Optional[str] = ..., job_id: _Optional[str] = ...) -> None: ...
+    without_payload: bool
+    def __init__(self, auth_token: _Optional[str] = ..., job_id: _Optional[str] = ..., without_payload: bool = ...) -> None: ...
 
 class GetJobResponse(_message.Message):
     __slots__ = ("success", "error", "job")
@@ -103,12 +109,14 @@ class GetJobResponse(_message.Message):
     def __init__(self, success: bool = ..., error: _Optional[str] = ..., job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
 
 class UpdateJobRequest(_message.Message):
-    __slots__ = ("auth_token", "job")
+    __slots__ = ("auth_token", "job", "attempt")
     AUTH_TOKEN_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     auth_token: str
     job: Job
-    def __init__(self, auth_token: _Optional[str] = ..., job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
+    attempt: int
+    def __init__(self, auth_token: _Optional[str] = ..., job: _Optional[_Union[Job, _Mapping]] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class UpdateJobResponse(_message.Message):
     __slots__ = ("success", "error")
@@ -119,21 +127,27 @@ class UpdateJobResponse(_message.Message):
     def __init__(self, success: bool = ..., error: _Optional[str] = ...) -> None: ...
 
 class ListJobsRequest(_message.Message):
-    __slots__ = ("auth_token", "status", "limit")
+    __slots__ = ("auth_token", "status", "limit", "without_payload", "before")
     AUTH_TOKEN_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
     auth_token: str
     status: str
     limit: int
-    def __init__(self, auth_token: _Optional[str] = ..., status: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+    without_payload: bool
+    before: str
+    def __init__(self, auth_token: _Optional[str] = ..., status: _Optional[str] = ..., limit: _Optional[int] = ..., without_payload: bool = ..., before: _Optional[str] = ...) -> None: ...
 
 class ListJobsResponse(_message.Message):
-    __slots__ = ("success", "error", "jobs")
+    __slots__ = ("success", "error", "jobs", "next")
     SUCCESS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     JOBS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
     success: bool
     error: str
     jobs: _containers.RepeatedCompositeFieldContainer[Job]
-    def __init__(self, success: bool = ..., error: _Optional[str] = ..., jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ...) -> None: ...
+    next: str
+    def __init__(self, success: bool = ..., error: _Optional[str] = ..., jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ..., next: _Optional[str] = ...) -> None: ...

@@ -118,12 +118,14 @@ class DeleteScheduleResponse(_message.Message):
     def __init__(self, success: bool = ..., error: _Optional[str] = ...) -> None: ...
 
 class GetScheduleRequest(_message.Message):
-    __slots__ = ("auth_token", "schedule_id")
+    __slots__ = ("auth_token", "schedule_id", "without_payload")
     AUTH_TOKEN_FIELD_NUMBER: _ClassVar[int]
     SCHEDULE_ID_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     auth_token: str
     schedule_id: str
-    def __init__(self, auth_token: _Optional[str] = ..., schedule_id: _Optional[str] = ...) -> None: ...
+    without_payload: bool
+    def __init__(self, auth_token: _Optional[str] = ..., schedule_id: _Optional[str] = ..., without_payload: bool = ...) -> None: ...
 
 class GetScheduleResponse(_message.Message):
     __slots__ = ("success", "error", "job")
