@@ -209,6 +209,16 @@ impl Schedule {
         self.see(now, now, now);
     }
 
+    /// The same after the clock was set back, except that a nominal time that is just now is due: to be
+    /// seen to it has to run.
+    fn begin_again_at(&mut self, now: Timestamp) {
+        let just_before = now.minus(Duration::from_millis(1));
+        let is_nominal = self.times.next_after(just_before) == Some(now);
+        let begins = if is_nominal { just_before } else { now };
+        self.stood = None;
+        self.see(begins, begins, now);
+    }
+
     fn see(&mut self, from: Timestamp, upto: Timestamp, now: Timestamp) {
         let mut seen = self.seen();
         seen.add(from, upto, now);
@@ -313,7 +323,7 @@ impl State {
             }
         };
         if begins_anew {
-            schedule.begin_at(now.wall);
+            schedule.begin_again_at(now.wall);
             self.tell_untold(id, now);
             self.unwritten.schedules.insert(id);
         }

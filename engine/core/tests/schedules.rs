@@ -749,6 +749,24 @@ fn when_it_runs_next_is_right_at_once_after_the_clock_was_set_back() {
 }
 
 #[test]
+fn a_time_to_which_the_clock_is_set_back_exactly_runs() {
+    let mut lab = Lab::new();
+    let (missed, overlap) = (Missed::Skip, Overlap::Queue);
+    let id = lab.create(ScheduleAsk { missed, overlap, ..every("m", 10) }).unwrap().id;
+    lab.work_through(seconds(30));
+    lab.set_wall(at(100_005));
+    lab.set_wall(at(80));
+    lab.work_through(seconds(15));
+    lab.set_wall(at(55));
+    lab.work_through(seconds(50));
+    let runs = lab.world.runs.iter();
+    let ran = runs.filter(|run| run.schedule == id && run.outcome == RunOutcome::Ran);
+    let ran: Vec<_> =
+        ran.filter_map(|run| run.nominal.map(|nominal| nominal.since(at(0)).as_secs())).collect();
+    assert_eq!(ran, [10, 20, 30, 80, 90, 60, 70, 100]);
+}
+
+#[test]
 fn a_time_whose_jitter_is_not_over_when_its_schedule_is_resumed_was_paused() {
     let mut lab = Lab::new();
     let id = lab.create(ScheduleAsk { jitter_secs: 59, ..every("j", 60) }).unwrap().id;
