@@ -40,7 +40,7 @@ protocol.InitializeResponse: handler_names repeated string=1, schedules repeated
   search_provider bool=6, embedding_provider bool=7, http_routes repeated RouteInfo=8,
   python_provider bool=9, stored_handlers bool=100
 protocol.ScheduleInfo: handler_name string=1, interval_seconds int32=2, enabled_by_default bool=3,
-  description string=4, ats_code string=5
+  description string=4, ats_code string=5, id string=100
 protocol.RouteInfo: method string=1, path string=2, description string=3
 protocol.WatcherRegistration: id string=1, handler_name string=2, subjects repeated string=3,
   predicates repeated string=4, contexts repeated string=5, actors repeated string=6,
@@ -48,7 +48,7 @@ protocol.WatcherRegistration: id string=1, handler_name string=2, subjects repea
   since string=103
 protocol.ExecuteJobRequest: job_id string=1, handler_name string=2, payload bytes=3,
   timeout_secs optional int64=4, params bytes=100, attempt int32=101, watcher string=102,
-  revision int64=103
+  revision int64=103, handler_version string=104, schedule string=105
 protocol.ExecuteJobResponse: success bool=1, error string=2, result bytes=3,
   progress_current int32=4, progress_total int32=5, cost_actual double=6,
   log_entries repeated JobLogEntry=7, plugin_version string=8, retry_after_ms int64=100,
@@ -122,7 +122,8 @@ protocol.EnqueueRequest: auth_token string=1, job Job=2, priority int32=100
 protocol.EnqueueResponse: success bool=1, error string=2, job_id string=3, deduplicated bool=100
 protocol.GetJobRequest: auth_token string=1, job_id string=2, without_payload bool=100
 protocol.GetJobResponse: success bool=1, error string=2, job Job=3
-protocol.UpdateJobRequest: auth_token string=1, job Job=2, attempt int32=101
+protocol.UpdateJobRequest: auth_token string=1, job Job=2, attempt int32=101,
+  log_entries repeated JobLogEntry=102
 protocol.UpdateJobResponse: success bool=1, error string=2
 protocol.ListJobsRequest: auth_token string=1, status string=2, limit optional int32=3,
   without_payload bool=100, before string=101
@@ -151,10 +152,14 @@ protocol.DeleteScheduleResponse: success bool=1, error string=2
 protocol.GetScheduleRequest: auth_token string=1, schedule_id string=2, without_payload bool=100
 protocol.GetScheduleResponse: success bool=1, error string=2, job ScheduledJob=3
 
-axwatch.v1.PluginHost: Announce AnnounceRequest -> AnnounceResponse
+axwatch.v1.PluginHost: Announce AnnounceRequest -> AnnounceResponse,
+  StoredHandlers StoredHandlersRequest -> stream StoredHandler
 
 axwatch.v1.AnnounceRequest: auth_token string=1, announcement protocol.InitializeResponse=2
 axwatch.v1.AnnounceResponse: success bool=1, error string=2, refused repeated string=3
+axwatch.v1.StoredHandlersRequest: auth_token string=1, version string=2
+axwatch.v1.StoredHandler: name string=1, version string=2, seq int64=3, code string=4,
+  faulted string=5
 ";
 
 /// By full name, the members, in any order.
