@@ -67,7 +67,8 @@ impl Queue {
     async fn tell(&self, job: &protocol::Job, attempt: i32, progress: (u64, u64)) {
         let job = protocol::Job { progress: Some(on_wire(progress)), ..job.clone() };
         let auth_token = self.token.clone();
-        let request = UpdateJobRequest { auth_token, job: Some(job), attempt };
+        let request =
+            UpdateJobRequest { auth_token, job: Some(job), attempt, log_entries: Vec::new() };
         let mut client = self.client.clone();
         let problem = match tokio::time::timeout(TELL_WITHIN, client.update_job(request)).await {
             Ok(Ok(reply)) => Some(reply.into_inner()).filter(|r| !r.success).map(|r| r.error),
