@@ -124,9 +124,7 @@ pub async fn create(
     let plugin = plugin_named(asked.plugin.as_deref())?;
     check_name(&plugin, &asked.name)?;
     check_code(&asked.code)?;
-    let known = api.engine.stored_handlers().await?.into_iter();
-    let mut known = known.filter(|handler| handler.plugin == plugin);
-    let standing = known.find(|handler| handler.name.as_str() == asked.name);
+    let standing = api.engine.stored_handler(plugin.clone(), asked.name.parse()?).await?;
     if standing.is_none() {
         api.refuse_own_name(&plugin, &asked.name)?;
     }
@@ -542,9 +540,10 @@ impl Api {
                 error.message()
             )),
         }
-        let handlers = self.engine.stored_handlers().await.unwrap_or_default();
-        let newest =
-            handlers.into_iter().find(|it| it.plugin == *plugin && it.name.as_str() == name);
+        let newest = match name.parse() {
+            Ok(name) => self.engine.stored_handler(plugin.clone(), name).await.ok().flatten(),
+            Err(_) => None,
+        };
         (newest.map(|newest| (newest.version, newest.version_number)), warnings)
     }
 
