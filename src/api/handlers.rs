@@ -533,7 +533,9 @@ impl Api {
                 let broken = synced.broken.into_iter().filter(|broken| broken.name == name);
                 warnings
                     .extend(broken.map(|broken| format!("it does not load: {}", broken.reason)));
-                warnings.extend(synced.refused.into_iter().filter(|told| told.contains(name)));
+                // What decorators declare has the name of its handler before its own.
+                let ours = format!("{name}-");
+                warnings.extend(synced.refused.into_iter().filter(|told| told.contains(&ours)));
             }
             Err(error) => warnings.push(format!(
                 "{}; what was stored stands, and takes effect as soon as the plugin runs",

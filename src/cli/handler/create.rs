@@ -9,6 +9,7 @@ use clap::{ArgGroup, Args};
 use hyper::Method;
 use serde_json::{Value, json};
 
+use super::show::printable;
 use crate::cli::Context;
 use crate::client::{ClientError, Refusal};
 use crate::fault::Fault;
@@ -152,7 +153,7 @@ pub fn told(context: &mut Context, stored: &HandlerStored) -> Result<()> {
     let yellow = AnsiColor::Yellow.on_default();
     for warning in &stored.warnings {
         out.flush()?;
-        anstream::eprintln!("{yellow}warning:{yellow:#} {warning}");
+        anstream::eprintln!("{yellow}warning:{yellow:#} {}", printable(warning));
     }
     if let Some(next) = &stored.next {
         let next = context.typed(next);
@@ -176,7 +177,7 @@ fn declared(context: &mut Context, what: &str, all: &[Declares]) -> Result<()> {
 /// What else a plugin says of what a decorator declares, where it says something.
 fn in_words(key: &str, value: &Value) -> Option<String> {
     match (key, value) {
-        (_, Value::Null) => None,
+        (_, Value::Null) | ("line", _) => None,
         (_, Value::Array(all)) if all.is_empty() => None,
         (_, Value::String(text)) if text.is_empty() => None,
         ("ax", Value::String(ax)) => Some(format!("when {ax}")),
@@ -231,6 +232,9 @@ fn place(mistake: &CodeMistake) -> String {
     let first = column.saturating_sub(SHOWN_CHARS / 2);
     let plain = |c: char| if c.is_control() { ' ' } else { c };
     let shown: String = text.chars().skip(first).take(SHOWN_CHARS).map(plain).collect();
+    if shown.is_empty() {
+        return String::new();
+    }
     let number = line.to_string();
     let caret = match column.checked_sub(first + 1).filter(|at| *at <= SHOWN_CHARS) {
         Some(at) => format!("\n  {} | {}^", " ".repeat(number.len()), " ".repeat(at)),
@@ -274,6 +278,7 @@ mod tests {
             (mistake(1, Some(2), "\tx x"), "\n  1 |  x x\n    |  ^".to_owned()),
             (mistake(1, None, "x x"), "\n  1 | x x".to_owned()),
             (mistake(1, Some(1), ""), String::new()),
+            (mistake(1, Some(900), "cut"), String::new()),
             (
                 mistake(1, Some(1_000), &"y".repeat(2_000)),
                 format!("\n  1 | {}\n    | {}^", "y".repeat(100), " ".repeat(49)),
@@ -287,7 +292,8 @@ mod tests {
     #[test]
     fn what_a_decorator_declares_is_told_in_words() {
         let one: Declares = serde_json::from_value(json!({
-            "id": "hello-f", "function": "f", "ax": "is commit", "subjects": [], "max_fires_per_second": 0,
+            "id": "hello-f", "function": "f", "ax": "is commit", "subjects": [], "line": 3,
+            "max_fires_per_second": 0,
         }))
         .unwrap();
         let told: Vec<_> =

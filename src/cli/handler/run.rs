@@ -7,6 +7,7 @@ use clap::Args;
 use hyper::Method;
 use serde_json::json;
 
+use super::show::printable;
 use crate::cli::Context;
 use crate::cli::jobs::{payload_of, watch};
 use crate::client::path;
@@ -46,6 +47,14 @@ impl Run {
             let back = context.typed(&format!("axwatch handler rollback {}", handler.name));
             let told = format!("handler {} was removed; `{back}` brings it back", handler.name);
             return Err(Fault::Refused(told).into());
+        }
+        if let (HandlerState::Broken, Some(reason)) = (handler.state, &handler.reason) {
+            let told = format!(
+                "{} does not load, so its jobs wait for a newer version: {}",
+                handler.handler,
+                printable(reason)
+            );
+            context.out.note(&told)?;
         }
         let asked = json!({
             "handler": format!("{}/{}", handler.plugin, handler.handler),

@@ -212,7 +212,7 @@ pub fn removed(context: &mut Context, removed: &HandlerRemoved) -> Result<()> {
     let yellow = AnsiColor::Yellow.on_default();
     for warning in &removed.warnings {
         out.flush()?;
-        anstream::eprintln!("{yellow}warning:{yellow:#} {warning}");
+        anstream::eprintln!("{yellow}warning:{yellow:#} {}", printable(warning));
     }
     let back = context.typed(&format!("axwatch handler rollback {}", removed.name));
     context.out.note(&format!("its versions stay; `{back}` brings it back"))
