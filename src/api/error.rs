@@ -53,6 +53,11 @@ impl ApiError {
         &self.refusal.message
     }
 
+    /// Whether what was asked for is not there.
+    pub fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+
     /// The same, with more to say.
     pub fn and(mut self, more: &str) -> ApiError {
         self.refusal.message.push_str(more);

@@ -537,10 +537,13 @@ impl Api {
                 let ours = format!("{name}-");
                 warnings.extend(synced.refused.into_iter().filter(|told| told.contains(&ours)));
             }
-            Err(error) => warnings.push(format!(
-                "{}; what was stored stands, and takes effect as soon as the plugin runs",
-                error.message()
-            )),
+            Err(error) => {
+                let then = match error.is_not_found() {
+                    true => "nothing runs it until one of this name does",
+                    false => "it takes effect as soon as the plugin runs",
+                };
+                warnings.push(format!("{}; what was stored stands, and {then}", error.message()));
+            }
         }
         let newest = match name.parse() {
             Ok(name) => self.engine.stored_handler(plugin.clone(), name).await.ok().flatten(),
