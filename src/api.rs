@@ -18,6 +18,7 @@ mod budgets;
 mod error;
 mod events;
 mod guard;
+mod handlers;
 mod job_events;
 mod jobs;
 mod listen;
@@ -139,6 +140,11 @@ pub fn router(parts: Parts) -> Router {
         .route("/schedules/{id}/run", post(schedules::run))
         .route("/schedules/{id}/history", get(schedules::history))
         .route("/schedules/{id}/next", get(schedules::next))
+        .route("/handlers", get(handlers::list).post(handlers::create))
+        .route("/handlers/{name}", get(handlers::one).merge(delete(handlers::remove)))
+        .route("/handlers/{name}/versions", get(handlers::versions))
+        .route("/handlers/{name}/rollback", post(handlers::roll_back))
+        .route("/handlers/{name}/test", post(handlers::test))
         .route("/budgets", get(budgets::list).post(budgets::set))
         .route("/budgets/{scope}", get(budgets::one))
         .route("/trace/{id}", get(trace::trace))
@@ -244,6 +250,7 @@ async fn status(State(api): Shared) -> Result<Json<views::Status>, ApiError> {
         heads,
         schedules: api.engine.schedules().await?,
         budgets: api.engine.budgets().await?,
+        handlers: api.engine.stored_handlers().await?,
     };
     Ok(Json(api.answers.status(&api.store, now, Some(live)).await?))
 }

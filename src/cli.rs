@@ -11,6 +11,7 @@ mod confirm;
 mod demo;
 mod doctor;
 mod fires;
+mod handler;
 mod jobs;
 mod man;
 mod plugin;
@@ -44,6 +45,7 @@ Examples:
   axwatch ax is author of GitHub                       ask for claims
   axwatch watch create prs --when 'is author' --run notify.log
   axwatch fires --follow                               see what it causes
+  axwatch handler create hello --file hello.py         store code of yours that watchers can run
   axwatch jobs run notify.log --watch                  run a handler yourself, and see how it goes on
   axwatch schedule create poll --every 5m --run ixgest.git
   axwatch budget set all --per-month 20                let jobs wait that would cost more
@@ -88,6 +90,7 @@ enum Command {
     Ax(ax::Ax),
     Alias(alias::Alias),
     Watch(watch::Watch),
+    Handler(handler::HandlerCommand),
     Fires(fires::Fires),
     Jobs(jobs::Jobs),
     Schedule(schedule::ScheduleCommand),
@@ -261,6 +264,7 @@ async fn dispatch(command: Command, context: &mut Context) -> Result<()> {
         Command::Ax(command) => command.run(context).await,
         Command::Alias(command) => command.run(context).await,
         Command::Watch(command) => command.run(context).await,
+        Command::Handler(command) => command.run(context).await,
         Command::Fires(command) => command.run(context).await,
         Command::Jobs(command) => command.run(context).await,
         Command::Schedule(command) => command.run(context).await,

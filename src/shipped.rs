@@ -14,7 +14,7 @@ use std::time::Duration;
 use axwatch_engine::plugin::{PluginSettings, Program};
 
 /// Their names.
-pub const NAMES: [&str; 2] = ["git", "notify"];
+pub const NAMES: [&str; 3] = ["git", "notify", "python"];
 
 /// Reading a repository of some hundred thousand commits takes longer than an attempt usually may.
 const GIT_EXECUTE_TIMEOUT: Duration = Duration::from_secs(3_600);
@@ -24,6 +24,7 @@ pub fn serve(name: &str, address: SocketAddr) -> ExitCode {
     match name {
         "git" => axwatch_sdk::serve_at(axwatch_plugin_git::plugin(), address),
         "notify" => axwatch_sdk::serve_at(axwatch_plugin_notify::plugin(), address),
+        "python" => axwatch_sdk::serve_at(axwatch_plugin_python::plugin(), address),
         other => unreachable!("the command line takes only shipped plugins, not {other}"),
     }
 }

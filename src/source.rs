@@ -13,7 +13,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use axwatch_ats::{AuditRow, SqliteStore};
 use axwatch_core::BudgetLimits;
-use axwatch_model::{BudgetScope, Clock as _, JobIdPrefix, LeafNumber, SystemClock};
+use axwatch_model::{
+    BudgetScope, Clock as _, JobIdPrefix, LeafNumber, StoredHandlerState, SystemClock,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -21,7 +23,8 @@ use hyper::Method;
 use serde_json::json;
 
 use crate::answers::{
-    Answers, DeadList, Extent, Held, List, Pages, TrialRun, json_line, named_watcher,
+    Answers, DeadList, Extent, Held, List, Pages, TrialRun, Versions, json_line, named_handler,
+    named_watcher,
 };
 use crate::client::{self, Client, ClientError, JSON};
 use crate::fault::Fault;
@@ -30,6 +33,8 @@ use crate::views;
 
 /// Where schedules are, in the API.
 pub const SCHEDULES: &str = "/api/v1/schedules";
+/// Where stored handlers are.
+pub const HANDLERS: &str = "/api/v1/handlers";
 /// Where budgets are.
 pub const BUDGETS: &str = "/api/v1/budgets";
 
@@ -275,6 +280,61 @@ impl Source {
         }
     }
 
+    /// The stored handlers, by plugin and name: at most so many; those that were removed too when asked for.
+    pub async fn handlers(&self, limit: Option<usize>, all: bool) -> Result<Lines> {
+        match self {
+            Source::Server(client) => {
+                let query = [
+                    ("limit", limit.map(|limit| limit.to_string())),
+                    ("all", all.then(|| "true".to_owned())),
+                ];
+                let path = client::with_query(HANDLERS, &query);
+                Ok(Lines::Server(client.lines(Method::GET, &path, JSON, Bytes::new()).await?))
+            }
+            Source::Store(answers) => {
+                let mut handlers = answers.stored_handlers().await?;
+                handlers.retain(|handler| all || handler.state != StoredHandlerState::Removed);
+                handlers.truncate(limit.unwrap_or(usize::MAX));
+                let line = |handler| json_line(&views::Handler::of(handler));
+                Ok(Lines::Ready(Some(handlers.iter().map(line).collect())))
+            }
+        }
+    }
+
+    /// The handler that a text names, with the code of one of its versions, or the newest.
+    pub async fn handler(&self, text: &str, version: Option<&str>) -> Result<views::ShownHandler> {
+        match self {
+            Source::Server(client) => {
+                let query = [("version", version.map(str::to_owned))];
+                let path = client::path(HANDLERS, &[text]);
+                Ok(client.get(&client::with_query(&path, &query)).await?)
+            }
+            Source::Store(answers) => {
+                let handler = named_handler(answers.stored_handlers().await?, text)?;
+                Ok(answers.shown_handler(&handler, version).await?)
+            }
+        }
+    }
+
+    /// The versions of the handler that a text names, the newest first: at most so many, or all.
+    pub async fn handler_versions(&self, text: &str, limit: Option<usize>) -> Result<Lines> {
+        match self {
+            Source::Server(client) => {
+                let query = [
+                    ("limit", limit.map(|limit| limit.to_string())),
+                    ("all", limit.is_none().then(|| "true".to_owned())),
+                ];
+                let path = client::path(HANDLERS, &[text, "versions"]);
+                let path = client::with_query(&path, &query);
+                Ok(Lines::Server(client.lines(Method::GET, &path, JSON, Bytes::new()).await?))
+            }
+            Source::Store(answers) => {
+                let handler = named_handler(answers.stored_handlers().await?, text)?;
+                Ok(Lines::Versions(answers.handler_versions(&handler, limit)))
+            }
+        }
+    }
+
     /// Every budget and what has been used of it, or the one of a scope. `configured` is what the
     /// configuration says, for when no server does.
     pub async fn budgets(
@@ -487,6 +547,8 @@ pub enum Lines {
     Trial(TrialRun),
     /// Dead letters of the store.
     Dead(Box<DeadList>),
+    /// Versions of a handler of the store.
+    Versions(Versions),
     /// All at once; `None` when they have been given.
     Ready(Option<Vec<String>>),
 }
@@ -499,6 +561,7 @@ impl Lines {
             Lines::Store(pages) => Ok(pages.next().await?),
             Lines::Trial(trial) => Ok(trial.next().await?),
             Lines::Dead(list) => Ok(list.next().await?),
+            Lines::Versions(versions) => Ok(versions.next_lines().await?),
             Lines::Ready(lines) => Ok(lines.take()),
         }
     }

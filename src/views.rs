@@ -7,6 +7,7 @@ mod aliases;
 mod backup;
 mod budgets;
 mod dead;
+mod handlers;
 mod jobs;
 mod plugins;
 mod schedules;
@@ -29,6 +30,11 @@ pub use budgets::{Budget, LIMIT_MAX, Part, has_limit, is_limit};
 pub use dead::{
     Action, DeadEnd, DeadGroup, DeadSummary, Outcome, OutcomeEnd, PreviewEnd, Selection, Skipped,
     WorkProgress, Worked,
+};
+pub use handlers::{
+    CODE_BYTES_MAX, CodeMistake, Declares, Handler, HandlerOutcome, HandlerRemoved, HandlerState,
+    HandlerStored, HandlerTestEnd, HandlerTestSummary, HandlerTested, HandlerTrial, HandlerVersion,
+    ShownHandler, TESTED_DEFAULT, TESTED_MAX, TestCall, VersionState, WaitingJobs,
 };
 pub use jobs::{Below, Job, JobLog, JobProgress, Progress, Tree, TreeJob};
 pub use plugins::{Plugin, PluginRoute, PluginRoutes, Plugins, ShownPlugin};

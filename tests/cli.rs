@@ -274,7 +274,7 @@ fn every_command_has_help_with_examples() {
     let home = Home::new("help");
     let single = ["serve", "status", "as", "ax", "fires", "why", "completions", "man"];
     let mut commands: Vec<Vec<&str>> = single.iter().map(|&name| vec![name]).collect();
-    let groups = ["watch", "jobs", "schedule", "budget", "plugin", "audit"];
+    let groups = ["watch", "handler", "jobs", "schedule", "budget", "plugin", "audit"];
     commands.extend(groups.map(|group| vec![group]));
     let nested: BTreeMap<&str, &[&str]> = BTreeMap::from([
         (
@@ -283,6 +283,10 @@ fn every_command_has_help_with_examples() {
                 "create", "test", "list", "show", "rm", "pause", "resume", "mute", "unmute",
                 "replay",
             ][..],
+        ),
+        (
+            "handler",
+            &["create", "list", "show", "versions", "diff", "rollback", "rm", "test", "run"],
         ),
         (
             "jobs",

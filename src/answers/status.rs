@@ -10,9 +10,12 @@ use std::time::Duration;
 use axwatch_ats::{JobsQuery, StoreError};
 use axwatch_core::{BudgetHold, BudgetView, Overview, ScheduleView, WaitReason, Waiting};
 use axwatch_engine::Heads;
-use axwatch_model::{JobNumber, Seq, Timestamp, WatcherNumber, WatcherRow, WatcherState};
+use axwatch_model::{
+    JobNumber, Seq, StoredHandler, StoredHandlerState, Timestamp, WatcherNumber, WatcherRow,
+    WatcherState,
+};
 
-use super::{AnswerError, Answers};
+use super::{AnswerError, Answers, bare};
 use crate::output::{counted, quoted, size, span};
 use crate::views::{
     Attention, Breaker, Disk, HeldWatcher, JobCounts, Lag, Plugin, ScheduleCounts, ServerStatus,
@@ -40,6 +43,8 @@ pub struct Live {
     pub schedules: Vec<ScheduleView>,
     /// Its budgets.
     pub budgets: Vec<BudgetView>,
+    /// The stored handlers.
+    pub handlers: Vec<StoredHandler>,
 }
 
 impl Answers {
@@ -78,6 +83,10 @@ impl Answers {
             None => self.schedules(false).await?.iter().for_each(|row| schedules.add(row.state)),
         }
         let budgets = live.as_ref().map(|live| live.budgets.clone()).unwrap_or_default();
+        let handlers = match &live {
+            Some(live) => live.handlers.clone(),
+            None => self.stored_handlers().await?,
+        };
         let (slowest, replays) = self.slowest(head).await?;
         let file_bytes = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
         let mut wal = path.as_os_str().to_owned();
@@ -114,7 +123,7 @@ impl Answers {
             disk: disk(path),
             attention: Vec::new(),
         };
-        status.attention = attention(&status, &overview, &budgets, now);
+        status.attention = attention(&status, &overview, &budgets, &handlers, now);
         Ok(status)
     }
 
@@ -258,6 +267,7 @@ fn attention(
     status: &Status,
     overview: &Overview,
     budgets: &[BudgetView],
+    handlers: &[StoredHandler],
     now: Timestamp,
 ) -> Vec<Attention> {
     let mut found = Vec::new();
@@ -304,6 +314,24 @@ fn attention(
     for row in &overview.troubled {
         let (kind, message) = trouble(row);
         add(kind, message, format!("axwatch watch show {}", quoted(&row.key.to_string())));
+    }
+    let broken = handlers.iter().filter_map(|handler| match &handler.state {
+        StoredHandlerState::Broken { reason } => Some((bare(handler), reason)),
+        _ => None,
+    });
+    let mut unnamed = 0;
+    for (number, (handler, reason)) in broken.enumerate() {
+        if number >= NAMED_MAX {
+            unnamed += 1;
+            continue;
+        }
+        let message = format!("handler {handler} does not load, so its jobs wait: {reason}");
+        let show = format!("axwatch handler show {}", quoted(&handler));
+        add("handler_broken", message, show);
+    }
+    if unnamed > 0 {
+        let message = format!("{} more do not load", counted(unnamed, "handler"));
+        add("handlers", message, "axwatch handler list".to_owned());
     }
     for plugin in &overview.one_at_a_time {
         let message = format!(
@@ -409,6 +437,18 @@ pub fn waits(waiting: &Waiting, watcher: Option<&str>, handler: &str, now: Times
                 "the running process of plugin {plugin} did not announce {handler}; `axwatch plugin show {plugin}` shows what it has"
             ),
         ),
+        WaitReason::HandlerBroken { plugin, handler, reason } => {
+            // The name that people gave it.
+            let name = handler.as_str().strip_prefix(plugin.as_str());
+            let name = name.and_then(|rest| rest.strip_prefix('.')).unwrap_or(handler.as_str());
+            (
+                "handler_broken",
+                format!(
+                    "handler {handler} does not load: {reason}; it goes on once `axwatch handler create {}` has stored a version that does",
+                    quoted(name)
+                ),
+            )
+        }
         WaitReason::WatcherPaused => (
             "watcher_paused",
             format!(

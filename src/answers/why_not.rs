@@ -308,10 +308,7 @@ impl Answers {
     }
 
     /// The id among the newest claims that is most like this text.
-    pub(super) async fn nearest_claim(
-        &self,
-        text: &str,
-    ) -> Result<Option<AttestationId>, StoreError> {
+    pub async fn nearest_claim(&self, text: &str) -> Result<Option<AttestationId>, StoreError> {
         let mut question = Question {
             filter: Filter::structural(&StructuralFilter::default()),
             aliases: Arc::default(),

@@ -48,6 +48,28 @@ impl ApiError {
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message)
     }
 
+    /// What is said.
+    pub fn message(&self) -> &str {
+        &self.refusal.message
+    }
+
+    /// Whether what was asked for is not there.
+    pub fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+
+    /// The same, with more to say.
+    pub fn and(mut self, more: &str) -> ApiError {
+        self.refusal.message.push_str(more);
+        self
+    }
+
+    /// The same, with the places that are wrong.
+    pub fn with_mistakes(mut self, mistakes: &impl serde::Serialize) -> ApiError {
+        self.refusal.mistakes = serde_json::to_value(mistakes).ok();
+        self
+    }
+
     /// The error as the last line of a stream that had begun well.
     pub fn last_line(&self) -> String {
         crate::answers::json_line(&RefusalJson { error: (*self.refusal).clone() })

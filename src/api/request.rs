@@ -1,16 +1,18 @@
 //! Reading requests: bodies and query strings, with refusals that say what would be right.
 
+use std::sync::Arc;
+
 use axum::body::{Body, HttpBody as _};
-use axum::extract::Query;
+use axum::extract::{FromRequest, Query, Request};
 use axum::http::header::{CONTENT_TYPE, HeaderMap};
 use axum::http::{StatusCode, Uri};
 use futures::StreamExt as _;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::BODY_BYTES_MAX;
 use super::bodies::{Bodies, Room};
 use super::error::ApiError;
+use super::{Api, BODY_BYTES_MAX};
 
 /// Lines of a list when nobody says how many.
 const LIMIT_DEFAULT: usize = 100;
@@ -120,6 +122,27 @@ pub async fn json_or_nothing<T: DeserializeOwned + Default>(
     }
     let (asked, _room) = json(bodies, headers, body).await?;
     Ok(asked)
+}
+
+/// What a request says in its body: a JSON object, or nothing at all, which says as much as `{}`. Its room is
+/// kept for as long as it is.
+pub struct Said<T> {
+    /// What it says.
+    pub asked: T,
+    _room: Option<Room>,
+}
+
+impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Said<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Said<T>, ApiError> {
+        let (parts, body) = request.into_parts();
+        if body.is_end_stream() {
+            return Ok(Said { asked: read_object(b"{}")?, _room: None });
+        }
+        let (asked, room) = json(&api.bodies, &parts.headers, body).await?;
+        Ok(Said { asked, _room: Some(room) })
+    }
 }
 
 /// The bytes of a JSON body, at most so many, and the room that they have.

@@ -29,6 +29,7 @@ use crate::views::{Job, Progress};
 pub use run::payload_of;
 use show::told;
 pub use show::{asked_for, show_job};
+pub use watch::watch;
 
 /// Run handlers, show jobs, steer them, deal with dead letters
 #[derive(Debug, Args)]

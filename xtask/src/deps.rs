@@ -63,6 +63,11 @@ const RULES: [Rule; 10] = [
         ours: &["axwatch-proto", "axwatch-sdk"],
         never: &["sqlx", "clap", "gix", "openssl-sys", "native-tls"],
     },
+    Rule {
+        package: "axwatch-plugin-python",
+        ours: &["axwatch-proto", "axwatch-sdk"],
+        never: &["sqlx", "clap", "gix", "reqwest", "pyo3-ffi"],
+    },
 ];
 
 /// The folder of the engine that speaks protobuf, and the names by which it does.

@@ -20,6 +20,7 @@ use prost::Message as _;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+use crate::announce::{Announcement, Handlers, StoredHandler};
 use crate::claim::{Attestation, Claim};
 use crate::failure::{Failure, chain};
 use crate::query::Query;
@@ -29,7 +30,7 @@ const BATCH_CLAIMS_MAX: usize = 1_000;
 /// Encoded bytes of one batch, unless a single claim has more. A host takes 16 MiB.
 const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Bytes of one message from the host.
-const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long a dial may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
@@ -48,7 +49,15 @@ pub struct Host {
 struct Inner {
     /// None when the host has no store of claims to offer.
     store: Option<AtsStoreServiceClient<Channel>>,
+    handlers: Handlers,
     token: String,
+}
+
+/// Where a host serves what to a plugin.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Endpoints<'a> {
+    pub(crate) store: &'a str,
+    pub(crate) host: &'a str,
 }
 
 /// The attempt on whose behalf claims are made; that of nobody by default.
@@ -59,12 +68,17 @@ pub(crate) struct OnBehalf {
 }
 
 impl Host {
-    /// The host at this `host:port`.
-    pub(crate) fn new(endpoint: &str, token: &str) -> Result<Host, Failure> {
-        let store = channel(endpoint)?.map(|channel| {
+    /// The host at these `host:port`s.
+    pub(crate) fn new(
+        endpoints: Endpoints<'_>,
+        token: &str,
+        announcement: Announcement,
+    ) -> Result<Host, Failure> {
+        let store = channel(endpoints.store)?.map(|channel| {
             AtsStoreServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
         });
-        Ok(Host { inner: Arc::new(Inner { store, token: token.to_owned() }) })
+        let handlers = Handlers::new(endpoints.host, token, announcement)?;
+        Ok(Host { inner: Arc::new(Inner { store, handlers, token: token.to_owned() }) })
     }
 
     /// Makes a claim, and answers with it as it stands in the log.
@@ -113,6 +127,41 @@ impl Host {
         let request = AttestationExistsRequest { auth_token, id: id.to_owned() };
         let reply = self.store()?.attestation_exists(request).await;
         Ok(reply.map_err(failure_of_status)?.into_inner().exists)
+    }
+
+    /// The handlers that are stored as claims for this plugin and are in force, broken ones included,
+    /// by name. See [`Plugin::stored_handlers`](crate::Plugin::stored_handlers).
+    ///
+    /// # Errors
+    /// [`Failure::Permanent`] at a host that keeps none, [`Failure::Retry`] when the host is away.
+    pub async fn stored_handlers(&self) -> Result<Vec<StoredHandler>, Failure> {
+        self.inner.handlers.stored("").await
+    }
+
+    /// One version of a stored handler of this plugin, whether it is in force or not; none when there
+    /// is no such version.
+    ///
+    /// # Errors
+    /// As [`Host::stored_handlers`].
+    pub async fn stored_handler(&self, version: &str) -> Result<Option<StoredHandler>, Failure> {
+        if version.is_empty() {
+            return Ok(None);
+        }
+        Ok(self.inner.handlers.stored(version).await?.into_iter().next())
+    }
+
+    /// Asks the plugin anew for its handlers, watchers, schedules and routes, and tells the host, where
+    /// they replace what was announced before. Answers what the host refused, a line each; the rest
+    /// stands.
+    ///
+    /// Not within [`Plugin::initialize`](crate::Plugin::initialize), after which they are asked for
+    /// anyhow. Several calls at once share one announcement, and one that comes too fast for the host
+    /// waits.
+    ///
+    /// # Errors
+    /// [`Failure::Permanent`] when the host does not take it, [`Failure::Retry`] when it is away.
+    pub async fn announce(&self) -> Result<Vec<String>, Failure> {
+        self.inner.handlers.announce().await
     }
 
     pub(crate) async fn attest_for(
@@ -220,7 +269,7 @@ fn batches(commands: Vec<AttestationCommand>) -> impl Iterator<Item = Vec<Attest
 }
 
 /// What a host's `error` means.
-fn failure_of_error(error: &str) -> Failure {
+pub(crate) fn failure_of_error(error: &str) -> Failure {
     let error = if error.is_empty() { "unavailable: the host gave no reason" } else { error };
     if PASSING.iter().any(|word| error.starts_with(word)) {
         Failure::retry(error)
@@ -239,7 +288,7 @@ fn failure_of_command(error: &str, first: usize) -> Failure {
 }
 
 /// What a gRPC status means. One with a cause was made on our side of the wire.
-fn failure_of_status(status: Status) -> Failure {
+pub(crate) fn failure_of_status(status: Status) -> Failure {
     let is_hosts = std::error::Error::source(&status).is_none();
     match status.code() {
         Code::InvalidArgument

@@ -8,7 +8,7 @@ use axwatch_proto::protocol::{ExecuteJobRequest, JobLogEntry};
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::claim::{Attestation, Claim};
 use crate::config::Config;
@@ -30,12 +30,18 @@ struct Inner {
     params: Vec<u8>,
     watcher: String,
     revision: i64,
+    handler_version: String,
+    schedule: String,
     deadline: Option<Duration>,
     /// This job's id and attempt.
     on_behalf: OnBehalf,
     config: Config,
     host: Host,
     log: Mutex<Log>,
+    /// Told of each line.
+    logged: Notify,
+    /// Held while the host is told of lines.
+    telling: tokio::sync::Mutex<()>,
     progress: watch::Sender<Progress>,
     over: watch::Sender<bool>,
     /// The process is about to end.
@@ -56,11 +62,15 @@ impl Job {
             params: request.params,
             watcher: request.watcher,
             revision: request.revision,
+            handler_version: request.handler_version,
+            schedule: request.schedule,
             deadline: timeout_secs.filter(|&secs| secs > 0).map(Duration::from_secs),
             on_behalf: OnBehalf { job_id: request.job_id, attempt: request.attempt.max(0) },
             config,
             host,
             log: Mutex::default(),
+            logged: Notify::new(),
+            telling: tokio::sync::Mutex::default(),
             progress: watch::Sender::new(None),
             over: watch::Sender::new(false),
             ending,
@@ -96,6 +106,21 @@ impl Job {
     #[must_use]
     pub fn revision(&self) -> i64 {
         self.inner.revision
+    }
+
+    /// Which version of a stored handler this attempt is to run: [`StoredHandler::version`]. None for a
+    /// handler that is none.
+    ///
+    /// [`StoredHandler::version`]: crate::StoredHandler::version
+    #[must_use]
+    pub fn handler_version(&self) -> Option<&str> {
+        Some(self.inner.handler_version.as_str()).filter(|version| !version.is_empty())
+    }
+
+    /// The id of the schedule that made the job; none for a job that no schedule made.
+    #[must_use]
+    pub fn schedule(&self) -> Option<&str> {
+        Some(self.inner.schedule.as_str()).filter(|schedule| !schedule.is_empty())
     }
 
     /// How long the host waits for this attempt.
@@ -197,11 +222,11 @@ impl Job {
         self.inner.progress.send_replace(Some((current, total)));
     }
 
-    /// Adds a line to the job's log, which travels with the reply: 1,000 entries, 64 KiB each and
-    /// 1 MiB in all. What must be seen at once, or from an attempt that never answers, belongs into
-    /// `tracing`.
+    /// Adds a line to the job's log: 1,000 entries, 64 KiB each and 1 MiB in all. Costs nothing: the
+    /// host hears of it twice a second where it listens, and of the rest in the reply.
     pub fn log(&self, level: Level, message: impl Into<String>) {
         self.log_lock().add(level, message.into());
+        self.inner.logged.notify_one();
     }
 
     /// [`Job::log`] at [`Level::Info`].
@@ -240,10 +265,26 @@ impl Job {
         self.inner.over.send_replace(true);
     }
 
-    /// How far it is, and what there is to say, for the reply.
-    pub(crate) fn take_report(&self) -> (Progress, Vec<JobLogEntry>) {
+    /// How far it is, and what there is to say, for the reply: after what the host is just being told.
+    pub(crate) async fn take_report(&self) -> (Progress, Vec<JobLogEntry>) {
+        let _told = self.inner.telling.lock().await;
         let log = std::mem::take(&mut *self.log_lock());
         (*self.inner.progress.borrow(), log.into_wire())
+    }
+
+    /// Waits until there are lines to tell.
+    pub(crate) async fn has_logged(&self) {
+        self.inner.logged.notified().await;
+    }
+
+    /// Tells lines by `tell`, which gives back those that did not arrive.
+    pub(crate) async fn tell_log(&self, tell: impl AsyncFnOnce(Vec<JobLogEntry>) -> Vec<JobLogEntry>) {
+        let telling = self.inner.telling.lock().await;
+        let entries = self.log_lock().take();
+        // The reply waits for lines that are on their way, and for nothing else.
+        let _telling = Some(telling).filter(|_| !entries.is_empty());
+        let left = tell(entries).await;
+        self.log_lock().put_back(left);
     }
 
     pub(crate) fn changes(&self) -> (watch::Receiver<Progress>, watch::Receiver<bool>) {

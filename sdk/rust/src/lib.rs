@@ -42,10 +42,12 @@
 //! Not here: the messages on the wire (`axwatch-proto`), of which authors see none, and everything
 //! that outlives a plugin's process, which is the host's.
 
+mod announce;
 mod claim;
 mod config;
 mod failure;
 mod host;
+mod http;
 mod job;
 mod log;
 mod plugin;
@@ -55,14 +57,16 @@ mod run;
 mod server;
 pub mod testing;
 
+pub use announce::StoredHandler;
 pub use bytes::Bytes;
 pub use claim::{Attestation, Claim};
 pub use config::Config;
 pub use failure::Failure;
 pub use host::Host;
+pub use http::{HttpRequest, HttpResponse, Route};
 pub use job::{Done, Job};
 pub use log::Level;
-pub use plugin::{About, ConfigField, Health, Plugin, Start, Watcher};
+pub use plugin::{About, ConfigField, Health, Plugin, Schedule, Start, Watcher};
 pub use query::Query;
 pub use run::{serve, serve_at};
 

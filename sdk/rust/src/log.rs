@@ -1,4 +1,4 @@
-//! What a job has to say: the log entries of its reply, within bounds.
+//! What a job has to say, within bounds: told while it runs where the host listens, and else in its reply.
 
 use axwatch_proto::protocol::JobLogEntry;
 
@@ -42,7 +42,10 @@ impl Level {
 /// The log of one attempt.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
+    /// Those that nobody was told of yet.
     entries: Vec<JobLogEntry>,
+    /// All of the attempt, those told included.
+    count: usize,
     bytes: usize,
     left_out: usize,
 }
@@ -51,15 +54,27 @@ impl Log {
     /// Adds an entry, or counts it when there is no room left.
     pub(crate) fn add(&mut self, level: Level, mut message: String) {
         message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
-        if self.entries.len() >= ENTRIES_MAX || self.bytes + message.len() > BYTES_MAX {
+        if self.count >= ENTRIES_MAX || self.bytes + message.len() > BYTES_MAX {
             self.left_out += 1;
             return;
         }
         self.bytes += message.len();
+        self.count += 1;
         self.entries.push(entry(level, message));
     }
 
-    /// The entries, the last of which says how many there were no room for.
+    /// Takes what is to be told while the job runs.
+    pub(crate) fn take(&mut self) -> Vec<JobLogEntry> {
+        std::mem::take(&mut self.entries)
+    }
+
+    /// Gives back what could not be told.
+    pub(crate) fn put_back(&mut self, mut entries: Vec<JobLogEntry>) {
+        entries.append(&mut self.entries);
+        self.entries = entries;
+    }
+
+    /// The rest of the entries, the last of which says how many there were no room for.
     pub(crate) fn into_wire(mut self) -> Vec<JobLogEntry> {
         if self.left_out > 0 {
             let message = format!("{} more log entries were left out", self.left_out);

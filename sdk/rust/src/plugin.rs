@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::host::Host;
+use crate::http::{HttpRequest, HttpResponse, Route};
 use crate::job::{Done, Job};
 
 /// A plugin: what it is called, what it waits for, and what it does.
@@ -38,6 +39,28 @@ pub trait Plugin: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What is to run at an interval. Kept by the host, also while the plugin is away.
+    fn schedules(&self) -> Vec<Schedule> {
+        Vec::new()
+    }
+
+    /// What [`Plugin::http`] answers, for people to read. Without any the plugin serves no HTTP.
+    fn routes(&self) -> Vec<Route> {
+        Vec::new()
+    }
+
+    /// Whether claims with the predicate `handler` and this plugin's name as their context are its
+    /// handlers, `NAME.SUBJECT` each: the host keeps them, [`Host::stored_handlers`] tells of them, and
+    /// a job of one names the code that it is to run by [`Job::handler_version`].
+    fn stored_handlers(&self) -> bool {
+        false
+    }
+
+    /// Whether it runs Python code that it is given.
+    fn is_python_provider(&self) -> bool {
+        false
+    }
+
     /// What may stand in the plugin's own table. Empty: it does not say.
     fn config_schema(&self) -> Vec<ConfigField> {
         Vec::new()
@@ -56,6 +79,12 @@ pub trait Plugin: Send + Sync + 'static {
     /// # Errors
     /// A [`Failure`] says whether to try again. `?` on any error means [`Failure::Retry`].
     fn execute(&self, job: Job) -> impl Future<Output = Result<Done, Failure>> + Send;
+
+    /// Answers a request under `/api/NAME/…` of the host.
+    fn http(&self, request: HttpRequest) -> impl Future<Output = HttpResponse> + Send {
+        let problem = format!("there is no {} {}", request.method, request.route());
+        async { HttpResponse::error(404, problem) }
+    }
 
     /// The last words, after the running jobs have ended or their time is up. About a second remains.
     fn shutdown(&self) -> impl Future<Output = ()> + Send {
@@ -179,6 +208,7 @@ pub struct Watcher {
     max_fires_per_second: u32,
     params: Vec<u8>,
     max_chain: u32,
+    since: String,
 }
 
 impl Watcher {
@@ -239,6 +269,12 @@ impl Watcher {
         self
     }
 
+    /// Also what is in the log already, from this time on: a day, a time, or what `--since` takes.
+    pub fn since(mut self, since: impl Into<String>) -> Watcher {
+        self.since = since.into();
+        self
+    }
+
     pub(crate) fn into_wire(self) -> protocol::WatcherRegistration {
         protocol::WatcherRegistration {
             id: self.id,
@@ -251,7 +287,7 @@ impl Watcher {
             ax: self.ax,
             params: self.params,
             max_chain: i32::try_from(self.max_chain).unwrap_or(i32::MAX),
-            ..Default::default()
+            since: self.since,
         }
     }
 
@@ -267,6 +303,71 @@ impl Watcher {
             max_fires_per_second: u32::try_from(watcher.max_fires_per_second).unwrap_or(0),
             params: watcher.params,
             max_chain: u32::try_from(watcher.max_chain).unwrap_or(0),
+            since: watcher.since,
+        }
+    }
+}
+
+/// Something that runs at an interval: each time is a job for one of the plugin's handlers, without a
+/// payload.
+///
+/// ```
+/// # use axwatch_sdk::Schedule;
+/// let _ = Schedule::new("hourly", "count.report", 3_600).description("counts claims by actor");
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Schedule {
+    id: String,
+    handler: String,
+    every_secs: u32,
+    is_enabled: bool,
+    description: String,
+}
+
+impl Schedule {
+    /// An id among the plugin's own schedules, which of its handlers is to act, and how many seconds lie
+    /// from one time to the next.
+    pub fn new(id: impl Into<String>, handler: impl Into<String>, every_secs: u32) -> Schedule {
+        Schedule {
+            id: id.into(),
+            handler: handler.into(),
+            every_secs,
+            is_enabled: true,
+            description: String::new(),
+        }
+    }
+
+    /// Whether it runs before somebody says so. It does by default.
+    pub fn enabled(mut self, is_enabled: bool) -> Schedule {
+        self.is_enabled = is_enabled;
+        self
+    }
+
+    /// One line on what it is for.
+    pub fn description(mut self, description: impl Into<String>) -> Schedule {
+        self.description = description.into();
+        self
+    }
+
+    pub(crate) fn into_wire(self) -> protocol::ScheduleInfo {
+        protocol::ScheduleInfo {
+            handler_name: self.handler,
+            interval_seconds: i32::try_from(self.every_secs).unwrap_or(i32::MAX),
+            enabled_by_default: self.is_enabled,
+            description: self.description,
+            ats_code: String::new(),
+            id: self.id,
+        }
+    }
+
+    pub(crate) fn from_wire(schedule: protocol::ScheduleInfo) -> Schedule {
+        Schedule {
+            id: schedule.id,
+            handler: schedule.handler_name,
+            every_secs: u32::try_from(schedule.interval_seconds).unwrap_or(0),
+            is_enabled: schedule.enabled_by_default,
+            description: schedule.description,
         }
     }
 }

@@ -31,10 +31,11 @@ use tracing::Instrument as _;
 
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::host::Host;
+use crate::host::{Endpoints, Host};
+use crate::http::{HttpRequest as Asked, HttpResponse as Answer, Route};
 use crate::job::{Done, Job};
 use crate::log::Level;
-use crate::plugin::{Plugin, Start, Watcher};
+use crate::plugin::{Plugin, Schedule, Start, Watcher};
 use crate::progress::{self, Queue};
 
 /// Bytes of one call: a payload of 16 MiB and what goes with it.
@@ -70,6 +71,8 @@ struct Inner<P> {
     /// One Initialize at a time.
     initializing: Mutex<()>,
     session: RwLock<Option<Arc<Session>>>,
+    /// What was announced last.
+    handlers: RwLock<Arc<BTreeSet<String>>>,
     running: watch::Sender<usize>,
     is_closed: AtomicBool,
     /// True once the time of the running jobs is up.
@@ -85,7 +88,6 @@ struct Session {
     config: Config,
     host: Host,
     queue: Option<Arc<Queue>>,
-    handlers: BTreeSet<String>,
 }
 
 impl<P: Plugin> Service<P> {
@@ -94,6 +96,7 @@ impl<P: Plugin> Service<P> {
             plugin,
             initializing: Mutex::default(),
             session: RwLock::default(),
+            handlers: RwLock::default(),
             running: watch::Sender::new(0),
             is_closed: AtomicBool::new(false),
             ending: watch::Sender::new(false),
@@ -156,8 +159,14 @@ impl<P: Plugin> Service<P> {
         let _alone = self.inner.initializing.lock().await;
         let token = &request.auth_token;
         let config: Config = request.config.into_iter().collect();
-        let host = Host::new(&request.ats_store_endpoint, token).map_err(refusal)?;
-        let queue = Queue::new(&request.queue_endpoint, token).map_err(refusal)?;
+        let endpoints =
+            Endpoints { store: &request.ats_store_endpoint, host: &request.host_endpoint };
+        let inner = Arc::downgrade(&self.inner);
+        let announcement = move || inner.upgrade().map(|inner| inner.announcement());
+        let host = Host::new(endpoints, token, Arc::new(announcement)).map_err(refusal)?;
+        // Who serves the one knows the lines of the other.
+        let hears_lines = !request.host_endpoint.is_empty();
+        let queue = Queue::new(&request.queue_endpoint, token, hears_lines).map_err(refusal)?;
 
         let plugin = &self.inner.plugin;
         let started = plugin.initialize(Start::new(config.clone(), host.clone()));
@@ -165,13 +174,11 @@ impl<P: Plugin> Service<P> {
             Ok(started) => started.map_err(refusal)?,
             Err(panic) => return Err(Status::internal(cut(&panicked("initialize", &panic)))),
         }
-        let handler_names = plugin.handlers();
-        let watchers = plugin.watchers().into_iter().map(Watcher::into_wire).collect();
-        let handlers = handler_names.iter().cloned().collect();
-        let session = Session { config, host, queue, handlers };
+        let announcement = self.inner.announcement();
+        let session = Session { config, host, queue };
         *self.inner.session.write().unwrap_or_else(PoisonError::into_inner) =
             Some(Arc::new(session));
-        Ok(InitializeResponse { handler_names, watchers, ..Default::default() })
+        Ok(announcement)
     }
 
     fn session(&self) -> Result<Arc<Session>, Status> {
@@ -192,19 +199,17 @@ impl<P: Plugin> Service<P> {
     async fn run(&self, request: ExecuteJobRequest) -> Result<ExecuteJobResponse, Status> {
         let _running = self.begin()?;
         let session = self.session()?;
-        if !session.handlers.contains(&request.handler_name) {
+        if !self.inner.answers_for(&request.handler_name) {
             let name = cut(&request.handler_name);
             return Err(Status::not_found(format!("{name:?} is no handler of this plugin")));
         }
         let (id, handler) = (request.job_id.clone(), request.handler_name.clone());
-        let attempt = request.attempt;
         let ending = self.inner.ending.subscribe();
         let job = Job::new(request, session.config.clone(), session.host.clone(), ending);
         let _over = EndOnDrop(&job);
         if let Some(queue) = &session.queue {
-            let (progress, over) = job.changes();
             let told = on_wire(&id, &handler);
-            tokio::spawn(queue.clone().follow(told, attempt, progress, over));
+            tokio::spawn(queue.clone().follow(job.clone(), told, job.changes()));
         }
         let span = tracing::info_span!("job", %id, %handler, attempt = job.attempt());
         // Within a future of its own: an `execute` that is no `async fn` may panic before it returns one.
@@ -218,8 +223,36 @@ impl<P: Plugin> Service<P> {
                 Err(Failure::Retry(reason))
             }
         };
-        let reply = reply(&job, outcome)?;
+        let reply = reply(&job, outcome).await?;
         Ok(ExecuteJobResponse { plugin_version: self.inner.plugin.about().version, ..reply })
+    }
+}
+
+impl<P: Plugin> Inner<P> {
+    /// All that the plugin has now.
+    fn announcement(&self) -> InitializeResponse {
+        let handler_names = self.plugin.handlers();
+        let names = Arc::new(handler_names.iter().cloned().collect());
+        *self.handlers.write().unwrap_or_else(PoisonError::into_inner) = names;
+        InitializeResponse {
+            handler_names,
+            watchers: self.plugin.watchers().into_iter().map(Watcher::into_wire).collect(),
+            schedules: self.plugin.schedules().into_iter().map(Schedule::into_wire).collect(),
+            http_routes: self.plugin.routes().into_iter().map(Route::into_wire).collect(),
+            stored_handlers: self.plugin.stored_handlers(),
+            python_provider: self.plugin.is_python_provider(),
+            ..Default::default()
+        }
+    }
+
+    /// Stored handlers come and go without a word here, and each of their jobs names its code.
+    fn answers_for(&self, handler: &str) -> bool {
+        let announced = self.handlers.read().unwrap_or_else(PoisonError::into_inner).clone();
+        announced.contains(handler) || {
+            let name = self.plugin.about().name;
+            let rest = handler.strip_prefix(&name).and_then(|rest| rest.strip_prefix('.'));
+            self.plugin.stored_handlers() && rest.is_some_and(|rest| !rest.is_empty())
+        }
     }
 }
 
@@ -287,7 +320,10 @@ fn on_wire(id: &str, handler: &str) -> protocol::Job {
 /// few times, and then has the same dead letter.
 ///
 /// "Not now" without a time has no such choice: RESOURCE_EXHAUSTED is its only form.
-fn reply(job: &Job, outcome: Result<Done, Failure>) -> Result<ExecuteJobResponse, Status> {
+async fn reply(
+    job: &Job,
+    outcome: Result<Done, Failure>,
+) -> Result<ExecuteJobResponse, Status> {
     let outcome = outcome.and_then(|done| match done.mistake {
         Some(mistake) => Err(Failure::Permanent(mistake)),
         None => Ok(done),
@@ -317,7 +353,7 @@ fn reply(job: &Job, outcome: Result<Done, Failure>) -> Result<ExecuteJobResponse
             }
         }
     }
-    let (progress, log) = job.take_report();
+    let (progress, log) = job.take_report().await;
     if let Some(progress) = progress.map(progress::on_wire) {
         (reply.progress_current, reply.progress_total) = (progress.current, progress.total);
     }
@@ -364,6 +400,20 @@ impl<P: Plugin> DomainPluginService for Service<P> {
         Ok(Response::new(Empty {}))
     }
 
+    async fn handle_http(&self, request: Request<HttpRequest>) -> Reply<HttpResponse> {
+        if self.inner.plugin.routes().is_empty() {
+            return Err(Status::unimplemented("no HTTP"));
+        }
+        let request = Asked::from_wire(request.into_inner());
+        let answered = caught(async { self.inner.plugin.http(request).await }).await;
+        let answer = answered.unwrap_or_else(|panic| {
+            let reason = panicked("the answer", &panic);
+            tracing::error!("{reason}");
+            Answer::error(500, reason)
+        });
+        Ok(Response::new(answer.into_wire()))
+    }
+
     // What follows need not be served: a plugin that says so is a whole plugin.
 
     async fn register_glyphs(&self, _: Request<Empty>) -> Reply<GlyphDefResponse> {
@@ -374,9 +424,6 @@ impl<P: Plugin> DomainPluginService for Service<P> {
         Err(Status::unimplemented("no parser"))
     }
 
-    async fn handle_http(&self, _: Request<HttpRequest>) -> Reply<HttpResponse> {
-        Err(Status::unimplemented("no HTTP"))
-    }
 
     type HandleWebSocketStream = BoxStream<WebSocketMessage>;
 

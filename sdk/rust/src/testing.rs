@@ -41,6 +41,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use axwatch_proto::axwatch::v1::plugin_host_server::PluginHostServer;
 use axwatch_proto::protocol::ats_store_service_server::AtsStoreServiceServer;
 use axwatch_proto::protocol::domain_plugin_service_client::DomainPluginServiceClient;
 use axwatch_proto::protocol::queue_service_server::QueueServiceServer;
@@ -62,8 +63,9 @@ use crate::claim::{Attestation, Claim};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::host::{channel, status_text};
+use crate::http::{HttpRequest, HttpResponse};
 use crate::log::Level;
-use crate::plugin::{Plugin, Watcher};
+use crate::plugin::{Plugin, Schedule, Watcher};
 use crate::server::Service;
 
 /// Bytes of one message, either way.
@@ -79,7 +81,7 @@ pub struct Harness {
     tasks: [JoinHandle<()>; 2],
 }
 
-/// What a plugin said at Initialize.
+/// What a plugin announced.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Announced {
@@ -87,6 +89,21 @@ pub struct Announced {
     pub handlers: Vec<String>,
     /// Its watchers, to be compared with those that were meant.
     pub watchers: Vec<Watcher>,
+    /// Its schedules, likewise.
+    pub schedules: Vec<Schedule>,
+    /// Whether handler claims are its handlers.
+    pub stored_handlers: bool,
+}
+
+impl Announced {
+    fn from_wire(announced: InitializeResponse) -> Announced {
+        Announced {
+            handlers: announced.handler_names,
+            watchers: announced.watchers.into_iter().map(Watcher::from_wire).collect(),
+            schedules: announced.schedules.into_iter().map(Schedule::from_wire).collect(),
+            stored_handlers: announced.stored_handlers,
+        }
+    }
 }
 
 impl Harness {
@@ -164,15 +181,14 @@ impl Harness {
         let config = config.into_config();
         let request = InitializeRequest {
             ats_store_endpoint: endpoint.clone(),
-            queue_endpoint: endpoint,
+            queue_endpoint: endpoint.clone(),
+            host_endpoint: endpoint,
             auth_token: TOKEN.to_owned(),
             config: config.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
             ..Default::default()
         };
         let reply = self.plugin.initialize(request).await.map_err(|s| failure_of_status(&s))?;
-        let InitializeResponse { handler_names, watchers, .. } = reply.into_inner();
-        let watchers = watchers.into_iter().map(Watcher::from_wire).collect();
-        self.announced = Announced { handlers: handler_names, watchers };
+        self.announced = Announced::from_wire(reply.into_inner());
         Ok(())
     }
 
@@ -180,6 +196,48 @@ impl Harness {
     #[must_use]
     pub fn announced(&self) -> &Announced {
         &self.announced
+    }
+
+    /// What the plugin announced while it ran, oldest first: each replaces the one before and what was
+    /// said at Initialize.
+    #[must_use]
+    pub fn announcements(&self) -> Vec<Announced> {
+        self.host.announced().into_iter().map(Announced::from_wire).collect()
+    }
+
+    /// Stores a handler as a claim, as people do by `axwatch handler create`, and answers with its
+    /// version.
+    ///
+    /// # Panics
+    /// For a name or a code that no host would take.
+    #[track_caller]
+    pub fn store_handler(&self, name: &str, code: &str) -> String {
+        let claim = self.handler_claim(name, "handler").attribute("code", code);
+        self.append(claim).id
+    }
+
+    /// Removes a handler, as people do by `axwatch handler rm`.
+    ///
+    /// # Panics
+    /// For a name that no host would take.
+    #[track_caller]
+    pub fn remove_handler(&self, name: &str) {
+        let claim = self.handler_claim(name, "handler:faulted").attribute("reason", "removed");
+        self.append(claim.attribute("handler", name));
+    }
+
+    fn handler_claim(&self, name: &str, predicate: &str) -> Claim {
+        Claim::new(name, predicate, self.host.plugin()).actor(name).source("axwatch-cli")
+    }
+
+    /// Sends a request as a host does for `/api/NAME/…`.
+    ///
+    /// # Panics
+    /// When the plugin serves no HTTP.
+    pub async fn http(&self, request: HttpRequest) -> HttpResponse {
+        let answered = self.plugin.clone().handle_http(request.into_wire()).await;
+        let answered = answered.unwrap_or_else(|status| panic!("no HTTP: {}", status_text(&status)));
+        HttpResponse::from_wire(answered.into_inner())
     }
 
     /// Sends a job and waits for what comes of it. Dropping the future is what a host does when it
@@ -233,6 +291,14 @@ impl Harness {
     #[must_use]
     pub fn progress_of(&self, job_id: impl AsRef<str>) -> Vec<(u64, u64)> {
         self.host.progress_of(job_id.as_ref())
+    }
+
+    /// The lines of a job's log that reached the host while it ran, oldest first. They are not in its
+    /// [`Outcome`].
+    #[must_use]
+    pub fn lines_of(&self, job_id: impl AsRef<str>) -> Vec<(Level, String)> {
+        let lines = self.host.lines_of(job_id.as_ref());
+        lines.into_iter().map(|line| (Level::named(&line.level), line.message)).collect()
     }
 
     /// Calls Shutdown, as a host does before it ends the process.
@@ -355,6 +421,18 @@ impl TestJob {
         self
     }
 
+    /// Which version of a stored handler is to run, as [`Harness::store_handler`] answered.
+    pub fn handler_version(mut self, version: impl Into<String>) -> TestJob {
+        self.request.handler_version = version.into();
+        self
+    }
+
+    /// The id of the schedule that made the job.
+    pub fn schedule(mut self, schedule: impl Into<String>) -> TestJob {
+        self.request.schedule = schedule.into();
+        self
+    }
+
     /// How long the plugin is told that the host waits, in whole seconds. The harness itself waits
     /// for as long as it takes.
     pub fn deadline(mut self, deadline: Duration) -> TestJob {
@@ -466,7 +544,8 @@ async fn serve_host(host: FakeHost, listener: TcpListener) {
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     Server::builder()
         .add_service(store)
-        .add_service(QueueServiceServer::new(host))
+        .add_service(QueueServiceServer::new(host.clone()))
+        .add_service(PluginHostServer::new(host))
         .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
         .await
         .expect("a listener serves");

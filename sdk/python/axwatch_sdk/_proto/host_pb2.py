@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from axwatch_sdk._proto import plugin_pb2 as protocol_dot_plugin__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x61xwatch/v1/host.proto\x12\naxwatch.v1\x1a\x15protocol/plugin.proto\"Y\n\x0f\x41nnounceRequest\x12\x12\n\nauth_token\x18\x01 \x01(\t\x12\x32\n\x0c\x61nnouncement\x18\x02 \x01(\x0b\x32\x1c.protocol.InitializeResponse\"C\n\x10\x41nnounceResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x0f\n\x07refused\x18\x03 \x03(\t2S\n\nPluginHost\x12\x45\n\x08\x41nnounce\x12\x1b.axwatch.v1.AnnounceRequest\x1a\x1c.axwatch.v1.AnnounceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x61xwatch/v1/host.proto\x12\naxwatch.v1\x1a\x15protocol/plugin.proto\"Y\n\x0f\x41nnounceRequest\x12\x12\n\nauth_token\x18\x01 \x01(\t\x12\x32\n\x0c\x61nnouncement\x18\x02 \x01(\x0b\x32\x1c.protocol.InitializeResponse\"C\n\x10\x41nnounceResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x0f\n\x07refused\x18\x03 \x03(\t\"<\n\x15StoredHandlersRequest\x12\x12\n\nauth_token\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"Z\n\rStoredHandler\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0b\n\x03seq\x18\x03 \x01(\x03\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x0f\n\x07\x66\x61ulted\x18\x05 \x01(\t2\xa5\x01\n\nPluginHost\x12\x45\n\x08\x41nnounce\x12\x1b.axwatch.v1.AnnounceRequest\x1a\x1c.axwatch.v1.AnnounceResponse\x12P\n\x0eStoredHandlers\x12!.axwatch.v1.StoredHandlersRequest\x1a\x19.axwatch.v1.StoredHandler0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ANNOUNCEREQUEST']._serialized_end=149
   _globals['_ANNOUNCERESPONSE']._serialized_start=151
   _globals['_ANNOUNCERESPONSE']._serialized_end=218
-  _globals['_PLUGINHOST']._serialized_start=220
-  _globals['_PLUGINHOST']._serialized_end=303
+  _globals['_STOREDHANDLERSREQUEST']._serialized_start=220
+  _globals['_STOREDHANDLERSREQUEST']._serialized_end=280
+  _globals['_STOREDHANDLER']._serialized_start=282
+  _globals['_STOREDHANDLER']._serialized_end=372
+  _globals['_PLUGINHOST']._serialized_start=375
+  _globals['_PLUGINHOST']._serialized_end=540
 # @@protoc_insertion_point(module_scope)

@@ -24,3 +24,25 @@ class AnnounceResponse(_message.Message):
     error: str
     refused: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, success: bool = ..., error: _Optional[str] = ..., refused: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class StoredHandlersRequest(_message.Message):
+    __slots__ = ("auth_token", "version")
+    AUTH_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    auth_token: str
+    version: str
+    def __init__(self, auth_token: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class StoredHandler(_message.Message):
+    __slots__ = ("name", "version", "seq", "code", "faulted")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    FAULTED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    seq: int
+    code: str
+    faulted: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., seq: _Optional[int] = ..., code: _Optional[str] = ..., faulted: _Optional[str] = ...) -> None: ...

@@ -89,18 +89,20 @@ class InitializeResponse(_message.Message):
     def __init__(self, handler_names: _Optional[_Iterable[str]] = ..., schedules: _Optional[_Iterable[_Union[ScheduleInfo, _Mapping]]] = ..., llm_provider: bool = ..., watchers: _Optional[_Iterable[_Union[WatcherRegistration, _Mapping]]] = ..., vector_search_provider: bool = ..., search_provider: bool = ..., embedding_provider: bool = ..., http_routes: _Optional[_Iterable[_Union[RouteInfo, _Mapping]]] = ..., python_provider: bool = ..., stored_handlers: bool = ...) -> None: ...
 
 class ScheduleInfo(_message.Message):
-    __slots__ = ("handler_name", "interval_seconds", "enabled_by_default", "description", "ats_code")
+    __slots__ = ("handler_name", "interval_seconds", "enabled_by_default", "description", "ats_code", "id")
     HANDLER_NAME_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ENABLED_BY_DEFAULT_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     ATS_CODE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
     handler_name: str
     interval_seconds: int
     enabled_by_default: bool
     description: str
     ats_code: str
-    def __init__(self, handler_name: _Optional[str] = ..., interval_seconds: _Optional[int] = ..., enabled_by_default: bool = ..., description: _Optional[str] = ..., ats_code: _Optional[str] = ...) -> None: ...
+    id: str
+    def __init__(self, handler_name: _Optional[str] = ..., interval_seconds: _Optional[int] = ..., enabled_by_default: bool = ..., description: _Optional[str] = ..., ats_code: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
 
 class RouteInfo(_message.Message):
     __slots__ = ("method", "path", "description")
@@ -139,7 +141,7 @@ class WatcherRegistration(_message.Message):
     def __init__(self, id: _Optional[str] = ..., handler_name: _Optional[str] = ..., subjects: _Optional[_Iterable[str]] = ..., predicates: _Optional[_Iterable[str]] = ..., contexts: _Optional[_Iterable[str]] = ..., actors: _Optional[_Iterable[str]] = ..., max_fires_per_second: _Optional[int] = ..., ax: _Optional[str] = ..., params: _Optional[bytes] = ..., max_chain: _Optional[int] = ..., since: _Optional[str] = ...) -> None: ...
 
 class ExecuteJobRequest(_message.Message):
-    __slots__ = ("job_id", "handler_name", "payload", "timeout_secs", "params", "attempt", "watcher", "revision")
+    __slots__ = ("job_id", "handler_name", "payload", "timeout_secs", "params", "attempt", "watcher", "revision", "handler_version", "schedule")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     HANDLER_NAME_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
@@ -148,6 +150,8 @@ class ExecuteJobRequest(_message.Message):
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     WATCHER_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    HANDLER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     handler_name: str
     payload: bytes
@@ -156,7 +160,9 @@ class ExecuteJobRequest(_message.Message):
     attempt: int
     watcher: str
     revision: int
-    def __init__(self, job_id: _Optional[str] = ..., handler_name: _Optional[str] = ..., payload: _Optional[bytes] = ..., timeout_secs: _Optional[int] = ..., params: _Optional[bytes] = ..., attempt: _Optional[int] = ..., watcher: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+    handler_version: str
+    schedule: str
+    def __init__(self, job_id: _Optional[str] = ..., handler_name: _Optional[str] = ..., payload: _Optional[bytes] = ..., timeout_secs: _Optional[int] = ..., params: _Optional[bytes] = ..., attempt: _Optional[int] = ..., watcher: _Optional[str] = ..., revision: _Optional[int] = ..., handler_version: _Optional[str] = ..., schedule: _Optional[str] = ...) -> None: ...
 
 class ExecuteJobResponse(_message.Message):
     __slots__ = ("success", "error", "result", "progress_current", "progress_total", "cost_actual", "log_entries", "plugin_version", "retry_after_ms", "permanent")

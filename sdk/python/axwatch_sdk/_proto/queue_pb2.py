@@ -22,37 +22,38 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from axwatch_sdk._proto import plugin_pb2 as protocol_dot_plugin__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14protocol/queue.proto\x12\x08protocol\"\xce\x02\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0chandler_name\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0e\n\x06status\x18\x05 \x01(\t\x12$\n\x08progress\x18\x06 \x01(\x0b\x32\x12.protocol.Progress\x12\x15\n\rcost_estimate\x18\x07 \x01(\x01\x12\x13\n\x0b\x63ost_actual\x18\x08 \x01(\x01\x12)\n\x0bpulse_state\x18\t \x01(\x0b\x32\x14.protocol.PulseState\x12\r\n\x05\x65rror\x18\n \x01(\t\x12\x15\n\rparent_job_id\x18\x0b \x01(\t\x12\x13\n\x0bretry_count\x18\x0c \x01(\x05\x12\x12\n\ncreated_at\x18\r \x01(\x03\x12\x12\n\nstarted_at\x18\x0e \x01(\x03\x12\x14\n\x0c\x63ompleted_at\x18\x0f \x01(\x03\"*\n\x08Progress\x12\x0f\n\x07\x63urrent\x18\x01 \x01(\x05\x12\r\n\x05total\x18\x02 \x01(\x05\"\xb2\x01\n\nPulseState\x12\x19\n\x11\x63\x61lls_this_minute\x18\x01 \x01(\x05\x12\x17\n\x0f\x63\x61lls_remaining\x18\x02 \x01(\x05\x12\x13\n\x0bspend_today\x18\x03 \x01(\x01\x12\x18\n\x10spend_this_month\x18\x04 \x01(\x01\x12\x18\n\x10\x62udget_remaining\x18\x05 \x01(\x01\x12\x11\n\tis_paused\x18\x06 \x01(\x08\x12\x14\n\x0cpause_reason\x18\x07 \x01(\t\"R\n\x0e\x45nqueueRequest\x12\x12\n\nauth_token\x18\x01 \x01(\t\x12\x1a\n\x03job\x18\x02 \x01(\x0b\x32\r.protocol.Job\x12\x10\n\x08priority\x18\x64 \x01(\x05\"W\n\x0f\x45nqueueResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x0e\n\x06job_id\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65\x64uplicated\x18\x64 \x01(\x08\"L\n\rGetJobRequest\x12\x12\n\nauth_token\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x17\n\x0fwithout_payload\x18\x64 \x01(\x08\"L\n\x0eGetJobResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x1a\n\x03job\x18\x03 \x01(\x0b\x32\r.protocol.Job\"S\n\x10UpdateJobRequest\x12\x12\n\nauth_token\x18\x01 \x01(\t\x12\x1a\n\x03job\x18\x02 \x01(\x0b\x32\r.protocol.Job\x12\x0f\n\x07\x61ttempt\x18\x65 \x01(\x05\"3\n\x11UpdateJobResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"|\n\x0fListJobsRequest\x12\x12\n\nauth_token\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x12\n\x05limit\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\x0fwithout_payload\x18\x64 \x01(\x08\x12\x0e\n\x06\x62\x65\x66ore\x18\x65 \x01(\tB\x08\n\x06_limit\"]\n\x10ListJobsResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x1b\n\x04jobs\x18\x03 \x03(\x0b\x32\r.protocol.Job\x12\x0c\n\x04next\x18\x64 \x01(\t2\x94\x02\n\x0cQueueService\x12>\n\x07\x45nqueue\x12\x18.protocol.EnqueueRequest\x1a\x19.protocol.EnqueueResponse\x12;\n\x06GetJob\x12\x17.protocol.GetJobRequest\x1a\x18.protocol.GetJobResponse\x12\x44\n\tUpdateJob\x12\x1a.protocol.UpdateJobRequest\x1a\x1b.protocol.UpdateJobResponse\x12\x41\n\x08ListJobs\x12\x19.protocol.ListJobsRequest\x1a\x1a.protocol.ListJobsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14protocol/queue.proto\x12\x08protocol\x1a\x15protocol/plugin.proto\"\xce\x02\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0chandler_name\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0e\n\x06status\x18\x05 \x01(\t\x12$\n\x08progress\x18\x06 \x01(\x0b\x32\x12.protocol.Progress\x12\x15\n\rcost_estimate\x18\x07 \x01(\x01\x12\x13\n\x0b\x63ost_actual\x18\x08 \x01(\x01\x12)\n\x0bpulse_state\x18\t \x01(\x0b\x32\x14.protocol.PulseState\x12\r\n\x05\x65rror\x18\n \x01(\t\x12\x15\n\rparent_job_id\x18\x0b \x01(\t\x12\x13\n\x0bretry_count\x18\x0c \x01(\x05\x12\x12\n\ncreated_at\x18\r \x01(\x03\x12\x12\n\nstarted_at\x18\x0e \x01(\x03\x12\x14\n\x0c\x63ompleted_at\x18\x0f \x01(\x03\"*\n\x08Progress\x12\x0f\n\x07\x63urrent\x18\x01 \x01(\x05\x12\r\n\x05total\x18\x02 \x01(\x05\"\xb2\x01\n\nPulseState\x12\x19\n\x11\x63\x61lls_this_minute\x18\x01 \x01(\x05\x12\x17\n\x0f\x63\x61lls_remaining\x18\x02 \x01(\x05\x12\x13\n\x0bspend_today\x18\x03 \x01(\x01\x12\x18\n\x10spend_this_month\x18\x04 \x01(\x01\x12\x18\n\x10\x62udget_remaining\x18\x05 \x01(\x01\x12\x11\n\tis_paused\x18\x06 \x01(\x08\x12\x14\n\x0cpause_reason\x18\x07 \x01(\t\"R\n\x0e\x45nqueueRequest\x12\x12\n\nauth_token\x18\x01 \x01(\t\x12\x1a\n\x03job\x18\x02 \x01(\x0b\x32\r.protocol.Job\x12\x10\n\x08priority\x18\x64 \x01(\x05\"W\n\x0f\x45nqueueResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x0e\n\x06job_id\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65\x64uplicated\x18\x64 \x01(\x08\"L\n\rGetJobRequest\x12\x12\n\nauth_token\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x17\n\x0fwithout_payload\x18\x64 \x01(\x08\"L\n\x0eGetJobResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x1a\n\x03job\x18\x03 \x01(\x0b\x32\r.protocol.Job\"\x7f\n\x10UpdateJobRequest\x12\x12\n\nauth_token\x18\x01 \x01(\t\x12\x1a\n\x03job\x18\x02 \x01(\x0b\x32\r.protocol.Job\x12\x0f\n\x07\x61ttempt\x18\x65 \x01(\x05\x12*\n\x0blog_entries\x18\x66 \x03(\x0b\x32\x15.protocol.JobLogEntry\"3\n\x11UpdateJobResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"|\n\x0fListJobsRequest\x12\x12\n\nauth_token\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x12\n\x05limit\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\x0fwithout_payload\x18\x64 \x01(\x08\x12\x0e\n\x06\x62\x65\x66ore\x18\x65 \x01(\tB\x08\n\x06_limit\"]\n\x10ListJobsResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x1b\n\x04jobs\x18\x03 \x03(\x0b\x32\r.protocol.Job\x12\x0c\n\x04next\x18\x64 \x01(\t2\x94\x02\n\x0cQueueService\x12>\n\x07\x45nqueue\x12\x18.protocol.EnqueueRequest\x1a\x19.protocol.EnqueueResponse\x12;\n\x06GetJob\x12\x17.protocol.GetJobRequest\x1a\x18.protocol.GetJobResponse\x12\x44\n\tUpdateJob\x12\x1a.protocol.UpdateJobRequest\x1a\x1b.protocol.UpdateJobResponse\x12\x41\n\x08ListJobs\x12\x19.protocol.ListJobsRequest\x1a\x1a.protocol.ListJobsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protocol.queue_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOB']._serialized_start=35
-  _globals['_JOB']._serialized_end=369
-  _globals['_PROGRESS']._serialized_start=371
-  _globals['_PROGRESS']._serialized_end=413
-  _globals['_PULSESTATE']._serialized_start=416
-  _globals['_PULSESTATE']._serialized_end=594
-  _globals['_ENQUEUEREQUEST']._serialized_start=596
-  _globals['_ENQUEUEREQUEST']._serialized_end=678
-  _globals['_ENQUEUERESPONSE']._serialized_start=680
-  _globals['_ENQUEUERESPONSE']._serialized_end=767
-  _globals['_GETJOBREQUEST']._serialized_start=769
-  _globals['_GETJOBREQUEST']._serialized_end=845
-  _globals['_GETJOBRESPONSE']._serialized_start=847
-  _globals['_GETJOBRESPONSE']._serialized_end=923
-  _globals['_UPDATEJOBREQUEST']._serialized_start=925
-  _globals['_UPDATEJOBREQUEST']._serialized_end=1008
-  _globals['_UPDATEJOBRESPONSE']._serialized_start=1010
-  _globals['_UPDATEJOBRESPONSE']._serialized_end=1061
-  _globals['_LISTJOBSREQUEST']._serialized_start=1063
-  _globals['_LISTJOBSREQUEST']._serialized_end=1187
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1189
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1282
-  _globals['_QUEUESERVICE']._serialized_start=1285
-  _globals['_QUEUESERVICE']._serialized_end=1561
+  _globals['_JOB']._serialized_start=58
+  _globals['_JOB']._serialized_end=392
+  _globals['_PROGRESS']._serialized_start=394
+  _globals['_PROGRESS']._serialized_end=436
+  _globals['_PULSESTATE']._serialized_start=439
+  _globals['_PULSESTATE']._serialized_end=617
+  _globals['_ENQUEUEREQUEST']._serialized_start=619
+  _globals['_ENQUEUEREQUEST']._serialized_end=701
+  _globals['_ENQUEUERESPONSE']._serialized_start=703
+  _globals['_ENQUEUERESPONSE']._serialized_end=790
+  _globals['_GETJOBREQUEST']._serialized_start=792
+  _globals['_GETJOBREQUEST']._serialized_end=868
+  _globals['_GETJOBRESPONSE']._serialized_start=870
+  _globals['_GETJOBRESPONSE']._serialized_end=946
+  _globals['_UPDATEJOBREQUEST']._serialized_start=948
+  _globals['_UPDATEJOBREQUEST']._serialized_end=1075
+  _globals['_UPDATEJOBRESPONSE']._serialized_start=1077
+  _globals['_UPDATEJOBRESPONSE']._serialized_end=1128
+  _globals['_LISTJOBSREQUEST']._serialized_start=1130
+  _globals['_LISTJOBSREQUEST']._serialized_end=1254
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1256
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1349
+  _globals['_QUEUESERVICE']._serialized_start=1352
+  _globals['_QUEUESERVICE']._serialized_end=1628
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from axwatch_sdk._proto import plugin_pb2 as _plugin_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -109,14 +110,16 @@ class GetJobResponse(_message.Message):
     def __init__(self, success: bool = ..., error: _Optional[str] = ..., job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
 
 class UpdateJobRequest(_message.Message):
-    __slots__ = ("auth_token", "job", "attempt")
+    __slots__ = ("auth_token", "job", "attempt", "log_entries")
     AUTH_TOKEN_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    LOG_ENTRIES_FIELD_NUMBER: _ClassVar[int]
     auth_token: str
     job: Job
     attempt: int
-    def __init__(self, auth_token: _Optional[str] = ..., job: _Optional[_Union[Job, _Mapping]] = ..., attempt: _Optional[int] = ...) -> None: ...
+    log_entries: _containers.RepeatedCompositeFieldContainer[_plugin_pb2.JobLogEntry]
+    def __init__(self, auth_token: _Optional[str] = ..., job: _Optional[_Union[Job, _Mapping]] = ..., attempt: _Optional[int] = ..., log_entries: _Optional[_Iterable[_Union[_plugin_pb2.JobLogEntry, _Mapping]]] = ...) -> None: ...
 
 class UpdateJobResponse(_message.Message):
     __slots__ = ("success", "error")

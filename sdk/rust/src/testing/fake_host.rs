@@ -1,13 +1,16 @@
-//! A host in memory: the store of claims as plugins see it, and the queue as far as progress goes.
+//! A host in memory: the store of claims as plugins see it, the queue as far as progress and lines go,
+//! stored handlers and announcements.
 //!
 //! It keeps what a host promises its plugins: the token is checked, an id stands for one content, a
 //! claim of a job has an id computed from the job, its content and its ordinal, and a batch stands or
 //! falls as a whole. What it does not have: watchers that fire, and AX.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use axwatch_proto::axwatch::v1;
+use axwatch_proto::axwatch::v1::plugin_host_server::PluginHost;
 use axwatch_proto::protocol::ats_store_service_server::AtsStoreService;
 use axwatch_proto::protocol::queue_service_server::QueueService;
 use axwatch_proto::protocol::*;
@@ -37,6 +40,8 @@ struct State {
     computed: HashMap<(String, String, u32), String>,
     answers: HashMap<String, Vec<Attestation>>,
     progress: HashMap<String, Vec<(u64, u64)>>,
+    lines: HashMap<String, Vec<JobLogEntry>>,
+    announced: Vec<InitializeResponse>,
     errors: VecDeque<String>,
 }
 
@@ -62,6 +67,11 @@ type Counted = (String, i32, String);
 impl FakeHost {
     pub(super) fn lend_name(&self, plugin: &str) {
         self.lock().plugin = plugin.to_owned();
+    }
+
+    /// The plugin's name.
+    pub(super) fn plugin(&self) -> String {
+        self.lock().plugin.clone()
     }
 
     pub(super) fn begin(&self, job_id: &str, attempt: i32) {
@@ -97,6 +107,16 @@ impl FakeHost {
 
     pub(super) fn progress_of(&self, job_id: &str) -> Vec<(u64, u64)> {
         self.lock().progress.get(job_id).cloned().unwrap_or_default()
+    }
+
+    /// The lines of a job's log that the host heard of while it ran.
+    pub(super) fn lines_of(&self, job_id: &str) -> Vec<JobLogEntry> {
+        self.lock().lines.get(job_id).cloned().unwrap_or_default()
+    }
+
+    /// What the plugin announced while it ran, oldest first.
+    pub(super) fn announced(&self) -> Vec<InitializeResponse> {
+        self.lock().announced.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -394,10 +414,12 @@ impl QueueService for FakeHost {
         let request = request.into_inner();
         let updated = self.admit(&request.auth_token).and_then(|mut state| {
             let job = request.job.ok_or("job: missing")?;
-            let progress = job.progress.ok_or("job.progress: missing")?;
             let count = |number| u64::try_from(number).unwrap_or(0);
-            let told = (count(progress.current), count(progress.total));
-            state.progress.entry(job.id).or_default().push(told);
+            if let Some(progress) = job.progress {
+                let told = (count(progress.current), count(progress.total));
+                state.progress.entry(job.id.clone()).or_default().push(told);
+            }
+            state.lines.entry(job.id).or_default().extend(request.log_entries);
             Ok(())
         });
         let (success, error, ()) = verdict(updated);
@@ -420,5 +442,82 @@ impl QueueService for FakeHost {
         _: Request<ListJobsRequest>,
     ) -> Result<Response<ListJobsResponse>, Status> {
         Err(Status::unimplemented("the harness has no queue"))
+    }
+}
+
+impl State {
+    /// The handlers whose code is in the log, as a host keeps them: the newest claim of a name counts,
+    /// unless it says that the name is removed.
+    fn stored_handlers(&self, version: &str) -> Vec<v1::StoredHandler> {
+        let mut found: BTreeMap<&str, v1::StoredHandler> = BTreeMap::new();
+        let is_ours = |entry: &&Entry| entry.claim.contexts.contains(&self.plugin);
+        for claim in self.log.iter().filter(is_ours).map(|entry| &entry.claim) {
+            let says = |predicate: &str| claim.predicates.iter().any(|term| term == predicate);
+            let Some(name) = claim.subjects.first() else { continue };
+            if says("handler") {
+                let handler = v1::StoredHandler {
+                    name: name.clone(),
+                    version: claim.id.clone(),
+                    seq: claim.seq,
+                    code: attribute(claim, "code"),
+                    faulted: String::new(),
+                };
+                if claim.id == version {
+                    return vec![handler];
+                }
+                found.insert(name, handler);
+            } else if says("handler:faulted") {
+                let (reason, of) = (attribute(claim, "reason"), attribute(claim, "version"));
+                if reason == "removed" {
+                    found.remove(name.as_str());
+                } else if let Some(handler) = found.get_mut(name.as_str())
+                    && (of.is_empty() || of == handler.version)
+                {
+                    handler.faulted = reason;
+                }
+            }
+        }
+        if version.is_empty() { found.into_values().collect() } else { Vec::new() }
+    }
+}
+
+/// A text among the attributes.
+fn attribute(claim: &Attestation, key: &str) -> String {
+    let value = claim.attributes.as_ref().and_then(|object| object.fields.get(key)?.kind.clone());
+    match value {
+        Some(prost_types::value::Kind::StringValue(text)) => text,
+        _ => String::new(),
+    }
+}
+
+#[tonic::async_trait]
+impl PluginHost for FakeHost {
+    async fn announce(
+        &self,
+        request: Request<v1::AnnounceRequest>,
+    ) -> Result<Response<v1::AnnounceResponse>, Status> {
+        let request = request.into_inner();
+        let announced = self.admit(&request.auth_token).and_then(|mut state| {
+            state.announced.push(request.announcement.ok_or("announcement: missing")?);
+            Ok(())
+        });
+        let (success, error, ()) = verdict(announced);
+        Ok(Response::new(v1::AnnounceResponse { success, error, refused: Vec::new() }))
+    }
+
+    type StoredHandlersStream =
+        Pin<Box<dyn Stream<Item = Result<v1::StoredHandler, Status>> + Send>>;
+
+    async fn stored_handlers(
+        &self,
+        request: Request<v1::StoredHandlersRequest>,
+    ) -> Result<Response<Self::StoredHandlersStream>, Status> {
+        let request = request.into_inner();
+        let state = self.admit(&request.auth_token).map_err(status)?;
+        let found = state.stored_handlers(&request.version);
+        if found.is_empty() && !request.version.is_empty() {
+            return Err(Status::not_found("not a version of a handler of this plugin"));
+        }
+        Ok(Response::new(Box::pin(stream::iter(found.into_iter().map(Ok)))))
     }
 }
