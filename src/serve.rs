@@ -205,7 +205,10 @@ impl Server {
 
     async fn take_down(self) -> Result<()> {
         self.damage.abort();
-        // First, so that no command finds a server that is about to leave.
+        // First, so that whoever sees the files gone knows that nothing starts any more. An engine that is
+        // gone is found out below.
+        let _ = self.engine.begin_drain().await;
+        // Next, so that no command finds a server that is about to leave.
         drop(self.files);
         let _ = self.stop.send(true);
         if let Err(error) = self.serving.await {

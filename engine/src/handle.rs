@@ -515,15 +515,23 @@ impl Engine {
         self.send(Message::Event(Event::PluginState(transition))).await
     }
 
+    /// Lets nothing start any more, from when it answers.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn begin_drain(&self) -> Result<(), EngineGone> {
+        let (reply, draining) = oneshot::channel();
+        self.send(Message::Drain { reply }).await?;
+        draining.await.map_err(|_| EngineGone)
+    }
+
     /// Lets nothing start any more, and waits up to `patience` for what is under way to end. Says
     /// whether all of it did.
     ///
     /// # Errors
     /// [`EngineGone`].
     pub async fn drain(&self, patience: Duration) -> Result<bool, EngineGone> {
-        let (reply, draining) = oneshot::channel();
-        self.send(Message::Drain { reply }).await?;
-        draining.await.map_err(|_| EngineGone)?;
+        self.begin_drain().await?;
         pass(Point::Drain);
         let emptied = self.in_flight.emptied();
         Ok(tokio::time::timeout(patience, emptied).await.is_ok())
