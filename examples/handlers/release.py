@@ -10,7 +10,7 @@ import re
 import urllib.error
 import urllib.request
 
-from axwatch import NotNow, attest, job_id, watch
+from axwatch import NotNow, attest, watch
 
 VERSION = re.compile(r"v?\d+\.\d+\.\d+")
 
