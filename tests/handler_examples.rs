@@ -33,7 +33,7 @@ fn create(home: &Home, name: &str) -> Value {
     let file = example(name);
     let file = file.to_str().expect("the checkout has a path that is text");
     let created = home.object(&["handler", "create", name, "--file", file]);
-    assert_eq!(created["version"], 1, "{created}");
+    assert_eq!(created["number"], 1, "{created}");
     created
 }
 
@@ -85,7 +85,7 @@ fn claims_are_counted_by_actor() {
         home.run(&["as", &format!("{subject} is seen of here by ann")]).expect(0);
     }
     home.run(&["as", "d is seen of here by bob"]).expect(0);
-    home.run(&["schedule", "run-now", "python-tally-count"]).expect(0);
+    home.run(&["schedule", "run-now", "python/tally-count"]).expect(0);
     for (actor, count) in [("ann", 3), ("bob", 1)] {
         let told = found(&home, &format!("{actor} is made_claims of hourly"), 1);
         assert_eq!(told[0]["attributes"], json!({"count": count, "at_least": false}));

@@ -1,7 +1,7 @@
 """Counts the claims of each actor every hour: `axwatch handler create tally --file examples/handlers/tally.py`
 
 `ann is made_claims of hourly` then has the number in its attribute `count`. What came in the last hour is
-counted, without the counts themselves; `axwatch schedule run-now python-tally-count` counts at once.
+counted, without the counts themselves; `axwatch schedule run-now python/tally-count` counts at once.
 """
 
 from collections import Counter
