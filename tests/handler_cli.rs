@@ -200,11 +200,15 @@ fn what_is_no_code_or_no_name_is_refused_with_what_would_be_right() {
         (create(&["x", "--code", "1", "--plugin", "notify"]), 1, &["runs no stored handlers"]),
         (create(&["x", "--file", "broken.py"]), 1, &["line 2", "nothing was stored"]),
         (vec!["handler", "show", "helo"], 1, &["did you mean hello?"]),
-        (vec!["handler", "show", "hello", "--version", "7"], 1, &["has no version \"7\""]),
+        (
+            vec!["handler", "show", "hello", "--version", "7"],
+            1,
+            &["has no version", "handler versions hello"],
+        ),
         (vec!["handler", "rollback", "hello"], 1, &["has only one version"]),
-        (vec!["handler", "rollback", "hello", "--to", "AS-X"], 1, &["has no version \"AS-X\""]),
+        (vec!["handler", "rollback", "hello", "--to", "AS-X"], 1, &["has no version"]),
         (vec!["handler", "diff", "hello"], 1, &["has only one version"]),
-        (vec!["handler", "rm", "nobody"], 1, &["there is no stored handler \"nobody\""]),
+        (vec!["handler", "rm", "nobody"], 1, &["there is no stored handler"]),
         (vec!["handler", "test", "hello", "--on", "AS-NOBODY"], 1, &["no claim has the id"]),
         (vec!["handler", "test", "hello", "--on", "is not"], 1, &["AX"]),
         (vec!["handler", "test", "hello", "--on", "x", "--limit", "0"], 2, &["--limit"]),
@@ -422,7 +426,7 @@ fn code_that_does_not_load_is_shown_as_broken_and_its_jobs_wait() {
     let attention = status["attention"].as_array().unwrap();
     let told = attention.iter().find(|told| told["kind"] == "handler_broken");
     let told = told.unwrap_or_else(|| panic!("nothing of it in {status}"));
-    assert_eq!(told["next"], "axwatch handler show python.hello");
+    assert!(text(told, "next").starts_with("axwatch handler show python.hello"), "{told}");
 
     let claim = home.object(&["as", "ann is greeted"]);
     let job = job_of(&home, text(&claim, "id"));
