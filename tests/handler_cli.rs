@@ -210,7 +210,7 @@ fn what_is_no_code_or_no_name_is_refused_with_what_would_be_right() {
         (vec!["handler", "diff", "hello"], 1, &["has only one version"]),
         (vec!["handler", "rm", "nobody"], 1, &["there is no stored handler"]),
         (vec!["handler", "test", "hello", "--on", "AS-NOBODY"], 1, &["no claim has the id"]),
-        (vec!["handler", "test", "hello", "--on", "is not"], 1, &["AX"]),
+        (vec!["handler", "test", "hello", "--on", "is not"], 1, &["expected a predicate"]),
         (vec!["handler", "test", "hello", "--on", "x", "--limit", "0"], 2, &["--limit"]),
         (vec!["handler", "test", "nobody", "--on", "is handler"], 1, &["no stored handler"]),
         (vec!["handler", "run", "hello", "--payload", "{"], 2, &["--payload is not JSON"]),
@@ -223,6 +223,8 @@ fn what_is_no_code_or_no_name_is_refused_with_what_would_be_right() {
     let plain = home.run_plain(&["handler", "create", "x", "--file", "broken.py"]).expect(1);
     assert!(plain.err.contains("\n  2 | if x\n    |"), "{plain:?}");
     assert!(plain.err.trim_end().ends_with('^'), "{plain:?}");
+    let ax = home.run_plain(&["handler", "test", "hello", "--on", "is not"]).expect(1);
+    assert!(ax.err.contains("this is no AX") && ax.err.contains('^'), "{ax:?}");
     let error = home.run(&["handler", "create", "x", "--file", "broken.py"]).error();
     assert_eq!((&error["kind"], &error["mistakes"][0]["line"]), (&json!("code"), &json!(2)));
     let names: Vec<_> = home.json(&["handler", "list", "--all"]);
