@@ -102,8 +102,11 @@ impl Server {
                 return Err(error);
             }
         };
-        let engine_config =
-            EngineConfig { handlers: settings.retry_limits(), ..config.engine_config() };
+        let engine_config = EngineConfig {
+            handlers: settings.retry_limits(),
+            handler_makers: settings.handler_makers(),
+            ..config.engine_config()
+        };
         let clock = Arc::new(SystemClock::new());
         let (engine, engine_task) = axwatch_engine::start(writer, clock, engine_config).await?;
         settings.home = Some(runtime::plugin_home(&store));

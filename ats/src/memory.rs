@@ -7,11 +7,11 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axwatch_model::{
-    Ancestor, AttestationId, BudgetRow, BudgetScope, Counters, CursorNumber, HandlerName,
-    HandlerRow, HandlerSpendRow, HoldRow, JobEntryRow, JobId, JobIdPrefix, JobNumber, JobOrigin,
-    JobRow, JobState, LaneKey, LeafNumber, LocalId, OpenAsked, Owner, PassRow, Place, PluginName,
-    PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleId, ScheduleRow, ScheduleRunRow, Seq,
-    SpendRow, StoreId, Stored, Timestamp, WatcherNumber, WatcherRow, bounds,
+    Ancestor, AttestationId, BudgetRow, BudgetScope, Counters, CursorNumber, HandlerChangeRow,
+    HandlerName, HandlerRow, HandlerSpendRow, HoldRow, JobEntryRow, JobId, JobIdPrefix, JobNumber,
+    JobOrigin, JobRow, JobState, LaneKey, LeafNumber, LocalId, OpenAsked, Owner, PassRow, Place,
+    PluginName, PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleId, ScheduleRow,
+    ScheduleRunRow, Seq, SpendRow, StoreId, Stored, Timestamp, WatcherNumber, WatcherRow, bounds,
 };
 use axwatch_query::AliasChange;
 use futures::future::{BoxFuture, FutureExt, ready};
@@ -47,6 +47,7 @@ struct Tables {
     holds: BTreeMap<(WatcherNumber, u32), HoldRow>,
     counters: BTreeMap<WatcherNumber, Counters>,
     handlers: BTreeSet<(PluginName, HandlerName)>,
+    handler_changes: BTreeMap<Seq, HandlerChangeRow>,
     plugins: BTreeMap<PluginName, PluginRow>,
     schedules: BTreeMap<(Owner, LocalId), ScheduleRow>,
     runs: BTreeMap<u64, ScheduleRunRow>,
@@ -176,6 +177,8 @@ impl Tables {
             self.handlers.retain(|(owner, _)| owner != plugin);
             self.handlers.extend(names.iter().map(|name| (plugin.clone(), name.clone())));
         }
+        let changes = batch.handler_changes.iter();
+        self.handler_changes.extend(changes.map(|row| (row.seq, row.clone())));
         self.plugins.extend(batch.plugins.iter().map(|row| (row.name.clone(), row.clone())));
         let key = |row: &ScheduleRow| (row.owner.clone(), row.name.clone());
         self.schedules.extend(batch.schedules.iter().map(|row| (key(row), row.clone())));
@@ -273,6 +276,7 @@ impl Tables {
                         && claim.seq < self.head()
                         && claim.attestation.created_at < retention.before
                         && AliasChange::of(claim).is_none()
+                        && !self.handler_changes.contains_key(&claim.seq)
                         && !needed.contains(&claim.seq)
                 };
                 let gone = slice.into_iter().filter(goes);
@@ -518,6 +522,29 @@ impl Store for MemoryStore {
         self.answer(|tables| {
             let rows = tables.handlers.iter().cloned();
             rows.map(|(plugin, name)| HandlerRow { plugin, name }).collect()
+        })
+    }
+
+    fn stored_handlers(&self) -> StoreFuture<'_, Vec<HandlerChangeRow>> {
+        self.answer(|tables| {
+            let rows = tables.handler_changes.values();
+            let latest: BTreeMap<_, _> = rows.map(|row| ((&row.plugin, &row.name), row)).collect();
+            latest.into_values().cloned().collect()
+        })
+    }
+
+    fn handler_changes<'a>(
+        &'a self,
+        plugin: &'a PluginName,
+        name: &'a HandlerName,
+        before: Option<Seq>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<HandlerChangeRow>> {
+        self.answer(|tables| {
+            let rows = tables.handler_changes.range(..before.unwrap_or(Seq(u64::MAX))).rev();
+            let rows = rows.map(|(_, row)| row);
+            let of = rows.filter(|row| row.plugin == *plugin && row.name == *name);
+            of.take(limit).cloned().collect()
         })
     }
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use axwatch_model::{
     Ancestor, Asker, Attestation, AttestationId, BudgetRow, Counters, CursorNumber, CursorRow,
-    HandlerName, HandlerRow, HandlerSpendRow, HoldRow, JobEntryRow, JobId, JobIdPrefix, JobNumber,
-    JobRow, JobState, LaneKey, LeafNumber, OpenAsked, PassRow, Place, PluginName, PluginRow,
-    RefusedRow, RevisionRow, RouteRow, ScheduleId, ScheduleRow, ScheduleRunRow, Seq, SpendRow,
-    StoreId, Stored, Timestamp, WatcherNumber, WatcherRow,
+    HandlerChangeRow, HandlerName, HandlerRow, HandlerSpendRow, HoldRow, JobEntryRow, JobId,
+    JobIdPrefix, JobNumber, JobRow, JobState, LaneKey, LeafNumber, OpenAsked, PassRow, Place,
+    PluginName, PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleId, ScheduleRow,
+    ScheduleRunRow, Seq, SpendRow, StoreId, Stored, Timestamp, WatcherNumber, WatcherRow,
 };
 use axwatch_query::{AliasChange, Aliases, Dimension, Filter, matches};
 use futures::future::BoxFuture;
@@ -199,6 +199,8 @@ pub struct Batch {
     pub holds: Vec<HoldRow>,
     /// For each plugin named, all the handlers that it now has.
     pub handlers: Vec<(PluginName, Vec<HandlerName>)>,
+    /// What claims changed of stored handlers; at most one row a claim.
+    pub handler_changes: Vec<HandlerChangeRow>,
     /// The present row of plugins that came up, or of which something else changed.
     pub plugins: Vec<PluginRow>,
     /// New schedules, and the present row of changed ones; at most one row each.
@@ -570,6 +572,18 @@ pub trait Store: Send + Sync {
     /// All announced handlers, by plugin and name.
     fn handlers(&self) -> StoreFuture<'_, Vec<HandlerRow>>;
 
+    /// The latest change of every handler that was ever stored, removed ones too, by plugin and name.
+    fn stored_handlers(&self) -> StoreFuture<'_, Vec<HandlerChangeRow>>;
+
+    /// What claims changed of one stored handler, the latest first: up to `limit` of those before `before`.
+    fn handler_changes<'a>(
+        &'a self,
+        plugin: &'a PluginName,
+        name: &'a HandlerName,
+        before: Option<Seq>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<HandlerChangeRow>>;
+
     /// All plugins that were ever up or disabled, by name.
     fn plugins(&self) -> StoreFuture<'_, Vec<PluginRow>>;
 
@@ -725,7 +739,7 @@ pub trait StoreWriter: Send {
     fn tidy(&mut self) -> StoreFuture<'_, bool>;
 
     /// The next slice of what retention may take away. Claims stay that a job needs which stays, that
-    /// change aliases, and the last of the log; jobs stay that are open or dead letters, or have children
+    /// change aliases or stored handlers, and the last of the log; jobs stay that are open or dead letters, or have children
     /// that are still there. It may first do a piece of what [`StoreWriter::tidy`] does, and then finds nothing yet.
     fn removable<'a>(&'a mut self, retention: &'a Retention) -> StoreFuture<'a, Removal>;
 

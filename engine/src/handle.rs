@@ -15,7 +15,8 @@ use axwatch_failpoints::{Point, pass};
 use axwatch_model::{
     Asker, BudgetRow, BudgetScope, Clock, Defaults, Draft, HandlerName, Incoming, InvalidDraft,
     JobId, JobNumber, JobRow, JobState, LaneKey, LeafNumber, Now, Owner, PluginName, PluginRow,
-    RouteRow, ScheduleId, ScheduleRow, Seq, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
+    RouteRow, ScheduleId, ScheduleRow, Seq, StoredHandler, Timestamp, WatcherKey, WatcherNumber,
+    WatcherRow,
 };
 use axwatch_query::{AliasChange, Aliases};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot, watch};
@@ -724,6 +725,37 @@ impl Engine {
     /// [`EngineGone`].
     pub async fn plugin(&self, name: PluginName) -> Result<Option<Box<Registered>>, EngineGone> {
         self.look(move |state, _| state.plugin(&name).map(Box::new)).await
+    }
+
+    /// The handlers that are stored as claims, of all plugins, by plugin and name; removed ones too.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn stored_handlers(&self) -> Result<Vec<StoredHandler>, EngineGone> {
+        self.look(|state, _| state.stored_handlers()).await
+    }
+
+    /// Those of one plugin, by name; removed ones too.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn stored_handlers_of(
+        &self,
+        plugin: PluginName,
+    ) -> Result<Vec<StoredHandler>, EngineGone> {
+        self.look(move |state, _| state.stored_handlers_of(&plugin)).await
+    }
+
+    /// One of them, by its plugin and its own name; `None` of one that was never stored.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn stored_handler(
+        &self,
+        plugin: PluginName,
+        name: HandlerName,
+    ) -> Result<Option<StoredHandler>, EngineGone> {
+        self.look(move |state, _| state.stored_handler(&plugin, &name)).await
     }
 
     /// The routes that plugins announced, by plugin.

@@ -10,7 +10,7 @@
 //! (`crate::dispatch`).
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -82,6 +82,8 @@ pub struct EngineConfig {
     /// How often handlers may be called, and what they may spend. What is set with a command wins, part by
     /// part.
     pub budgets: BTreeMap<BudgetScope, BudgetLimits>,
+    /// The plugins whose claims may store handlers, besides people's.
+    pub handler_makers: BTreeSet<PluginName>,
 }
 
 /// Why the engine did not start.
@@ -217,6 +219,7 @@ async fn restore(
         // Those of later claims come with their claims, when these are matched.
         aliases: aliases_before(store, opened.matched_seq.next()).await?,
         handlers: store.handlers().await?,
+        stored_handlers: store.stored_handlers().await?,
         plugins: store.plugins().await?,
         schedules: store.schedules().await?,
         budgets: store.budgets().await?,
@@ -234,6 +237,7 @@ async fn restore(
         retry: config.retry.clone(),
         handlers: config.handlers.clone(),
         budgets: config.budgets.clone(),
+        handler_makers: config.handler_makers.clone(),
     };
     let mut state = State::new(policy, snapshot, now);
     state.had_watchers_upto(opened.last_watcher);
@@ -386,6 +390,7 @@ fn batch_of(attestations: Vec<Arc<Stored>>, writes: Writes, now: Now) -> Batch {
         cursors_gone: writes.cursors_gone,
         holds: writes.holds,
         handlers: writes.handlers,
+        handler_changes: writes.handler_changes,
         plugins: writes.plugins,
         schedules: writes.schedules,
         runs: writes.runs,
@@ -922,7 +927,7 @@ impl Writer {
         let event = if matched_now {
             Event::Match { stored: stored.clone() }
         } else {
-            Event::Deferred { seq: stored.seq }
+            Event::Deferred { stored: stored.clone() }
         };
         effects.extend(self.state.step(event, now));
     }

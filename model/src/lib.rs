@@ -11,6 +11,7 @@ mod attributes;
 pub mod bounds;
 mod budget;
 mod draft;
+mod handler;
 mod ids;
 mod job;
 mod registry;
@@ -24,6 +25,10 @@ pub use budget::{
     BudgetRow, BudgetScope, HandlerSpendRow, SpendRow, amount_of_nanos, nanos_of_amount,
 };
 pub use draft::{DefaultActor, Defaults, Draft, DraftJson, Filled, Incoming, InvalidDraft};
+pub use handler::{
+    FAULTED, HANDLER, HandlerChangeKind, HandlerChangeRow, REMOVED, StoredHandler,
+    StoredHandlerState,
+};
 pub use ids::{
     Asker, AttestationId, HandlerName, InvalidId, JobId, JobIdPrefix, JobNumber, LaneKey,
     LeafNumber, LocalId, Owner, PluginName, ScheduleId, Seq, StoreId, WatcherKey, WatcherNumber,

@@ -33,6 +33,8 @@ pub struct PluginRow {
     pub called_back: bool,
     /// Until when its last announcement is not believed, because it may lack something for no good reason.
     pub doubted_until: Option<Timestamp>,
+    /// It runs the handlers that are stored with its name as context, as it announced last.
+    pub stored_handlers: bool,
 }
 
 /// A path under which a plugin answers HTTP.

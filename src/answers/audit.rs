@@ -12,7 +12,7 @@ use super::{AnswerError, Answers};
 use crate::views;
 
 /// The types that records have; `docs/events.md` says what each means.
-pub const RECORD_TYPES: [&str; 52] = [
+pub const RECORD_TYPES: [&str; 56] = [
     "attempt_ended",
     "attempt_started",
     "breaker_closed",
@@ -23,6 +23,10 @@ pub const RECORD_TYPES: [&str; 52] = [
     "budget_warning",
     "dead_lettered",
     "engine_started",
+    "handler_faulted",
+    "handler_refused",
+    "handler_removed",
+    "handler_stored",
     "job_cancelled",
     "job_created",
     "job_discarded",

@@ -409,6 +409,18 @@ pub fn waits(waiting: &Waiting, watcher: Option<&str>, handler: &str, now: Times
                 "the running process of plugin {plugin} did not announce {handler}; `axwatch plugin show {plugin}` shows what it has"
             ),
         ),
+        WaitReason::HandlerBroken { plugin, handler, reason } => {
+            // The name that people gave it.
+            let name = handler.as_str().strip_prefix(plugin.as_str());
+            let name = name.and_then(|rest| rest.strip_prefix('.')).unwrap_or(handler.as_str());
+            (
+                "handler_broken",
+                format!(
+                    "handler {handler} does not load: {reason}; it goes on once `axwatch handler create {}` has stored a version that does",
+                    quoted(name)
+                ),
+            )
+        }
         WaitReason::WatcherPaused => (
             "watcher_paused",
             format!(

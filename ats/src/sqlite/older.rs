@@ -8,7 +8,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnection;
 
 /// Each with the schema that no longer needs it. Of two of one name the first is taken.
-const VIEWS: [(i64, &str); 23] = [
+const VIEWS: [(i64, &str); 25] = [
     (3, "aliases AS SELECT 0 AS seq, 0 AS kind, '[]' AS words WHERE false"),
     // What it will have: the present revision of each watcher, as if it had always been in force.
     (
@@ -48,8 +48,8 @@ const VIEWS: [(i64, &str); 23] = [
     ),
     (
         5,
-        "plugins AS SELECT *, NULL AS disabled_at, 0 AS called_back, NULL AS doubted_until \
-         FROM main.plugins",
+        "plugins AS SELECT *, NULL AS disabled_at, 0 AS called_back, NULL AS doubted_until, \
+         0 AS stored_handlers FROM main.plugins",
     ),
     (
         5,
@@ -106,6 +106,14 @@ const VIEWS: [(i64, &str); 23] = [
         "spend AS SELECT 0 AS minute, '' AS plugin, '' AS handler, 0 AS nanos, 0 AS calls WHERE false",
     ),
     (6, "handler_spend AS SELECT '' AS plugin, '' AS handler, 0.0 AS dearest WHERE false"),
+    // Without those that were stored before: nothing runs by what is read only.
+    (
+        7,
+        "handler_changes AS SELECT 0 AS seq, '' AS plugin, '' AS name, '' AS kind, \
+         0 AS version_number, '' AS version, 0 AS version_seq, '' AS reason, '' AS appended_by, 0 AS at \
+         WHERE false",
+    ),
+    (7, "plugins AS SELECT *, 0 AS stored_handlers FROM main.plugins"),
 ];
 
 /// Lets a connection see a store of this schema as if it were of ours.

@@ -24,7 +24,7 @@ use crate::tail::Mark;
 const APPLICATION_ID: i64 = 0x6178_5774;
 
 /// The migrations, one step each, unedited once released.
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str); 7] = [
     (1, "log", include_str!("../../../migrations/sqlite/0001_log.sql")),
     (2, "ended badly", include_str!("../../../migrations/sqlite/0002_ended_badly.sql")),
     (
@@ -35,6 +35,7 @@ const MIGRATIONS: [(i64, &str, &str); 6] = [
     (4, "positions", include_str!("../../../migrations/sqlite/0004_positions.sql")),
     (5, "plugins", include_str!("../../../migrations/sqlite/0005_plugins.sql")),
     (6, "pulse", include_str!("../../../migrations/sqlite/0006_pulse.sql")),
+    (7, "stored handlers", include_str!("../../../migrations/sqlite/0007_stored_handlers.sql")),
 ];
 
 const SCHEMA: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;

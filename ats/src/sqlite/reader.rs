@@ -11,11 +11,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axwatch_model::{
-    Ancestor, Asker, AttestationId, BudgetRow, Counters, HandlerName, HandlerRow, HandlerSpendRow,
-    HoldRow, JobEntryRow, JobId, JobIdPrefix, JobNumber, JobOrigin, JobRow, JobState, LaneKey,
-    LeafNumber, OpenAsked, PassRow, Place, PluginName, PluginRow, RefusedRow, RevisionRow,
-    RouteRow, ScheduleId, ScheduleRow, ScheduleRunRow, Seq, SpendRow, Stored, Timestamp,
-    WatcherNumber, WatcherRow, bounds,
+    Ancestor, Asker, AttestationId, BudgetRow, Counters, HandlerChangeRow, HandlerName, HandlerRow,
+    HandlerSpendRow, HoldRow, JobEntryRow, JobId, JobIdPrefix, JobNumber, JobOrigin, JobRow,
+    JobState, LaneKey, LeafNumber, OpenAsked, PassRow, Place, PluginName, PluginRow, RefusedRow,
+    RevisionRow, RouteRow, ScheduleId, ScheduleRow, ScheduleRunRow, Seq, SpendRow, Stored,
+    Timestamp, WatcherNumber, WatcherRow, bounds,
 };
 use axwatch_query::AliasChange;
 use futures::future::FutureExt;
@@ -939,6 +939,28 @@ impl Store for SqliteReader {
 
     fn handlers(&self) -> StoreFuture<'_, Vec<HandlerRow>> {
         self.fetch("read handlers", rows::SELECT_HANDLERS, |_| {}, rows::read_handler).boxed()
+    }
+
+    fn stored_handlers(&self) -> StoreFuture<'_, Vec<HandlerChangeRow>> {
+        let step = "read stored handlers";
+        self.fetch(step, rows::SELECT_STORED_HANDLERS, |_| {}, rows::read_handler_change).boxed()
+    }
+
+    fn handler_changes<'a>(
+        &'a self,
+        plugin: &'a PluginName,
+        name: &'a HandlerName,
+        before: Option<Seq>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<HandlerChangeRow>> {
+        let bind = move |values: &mut Values| {
+            values.add(plugin.as_str());
+            values.add(name.as_str());
+            values.add(before.map_or(i64::MAX, |seq| signed(seq.0)));
+        };
+        let step = "read the versions of a stored handler";
+        let read = rows::read_handler_change;
+        self.fetch_up_to(step, rows::SELECT_HANDLER_CHANGES, limit, bind, read).boxed()
     }
 
     fn plugins(&self) -> StoreFuture<'_, Vec<PluginRow>> {

@@ -231,6 +231,7 @@ const FIND_CLAIMS: Select = select_both!(
     "WHERE seq >= ? AND seq <= ? AND created_at < ? \
      AND seq NOT IN (SELECT value FROM json_each(?)) \
      AND NOT EXISTS (SELECT 1 FROM aliases WHERE aliases.seq = attestations.seq) \
+     AND NOT EXISTS (SELECT 1 FROM handler_changes AS h WHERE h.seq = attestations.seq) \
      AND NOT EXISTS (SELECT 1 FROM job_seqs JOIN jobs ON jobs.number = job_seqs.number \
          WHERE job_seqs.seq = attestations.seq AND NOT (? AND jobs.state IN (3, 5) \
              AND ifnull(jobs.completed_at < ?, 0) AND jobs.number < (SELECT max(number) FROM jobs))) \

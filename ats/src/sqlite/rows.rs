@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use axwatch_model::{
     Ancestor, Asked, Attestation, AttestationId, Attributes, BudgetRow, BudgetScope, Counters,
-    CursorNumber, CursorRow, Filled, Grid, HandlerName, HandlerRef, HandlerSpendRow, HoldRow,
-    JobEntryRow, JobId, JobNumber, JobOrigin, JobRow, JobState, LeafNumber, Lineage, LineageKind,
-    OpenAsked, Parent, PassRow, PluginName, PluginRow, RefusedRow, RevisionRow, RouteRow,
-    ScheduleId, ScheduleRow, ScheduleRun, ScheduleRunRow, Seq, SpendRow, Stored, Timestamp,
-    WatcherKey, WatcherNumber, WatcherRow, WatcherState,
+    CursorNumber, CursorRow, Filled, Grid, HandlerChangeKind, HandlerChangeRow, HandlerName,
+    HandlerRef, HandlerSpendRow, HoldRow, JobEntryRow, JobId, JobNumber, JobOrigin, JobRow,
+    JobState, LeafNumber, Lineage, LineageKind, OpenAsked, Parent, PassRow, PluginName, PluginRow,
+    RefusedRow, RevisionRow, RouteRow, ScheduleId, ScheduleRow, ScheduleRun, ScheduleRunRow, Seq,
+    SpendRow, Stored, Timestamp, WatcherKey, WatcherNumber, WatcherRow, WatcherState,
 };
 use axwatch_query::{AliasChange, AliasChangeKind};
 use serde::de::value::SeqAccessDeserializer;
@@ -109,7 +109,13 @@ pub(super) const INSERT_AUDIT: &str = "INSERT INTO audit \
      INSERT OR REPLACE INTO meta (key,value) VALUES ('audit_head',?);";
 
 pub(super) const REPLACE_PLUGIN: &str = "INSERT OR REPLACE INTO plugins (name,version,incarnation,up_at,disabled_at,called_back,\
-     doubted_until) VALUES (?,?,?,?,?,?,?);";
+     doubted_until,stored_handlers) VALUES (?,?,?,?,?,?,?,?);";
+
+pub(super) static REPLACE_HANDLER_CHANGES: Insert = Insert::new(
+    "INSERT OR REPLACE INTO handler_changes (seq,plugin,name,kind,version_number,version,version_seq,\
+     reason,appended_by,at) VALUES ",
+    10,
+);
 
 pub(super) static REPLACE_SCHEDULES: Insert = Insert::new(
     "INSERT OR REPLACE INTO schedules (owner,name,handler,interval_secs,cron,tz,anchor,payload,missed,\
@@ -463,6 +469,20 @@ pub(super) fn bind_plugin(values: &mut Values, row: &PluginRow) {
     values.add(row.disabled_at.map(Timestamp::ms));
     values.add(i64::from(row.called_back));
     values.add(row.doubted_until.map(Timestamp::ms));
+    values.add(i64::from(row.stored_handlers));
+}
+
+pub(super) fn bind_handler_change(values: &mut Values, row: &HandlerChangeRow) {
+    values.number(row.seq.0);
+    values.add(row.plugin.as_str());
+    values.add(row.name.as_str());
+    values.add(row.kind.as_str());
+    values.number(row.version_number);
+    values.add(row.version.as_str());
+    values.number(row.version_seq.0);
+    values.add(row.reason.as_str());
+    values.add(row.by.as_str());
+    values.add(row.at.ms());
 }
 
 pub(super) fn bind_schedule(values: &mut Values, row: &ScheduleRow) {
@@ -1093,8 +1113,8 @@ pub(super) fn read_audit(row: &SqliteRow) -> Result<AuditRow, StoreError> {
 macro_rules! select_plugins {
     ($rest:literal) => {
         concat!(
-            "SELECT name, version, incarnation, up_at, disabled_at, called_back, doubted_until ",
-            "FROM plugins ",
+            "SELECT name, version, incarnation, up_at, disabled_at, called_back, doubted_until, ",
+            "stored_handlers FROM plugins ",
             $rest
         )
     };
@@ -1112,6 +1132,42 @@ pub(super) fn read_plugin(row: &SqliteRow) -> Result<PluginRow, StoreError> {
         disabled_at: columns.optional_time(4)?,
         called_back: columns.get::<i64>(5)? != 0,
         doubted_until: columns.optional_time(6)?,
+        stored_handlers: columns.get::<i64>(7)? != 0,
+    })
+}
+
+macro_rules! select_handler_changes {
+    ($rest:literal) => {
+        concat!(
+            "SELECT seq, plugin, name, kind, version_number, version, version_seq, reason, ",
+            "appended_by, at FROM handler_changes ",
+            $rest
+        )
+    };
+}
+
+pub(super) const SELECT_STORED_HANDLERS: &str = select_handler_changes!(
+    "WHERE seq IN (SELECT max(seq) FROM handler_changes GROUP BY plugin, name) ORDER BY plugin, name"
+);
+
+pub(super) const SELECT_HANDLER_CHANGES: &str =
+    select_handler_changes!("WHERE plugin = ? AND name = ? AND seq < ? ORDER BY seq DESC LIMIT ?");
+
+pub(super) fn read_handler_change(row: &SqliteRow) -> Result<HandlerChangeRow, StoreError> {
+    let columns = Columns { table: &HANDLER_CHANGES, row };
+    let kind: &str = columns.get(3)?;
+    let unknown = || columns.wrong(format!("there is no kind {kind:?}"));
+    Ok(HandlerChangeRow {
+        seq: Seq(columns.number(0)?),
+        plugin: columns.check(columns.get::<&str>(1)?.parse())?,
+        name: columns.check(columns.get::<&str>(2)?.parse())?,
+        kind: HandlerChangeKind::from_name(kind).ok_or_else(unknown)?,
+        version_number: columns.exact(4)?,
+        version: columns.check(columns.get::<&str>(5)?.parse())?,
+        version_seq: Seq(columns.number(6)?),
+        reason: columns.get(7)?,
+        by: columns.get(8)?,
+        at: columns.time(9)?,
     })
 }
 
@@ -1412,6 +1468,12 @@ pub(super) static PLUGINS: Table = Table {
     has_names: true,
     ..Table::new("plugins", &["name"], select_plugins!(""), checks!(read_plugin))
 };
+pub(super) static HANDLER_CHANGES: Table = Table::new(
+    "handler_changes",
+    &["seq"],
+    select_handler_changes!(""),
+    checks!(read_handler_change),
+);
 pub(super) static HANDLERS: Table = Table {
     has_names: true,
     ..Table::new("handlers", &["plugin", "name"], select_handlers!(""), checks!(read_handler))
@@ -1465,7 +1527,7 @@ static META: Table = Table {
 };
 
 /// All tables whose rows are put aside when they do not decode.
-pub(super) static TABLES: [&Table; 20] = [
+pub(super) static TABLES: [&Table; 21] = [
     &ATTESTATIONS,
     &JOBS,
     &ENTRIES,
@@ -1478,6 +1540,7 @@ pub(super) static TABLES: [&Table; 20] = [
     &ALIASES,
     &PLUGINS,
     &HANDLERS,
+    &HANDLER_CHANGES,
     &SCHEDULES,
     &RUNS,
     &BUDGETS,

@@ -233,6 +233,7 @@ fn is_small(batch: &Batch) -> bool {
         && batch.holds.is_empty()
         && alias_changes(batch).next().is_none()
         && batch.handlers.is_empty()
+        && batch.handler_changes.is_empty()
         && batch.plugins.is_empty()
         && batch.entries.len() <= 1
         && batch.schedules.is_empty()
@@ -406,6 +407,8 @@ async fn put_registry(transaction: &mut Transaction<'_>, batch: &Batch) -> Resul
                 .await?;
         }
     }
+    let changes = &batch.handler_changes;
+    transaction.insert(&rows::REPLACE_HANDLER_CHANGES, changes, rows::bind_handler_change).await?;
     for row in &batch.plugins {
         transaction.execute(rows::REPLACE_PLUGIN, |values| rows::bind_plugin(values, row)).await?;
     }

@@ -259,7 +259,7 @@ impl State {
         };
         let own = own.filter(|plugin| named.as_ref().is_none_or(|named| named == *plugin));
         let state = own.and_then(|plugin| self.plugins.get(plugin));
-        if let Some(plugin) = own.filter(|_| state.is_some_and(|s| s.handlers.contains(&bare))) {
+        if let Some(plugin) = own.filter(|plugin| self.has_handler(plugin, &bare)) {
             return Ok((plugin.clone(), bare));
         }
         if let Some(plugin) = self.resolve_handler(text)? {

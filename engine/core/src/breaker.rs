@@ -251,12 +251,16 @@ impl State {
 
     /// Closes the breakers of handlers that the plugin has no more: nothing would ever try them.
     pub(crate) fn forget_breakers(&mut self, plugin: &PluginName, now: Now) {
-        let Some(state) = self.plugins.get(plugin) else { return };
         let failing = self.breakers.get(plugin).into_iter().flat_map(BTreeMap::keys);
-        let gone = failing.filter(|handler| !state.handlers.contains(*handler));
+        let gone = failing.filter(|handler| !self.has_handler(plugin, handler));
         for handler in gone.cloned().collect::<Vec<_>>() {
             self.handler_answered(plugin, &handler, now);
         }
+    }
+
+    /// Closes the breaker of a handler that is another from now on, or none.
+    pub(crate) fn forget_breaker(&mut self, plugin: &PluginName, handler: &HandlerName, now: Now) {
+        self.handler_answered(plugin, handler, now);
     }
 
     /// Lets the lanes of open breakers try, one after the other, until an attempt of theirs starts.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_model::{
-    Asker, BudgetRow, BudgetScope, Declared, Grid, HandlerName, JobEntryRow, JobId, JobNumber,
-    JobRow, LaneKey, Missed, Mono, OpenAsked, Overlap, Owner, Place, PluginName, RefusedRow,
-    ScheduleId, ScheduleRow, Seq, Stored, Timestamp, WatcherKey, WatcherNumber, WatcherRow,
+    Asker, AttestationId, BudgetRow, BudgetScope, Declared, Grid, HandlerName, JobEntryRow, JobId,
+    JobNumber, JobRow, LaneKey, Missed, Mono, OpenAsked, Overlap, Owner, Place, PluginName,
+    RefusedRow, ScheduleId, ScheduleRow, Seq, Stored, Timestamp, WatcherKey, WatcherNumber,
+    WatcherRow,
 };
 use axwatch_query::Aliases;
 
@@ -63,8 +64,8 @@ pub enum Event {
     },
     /// A claim entered the log while matching is behind: it will be matched when its turn comes.
     Deferred {
-        /// Its number.
-        seq: Seq,
+        /// The claim.
+        stored: Arc<Stored>,
     },
     /// A plugin's process is ready and has said what it has.
     PluginUp {
@@ -432,6 +433,8 @@ pub struct SetAside {
 pub struct Registration {
     /// The handlers that it answers for.
     pub handlers: Vec<HandlerName>,
+    /// The handlers that are stored with its name as context are its own too.
+    pub stored_handlers: bool,
     /// The watchers that it declares.
     pub watchers: Vec<Declaration>,
     /// The schedules that it declares.
@@ -453,6 +456,8 @@ pub struct Registration {
 /// A schedule as a plugin declares it, unchecked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScheduleDeclaration {
+    /// Its name among those of its owner; empty is the bare name of its handler.
+    pub id: String,
     /// The handler that it runs.
     pub handler: String,
     /// From one run to the next; 0 is never.
@@ -706,6 +711,10 @@ pub struct Start {
     pub watcher_number: Option<WatcherNumber>,
     /// The watcher's revision; 0 without one.
     pub revision: u64,
+    /// The version of a stored handler that the attempt runs: the claim that has its code.
+    pub handler_version: Option<AttestationId>,
+    /// The schedule that asked for the job; empty without one.
+    pub schedule: Arc<str>,
 }
 
 /// The answer to a request.

@@ -181,7 +181,11 @@ impl State {
 
     /// Who answers for the jobs of a lane now: as their watcher has it, which may have learned it since. A
     /// handler that the watcher does not name any more stays where it was as long as it is had there.
-    fn plugin_of(&self, key: &LaneKey, former: Option<&PluginName>) -> Option<PluginName> {
+    pub(crate) fn plugin_of(
+        &self,
+        key: &LaneKey,
+        former: Option<&PluginName>,
+    ) -> Option<PluginName> {
         let watcher = key.watcher.and_then(|watcher| self.watchers.get(&watcher));
         let handler =
             watcher.and_then(|w| w.row.handlers.iter().find(|h| h.declared == key.handler));
@@ -296,8 +300,9 @@ impl State {
     /// Whether the lane's plugin answers for it now, and nobody holds it.
     pub(crate) fn is_free(&self, lane: &Lane) -> bool {
         let plugin = lane.plugin.as_ref().and_then(|plugin| self.plugins.get(plugin));
-        let answered = plugin
-            .is_some_and(|p| p.up && p.broken_until.is_none() && p.announced.contains(&lane.bare));
+        let answered = plugin.is_some_and(|p| p.up && p.broken_until.is_none());
+        let answered = answered
+            && lane.plugin.as_ref().is_some_and(|plugin| self.answers_for(plugin, &lane.bare));
         let held = lane.key.watcher.is_some_and(|number| {
             // One whose row was put aside is not known: nobody can say what its limit is, or who holds it.
             self.watchers.get(&number).is_none_or(|watcher| {
@@ -521,6 +526,7 @@ impl State {
         let retry = queue != Queue::First;
         let (bare, plugin) =
             (lane.bare.clone(), lane.plugin.clone().expect("only lanes with a plugin have turns"));
+        let handler_version = self.version_of(&plugin, &bare).cloned();
         let state = self.plugins.get_mut(&plugin).expect("only known plugins have turns");
         state.running.insert(number);
         state.retries_running += u32::from(retry);
@@ -543,6 +549,8 @@ impl State {
         row.started_at = Some(now.wall);
         (row.due_at, row.delay_ms) = (None, 0);
         let watcher = row.watcher.and_then(|number| self.watchers.get(&number));
+        let schedule = row.asked.as_ref().and_then(|asked| asked.schedule.as_ref());
+        let schedule = schedule.and_then(|run| self.schedules.row(&run.id));
         let start = Start {
             job: number,
             id: row.id,
@@ -556,12 +564,15 @@ impl State {
             watcher: watcher.map_or_else(|| "".into(), |watcher| watcher.shown.clone()),
             watcher_number: row.watcher,
             revision: row.revision,
+            handler_version,
+            schedule: schedule.map_or_else(|| "".into(), |row| row.name.as_str().into()),
         };
         self.note_hold(lane_id, number);
         let leaf = self.record(&Record::AttemptStarted(AttemptStarted {
             at: now.wall,
             attempt: start.attempt,
             epoch: self.policy.epoch,
+            handler_version: start.handler_version.as_ref(),
             incarnation,
             job: start.id,
             plugin: plugin.as_str(),

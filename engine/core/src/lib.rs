@@ -39,6 +39,7 @@ mod settle;
 mod since;
 mod state;
 mod steer;
+mod stored;
 pub mod supervise;
 mod view;
 mod waits;

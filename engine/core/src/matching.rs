@@ -18,7 +18,7 @@ pub(crate) struct Payload {
 
 impl State {
     /// Matches the next claim of the log against all watchers and makes a job of each fire. What it says
-    /// of aliases is in force for the claims after it.
+    /// of aliases and of stored handlers is in force for the claims after it.
     pub(crate) fn match_claim(
         &mut self,
         stored: &Arc<Stored>,
@@ -46,6 +46,10 @@ impl State {
         }
         if let Some(change) = AliasChange::of(stored) {
             self.aliases.apply(&change);
+        }
+        // Unless it was when it was appended.
+        if stored.seq > self.heeded_seq {
+            self.heed(stored, now);
         }
         effects.push(Effect::Fired { seq: stored.seq, fires });
     }

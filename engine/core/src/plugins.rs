@@ -90,7 +90,7 @@ impl State {
         let lanes = self.lanes.values().filter(|lane| lane.plugin.as_ref() == Some(name));
         Some(Registered {
             row: state.row.clone(),
-            handlers: state.handlers.iter().cloned().collect(),
+            handlers: self.handlers_of(name, state).cloned().collect(),
             watchers: watchers.into_iter().map(|number| self.view(number)).collect(),
             schedules: self.schedules.standing_of(&owner).cloned().collect(),
             routes: state.routes.iter().cloned().collect(),
@@ -220,13 +220,23 @@ impl State {
         let owner = Owner::Plugin(plugin.clone());
         let redaction = registration.redaction;
         let mut refused = registration.refused;
-        let announced: BTreeSet<_> = registration.handlers.into_iter().collect();
+        // One that is not believed at once says nothing against them.
+        let runs_stored = registration.stored_handlers
+            || doubtful && self.plugins.get(plugin).is_some_and(PluginState::runs_stored);
+        self.set_runs_stored(plugin, runs_stored, now);
+        let mut announced: BTreeSet<_> = registration.handlers.into_iter().collect();
+        // Claims say whether it has those, whatever the list says.
+        announced.retain(|handler| !(runs_stored && self.is_stored(plugin, handler)));
         let routes = check_routes(registration.routes, &redaction, &mut refused);
         let named: BTreeSet<_> = registration.watchers.iter().map(|w| w.local.clone()).collect();
         // One whose handler is not announced any more is as good as not named.
         let scheduled: BTreeSet<_> = (registration.schedules.iter())
-            .map(|schedule| bare_of(plugin, &schedule.handler).to_owned())
-            .filter(|handler| announced.iter().any(|name| name.as_str() == handler))
+            .filter_map(|schedule| {
+                let bare: HandlerName = bare_of(plugin, &schedule.handler).parse().ok()?;
+                let is_had = announced.contains(&bare)
+                    || self.is_stored(plugin, &bare) && self.has_handler(plugin, &bare);
+                is_had.then(|| name_of(plugin, schedule).to_owned())
+            })
             .collect();
         // One that never stood is not missed, whatever is believed.
         let never_stood = |number: &WatcherNumber| {
@@ -295,6 +305,29 @@ impl State {
         }
     }
 
+    /// What is stored with its name as context is the plugin's from now on, or no more.
+    fn set_runs_stored(&mut self, plugin: &PluginName, runs_stored: bool, now: Now) {
+        let ran = self.plugins.get(plugin).is_some_and(PluginState::runs_stored);
+        if ran == runs_stored {
+            return;
+        }
+        self.row_of(plugin).stored_handlers = runs_stored;
+        self.handlers_changed = true;
+        if !runs_stored {
+            self.forget_breakers(plugin, now);
+            return;
+        }
+        // What it announced of them by itself comes from claims now.
+        let state = self.plugin_entry(plugin);
+        let mut handlers = std::mem::take(&mut state.handlers);
+        let before = handlers.len();
+        handlers.retain(|handler| !self.is_stored(plugin, handler));
+        if handlers.len() != before {
+            self.unwritten.handlers.insert(plugin.clone());
+        }
+        self.plugin_entry(plugin).handlers = handlers;
+    }
+
     fn set_routes(&mut self, plugin: &PluginName, routes: BTreeSet<RouteRow>) {
         let state = self.plugin_entry(plugin);
         if state.routes != routes {
@@ -314,7 +347,7 @@ impl State {
         let mut named = BTreeSet::new();
         for declaration in declared {
             let told = redaction.of_schedule(declaration.clone());
-            let name = told.handler.clone();
+            let name = name_of(plugin, &told).to_owned();
             let reason = match self.check_declared_schedule(plugin, declaration, now) {
                 Ok(row) if named.insert(row.name.clone()) => {
                     self.take_schedule(row, None, now);
@@ -428,6 +461,7 @@ impl State {
         state.doubted = None;
         state.announced.clear();
         state.told.clear();
+        self.set_runs_stored(plugin, false, now);
         self.set_handlers(plugin, BTreeSet::new(), now);
         self.set_routes(plugin, BTreeSet::new());
         self.keep_refused_parts(plugin, &[]);
@@ -494,6 +528,7 @@ impl State {
             disabled_at: None,
             called_back: false,
             doubted_until: None,
+            stored_handlers: false,
         })
     }
 }
@@ -514,6 +549,11 @@ fn disabled(plugin: &PluginName) -> Refusal {
 fn bare_of<'a>(plugin: &PluginName, handler: &'a str) -> &'a str {
     let own = handler.strip_prefix(plugin.as_str()).and_then(|rest| rest.strip_prefix('/'));
     own.unwrap_or(handler)
+}
+
+/// The name that a declared schedule has among those of its plugin.
+fn name_of<'a>(plugin: &PluginName, schedule: &'a ScheduleDeclaration) -> &'a str {
+    if schedule.id.is_empty() { bare_of(plugin, &schedule.handler) } else { &schedule.id }
 }
 
 /// Whether there is a route for the same requests.

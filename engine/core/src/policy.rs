@@ -1,6 +1,6 @@
 //! What the core is told once, at its start: bounds and how retries go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use axwatch_model::{BudgetScope, HandlerName, PluginName, StoreId};
@@ -21,6 +21,8 @@ pub struct Policy {
     pub handlers: BTreeMap<(PluginName, Option<HandlerName>), RetryLimits>,
     /// The budgets of the configuration. What is set with a command wins, part by part.
     pub budgets: BTreeMap<BudgetScope, BudgetLimits>,
+    /// The plugins whose claims may store handlers, besides people's.
+    pub handler_makers: BTreeSet<PluginName>,
 }
 
 /// What the configuration says of a budget; `None` is no limit.
@@ -69,6 +71,8 @@ pub struct Bounds {
     pub slots_first: u32,
     /// Watchers of one plugin: those that stand, are refused, and were retired, which are kept.
     pub plugin_watchers_max: usize,
+    /// Handlers that are stored as claims, of all plugins, removed ones included.
+    pub stored_handlers_max: usize,
     /// Schedules of one plugin, or of all people, retired ones included.
     pub owner_schedules_max: usize,
     /// Bytes of the payloads of their schedules, which are in memory.
@@ -89,6 +93,7 @@ impl Default for Bounds {
             withdrawn_at_once_max: 16_384,
             slots_first: 4,
             plugin_watchers_max: 200_000,
+            stored_handlers_max: 50_000,
             owner_schedules_max: 10_000,
             owner_schedule_bytes_max: 64 * 1024 * 1024,
             schedule_open_jobs_max: 10_000,

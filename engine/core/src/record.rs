@@ -29,6 +29,8 @@ pub enum Record<'a> {
     Plugin(PluginRecord<'a>),
     /// A plugin's supervisor went from one state to another.
     PluginState(PluginStateRecord<'a>),
+    /// A claim on a stored handler took effect, or was refused.
+    Handler(HandlerRecord<'a>),
     /// A person disabled or enabled a plugin.
     PluginWanted(PluginWantedRecord<'a>),
     /// A schedule was declared, changed, paused, resumed or retired.
@@ -211,6 +213,9 @@ pub struct AttemptStarted<'a> {
     pub attempt: u32,
     /// The engine's epoch.
     pub epoch: u64,
+    /// The version of a stored handler that it runs: the claim that has its code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handler_version: Option<&'a AttestationId>,
     /// The plugin's process.
     pub incarnation: u64,
     /// The job.
@@ -336,6 +341,34 @@ pub struct PluginRecord<'a> {
     /// What its Metadata said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<&'a str>,
+}
+
+/// `handler_stored`, `handler_faulted`, `handler_removed`, `handler_refused`.
+#[derive(Debug, Clone, Serialize)]
+pub struct HandlerRecord<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// The claim.
+    pub attestation: &'a AttestationId,
+    /// Who appended it: `user`, or a plugin's name.
+    pub by: &'a str,
+    /// The handler's name, without its plugin's.
+    pub name: &'a str,
+    /// The plugin that runs it.
+    pub plugin: &'a str,
+    /// Why it is faulted, or why the claim changes nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+    /// The claim's number.
+    pub seq: Seq,
+    /// Which of them.
+    pub r#type: &'static str,
+    /// The version that it is about: the claim that has the code. Absent of one that changes nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<&'a AttestationId>,
+    /// The number of that version among those of its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version_number: Option<u64>,
 }
 
 /// `plugin_state`.

@@ -43,6 +43,7 @@ impl Redaction {
 
     /// A schedule without the secrets in it.
     pub(crate) fn of_schedule(&self, mut declaration: ScheduleDeclaration) -> ScheduleDeclaration {
+        self.hide(&mut declaration.id);
         self.hide(&mut declaration.handler);
         self.hide(&mut declaration.description);
         self.hide(&mut declaration.ats_code);
@@ -107,14 +108,15 @@ mod tests {
         let redaction = Redaction::new(redact);
         let secret = || "a hunter2".to_owned();
         let schedule = redaction.of_schedule(ScheduleDeclaration {
+            id: secret(),
             handler: secret(),
             interval_secs: 60,
             enabled_by_default: true,
             description: secret(),
             ats_code: secret(),
         });
-        let texts = [schedule.handler, schedule.description, schedule.ats_code];
-        assert_eq!(texts, ["a *"; 3]);
+        let texts = [schedule.id, schedule.handler, schedule.description, schedule.ats_code];
+        assert_eq!(texts, ["a *"; 4]);
         let route = RouteDeclaration { method: secret(), path: secret(), description: secret() };
         let route = redaction.of_route(route);
         assert_eq!([route.method, route.path, route.description], ["a *"; 3]);

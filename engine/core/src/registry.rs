@@ -268,9 +268,7 @@ impl State {
             Owner::User => self.resolve_handler(text)?,
             Owner::Plugin(plugin) => {
                 let own = named.as_ref().is_none_or(|named| named == plugin);
-                if !own
-                    || !self.plugins.get(plugin).is_some_and(|state| state.handlers.contains(&bare))
-                {
+                if !own || !self.has_handler(plugin, &bare) {
                     let reason = format!(
                         "handler {text}: plugin {plugin} did not announce it; a plugin's watchers run its own handlers"
                     );
@@ -291,12 +289,11 @@ impl State {
             .map_err(|error| Refusal::invalid(error.to_string()))?;
         let having: Vec<_> = self
             .plugins
-            .iter()
-            .filter(|(plugin, state)| {
+            .keys()
+            .filter(|plugin| {
                 named.as_ref().is_none_or(|named| named == *plugin)
-                    && state.handlers.contains(&bare)
+                    && self.has_handler(plugin, &bare)
             })
-            .map(|(plugin, _)| plugin)
             .collect();
         match having.as_slice() {
             [] => Ok(None),
@@ -316,7 +313,8 @@ impl State {
             .plugins
             .iter()
             .flat_map(|(plugin, state)| {
-                state.handlers.iter().map(move |handler| format!("{plugin}/{handler}"))
+                let handlers = self.handlers_of(plugin, state);
+                handlers.map(move |handler| format!("{plugin}/{handler}"))
             })
             .take(20)
             .collect();
@@ -630,7 +628,7 @@ impl State {
     pub(crate) fn who_has(&self, handler: &str, former: Option<&PluginName>) -> Option<PluginName> {
         let has = |plugin: &&PluginName| {
             let (_, bare) = HandlerName::parse_qualified(handler).ok()?;
-            Some(self.plugins.get(*plugin)?.handlers.contains(&bare))
+            Some(self.has_handler(plugin, &bare))
         };
         // One that is disabled will have it again: nobody asked for another to do its work.
         let keeps = |plugin: &&PluginName| has(plugin) == Some(true) || self.is_disabled(plugin);
@@ -639,7 +637,13 @@ impl State {
         kept.or_else(other).or_else(|| former.cloned())
     }
 
-    fn bind(&mut self, number: WatcherNumber, handler: usize, plugin: &PluginName, now: Now) {
+    pub(crate) fn bind(
+        &mut self,
+        number: WatcherNumber,
+        handler: usize,
+        plugin: &PluginName,
+        now: Now,
+    ) {
         let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
         let bound = &mut watcher.row.handlers[handler];
         bound.plugin = Some(plugin.clone());

@@ -554,8 +554,7 @@ impl State {
     fn handler_of(&self, row: &ScheduleRow) -> Option<(PluginName, HandlerName)> {
         let (plugin, handler) = HandlerName::parse_qualified(&row.handler).ok()?;
         let plugin = plugin?;
-        let is_had = self.plugins.get(&plugin)?.handlers.contains(&handler);
-        is_had.then_some((plugin, handler))
+        self.has_handler(&plugin, &handler).then_some((plugin, handler))
     }
 
     /// Tells of nominal times for which no job is made. When they come often and are missed again for the same reason,
@@ -693,16 +692,17 @@ impl State {
         declaration: ScheduleDeclaration,
         now: Now,
     ) -> Result<ScheduleRow, String> {
-        let ScheduleDeclaration { handler: text, description, ats_code, .. } = declaration;
+        let ScheduleDeclaration { id, handler: text, description, ats_code, .. } = declaration;
         let (named, handler) =
             HandlerName::parse_qualified(&text).map_err(|error| error.to_string())?;
         let is_own = named.is_none_or(|named| named == *plugin);
-        if !is_own || !self.plugins.get(plugin).is_some_and(|p| p.handlers.contains(&handler)) {
+        if !is_own || !self.has_handler(plugin, &handler) {
             return Err(format!(
                 "handler {text}: plugin {plugin} did not announce it; a plugin's schedules run its own handlers"
             ));
         }
-        let name: LocalId = handler.as_str().parse().map_err(|error| format!("{error}"))?;
+        let name = if id.is_empty() { handler.as_str() } else { &id };
+        let name: LocalId = name.parse().map_err(|error| format!("id: {error}"))?;
         let owner = Owner::Plugin(plugin.clone());
         self.check_schedule_room(&owner, &name).map_err(|refusal| refusal.reason)?;
         check_length("ats_code", ats_code.len(), bounds::ATS_CODE_BYTES_MAX)
@@ -1000,8 +1000,8 @@ impl State {
             );
             return Err(Refusal::new(RefusalKind::Invalid, reason));
         }
-        let state = self.plugins.get(plugin);
-        if state.is_some_and(|state| state.up && !state.handlers.contains(&bare)) {
+        let is_up = self.plugins.get(plugin).is_some_and(|state| state.up);
+        if is_up && !self.has_handler(plugin, &bare) {
             let reason = format!("handler {text}: plugin {plugin} did not announce it");
             return Err(Refusal::new(RefusalKind::NotFound, reason));
         }

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axwatch_model::{
-    Ancestor, BudgetRow, BudgetScope, Counters, CursorNumber, CursorRow, HandlerName, HandlerRow,
-    HandlerSpendRow, HoldRow, JobEntryRow, JobId, JobNumber, JobRow, LaneKey, LeafNumber, Mono,
-    Now, Owner, PassRow, Place, PluginName, PluginRow, RefusedRow, RevisionRow, RouteRow,
-    ScheduleId, ScheduleRow, ScheduleRunRow, Seq, SpendRow, Timestamp, WatcherKey, WatcherNumber,
-    WatcherRow, WatcherState,
+    Ancestor, BudgetRow, BudgetScope, Counters, CursorNumber, CursorRow, HandlerChangeRow,
+    HandlerName, HandlerRow, HandlerSpendRow, HoldRow, JobEntryRow, JobId, JobNumber, JobRow,
+    LaneKey, LeafNumber, Mono, Now, Owner, PassRow, Place, PluginName, PluginRow, RefusedRow,
+    RevisionRow, RouteRow, ScheduleId, ScheduleRow, ScheduleRunRow, Seq, SpendRow, Timestamp,
+    WatcherKey, WatcherNumber, WatcherRow, WatcherState,
 };
 use axwatch_query::{Aliases, WatcherIndex};
 use hashbrown::HashMap;
@@ -32,6 +32,7 @@ use crate::plugins::Doubted;
 use crate::policy::Policy;
 use crate::record::{EngineStarted, Quarantined, Record, Retained};
 use crate::schedules::Schedules;
+use crate::stored::StoredHandlers;
 
 /// What the store holds when the engine starts.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +59,8 @@ pub struct Snapshot {
     pub aliases: Aliases,
     /// All announced handlers.
     pub handlers: Vec<HandlerRow>,
+    /// The latest change of every handler that was ever stored.
+    pub stored_handlers: Vec<HandlerChangeRow>,
     /// The plugins that were ever up or disabled.
     pub plugins: Vec<PluginRow>,
     /// All schedules, retired ones included.
@@ -106,6 +109,8 @@ pub struct Writes {
     pub retired: Vec<(WatcherNumber, u64, Seq)>,
     /// For each plugin named, all its handlers.
     pub handlers: Vec<(PluginName, Vec<HandlerName>)>,
+    /// What claims changed of stored handlers, in their order.
+    pub handler_changes: Vec<HandlerChangeRow>,
     /// The present row of each plugin that came up, or of which something else changed.
     pub plugins: Vec<PluginRow>,
     /// The present row of each new or changed schedule.
@@ -184,6 +189,10 @@ pub struct State {
     /// The words that are one, for the next claim to be matched.
     pub(crate) aliases: Aliases,
     pub(crate) plugins: BTreeMap<PluginName, PluginState>,
+    /// Handlers whose code is a claim.
+    pub(crate) stored: StoredHandlers,
+    /// What the claims up to here say of them was heeded: perhaps more than has been matched.
+    pub(crate) heeded_seq: Seq,
     /// Who answers for a handler may be another than when watchers and lanes were last bound.
     pub(crate) handlers_changed: bool,
     pub(crate) lanes: HashMap<LaneId, Lane>,
@@ -279,6 +288,7 @@ pub(crate) struct Unwritten {
     pub passes: PassWrites,
     pub holds: BTreeMap<(WatcherNumber, u32), HoldRow>,
     pub handlers: BTreeSet<PluginName>,
+    pub handler_changes: Vec<HandlerChangeRow>,
     pub plugins: BTreeSet<PluginName>,
     pub schedules: BTreeSet<ScheduleId>,
     pub runs: Vec<ScheduleRunRow>,
@@ -597,6 +607,8 @@ impl State {
             passes: Passes::default(),
             aliases: snapshot.aliases,
             plugins: BTreeMap::new(),
+            stored: StoredHandlers::restored(snapshot.stored_handlers),
+            heeded_seq: snapshot.matched_seq,
             handlers_changed: true,
             lanes: HashMap::new(),
             lane_ids: BTreeMap::new(),
@@ -701,10 +713,14 @@ impl State {
         self.budgets.begin(now);
         match event {
             Event::Match { stored } => self.match_claim(&stored, now, &mut effects),
-            Event::Deferred { seq } => self.head = seq,
+            Event::Deferred { stored } => {
+                self.head = stored.seq;
+                self.heed_deferred(&stored, now);
+            }
             // These are only noted: what may start now starts with the next event.
             Event::Missing { upto } => {
                 self.matched_seq = self.matched_seq.max(upto.min(self.head));
+                self.heeded_seq = self.heeded_seq.max(self.matched_seq);
                 self.unwritten.matched = true;
                 return effects;
             }
@@ -965,6 +981,7 @@ impl State {
                     (plugin, names.unwrap_or_default())
                 })
                 .collect(),
+            handler_changes: std::mem::take(&mut unwritten.handler_changes),
             plugins: plugins
                 .iter()
                 .filter_map(|plugin| self.plugins.get(plugin)?.row.clone())

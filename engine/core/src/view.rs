@@ -79,6 +79,14 @@ impl State {
                 format!("plugin {plugin} is disabled; `axwatch plugin enable {plugin}` lets it run again")
             });
         }
+        if let Some((handler, reason)) = self.broken_handler_of(&row.handlers)
+            && row.state == WatcherState::WaitingForHandler
+        {
+            let why = format!(
+                "handler {handler} does not load: {reason}; store a version that does, or remove it"
+            );
+            row.error.get_or_insert(why);
+        }
         let place = |generation: u32| {
             let place = self.passes.place((number, generation))?;
             Some(Position { seq: place.seq, backpressured: place.rests })
@@ -103,9 +111,12 @@ impl State {
     }
 
     /// What is shown of a watcher's state: a live one that has a position of its own, or that matching has
-    /// not brought to the head, catches up; one whose handler's plugin is disabled waits for it.
+    /// not brought to the head, catches up; one whose handler's plugin is disabled, or whose handler does not load, waits for it.
     pub(crate) fn shown_state(&self, row: &WatcherRow) -> WatcherState {
-        if row.state == WatcherState::Live && self.disabled_plugin_of(row).is_some() {
+        if row.state == WatcherState::Live
+            && (self.disabled_plugin_of(row).is_some()
+                || self.broken_handler_of(&row.handlers).is_some())
+        {
             return WatcherState::WaitingForHandler;
         }
         if row.state == WatcherState::Live && self.passes.has((row.number, row.generation)) {

@@ -77,6 +77,15 @@ pub enum WaitReason {
     PluginDisabled(PluginName),
     /// Its plugin is up, and did not announce the handler this time.
     NotAnnounced(PluginName),
+    /// Its handler is stored as a claim, and does not load.
+    HandlerBroken {
+        /// Who runs the handler.
+        plugin: PluginName,
+        /// Its bare name.
+        handler: HandlerName,
+        /// Why it does not load.
+        reason: String,
+    },
     /// Its watcher is paused.
     WatcherPaused,
     /// The row of its watcher could not be read and was put aside.
@@ -260,13 +269,17 @@ impl State {
         if self.is_disabled(&name) {
             return (WaitReason::PluginDisabled(name), None);
         }
+        if let Some(reason) = self.why_broken(&name, &lane.bare) {
+            let (handler, reason) = (lane.bare.clone(), reason.to_owned());
+            return (WaitReason::HandlerBroken { plugin: name, handler, reason }, None);
+        }
         let Some(plugin) = self.plugins.get(&name).filter(|plugin| plugin.up) else {
             return (WaitReason::PluginAway(name), None);
         };
         if let Some(until) = plugin.broken_until {
             return (WaitReason::PluginAway(name), Some(until));
         }
-        if !plugin.announced.contains(&lane.bare) {
+        if !self.answers_for(&name, &lane.bare) {
             return (WaitReason::NotAnnounced(name), None);
         }
         if self.draining {

@@ -38,6 +38,7 @@ mod services;
 mod settings;
 mod share;
 mod socket;
+mod stored;
 mod tail;
 mod token;
 mod transit;

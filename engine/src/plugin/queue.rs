@@ -8,7 +8,7 @@
 //! Not here: what follows from any of it (`axwatch_core`), what a job looks like on the wire (`super::wire::pulse`).
 
 use axwatch_ats::JobsQuery;
-use axwatch_core::{Enqueued, RefusalKind, Report};
+use axwatch_core::{Enqueued, JobEntry, RefusalKind, Report};
 use axwatch_model::bounds::cut;
 use axwatch_model::{Asker, JobId, JobNumber, JobRow, JobState, Owner, PluginName};
 use axwatch_proto::protocol;
@@ -149,7 +149,9 @@ impl Services {
         let caller = &admitted.caller;
         match status {
             None | Some(JobState::Running) => {
-                self.report(caller, row, attempt, &job).await?;
+                let shown = |text: &str| caller.shown(text);
+                let entries = wire::entries(&request.log_entries, &shown);
+                self.report(caller, row, attempt, &job, entries).await?;
             }
             Some(status) => self.steer(caller, row, status).await?,
         }
@@ -164,6 +166,7 @@ impl Services {
         row: JobRow,
         attempt: Option<u32>,
         told: &protocol::Job,
+        entries: Vec<JobEntry>,
     ) -> Result<(), CallError> {
         let running = self.engine.in_flight().of_job(row.id);
         if let Some(why) = not_running(caller, &row, running.as_ref(), attempt) {
@@ -175,7 +178,7 @@ impl Services {
             incarnation: caller.incarnation,
             progress: told.progress.as_ref().map(|told| (told.current, told.total)),
             cost: pulse::amount(told.cost_actual),
-            entries: Vec::new(),
+            entries,
         };
         if self.engine.report(report).await? {
             return Ok(());

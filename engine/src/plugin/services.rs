@@ -33,6 +33,7 @@ use super::caller::{CALLS_MAX, Caller};
 use super::claims::{ClaimError, Claims, OnBehalf};
 use super::door::{Door, Doorway, MESSAGE_BYTES_MAX, Visit};
 use super::large::{SMALL_BYTES, Seat, Seated};
+use super::stored::HandlerStream;
 use super::token::Callers;
 use super::wire;
 use crate::handle::{AppendRefusal, Engine};
@@ -412,6 +413,17 @@ impl PluginHost for Services {
         let (success, error, refused) = verdict(self.announced(&visit, request).await);
         let refused = refused.unwrap_or_default();
         Ok(Response::new(v1::AnnounceResponse { success, error, refused }))
+    }
+
+    type StoredHandlersStream = HandlerStream;
+
+    async fn stored_handlers(
+        &self,
+        request: Request<v1::StoredHandlersRequest>,
+    ) -> Result<Response<Self::StoredHandlersStream>, Status> {
+        let (visit, request) = Visit::of(request);
+        let admitted = self.admit(&visit, &request.auth_token, request.encoded_len())?;
+        Ok(Response::new(self.told_handlers(admitted, &request.version).await?))
     }
 }
 

@@ -113,6 +113,13 @@ impl fmt::Debug for Reload {
 }
 
 impl HostSettings {
+    /// The plugins whose claims may store handlers.
+    #[must_use]
+    pub fn handler_makers(&self) -> BTreeSet<PluginName> {
+        let makers = self.plugins.iter().filter(|plugin| plugin.handlers);
+        makers.map(|plugin| plugin.name.clone()).collect()
+    }
+
     /// When jobs are given up, by plugin and handler.
     #[must_use]
     pub fn retry_limits(&self) -> BTreeMap<(PluginName, Option<HandlerName>), RetryLimits> {
@@ -166,7 +173,7 @@ pub struct PluginSettings {
     pub memory_bytes_max: Option<u64>,
     /// Its HTTP routes and its sockets are for everyone on this machine: no token is asked for.
     pub open: bool,
-    /// It runs stored handlers.
+    /// Its claims may store handlers, for any plugin that runs them.
     pub handlers: bool,
     /// When jobs of one of its handlers are given up, or, under `None`, those of all others.
     pub retry: BTreeMap<Option<HandlerName>, RetryLimits>,

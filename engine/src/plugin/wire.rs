@@ -55,6 +55,12 @@ pub(crate) fn request(attempt: &Attempt, deadline: Duration) -> protocol::Execut
         attempt: i32::try_from(start.attempt).unwrap_or(i32::MAX),
         watcher: start.watcher.to_string(),
         revision: i64::try_from(start.revision).unwrap_or(i64::MAX),
+        handler_version: start
+            .handler_version
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        schedule: start.schedule.to_string(),
     }
 }
 
@@ -92,17 +98,30 @@ fn entries_of(
     reply: &protocol::ExecuteJobResponse,
     shown: &dyn Fn(&str) -> String,
 ) -> Vec<JobEntry> {
-    let entry = |entry: &protocol::JobLogEntry| JobEntry {
-        at: entry.timestamp.parse().ok(),
-        level: shown(&entry.level),
-        stage: shown(&entry.stage),
-        message: shown(&entry.message),
-        metadata: Some(shown(&entry.metadata))
+    let said = reply.log_entries.iter().map(|said| entry(said, shown));
+    left_out(reply).into_iter().chain(said).take(ENTRIES_TAKEN_MAX).collect()
+}
+
+/// What an attempt has to say while it is under way, as far as anything of it may be kept.
+pub(crate) fn entries(
+    said: &[protocol::JobLogEntry],
+    shown: &dyn Fn(&str) -> String,
+) -> Vec<JobEntry> {
+    said.iter().map(|said| entry(said, shown)).take(ENTRIES_TAKEN_MAX).collect()
+}
+
+/// One more than is kept, so that the last can say that there was more.
+const ENTRIES_TAKEN_MAX: usize = ENTRIES_MAX as usize + 1;
+
+fn entry(said: &protocol::JobLogEntry, shown: &dyn Fn(&str) -> String) -> JobEntry {
+    JobEntry {
+        at: said.timestamp.parse().ok(),
+        level: shown(&said.level),
+        stage: shown(&said.stage),
+        message: shown(&said.message),
+        metadata: Some(shown(&said.metadata))
             .filter(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()),
-    };
-    // One more than is kept, so that the last can say that there was more.
-    let said = reply.log_entries.iter().map(entry);
-    left_out(reply).into_iter().chain(said).take(ENTRIES_MAX as usize + 1).collect()
+    }
 }
 
 /// That the result is not kept, for whoever looks for it.
@@ -278,9 +297,11 @@ pub(crate) fn announced(
     let routes = bounded(reply.http_routes, ROUTES_MAX, Announced::Route, &mut refused);
     Registration {
         handlers,
+        stored_handlers: reply.stored_handlers,
         watchers: watchers.map(|watcher| declaration(watcher, zero_is_never)).collect(),
         schedules: schedules
             .map(|schedule| ScheduleDeclaration {
+                id: schedule.id,
                 handler: schedule.handler_name,
                 interval_secs: schedule.interval_seconds.into(),
                 enabled_by_default: schedule.enabled_by_default,

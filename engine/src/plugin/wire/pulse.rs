@@ -79,6 +79,9 @@ fn held(waiting: &Waiting) -> Option<String> {
         WaitReason::PluginAway(plugin) => format!("plugin {plugin} is not ready"),
         WaitReason::PluginDisabled(plugin) => format!("plugin {plugin} is disabled"),
         WaitReason::NotAnnounced(plugin) => format!("plugin {plugin} did not announce its handler"),
+        WaitReason::HandlerBroken { handler, reason, .. } => {
+            format!("handler {handler} does not load: {reason}")
+        }
         WaitReason::WatcherPaused => "its watcher is paused".to_owned(),
         WaitReason::WatcherMuted(_) => "its watcher is muted".to_owned(),
         WaitReason::WatcherPutAside => "the row of its watcher could not be read".to_owned(),
