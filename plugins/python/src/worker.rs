@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
 
-use crate::frame::{CheckItem, Checked, DoneHead, Link, Message, NoFrame, Request};
+use crate::frame::{CheckItem, Checked, DoneHead, Link, Message, NoFrame, Reply, Request};
 use crate::output::{Line, Output};
 use crate::process::{Exit, Process};
 use crate::services::Services;
@@ -295,6 +295,8 @@ impl Worker {
                     // What was printed before comes before.
                     self.listen(services);
                     services.log((level.into(), message));
+                    let heard = Reply::Found {};
+                    self.link.send(&heard, &[]).await.map_err(|_| NoFrame::Closed)?;
                 }
                 Message::Attest { claim } => {
                     let (reply, found) = services.attest(claim).await;
