@@ -36,7 +36,7 @@ pub use handlers::{
     HandlerStored, HandlerTestEnd, HandlerTestSummary, HandlerTested, HandlerTrial, HandlerVersion,
     ShownHandler, TESTED_DEFAULT, TESTED_MAX, TestCall, VersionState, WaitingJobs,
 };
-pub use jobs::{Below, Job, JobLog, JobProgress, Progress, Tree, TreeJob};
+pub use jobs::{Below, Job, JobLog, JobProgress, Progress, RanVersion, Tree, TreeJob};
 pub use plugins::{Plugin, PluginRoute, PluginRoutes, Plugins, ShownPlugin};
 pub use schedules::{NextTimes, Schedule, ScheduleCounts, ScheduleRun, shown_name};
 pub use trace::{
@@ -326,6 +326,10 @@ pub struct Attempt {
     pub plugin: Option<String>,
     /// Which of the plugin's processes.
     pub incarnation: Option<u64>,
+    /// The claim that has the code that it ran; null of a handler that is not stored.
+    pub handler_version: Option<AttestationId>,
+    /// Which of the versions of the handler that is.
+    pub handler_number: Option<u64>,
     /// The engine's epoch in which it started.
     pub epoch: Option<u64>,
     /// When it started.

@@ -70,6 +70,7 @@ const JOB: &[&str] = &[
     "fingerprint",
     "generation",
     "handler",
+    "handler_versions",
     "job_id",
     "log",
     "nominal",
@@ -136,6 +137,8 @@ const ATTEMPT: &[&str] = &[
     "attempt",
     "ended_at",
     "epoch",
+    "handler_number",
+    "handler_version",
     "incarnation",
     "leaf",
     "next_at",
@@ -538,7 +541,7 @@ fn the_status_tells_how_everything_is() {
     let counts: Vec<_> = jobs.iter().map(|state| number(&status["jobs"], state)).collect();
     assert_eq!(counts, [0, 0, 1, 1, 1, 0], "{status}");
     assert!(number(&status["store"], "bytes") > 0 && number(&status["disk"], "free_bytes") > 0);
-    assert_eq!((number(&status["store"], "schema"), number(&status["lag"], "head")), (6, 2));
+    assert_eq!((number(&status["store"], "schema"), number(&status["lag"], "head")), (7, 2));
     assert!(text(&status["lag"], "oldest_waiting_at").ends_with('Z'));
     let kinds: Vec<_> =
         status["attention"].as_array().unwrap().iter().map(|one| text(one, "kind")).collect();

@@ -17,17 +17,18 @@ use sha2::{Digest as _, Sha256, Sha384};
 use support::{Dice, Home, Ran, Running, Zoo, number, processes, text};
 
 /// The steps, as they were released.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("../migrations/sqlite/0001_log.sql"),
     include_str!("../migrations/sqlite/0002_ended_badly.sql"),
     include_str!("../migrations/sqlite/0003_aliases_and_revisions.sql"),
     include_str!("../migrations/sqlite/0004_positions.sql"),
     include_str!("../migrations/sqlite/0005_plugins.sql"),
     include_str!("../migrations/sqlite/0006_pulse.sql"),
+    include_str!("../migrations/sqlite/0007_stored_handlers.sql"),
 ];
 const PRESENT: usize = MIGRATIONS.len();
 /// Those that stores of users may have.
-const RELEASED: [usize; 5] = [1, 2, 3, 4, 5];
+const RELEASED: [usize; 6] = [1, 2, 3, 4, 5, 6];
 
 /// An empty store of a schema.
 fn empty_store(path: &Path, schema: usize) -> Connection {

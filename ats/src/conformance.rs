@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use axwatch_model::{
     Ancestor, Announced, Asked, Asker, AttestationId, Attributes, BudgetRow, BudgetScope, Counters,
-    CursorNumber, CursorRow, Declared, DefaultActor, Defaults, Draft, Grid, HandlerRef,
-    HandlerSpendRow, HoldRow, Incoming, JobEntryRow, JobId, JobNumber, JobOrigin, JobRow, JobState,
-    LaneKey, LeafNumber, Lineage, LineageKind, Missed, OpenAsked, Overlap, Owner, Parent, PassRow,
-    Place, PluginName, PluginRow, RefusedRow, RevisionRow, RouteRow, RunOutcome, ScheduleId,
-    ScheduleRow, ScheduleRun, ScheduleRunRow, ScheduleState, Seq, SpendRow, StoreId, Stored,
-    StructuralFilter, Timestamp, WatcherKey, WatcherNumber, WatcherRow, WatcherState,
+    CursorNumber, CursorRow, Declared, DefaultActor, Defaults, Draft, Grid, HandlerChangeKind,
+    HandlerChangeRow, HandlerRef, HandlerSpendRow, HoldRow, Incoming, JobEntryRow, JobId,
+    JobNumber, JobOrigin, JobRow, JobState, LaneKey, LeafNumber, Lineage, LineageKind, Missed,
+    OpenAsked, Overlap, Owner, Parent, PassRow, Place, PluginName, PluginRow, RefusedRow,
+    RevisionRow, RouteRow, RunOutcome, ScheduleId, ScheduleRow, ScheduleRun, ScheduleRunRow,
+    ScheduleState, Seq, SpendRow, StoreId, Stored, StructuralFilter, Timestamp, WatcherKey,
+    WatcherNumber, WatcherRow, WatcherState,
 };
 use axwatch_query::{AliasChange, AliasChangeKind, Aliases, Filter};
 use proptest::prelude::*;
@@ -214,6 +215,7 @@ conformance! {
     holds_of_a_watcher_are_kept,
     watchers_handlers_and_plugins_are_kept,
     what_plugins_announce_is_kept,
+    changes_of_stored_handlers_are_kept,
     schedules_are_kept_with_their_history,
     budgets_and_spending_are_kept,
     revisions_of_a_watcher_are_kept,
@@ -1285,7 +1287,9 @@ async fn retention_takes_what_is_old_and_nobody_needs(mut subject: Subject) {
         of(8, 12, JobState::Completed, Some(9_500)),
         of(9, 8, JobState::Completed, Some(9_500)),
     ];
-    subject.commit(Batch { jobs, open_jobs_from: Some(JobNumber(3)), ..Batch::default() }).await;
+    let handler_changes = vec![handler_change(10, "python", "h", HandlerChangeKind::Stored)];
+    let open_jobs_from = Some(JobNumber(3));
+    subject.commit(Batch { jobs, open_jobs_from, handler_changes, ..Batch::default() }).await;
 
     assert_eq!(retain(&mut subject, at(9_000), 20).await, (0, 0), "nothing is that old");
     // Numbers 1, 5 and 9 lead to claims that go; 9 is the last job, and stays with its claim.
@@ -1317,9 +1321,10 @@ async fn retention_takes_what_is_old_and_nobody_needs(mut subject: Subject) {
         assert_eq!(numbers, [9, 6, 4, 3, 2]);
         subject = subject.reopen().await;
     }
-    assert_eq!(go_over(&mut subject, at(20_000), 99, true).await, (11, 1), "counted before");
-    assert_eq!(retain(&mut subject, at(20_000), 99).await, (11, 1));
-    assert_eq!(seqs(&subject.reader().read_after(Seq(0), 99).await.unwrap()), [2, 3, 4, 7, 8, 20]);
+    assert_eq!(go_over(&mut subject, at(20_000), 99, true).await, (10, 1), "counted before");
+    assert_eq!(retain(&mut subject, at(20_000), 99).await, (10, 1));
+    let left = subject.reader().read_after(Seq(0), 99).await.unwrap();
+    assert_eq!(seqs(&left), [2, 3, 4, 7, 8, 10, 20]);
     let new = subject.append(vec![claim("new", "x", "is", 1)]).await;
     assert_eq!(new, [Ok(Appended { seq: Seq(21), repeated: false })]);
 }
@@ -1346,6 +1351,59 @@ async fn a_late_repeat_of_a_removed_claim_is_still_a_repeat(mut subject: Subject
     assert_eq!(subject.reader().head().await.unwrap(), Seq(90));
 }
 
+/// What the claim with this number does to a handler: all of it follows from that number.
+fn handler_change(seq: u64, plugin: &str, name: &str, kind: HandlerChangeKind) -> HandlerChangeRow {
+    HandlerChangeRow {
+        seq: Seq(seq),
+        plugin: plugin.parse().unwrap(),
+        name: name.parse().unwrap(),
+        kind,
+        version_number: seq + 1,
+        version: format!("version-{seq}").parse().unwrap(),
+        version_seq: Seq(seq + 2),
+        reason: format!("reason '{seq}'"),
+        by: "user".into(),
+        at: at(seq as i64),
+    }
+}
+
+async fn changes_of_stored_handlers_are_kept(mut subject: Subject) {
+    let (stored, faulted) = (HandlerChangeKind::Stored, HandlerChangeKind::Faulted);
+    let rows = [
+        handler_change(1, "python", "hello", stored),
+        handler_change(2, "python", "bye", stored),
+        handler_change(3, "lua", "hello", stored),
+        handler_change(5, "python", "hello", faulted),
+        handler_change(6, "python", "bye", HandlerChangeKind::Removed),
+        handler_change(9, "python", "hello", stored),
+    ];
+    let (python, hello) = ("python".parse().unwrap(), "hello".parse().unwrap());
+    let none = subject.reader().handler_changes(&python, &hello, None, 9).await.unwrap();
+    assert_eq!((none, subject.reader().stored_handlers().await.unwrap()), (vec![], vec![]));
+    for some in rows.chunks(2) {
+        let handler_changes = some.to_vec();
+        subject.commit(Batch { handler_changes, ..Batch::default() }).await;
+    }
+    for _ in 0..2 {
+        let reader = subject.reader();
+        let latest = reader.stored_handlers().await.unwrap();
+        assert_eq!(latest, [rows[2].clone(), rows[4].clone(), rows[5].clone()]);
+        for (before, limit, expected) in [
+            (None, 9, &[5, 3, 0][..]),
+            (None, 2, &[5, 3]),
+            (Some(9), 9, &[3, 0]),
+            (Some(5), 9, &[0]),
+            (Some(1), 9, &[]),
+            (None, 0, &[]),
+        ] {
+            let found = reader.handler_changes(&python, &hello, before.map(Seq), limit).await;
+            let expected: Vec<_> = expected.iter().map(|at: &usize| rows[*at].clone()).collect();
+            assert_eq!(found.unwrap(), expected, "{before:?}, up to {limit}");
+        }
+        subject = subject.reopen().await;
+    }
+}
+
 async fn watchers_handlers_and_plugins_are_kept(mut subject: Subject) {
     let mut of_git = watcher(2, Owner::Plugin("git".parse().unwrap()));
     of_git.declared = Declared::Structural(StructuralFilter {
@@ -1360,6 +1418,7 @@ async fn watchers_handlers_and_plugins_are_kept(mut subject: Subject) {
         disabled_at: None,
         called_back: incarnation == 2,
         doubted_until: Some(at(7)),
+        stored_handlers: incarnation == 2,
     };
     // Nobody ever saw it up.
     let off = PluginRow {
@@ -1370,6 +1429,7 @@ async fn watchers_handlers_and_plugins_are_kept(mut subject: Subject) {
         disabled_at: Some(at(6)),
         called_back: false,
         doubted_until: None,
+        stored_handlers: false,
     };
     let counters = |fires| Counters { matches: 9, fires, errors: 1, last_fired_at: Some(at(3)) };
     let names = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use axwatch_ats::{JobsQuery, StoreError};
 use axwatch_model::{
-    AttestationId, HandlerChangeKind, HandlerChangeRow, HandlerName, JobState, PluginName, Seq,
-    StoredHandler, StoredHandlerState, bounds,
+    AttestationId, HandlerChangeKind, HandlerChangeRow, HandlerName, JobRow, JobState, PluginName,
+    Seq, StoredHandler, StoredHandlerState, bounds,
 };
 
 use super::{AnswerError, Answers, json_line};
@@ -110,6 +110,53 @@ impl Versions {
     /// [`StoreError`].
     pub async fn next_lines(&mut self) -> Result<Option<Vec<String>>, StoreError> {
         Ok(self.next().await?.map(|page| page.iter().map(json_line).collect()))
+    }
+}
+
+/// The numbers of the versions of one job's handler.
+pub(super) struct VersionNumbers<'a> {
+    answers: &'a Answers,
+    /// The plugin, and the handler's name among its stored ones; `None` of a name that none has.
+    handler: Option<(PluginName, HandlerName)>,
+    known: HashMap<AttestationId, Option<u64>>,
+}
+
+impl<'a> VersionNumbers<'a> {
+    /// Those of the handler of this job.
+    pub(super) fn of(answers: &'a Answers, row: &JobRow) -> VersionNumbers<'a> {
+        let handler = row.plugin.as_ref().and_then(|plugin| {
+            let name = row.bare_handler().strip_prefix(plugin.as_str())?.strip_prefix('.')?;
+            Some((plugin.clone(), name.parse().ok()?))
+        });
+        VersionNumbers { answers, handler, known: HashMap::new() }
+    }
+
+    /// Whether the handler has a name that stored ones have.
+    pub(super) fn may_be_stored(&self) -> bool {
+        self.handler.is_some()
+    }
+
+    /// The number of a version; `None` when it is not known any more.
+    pub(super) async fn find(
+        &mut self,
+        version: &AttestationId,
+    ) -> Result<Option<u64>, StoreError> {
+        if let Some(known) = self.known.get(version) {
+            return Ok(*known);
+        }
+        let Some((plugin, name)) = &self.handler else { return Ok(None) };
+        let store = self.answers.store();
+        let number = match store.get(version).await? {
+            // The change that the claim made is the last one up to it.
+            Some(claim) => {
+                let before = Some(claim.seq.next());
+                let rows = store.handler_changes(plugin, name, before, 1).await?;
+                rows.first().filter(|row| row.version == *version).map(|row| row.version_number)
+            }
+            None => None,
+        };
+        self.known.insert(version.clone(), number);
+        Ok(number)
     }
 }
 

@@ -14,6 +14,7 @@ use axwatch_model::{
 };
 
 use super::audit::is_of_type;
+use super::handlers::VersionNumbers;
 use super::question::now;
 use super::{AnswerError, Answers, Held, readable_bytes, waits};
 use crate::fingerprint::fingerprint;
@@ -23,6 +24,8 @@ use crate::views::{self, Below, Progress, Tree, TreeJob, shown_name};
 const TREE_JOBS_MAX: usize = 200;
 /// Children of one job that are shown in it.
 const TREE_CHILDREN_MAX: usize = 50;
+/// Records of a job, the last ones, that are looked at for the versions that its attempts ran.
+const LEAVES_LOOKED_AT: usize = 200;
 /// Jobs below one that are looked at to tell what became of them.
 const BELOW_MAX: usize = 1_000;
 
@@ -91,7 +94,37 @@ impl Answers {
 
     async fn whole_job(&self, row: JobRow, held: &Held) -> Result<views::Job, StoreError> {
         let ahead = self.ahead(&row).await?;
-        Ok(views::Job { ahead, ..self.brief_job(row, held).await? })
+        let handler_versions = self.ran_versions(&row).await?;
+        Ok(views::Job { ahead, handler_versions, ..self.brief_job(row, held).await? })
+    }
+
+    /// The versions of its handler that the last attempts of a job ran; `None` when that is not stored.
+    async fn ran_versions(
+        &self,
+        row: &JobRow,
+    ) -> Result<Option<Vec<views::RanVersion>>, StoreError> {
+        #[derive(serde::Deserialize)]
+        struct Said {
+            attempt: u32,
+            handler_version: Option<AttestationId>,
+        }
+        let mut numbers = VersionNumbers::of(self, row);
+        if !numbers.may_be_stored() {
+            return Ok(None);
+        }
+        let mut ran = Vec::new();
+        for leaf in &row.leaves[row.leaves.len().saturating_sub(LEAVES_LOOKED_AT)..] {
+            let Some(record) = self.record(*leaf).await? else { continue };
+            if !is_of_type(&record, "attempt_started") {
+                continue;
+            }
+            let Ok(said) = serde_json::from_str::<Said>(&record) else { continue };
+            if let Some(version) = said.handler_version {
+                let number = numbers.find(&version).await?;
+                ran.push(views::RanVersion { attempt: said.attempt, version, number });
+            }
+        }
+        Ok((!ran.is_empty()).then_some(ran))
     }
     /// The log entries of a job after this one.
     pub(super) async fn log_after(
@@ -302,6 +335,7 @@ fn view(row: JobRow, held: &Held) -> views::Job {
         priority: asked.map(|asked| asked.priority),
         handler: row.handler.to_string(),
         plugin: row.plugin.as_ref().map(ToString::to_string),
+        handler_versions: None,
         state,
         ahead: None,
         attempts: row.attempts,

@@ -9,11 +9,14 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
 use axwatch_ats::{Counted, StoreError};
-use axwatch_model::{JobId, JobRow, RevisionRow, Seq, Stored, Timestamp, WatcherNumber};
+use axwatch_model::{
+    AttestationId, JobId, JobRow, RevisionRow, Seq, Stored, Timestamp, WatcherNumber,
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::audit::with_leaf;
+use super::handlers::VersionNumbers;
 use super::{AnswerError, Answers, Held, raw, reasons};
 use crate::views::{Attempt, Reason, Revision, Why};
 
@@ -26,6 +29,7 @@ struct Said<'a> {
     epoch: Option<u64>,
     incarnation: Option<u64>,
     plugin: Option<String>,
+    handler_version: Option<AttestationId>,
     outcome: Option<String>,
     reason: Option<String>,
     next_at: Option<Timestamp>,
@@ -70,7 +74,13 @@ impl Answers {
             None => None,
         };
         let Recorded { attempts, others, holds } = self.recorded(&row).await?;
-        let attempts: Vec<_> = attempts.into_values().collect();
+        let mut attempts: Vec<_> = attempts.into_values().collect();
+        let mut numbers = VersionNumbers::of(self, &row);
+        for attempt in &mut attempts {
+            if let Some(version) = &attempt.handler_version {
+                attempt.handler_number = numbers.find(version).await?;
+            }
+        }
         let Counted { first: made, all: made_in_all } = self.store().made_by(id, MADE_MAX).await?;
         let spans = holds.iter().enumerate().filter_map(|(at, hold)| {
             let next = holds.get(at + 1).map(|next| next.at).filter(|next| *next > hold.at);
@@ -135,6 +145,7 @@ impl Answers {
                     let attempt = attempts.entry(number).or_insert_with(|| nothing_known(number));
                     attempt.plugin = said.plugin;
                     attempt.incarnation = said.incarnation;
+                    attempt.handler_version = said.handler_version;
                     attempt.epoch = said.epoch;
                     attempt.started_at = Some(said.at);
                 }
@@ -222,6 +233,8 @@ fn nothing_known(attempt: u32) -> Attempt {
         attempt,
         plugin: None,
         incarnation: None,
+        handler_version: None,
+        handler_number: None,
         epoch: None,
         started_at: None,
         ended_at: None,

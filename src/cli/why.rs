@@ -108,9 +108,16 @@ fn revision(out: &mut Output, watcher: &views::Revision) -> Result<()> {
 }
 
 fn attempts(out: &mut Output, attempts: &[views::Attempt]) -> Result<()> {
-    let mut table = TablePage::new(&[
-        "#ATTEMPT", "STARTED", "ENDED", "OUTCOME", "PLUGIN", "#PROCESS", "NEXT", "REASON",
-    ]);
+    let is_stored = attempts.iter().any(|attempt| attempt.handler_version.is_some());
+    let mut table = TablePage::new(match is_stored {
+        false => {
+            &["#ATTEMPT", "STARTED", "ENDED", "OUTCOME", "PLUGIN", "#PROCESS", "NEXT", "REASON"]
+        }
+        true => &[
+            "#ATTEMPT", "STARTED", "ENDED", "OUTCOME", "PLUGIN", "#PROCESS", "#VERSION", "CODE",
+            "NEXT", "REASON",
+        ],
+    });
     for attempt in attempts {
         let style = match attempt.outcome.as_deref() {
             Some("succeeded") => AnsiColor::Green.on_default(),
@@ -118,16 +125,20 @@ fn attempts(out: &mut Output, attempts: &[views::Attempt]) -> Result<()> {
             Some(_) => AnsiColor::Yellow.on_default(),
             None => AnsiColor::Cyan.on_default(),
         };
-        let cells = vec![
+        let mut cells = vec![
             attempt.attempt.to_string(),
             or_dash(attempt.started_at),
             or_dash(attempt.ended_at),
             attempt.outcome.clone().unwrap_or_else(|| "under way".to_owned()),
             or_dash(attempt.plugin.as_ref()),
             or_dash(attempt.incarnation),
-            or_dash(attempt.next_at),
-            attempt.reason.clone().unwrap_or_default(),
         ];
+        if is_stored {
+            cells.push(or_dash(attempt.handler_number));
+            cells.push(or_dash(attempt.handler_version.as_ref()));
+        }
+        cells.push(or_dash(attempt.next_at));
+        cells.push(attempt.reason.clone().unwrap_or_default());
         table.row(style, cells);
     }
     out.table(&mut table)

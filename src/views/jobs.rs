@@ -41,6 +41,8 @@ pub struct Job {
     pub handler: String,
     /// The plugin that answers for it.
     pub plugin: Option<String>,
+    /// The versions that its last attempts ran; null in lists, and of a handler that is not stored.
+    pub handler_versions: Option<Vec<RanVersion>>,
     /// Where it is on its way.
     pub state: JobState,
     /// Jobs of its lane that come before it; null of one that does not wait, and where nobody counted.
@@ -81,6 +83,17 @@ pub struct Job {
     /// Only in the answer to whoever did something with it: what is below it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub below: Option<Below>,
+}
+
+/// The version of a stored handler that an attempt ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RanVersion {
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// The claim that has its code.
+    pub version: AttestationId,
+    /// Which of the versions of the handler that is.
+    pub number: Option<u64>,
 }
 
 /// How far an attempt said it came.

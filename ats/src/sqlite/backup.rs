@@ -757,7 +757,7 @@ pub(super) mod tests {
         // One after the other the steps make these.
         let tables = ["passes", "cursors", "holds", "job_seqs", "removed", "quarantine"];
         let later = ["schedules", "routes", "refused", "job_payloads", "job_entries"];
-        let pulse = ["schedule_runs", "budgets", "spend", "handler_spend"];
+        let pulse = ["schedule_runs", "budgets", "spend", "handler_spend", "handler_changes"];
         for table in tables.into_iter().chain(later).chain(pulse) {
             let folder = tempfile::tempdir().unwrap();
             let store = folder.path().join("axwatch.db");
@@ -778,7 +778,7 @@ pub(super) mod tests {
             changed(&store, &format!("DROP TABLE {table}")).await;
             let writer = SqliteStore::open_writer(&store).await.unwrap();
             let opened = writer.reader().opened().clone();
-            assert_eq!((opened.schema, opened.epoch), (6, before.1.opened.epoch + 1));
+            assert_eq!((opened.schema, opened.epoch), (7, before.1.opened.epoch + 1));
             writer.close().await.unwrap();
         }
     }

@@ -254,7 +254,9 @@ async fn an_older_program_leaves_no_trace_beside_a_newer_store() {
     assert!(!path.with_extension("db-wal").exists());
 }
 
-/// Takes back what the last migrations did, so that a store has schema 5, 3 or 1.
+/// Takes back what the last migrations did, so that a store has schema 6, 5, 3 or 1.
+const BACK_TO_6: &str = "DROP TABLE handler_changes; ALTER TABLE plugins DROP COLUMN stored_handlers; \
+     DELETE FROM _sqlx_migrations WHERE version > 6;";
 const BACK_TO_5: &str = "DROP INDEX jobs_asked_open; DROP INDEX jobs_asked_numbers; \
      DROP INDEX jobs_children; DROP INDEX jobs_of_schedule; \
      ALTER TABLE jobs DROP COLUMN asker; ALTER TABLE jobs DROP COLUMN owner; \
@@ -287,7 +289,7 @@ const BACK_TO_1: &str = "DROP INDEX jobs_ended_badly; DROP TABLE aliases; \
 
 /// Takes a store of the present schema back to 3.
 pub(super) fn back_to_3() -> String {
-    [BACK_TO_5, BACK_TO_3].concat()
+    [BACK_TO_6, BACK_TO_5, BACK_TO_3].concat()
 }
 
 async fn changed(path: &Path, sql: &str) {
@@ -312,7 +314,7 @@ async fn a_store_of_an_older_schema_is_read_as_it_is_and_brought_up_to_be_writte
     let revisions = reader.revisions(WatcherNumber(1)).await.unwrap();
     drop(reader);
     let writer = SqliteStore::open_writer(&path).await.unwrap();
-    assert_eq!(writer.reader().opened().schema, 6);
+    assert_eq!(writer.reader().opened().schema, 7);
     let [revision] = &revisions[..] else { panic!("{revisions:?}") };
     assert_eq!((revision.revision, revision.since_seq, revision.from_seq), (3, Seq(4), Seq(4)));
     assert_eq!((&revision.handlers[..], revision.retired_seq), (&["h".into()][..], Some(Seq(7))));
@@ -363,7 +365,7 @@ async fn a_store_without_positions_is_read_as_it_is_and_gets_them_to_be_written(
 
     let writer = open_small(&path).await;
     let reader = writer.reader();
-    assert_eq!(reader.opened().schema, 6);
+    assert_eq!(reader.opened().schema, 7);
     assert_eq!(found(reader.as_ref(), &asks("'subject 12'", 9)).await, [12]);
     assert_eq!(reader.jobs_of(Seq(12), 10).await.unwrap(), jobs);
     assert_eq!(reader.jobs_of(Seq(25), 10).await.unwrap(), newest);
@@ -397,7 +399,7 @@ async fn a_store_without_askers_is_read_as_it_is_and_gets_them_to_be_written() {
          ('zoo','a','a',60,1,'x','y',5,6,NULL), ('zoo','b','b',60,0,'','',5,6,NULL), \
          ('zoo','c','c',0,1,'','',5,6,NULL), ('zoo','d','d',60,1,'','',5,6,7), \
          ('zoo','e','e',60,1,'','',9000000000000,6,NULL)";
-    changed(&path, &[BACK_TO_5, schedules].concat()).await;
+    changed(&path, &[BACK_TO_6, BACK_TO_5, schedules].concat()).await;
 
     let reader = SqliteStore::open_reader(&path).await.unwrap();
     assert_eq!(reader.opened().schema, 5);
@@ -405,7 +407,7 @@ async fn a_store_without_askers_is_read_as_it_is_and_gets_them_to_be_written() {
     drop(reader);
     let writer = open_small(&path).await;
     let reader = writer.reader();
-    assert_eq!(reader.opened().schema, 6);
+    assert_eq!(reader.opened().schema, 7);
     assert_eq!(told_of_pulse(reader.as_ref()).await, before);
 
     let asked = reader.open_asked(JobNumber(0), 9).await.unwrap();
@@ -570,6 +572,75 @@ async fn the_last_claim_of_the_log_leaves_its_number_behind() {
     assert_eq!(new.seq, Seq(4));
 }
 
+#[tokio::test]
+async fn a_store_without_stored_handlers_gets_those_that_people_stored_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("axwatch.db");
+    SqliteStore::open_writer(&path).await.unwrap().close().await.unwrap();
+    let row = |n: u64,
+               subjects: &str,
+               predicate: &str,
+               context: &str,
+               by: &str,
+               attributes: &str| {
+        format!(
+            "INSERT INTO attestations VALUES ({n},'id-{n}','{subjects}','[\"{predicate}\"]','[\"{context}\"]',\
+             '[\"a\"]',1,{n},'axwatch-cli','{by}',0,'{attributes}',NULL,NULL,0,NULL,NULL,0,NULL);"
+        )
+    };
+    let code = r#"{"code":"1"}"#;
+    let (kept, gone, fault) = (r#"["kept"]"#, r#"["gone"]"#, "handler:faulted");
+    let removed = r#"{"reason":"removed"}"#;
+    let rows = [
+        row(1, kept, "handler", "python", "user", code),
+        row(2, gone, "handler", "python", "user", code),
+        row(3, kept, "handler", "python", "user", code),
+        row(4, gone, fault, "python", "user", removed),
+        row(5, gone, fault, "python", "user", removed),
+        // What cannot be one, and what nobody knows the right to.
+        row(6, kept, "handler", "python", "python", code),
+        row(7, r#"["a/b"]"#, "handler", "python", "user", code),
+        row(8, r#"["a","b"]"#, "handler", "python", "user", code),
+        row(9, kept, "handler", "a plugin", "user", code),
+        row(10, kept, "handler", "python", "user", r#"{"code":1}"#),
+        row(11, r#"["never"]"#, fault, "python", "user", removed),
+        row(12, gone, "handler", "python", "user", code),
+        row(13, gone, fault, "python", "user", r#"{"reason":"no such module"}"#),
+        // Not matched yet.
+        row(14, kept, "handler", "python", "user", code),
+        "UPDATE meta SET value = 13 WHERE key = 'matched_seq';".to_owned(),
+    ];
+    changed(&path, &[BACK_TO_6.to_owned(), rows.concat()].concat()).await;
+
+    let reader = SqliteStore::open_reader(&path).await.unwrap();
+    assert_eq!((reader.opened().schema, reader.stored_handlers().await.unwrap()), (6, vec![]));
+    drop(reader);
+    let writer = SqliteStore::open_writer(&path).await.unwrap();
+    let reader = writer.reader();
+    let mut told = Vec::new();
+    let python = "python".parse().unwrap();
+    for name in ["gone", "kept"] {
+        let name = name.parse().unwrap();
+        let rows = reader.handler_changes(&python, &name, None, 9).await.unwrap();
+        told.extend(rows.into_iter().map(|row| {
+            let (kind, version) = (row.kind.as_str(), row.version.to_string());
+            assert_eq!((&*row.by, row.reason.as_str()), ("user", ""));
+            assert_eq!(row.at.ms(), row.seq.0 as i64);
+            (row.seq.0, kind, row.version_number, version, row.version_seq.0)
+        }));
+    }
+    let expected = [
+        (12, "stored", 2, "id-12", 12),
+        (4, "removed", 1, "id-2", 2),
+        (2, "stored", 1, "id-2", 2),
+        (3, "stored", 2, "id-3", 3),
+        (1, "stored", 1, "id-1", 1),
+    ];
+    assert_eq!(told, expected.map(|(a, b, c, d, e)| (a, b, c, d.to_owned(), e)));
+    assert_eq!(reader.stored_handlers().await.unwrap().len(), 2);
+    assert_eq!(reader.quarantine_count().await.unwrap(), 0);
+}
+
 /// One row in each table; a job and a watcher more than one, so that the rest can be seen to go on.
 async fn furnished(path: &Path) {
     let mut writer = SqliteStore::open_writer(path).await.unwrap();
@@ -590,7 +661,9 @@ async fn furnished(path: &Path) {
         INSERT INTO holds VALUES (1,1,'paused',0,1,NULL,0,0,NULL,NULL,NULL,0),(2,1,'muted',0,1,9,0,0,NULL,NULL,NULL,0); \
         INSERT INTO aliases VALUES (1,0,'[\"a\",\"b\"]'),(2,0,'[\"c\",\"d\"]'); \
         INSERT INTO plugins VALUES \
-            ('p','1.0.0',1,1,NULL,0,NULL),('q','1.0.0',1,1,NULL,0,NULL); \
+            ('p','1.0.0',1,1,NULL,0,NULL,0),('q','1.0.0',1,1,NULL,0,NULL,0); \
+        INSERT INTO handler_changes VALUES \
+            (1,'p','h','stored',1,'a',1,'','user',1),(2,'q','h','stored',1,'b',2,'','user',1); \
         INSERT INTO handlers VALUES ('p','h'),('q','h'); \
         INSERT INTO schedules VALUES \
             ('p','h','p/h',0,NULL,NULL,1,NULL,'once','skip',0,0,'','',NULL,'inactive',1,1,NULL,'[]',NULL,NULL,NULL,0,0), \
@@ -607,7 +680,7 @@ async fn furnished(path: &Path) {
 }
 
 /// How many rows of each kind a reader finds.
-async fn counts(reader: &dyn Store) -> [usize; 18] {
+async fn counts(reader: &dyn Store) -> [usize; 19] {
     [
         reader.open_jobs(JobNumber(0), 9).await.unwrap().len(),
         reader.watchers().await.unwrap().len(),
@@ -627,6 +700,7 @@ async fn counts(reader: &dyn Store) -> [usize; 18] {
         reader.budgets().await.unwrap().len(),
         reader.spends(0).await.unwrap().len(),
         reader.handler_spends().await.unwrap().len(),
+        reader.stored_handlers().await.unwrap().len(),
     ]
 }
 
@@ -686,6 +760,8 @@ async fn a_row_of_any_table_that_does_not_decode_stops_nothing() {
             "UPDATE handler_spend SET dearest = 9e999 WHERE plugin = 'q'",
         ),
         ("routes", "[\"\",\"GET\",\"/\"]", 10, "UPDATE routes SET plugin = '' WHERE plugin = 'q'"),
+        ("handler_changes", "2", 18, "UPDATE handler_changes SET kind = 'kept' WHERE seq = 2"),
+        ("handler_changes", "2", 18, "UPDATE handler_changes SET version = '' WHERE seq = 2"),
         ("refused", "q", 11, "UPDATE refused SET parts = '[{}]' WHERE plugin = 'q'"),
     ];
     for (table, key, kind, spoil) in cases {
@@ -693,7 +769,7 @@ async fn a_row_of_any_table_that_does_not_decode_stops_nothing() {
         let path = folder.path().join("axwatch.db");
         furnished(&path).await;
         let all = counts(&*SqliteStore::open_reader(&path).await.unwrap()).await;
-        assert_eq!(all, [3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 2, 2, 2, 2]);
+        assert_eq!(all, [3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 2, 2, 2, 2, 2]);
         changed(&path, spoil).await;
         let mut expected = all;
         expected[kind] -= 1;

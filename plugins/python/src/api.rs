@@ -77,11 +77,7 @@ async fn check_one(pool: &Pool, name: &str, code: &str) -> Result<Checked, HttpR
 }
 
 /// Asks the host whether it understands the AX texts, which it would refuse at the announcement.
-async fn check_queries(
-    host: &Host,
-    checked: Checked,
-    code: &str,
-) -> Result<Checked, HttpResponse> {
+async fn check_queries(host: &Host, checked: Checked, code: &str) -> Result<Checked, HttpResponse> {
     for watched in checked.watchers.iter().filter(|watched| !watched.ax.is_empty()) {
         match host.query(Query::ax(&watched.ax).limit(1)).await {
             Ok(_) => {}
@@ -173,7 +169,8 @@ async fn test(session: &Session, request: &HttpRequest) -> Result<HttpResponse, 
     let ran = worker.run(&run, &services, pool.settings().timeout).await;
     crate::settle(worker, &source, &ran);
     let noted = services.into_noted();
-    let log = noted.lines.into_iter().map(|(level, message)| TestedLine { level: word(level), message });
+    let log =
+        noted.lines.into_iter().map(|(level, message)| TestedLine { level: word(level), message });
     let tested = Tested {
         ok: false,
         result: RawValue::NULL,

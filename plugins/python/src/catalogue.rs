@@ -329,7 +329,9 @@ fn refused(item: &CheckItem<'_>) -> Option<Checked> {
         return Some(Checked::refused(problem));
     }
     let taken = [SCRIPT, SYNC].into_iter().find(|taken| taken[NAME.len() + 1..] == *item.name)?;
-    Some(Checked::refused(format!("{taken} is a handler of the plugin itself: choose another name")))
+    Some(Checked::refused(format!(
+        "{taken} is a handler of the plugin itself: choose another name"
+    )))
 }
 
 fn batches(items: &[CheckItem<'_>], open: &[usize]) -> Vec<Vec<usize>> {

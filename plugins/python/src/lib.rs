@@ -133,9 +133,7 @@ impl PythonPlugin {
         }
         match self.sync(&self.session()?).await {
             Ok(report) => Ok(Done::new().result_json(&report)),
-            Err(NoSync::Worker(problem)) => {
-                Err(Failure::not_now(AGAIN_WITHOUT_PYTHON, problem))
-            }
+            Err(NoSync::Worker(problem)) => Err(Failure::not_now(AGAIN_WITHOUT_PYTHON, problem)),
             Err(NoSync::Host(failure)) => Err(failure),
         }
     }
@@ -160,10 +158,7 @@ impl PythonPlugin {
         }
         let source = source.ok_or_else(|| {
             let version = version.map(|version| format!(" in version {version}"));
-            Failure::permanent(format!(
-                "there is no handler {name}{}",
-                version.unwrap_or_default()
-            ))
+            Failure::permanent(format!("there is no handler {name}{}", version.unwrap_or_default()))
         })?;
         let params: Params = job.params_as()?;
         let of_schedule = job.schedule().and_then(|schedule| function_of(name, schedule));
@@ -262,9 +257,13 @@ fn no_worker(problem: NoWorker) -> Failure {
 
 impl Plugin for PythonPlugin {
     fn about(&self) -> About {
-        About::new(NAME, env!("CARGO_PKG_VERSION"), "Runs handlers in Python that are stored as claims")
-            .author("axwatch")
-            .license(env!("CARGO_PKG_LICENSE"))
+        About::new(
+            NAME,
+            env!("CARGO_PKG_VERSION"),
+            "Runs handlers in Python that are stored as claims",
+        )
+        .author("axwatch")
+        .license(env!("CARGO_PKG_LICENSE"))
     }
 
     async fn initialize(&self, start: Start) -> Result<(), Failure> {

@@ -83,7 +83,10 @@ impl Output {
         }
         if self.lines > LINES_MAX {
             let more = self.lines - LINES_MAX;
-            tell((Level::Warn, format!("{more} more lines were printed; their beginning is in the result")));
+            tell((
+                Level::Warn,
+                format!("{more} more lines were printed; their beginning is in the result"),
+            ));
         }
         let mut text = String::from_utf8_lossy(&self.kept).into_owned();
         if let left_out @ 1.. = self.bytes - self.kept.len() as u64 {

@@ -197,7 +197,8 @@ fn strays() -> Vec<Pid> {
     let workers = workers();
     let ourselves = rustix::process::getpid().as_raw_pid();
     let table = table();
-    let ours = table.iter().filter(|&&(pid, parent)| parent == ourselves && !workers.contains(&pid));
+    let ours =
+        table.iter().filter(|&&(pid, parent)| parent == ourselves && !workers.contains(&pid));
     let ours: Vec<i32> = ours.map(|&(pid, _)| pid).collect();
     let mut found: Vec<Pid> = ours.iter().filter_map(|&pid| Pid::from_raw(pid)).collect();
     found.extend(below(&table, ours));

@@ -142,4 +142,3 @@ fn told(found: Result<Vec<u8>, Failure>) -> (Reply, Vec<u8>) {
         }
     }
 }
-

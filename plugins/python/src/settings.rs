@@ -224,7 +224,11 @@ mod tests {
                 "red",
                 "[python] has no key colour; it knows python, workers, timeout_secs, memory_mb, python_paths",
             ),
-            ("workers", "0", "[python] workers = \"0\" is wrong: it must be a whole number from 1 to 64"),
+            (
+                "workers",
+                "0",
+                "[python] workers = \"0\" is wrong: it must be a whole number from 1 to 64",
+            ),
             ("workers", "many", "it must be a whole number from 1 to 64"),
             ("timeout_secs", "-1", "it must be a whole number from 1 to 86400"),
             ("memory_mb", "10", "it must be a whole number from 64 to 1048576, or 0 for no limit"),

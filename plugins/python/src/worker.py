@@ -8,6 +8,7 @@ behind that could be felt by the next one.
 Only the standard library, from Python 3.8. Not here: which code is in force, time limits, retries.
 """
 
+import _thread
 import ast
 import io
 import json
@@ -88,6 +89,8 @@ class State:
     # True in a process that the code of a handler forked off.
     is_child = False
     lines = 0
+    # As the system counts them.
+    threads = 0
 
 
 state = State()
@@ -334,9 +337,7 @@ def run(head, blob):
     except Gone:
         raise
     except MemoryError as error:
-        del state.reserve
-        done = out_of_memory(error, code)
-        state.reserve = bytearray(1 << 20)
+        done = out_of_memory(error, code, module)
         done["tainted"] = "ran out of memory"
     except BaseException as error:
         done, result = failed(error, code), b"null"
@@ -415,7 +416,10 @@ def failed(error, code):
     return {"outcome": "unloadable" if is_text else "error", "error": told, "traceback": told}
 
 
-def out_of_memory(error, code):
+def out_of_memory(error, code, module):
+    state.reserve = None
+    traceback.clear_frames(error.__traceback__)
+    module.__dict__.clear()
     limit = "a worker may have %d MiB (memory_mb in the table of the plugin)" % (state.memory >> 20)
     if not state.memory:
         limit = "the machine has no more"
@@ -479,7 +483,7 @@ def clean_up():
             return "changed the interpreter"
         if file_of(1) != pipes[0] or file_of(2) != pipes[1]:
             return "changed its standard output or standard error"
-        if len(sys._current_frames()) > 1:
+        if has_threads():
             return "left a thread running"
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -518,6 +522,17 @@ def encoded():
     return dict(os.environ) if data is None else dict(data)
 
 
+def has_threads():
+    """Whether threads of the code run on. Those that libraries have for themselves are none of it."""
+    threads = os.fstat(tasks).st_nlink
+    if threads == state.threads:
+        return False
+    # One that has just begun shows itself when it is its turn.
+    time.sleep(0.001)
+    state.threads = threads
+    return _thread._count() > 0 or len(sys._current_frames()) > 1
+
+
 def file_of(fd):
     seen = os.fstat(fd)
     return (seen.st_dev, seen.st_ino)
@@ -538,7 +553,10 @@ class Lines(logging.Handler):
             self.handleError(record)
             return
         flush()
-        channel.send({"t": "log", "level": level_of(record.levelno), "message": message})
+        # The answer says that it has its place among what is printed.
+        with channel.lock:
+            channel.send({"t": "log", "level": level_of(record.levelno), "message": message})
+            channel.receive()
 
 
 def level_of(number):
@@ -802,7 +820,8 @@ def bound(memory):
     if memory:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     state.memory = memory
-    state.reserve = bytearray(1 << 20)
+    # For what is left to be said when there is no more: an arena of the interpreter and then some.
+    state.reserve = bytearray(8 << 20)
 
 
 def text_stream(fd):
@@ -817,6 +836,8 @@ out, err = text_stream(1), text_stream(2)
 sys.stdout, sys.stderr = out, err
 pipes = (file_of(1), file_of(2))
 statm = os.open("/proc/self/statm", os.O_RDONLY)
+tasks = os.open("/proc/self/task", os.O_RDONLY)
+state.threads = os.fstat(tasks).st_nlink
 os.register_at_fork(after_in_child=forked)
 the_axwatch = the_module()
 root = logging.getLogger()

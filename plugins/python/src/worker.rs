@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
 
-use crate::frame::{CheckItem, Checked, DoneHead, Link, Message, NoFrame, Request};
+use crate::frame::{CheckItem, Checked, DoneHead, Link, Message, NoFrame, Reply, Request};
 use crate::output::{Line, Output};
 use crate::process::{Exit, Process};
 use crate::services::Services;
@@ -60,7 +60,9 @@ pub(crate) enum NoWorker {
     )]
     TooOld { python: String, version: String },
     /// It did not come up.
-    #[error("{python} does not start: {reason}; install python3 (Debian: apt install python3) or set [python] python = \"/path/to/python3\"")]
+    #[error(
+        "{python} does not start: {reason}; install python3 (Debian: apt install python3) or set [python] python = \"/path/to/python3\""
+    )]
     Broken { python: String, reason: String },
     /// All are busy.
     #[error("all {workers} workers are busy (workers in the table [python])")]
@@ -239,11 +241,7 @@ impl Worker {
         }
     }
 
-    async fn run_to_end(
-        &mut self,
-        run: &Run<'_>,
-        services: &Services<'_>,
-    ) -> Result<Ran, Broken> {
+    async fn run_to_end(&mut self, run: &Run<'_>, services: &Services<'_>) -> Result<Ran, Broken> {
         let (code, forget) = self.code_for(run.source);
         let request = Request::Run {
             name: &run.source.name,
@@ -297,6 +295,8 @@ impl Worker {
                     // What was printed before comes before.
                     self.listen(services);
                     services.log((level.into(), message));
+                    let heard = Reply::Found {};
+                    self.link.send(&heard, &[]).await.map_err(|_| NoFrame::Closed)?;
                 }
                 Message::Attest { claim } => {
                     let (reply, found) = services.attest(claim).await;
@@ -344,8 +344,8 @@ impl Worker {
         if self.codes.contains(version) {
             return (None, false);
         }
-        let forget = self.codes.len() >= CODES_KEPT
-            || self.code_bytes + source.code.len() > CODE_BYTES_KEPT;
+        let forget =
+            self.codes.len() >= CODES_KEPT || self.code_bytes + source.code.len() > CODE_BYTES_KEPT;
         if forget {
             self.codes.clear();
             self.code_bytes = 0;

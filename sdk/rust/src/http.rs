@@ -28,11 +28,7 @@ impl Route {
     }
 
     pub(crate) fn into_wire(self) -> protocol::RouteInfo {
-        protocol::RouteInfo {
-            method: self.method,
-            path: self.path,
-            description: self.description,
-        }
+        protocol::RouteInfo { method: self.method, path: self.path, description: self.description }
     }
 }
 
@@ -124,7 +120,9 @@ impl HttpResponse {
     /// A value as JSON. One that has none becomes an error with status 500.
     pub fn json<T: Serialize + ?Sized>(status: u16, value: &T) -> HttpResponse {
         match serde_json::to_vec(value) {
-            Ok(body) => HttpResponse::new(status).header("content-type", "application/json").body(body),
+            Ok(body) => {
+                HttpResponse::new(status).header("content-type", "application/json").body(body)
+            }
             Err(error) => HttpResponse::error(500, format!("the answer has no JSON: {error}")),
         }
     }

@@ -278,7 +278,10 @@ impl Job {
     }
 
     /// Tells lines by `tell`, which gives back those that did not arrive.
-    pub(crate) async fn tell_log(&self, tell: impl AsyncFnOnce(Vec<JobLogEntry>) -> Vec<JobLogEntry>) {
+    pub(crate) async fn tell_log(
+        &self,
+        tell: impl AsyncFnOnce(Vec<JobLogEntry>) -> Vec<JobLogEntry>,
+    ) {
         let telling = self.inner.telling.lock().await;
         let entries = self.log_lock().take();
         // The reply waits for lines that are on their way, and for nothing else.

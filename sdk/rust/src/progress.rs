@@ -118,7 +118,8 @@ impl Queue {
         progress: Progress,
         lines: Vec<JobLogEntry>,
     ) -> Vec<JobLogEntry> {
-        let (now, later) = if self.hears_lines() { (lines, Vec::new()) } else { (Vec::new(), lines) };
+        let (now, later) =
+            if self.hears_lines() { (lines, Vec::new()) } else { (Vec::new(), lines) };
         if progress.is_none() && now.is_empty() {
             return later;
         }

@@ -320,10 +320,7 @@ fn on_wire(id: &str, handler: &str) -> protocol::Job {
 /// few times, and then has the same dead letter.
 ///
 /// "Not now" without a time has no such choice: RESOURCE_EXHAUSTED is its only form.
-async fn reply(
-    job: &Job,
-    outcome: Result<Done, Failure>,
-) -> Result<ExecuteJobResponse, Status> {
+async fn reply(job: &Job, outcome: Result<Done, Failure>) -> Result<ExecuteJobResponse, Status> {
     let outcome = outcome.and_then(|done| match done.mistake {
         Some(mistake) => Err(Failure::Permanent(mistake)),
         None => Ok(done),
@@ -423,7 +420,6 @@ impl<P: Plugin> DomainPluginService for Service<P> {
     async fn parse_ax_query(&self, _: Request<ParseAxQueryRequest>) -> Reply<ParseAxQueryResponse> {
         Err(Status::unimplemented("no parser"))
     }
-
 
     type HandleWebSocketStream = BoxStream<WebSocketMessage>;
 

@@ -236,7 +236,8 @@ impl Harness {
     /// When the plugin serves no HTTP.
     pub async fn http(&self, request: HttpRequest) -> HttpResponse {
         let answered = self.plugin.clone().handle_http(request.into_wire()).await;
-        let answered = answered.unwrap_or_else(|status| panic!("no HTTP: {}", status_text(&status)));
+        let answered =
+            answered.unwrap_or_else(|status| panic!("no HTTP: {}", status_text(&status)));
         HttpResponse::from_wire(answered.into_inner())
     }
 

@@ -2,14 +2,15 @@
 
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context as _, Result};
+use axwatch_model::{Clock as _, SystemClock};
 use clap::Args;
 use hyper::Method;
 
 use super::create::Code;
 use super::show::printable;
 use crate::cli::Context;
-use crate::client::{JSON, path};
-use crate::fault::Fault;
+use crate::client::{ClientError, JSON, path};
+use crate::fault::{Fault, InvalidQuery};
 use crate::output::{Output, counted, reader_gone};
 use crate::source::{HANDLERS, need_server, parse};
 use crate::views::{
@@ -58,7 +59,8 @@ impl Test {
         let client = need_server(&context.config()?.store).await?;
         let place = path(HANDLERS, &[&self.name, "test"]);
         let body = serde_json::to_vec(&trial)?;
-        let mut lines = client.lines(Method::POST, &place, JSON, body.into()).await?;
+        let lines = client.lines(Method::POST, &place, JSON, body.into()).await;
+        let mut lines = lines.map_err(|error| readable(error, &trial.on))?;
         let mut last = None;
         let mut gone = std::pin::pin!(reader_gone());
         loop {
@@ -85,6 +87,15 @@ impl Test {
             // All of it has been told.
             _ => Err(Fault::NotOk.into()),
         }
+    }
+}
+
+/// The same error, with the mistakes of AX shown where they are.
+fn readable(error: ClientError, on: &str) -> anyhow::Error {
+    let is_ax = matches!(&error, ClientError::Server(refusal) if refusal.kind == "ax");
+    match InvalidQuery::check_question(on, SystemClock::new().now().wall) {
+        Err(mistakes) if is_ax => mistakes.into(),
+        _ => error.into(),
     }
 }
 

@@ -6,7 +6,7 @@ use axwatch_model::{JobState, Timestamp};
 
 use super::state_of;
 use crate::output::{Output, counted, cut, job_style, or_dash};
-use crate::views::{Job, JobLog, Tree};
+use crate::views::{Job, JobLog, RanVersion, Tree};
 
 /// Log entries that are shown; `--json` has all.
 const LOG_SHOWN: usize = 20;
@@ -33,6 +33,7 @@ pub fn show_job(out: &mut Output, job: &Job) -> Result<()> {
         ("state", format!("{style}{}{style:#}", job.state)),
         ("handler", job.handler.clone()),
         ("plugin", or_dash(job.plugin.as_ref())),
+        ("version", job.handler_versions.as_deref().map(versions).unwrap_or_default()),
         ("origin", job.origin.to_string()),
         ("asked for", asked_for(job)),
         ("source", text(&job.source)),
@@ -57,6 +58,20 @@ pub fn show_job(out: &mut Output, job: &Job) -> Result<()> {
         show_tree(out, tree)?;
     }
     show_log(out, job.log.as_deref().unwrap_or_default())
+}
+
+/// The versions that attempts ran: once when they are all the same.
+fn versions(ran: &[RanVersion]) -> String {
+    let told = |one: &RanVersion| match one.number {
+        Some(number) => format!("{number}: claim {}", one.version),
+        None => format!("claim {}", one.version),
+    };
+    let are_one = ran.windows(2).all(|two| two[0].version == two[1].version);
+    let lines = ran.iter().map(|one| match are_one {
+        true => told(one),
+        false => format!("{}, in attempt {}", told(one), one.attempt),
+    });
+    lines.take(if are_one { 1 } else { ran.len() }).collect::<Vec<_>>().join("\n")
 }
 
 /// Who asked for a job, and when that was to be.
@@ -194,6 +209,19 @@ mod tests {
         for (json, expected) in cases {
             assert_eq!(asked_for(&job(json)), expected);
         }
+    }
+
+    #[test]
+    fn the_version_of_each_attempt_is_told() {
+        let ran = |attempt, version: &str, number| RanVersion {
+            attempt,
+            version: version.parse().unwrap(),
+            number,
+        };
+        let (first, second) = (ran(1, "AS-1", Some(1)), ran(2, "AS-2", None));
+        assert_eq!(versions(&[first.clone(), ran(2, "AS-1", Some(1))]), "1: claim AS-1");
+        let both = "1: claim AS-1, in attempt 1\nclaim AS-2, in attempt 2";
+        assert_eq!(versions(&[first, second]), both);
     }
 
     #[test]

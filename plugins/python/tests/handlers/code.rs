@@ -14,7 +14,10 @@ async fn an_answer_is_what_main_returns_or_result() {
     let cases = [
         ("_result = 1 + 1", json!(2)),
         ("x = 1", Value::Null),
-        ("def main(upstream): return {'n': [1, 2.5, 'é', None, True]}", json!({"n": [1, 2.5, "é", null, true]})),
+        (
+            "def main(upstream): return {'n': [1, 2.5, 'é', None, True]}",
+            json!({"n": [1, 2.5, "é", null, true]}),
+        ),
         ("def main(upstream):\n  return upstream['content'][:3]", json!("def")),
         ("def main(): return 7", json!(7)),
         ("async def main(upstream): return 8", json!(8)),
@@ -23,9 +26,15 @@ async fn an_answer_is_what_main_returns_or_result() {
         ("main = 5\n_result = 4", json!(4)),
         ("import sys\n_result = 5\nsys.exit()", json!(5)),
         ("_result = [job_id != '', attempt, params]", json!([true, 1, {}])),
-        ("from axwatch import watch, schedule, Permanent, NotNow, attest, query\n_result = 6", json!(6)),
+        (
+            "from axwatch import watch, schedule, Permanent, NotNow, attest, query\n_result = 6",
+            json!(6),
+        ),
         ("_result = __name__", json!("__handler__")),
-        ("import pickle\nclass A: pass\n_result = type(pickle.loads(pickle.dumps(A()))).__name__", json!("A")),
+        (
+            "import pickle\nclass A: pass\n_result = type(pickle.loads(pickle.dumps(A()))).__name__",
+            json!("A"),
+        ),
         ("_result = {1: 'a'}", json!({"1": "a"})),
         ("_result = 'seen' in globals()\nseen = 1", json!(false)),
         ("_result = 'seen' in globals()\nseen = 1", json!(false)),
@@ -38,7 +47,8 @@ async fn an_answer_is_what_main_returns_or_result() {
 #[tokio::test]
 async fn a_payload_is_a_value_a_text_or_bytes() {
     let harness = start(&[("workers", "1")]).await;
-    let version = harness.store_handler("seen", "_result = [type(upstream).__name__, repr(upstream)]");
+    let version =
+        harness.store_handler("seen", "_result = [type(upstream).__name__, repr(upstream)]");
     let cases: [(&[u8], Value); 7] = [
         (br#"{"a": 1}"#, json!(["dict", "{'a': 1}"])),
         (b"[1]", json!(["list", "[1]"])),
@@ -62,7 +72,10 @@ async fn what_json_cannot_hold_fails_for_good_and_says_where() {
         ("_result = {'a': [1, {2}]}", "the result['a'][1] is a set ({2}); JSON holds"),
         ("_result = float('nan')", "the result is nan; JSON holds"),
         ("_result = {'t': {(1, 2): 3}}", "the result['t'] has a key that is a tuple ((1, 2))"),
-        ("import datetime\n_result = [datetime.date(2026, 1, 2)]", "the result[0] is a date (datetime.date(2026, 1, 2))"),
+        (
+            "import datetime\n_result = [datetime.date(2026, 1, 2)]",
+            "the result[0] is a date (datetime.date(2026, 1, 2))",
+        ),
         ("_result = []\n_result.append(_result)", "the result[0] contains itself"),
         ("_result = b'x'", "the result is a bytes (b'x')"),
         ("_result = object", "the result is a type (<class 'object'>)"),
@@ -155,7 +168,11 @@ async fn a_claim_or_a_question_that_does_not_do_is_an_exception() {
         ("attest([], 'x')", true, "subjects: at least one is needed"),
         ("attest('a', 'x', attributes={'n': {1}})", true, "attributes['n'] is a set"),
         ("query('is commit')", true, "the harness does not speak AX"),
-        ("attest('a', 5)", false, "attest: predicates is an int; it must be a text or a list of texts"),
+        (
+            "attest('a', 5)",
+            false,
+            "attest: predicates is an int; it must be a text or a list of texts",
+        ),
         ("attest(['a', None], 'x')", false, "attest: subjects[1] is None; it must be a text"),
         ("attest('a', 'x', attributes=[1])", false, "attributes is a list; it must be a dict"),
         ("query(5)", false, "the question is an int; it must be AX text"),
@@ -195,7 +212,9 @@ print('seven', end='')
     assert!(answer["duration_ms"].as_f64().unwrap() > 0.0);
     let lines: Vec<(Level, &str)> = outcome.log.iter().map(|(l, m)| (*l, m.as_str())).collect();
     assert_eq!(lines[..3], [(Level::Info, "one"), (Level::Info, "two 2"), (Level::Warn, "three")]);
-    for line in [(Level::Warn, "four"), (Level::Info, "five"), (Level::Info, "six"), (Level::Info, "seven")] {
+    for line in
+        [(Level::Warn, "four"), (Level::Info, "five"), (Level::Info, "six"), (Level::Info, "seven")]
+    {
         assert!(lines.contains(&line), "no {line:?} in {lines:?}");
     }
     assert_eq!(lines.len(), 7, "{lines:?}");
@@ -261,13 +280,17 @@ async fn the_older_form_runs_unchanged() {
         Claim::new("vacancies", "handler", "python")
             .actor("vacancies")
             .source("axwatch-cli")
-            .attribute("code", "print(upstream['subjects'][0])\n_result = {'n': len(upstream['subjects'])}"),
+            .attribute(
+                "code",
+                "print(upstream['subjects'][0])\n_result = {'n': len(upstream['subjects'])}",
+            ),
     );
     let job = TestJob::new("python.vacancies").fire(Claim::new("ACME", "hires", "jobs"));
     let answer = harness.execute(job).await.expect_done().result_as::<Value>();
     assert_eq!((&answer["stdout"], &answer["result"]), (&json!("ACME\n"), &json!({"n": 1})));
 
-    let failure = harness.execute(TestJob::new("python.script").payload("{}")).await.expect_failure();
+    let failure =
+        harness.execute(TestJob::new("python.script").payload("{}")).await.expect_failure();
     assert_eq!(failure.reason(), "payload: python.script takes {\"content\": \"<code>\"}");
 }
 

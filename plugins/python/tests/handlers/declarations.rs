@@ -9,12 +9,24 @@ async fn decorators_are_read_from_the_text() {
     let harness = start(&[("workers", "1")]).await;
     let cases: [(&str, Value); 12] = [
         (r#"@watch("is commit")"#, json!([{"ax": "is commit"}])),
-        (r#"@watch(ax="is commit", max_fires_per_second=5)"#, json!([{"ax": "is commit", "max_fires_per_second": 5}])),
+        (
+            r#"@watch(ax="is commit", max_fires_per_second=5)"#,
+            json!([{"ax": "is commit", "max_fires_per_second": 5}]),
+        ),
         (r#"@watch(predicate="commit")"#, json!([{"predicates": ["commit"]}])),
-        (r#"@watch(predicates=["a", "b"], context="ci", subject="s", actors=("x",))"#, json!([{"subjects": ["s"], "predicates": ["a", "b"], "contexts": ["ci"], "actors": ["x"]}])),
+        (
+            r#"@watch(predicates=["a", "b"], context="ci", subject="s", actors=("x",))"#,
+            json!([{"subjects": ["s"], "predicates": ["a", "b"], "contexts": ["ci"], "actors": ["x"]}]),
+        ),
         (r#"@watch(predicate="a", predicates=["b"])"#, json!([{"predicates": ["a", "b"]}])),
-        (r#"@watch("is " "commit", since="2024-05-15")"#, json!([{"ax": "is commit", "since": "2024-05-15"}])),
-        ("@watch('a')\n@watch('b')\n@watch('c')", json!([{"ax": "a"}, {"ax": "b", "id": "h-f-2"}, {"ax": "c", "id": "h-f-3"}])),
+        (
+            r#"@watch("is " "commit", since="2024-05-15")"#,
+            json!([{"ax": "is commit", "since": "2024-05-15"}]),
+        ),
+        (
+            "@watch('a')\n@watch('b')\n@watch('c')",
+            json!([{"ax": "a"}, {"ax": "b", "id": "h-f-2"}, {"ax": "c", "id": "h-f-3"}]),
+        ),
         ("@other\n@watch('a')", json!([{"ax": "a"}])),
         ("import axwatch\n@axwatch.watch('a')", json!([{"ax": "a"}])),
         ("import axwatch as ax\n@ax.watch('a')", json!([{"ax": "a"}])),
@@ -26,7 +38,8 @@ async fn decorators_are_read_from_the_text() {
     }
     for (decorators, expected) in cases {
         let code = format!("{decorators}\ndef f(upstream): 1 / 0\nraise SystemExit");
-        let (status, mut answer) = post(&harness, "/check", json!({"name": "h", "code": code})).await;
+        let (status, mut answer) =
+            post(&harness, "/check", json!({"name": "h", "code": code})).await;
         assert_eq!((status, &answer["ok"]), (200, &json!(true)), "{decorators}: {answer}");
         assert_eq!(answer["functions"], json!(["f"]), "{decorators}");
         let found = answer["watchers"].take();
@@ -76,14 +89,30 @@ async fn what_is_wrong_is_said_with_its_line() {
     harness.answer_ax("is commit", []);
     let cases = [
         ("x = (\n", 1, "was never closed"),
-        ("\n\n@watch\ndef f(u): pass", 3, "@watch says nothing; write for example @watch(\"is commit\")"),
+        (
+            "\n\n@watch\ndef f(u): pass",
+            3,
+            "@watch says nothing; write for example @watch(\"is commit\")",
+        ),
         ("@schedule\ndef f(u): pass", 1, "@schedule says nothing"),
-        ("q = 'is commit'\n@watch(q)\ndef f(u): pass", 2, "ax must be written out as text, a number or a list"),
+        (
+            "q = 'is commit'\n@watch(q)\ndef f(u): pass",
+            2,
+            "ax must be written out as text, a number or a list",
+        ),
         ("@watch()\ndef f(u): pass", 1, "it would watch everything"),
         ("@watch('')\ndef f(u): pass", 1, "the query is ''; it must be AX text"),
         ("@watch('is x', predicate='y')\ndef f(u): pass", 1, "AX text and predicates together"),
-        ("@watch(\n  'is x',\n  max_fires_per_second=0)\ndef f(u): pass", 3, "max_fires_per_second is 0; it must be a whole number"),
-        ("@watch(predicates=['a', 3])\ndef f(u): pass", 1, "predicates has 3 in it; it must be a list of texts"),
+        (
+            "@watch(\n  'is x',\n  max_fires_per_second=0)\ndef f(u): pass",
+            3,
+            "max_fires_per_second is 0; it must be a whole number",
+        ),
+        (
+            "@watch(predicates=['a', 3])\ndef f(u): pass",
+            1,
+            "predicates has 3 in it; it must be a list of texts",
+        ),
         ("@watch(predicate=['a'])\ndef f(u): pass", 1, "predicate is ['a']; it must be a text"),
         ("@watch('a', 'b')\ndef f(u): pass", 1, "only ax comes without a name"),
         ("@watch(**{'ax': 'a'})\ndef f(u): pass", 1, "** is not read here"),
@@ -108,7 +137,9 @@ async fn what_is_wrong_is_said_with_its_line() {
     let (status, answer) = post(&harness, "/check", json!({"name": "h", "code": deep})).await;
     assert_eq!((status, &answer["ok"]), (200, &json!(false)), "{answer}");
     let (_, answer) = post(&harness, "/check", json!({"name": "script", "code": ""})).await;
-    assert!(answer["error"]["message"].as_str().unwrap().contains("is a handler of the plugin itself"));
+    assert!(
+        answer["error"]["message"].as_str().unwrap().contains("is a handler of the plugin itself")
+    );
     let (_, answer) = post(&harness, "/check", json!({"name": "a b", "code": ""})).await;
     assert!(answer["error"]["message"].as_str().unwrap().contains("is no name for a handler"));
 }
