@@ -10,7 +10,7 @@ import re
 import urllib.error
 import urllib.request
 
-from axwatch import NotNow, attest, watch
+from axwatch import NotNow, attest, job_id, watch
 
 VERSION = re.compile(r"v?\d+\.\d+\.\d+")
 
@@ -36,5 +36,5 @@ def tell(text):
         urllib.request.urlopen(request, timeout=10).close()
     except urllib.error.HTTPError as error:
         if error.code in (429, 503):
-            raise NotNow(60, f"{url} answered {error.code}") from None
+            raise NotNow(f"{url} answered {error.code}", after=60) from None
         raise

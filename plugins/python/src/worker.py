@@ -10,6 +10,7 @@ Only the standard library, from Python 3.8. Not here: which code is in force, ti
 
 import _thread
 import ast
+import builtins
 import io
 import json
 import linecache
@@ -36,8 +37,26 @@ EVERY_SECS_MAX = 2_147_483_647
 QUERY_LIMIT_MAX = 10_000
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
-# What a handler may replace in a module is taken before it can.
+# What a handler may replace is taken before it can: then this code works all the same, and tells that it was.
+globals().update((name, value) for name, value in vars(builtins).items() if not name.startswith("__"))
 _read, _write, _now = os.read, os.write, time.perf_counter_ns
+_INTACT = dict(vars(builtins))
+_USED = [
+    (vars(module), name, getattr(module, name))
+    for module, names in (
+        (ast, "parse literal_eval get_docstring"),
+        (json, "dumps loads"),
+        (linecache, "cache"),
+        (logging, "root disable getLogger"),
+        (os, "chdir close dup2 environ fstat getcwd open pread read waitpid write _exit"),
+        (signal, "setitimer"),
+        (sys, "getprofile gettrace modules setrecursionlimit _current_frames"),
+        (traceback, "TracebackException"),
+        (types, "CoroutineType ModuleType"),
+        (warnings, "catch_warnings simplefilter"),
+    )
+    for name in names.split()
+]
 
 
 class Gone(BaseException):
@@ -114,11 +133,13 @@ class Unavailable(Exception):
 class NotNow(Exception):
     """Puts the job off: it is tried again in so many seconds, and this attempt does not count."""
 
-    def __init__(self, seconds=60, reason="not now"):
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= 86_400:
-            raise ValueError("NotNow: seconds is %r; it must be a number from 0 to 86400" % (seconds,))
+    def __init__(self, reason="not now", after=60):
+        if not isinstance(reason, str):
+            raise TypeError('NotNow: the reason is %s; write for example NotNow("too early", after=60)' % kind(reason))
+        if isinstance(after, bool) or not isinstance(after, (int, float)) or not 0 <= after <= 86_400:
+            raise ValueError("NotNow: after is %r; it must be a number of seconds from 0 to 86400" % (after,))
         super().__init__(reason)
-        self.seconds = seconds
+        self.seconds = after
 
 
 def attest(subjects, predicates, contexts=None, actors=None, attributes=None):
@@ -144,6 +165,8 @@ def query(ax, limit=100):
     """Finds claims by AX text, newest first, as a list of dicts."""
     if not isinstance(ax, str):
         raise TypeError("query: the question is %s; it must be AX text" % kind(ax))
+    if not is_text(ax):
+        raise Refused("query: the question has half a character (%s)" % short(ax))
     if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= QUERY_LIMIT_MAX:
         raise ValueError("query: limit is %r; it must be a whole number from 0 to %d" % (limit, QUERY_LIMIT_MAX))
     return asked({"t": "query", "ax": ax, "limit": limit})
@@ -163,7 +186,7 @@ def terms(field, given):
     if given is None:
         return []
     if isinstance(given, str):
-        return [given]
+        given = [given]
     try:
         given = list(given)
     except TypeError:
@@ -171,6 +194,8 @@ def terms(field, given):
     for index, term in enumerate(given):
         if not isinstance(term, str):
             raise TypeError("attest: %s[%d] is %s; it must be a text" % (field, index, kind(term)))
+        if not is_text(term):
+            raise Refused("attest: %s[%d] has half a character (%s)" % (field, index, short(term)))
     return given
 
 
@@ -181,10 +206,10 @@ def asked(question):
     raise (Refused if head["permanent"] else Unavailable)(head["error"])
 
 
-def the_module():
+def the_module(head):
+    """The module `axwatch`, new for each job."""
     module = types.ModuleType("axwatch", "What axwatch offers to handlers.")
-    for name in OFFERED:
-        setattr(module, name, OFFERED[name])
+    module.__dict__.update(OFFERED, job_id=head["job_id"], attempt=head["attempt"], params=head["params"])
     return module
 
 
@@ -210,9 +235,18 @@ def kind(value):
     return ("an " if name[:1].lower() in "aeiou" else "a ") + name
 
 
+def is_text(value):
+    """Whether a text is one outside of Python too: without half of a surrogate pair."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def short(value):
     try:
-        text = repr(value)
+        text = repr(value).encode("utf-8", "backslashreplace").decode("utf-8")
     except Exception:
         return "…"
     return text if len(text) <= 80 else text[:79] + "…"
@@ -221,7 +255,11 @@ def short(value):
 def to_json(value, name, error):
     """The JSON of a value, or the error that says which part of it has none."""
     try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
+        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+        # Half of a character beyond the first 65,536 is an escape that nobody can read.
+        why = not_json(value, name, ()) if "\\ud" in text else None
+        if why is None:
+            return text.encode("ascii")
     except (TypeError, ValueError, RecursionError) as problem:
         why = not_json(value, name, ()) or "%s: %s" % (name, problem)
     raise error(
@@ -231,7 +269,9 @@ def to_json(value, name, error):
 
 def not_json(value, path, above):
     """Where the first part is that JSON cannot hold; None when there is none."""
-    if value is None or isinstance(value, (str, bool)):
+    if isinstance(value, str):
+        return None if is_text(value) else "%s has half a character (%s)" % (path, short(value))
+    if value is None or isinstance(value, bool):
         return None
     if isinstance(value, int):
         if value.bit_length() > 14_000:
@@ -248,6 +288,8 @@ def not_json(value, path, above):
     above = above + (id(value),)
     if isinstance(value, dict):
         for key in value:
+            if isinstance(key, str) and not is_text(key):
+                return "%s has a key with half a character (%s)" % (path, short(key))
             if not (key is None or isinstance(key, (str, int, float))):
                 return "%s has a key that is %s (%s)" % (path, kind(key), short(key))
         parts = (("%s[%s]" % (path, short(key)), part) for key, part in value.items())
@@ -312,7 +354,7 @@ def run(head, blob):
     state.lines = 0
     module = types.ModuleType("__handler__")
     sys.modules["__handler__"] = module
-    sys.modules["axwatch"] = the_axwatch
+    sys.modules["axwatch"] = the_module(head)
     code, result = None, b"null"
     try:
         code = code_of(head)
@@ -479,7 +521,7 @@ def clean_up():
     """Puts back what is easily put back; answers what is not, for which this process has to end."""
     try:
         sys.stdout, sys.stderr = out, err
-        if out.closed or err.closed or sys.gettrace() or sys.getprofile():
+        if out.closed or err.closed or not is_intact() or sys.gettrace() or sys.getprofile():
             return "changed the interpreter"
         if file_of(1) != pipes[0] or file_of(2) != pipes[1]:
             return "changed its standard output or standard error"
@@ -516,6 +558,11 @@ def clean_up():
     return None
 
 
+def is_intact():
+    """Whether what the next job needs of the interpreter and of its library is what it was."""
+    return vars(builtins) == _INTACT and all(space.get(name) is value for space, name, value in _USED)
+
+
 def encoded():
     """The environment as the interpreter keeps it, which is quick to compare."""
     data = getattr(os.environ, "_data", None)
@@ -524,11 +571,14 @@ def encoded():
 
 def has_threads():
     """Whether threads of the code run on. Those that libraries have for themselves are none of it."""
-    threads = os.fstat(tasks).st_nlink
-    if threads == state.threads:
-        return False
-    # One that has just begun shows itself when it is its turn.
-    time.sleep(0.001)
+    # One that has just begun shows itself when it is its turn, which it has to wait for on a busy machine.
+    for _ in range(250):
+        threads = os.fstat(tasks).st_nlink
+        if threads <= state.threads:
+            break
+        if _thread._count() > 0 or len(sys._current_frames()) > 1:
+            return True
+        time.sleep(0.002)
     state.threads = threads
     return _thread._count() > 0 or len(sys._current_frames()) > 1
 
@@ -839,7 +889,6 @@ statm = os.open("/proc/self/statm", os.O_RDONLY)
 tasks = os.open("/proc/self/task", os.O_RDONLY)
 state.threads = os.fstat(tasks).st_nlink
 os.register_at_fork(after_in_child=forked)
-the_axwatch = the_module()
 root = logging.getLogger()
 root.setLevel(logging.INFO)
 lines = Lines()

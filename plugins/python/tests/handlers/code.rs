@@ -123,8 +123,11 @@ async fn what_is_raised_decides_what_the_host_hears() {
         ("raise Permanent", never("Permanent")),
         ("import axwatch\nraise axwatch.Permanent('gone')", never("gone")),
         ("class Mine(Permanent): pass\nraise Mine('gone')", never("gone")),
-        ("raise NotNow(90, 'too early')", Failure::not_now(Duration::from_secs(90), "too early")),
-        ("raise NotNow(0.5)", Failure::not_now(Duration::from_millis(500), "not now")),
+        (
+            "raise NotNow('too early', after=90)",
+            Failure::not_now(Duration::from_secs(90), "too early"),
+        ),
+        ("raise NotNow(after=0.5)", Failure::not_now(Duration::from_millis(500), "not now")),
         ("import sys; sys.exit(3)", Failure::retry("the handler called sys.exit(3)")),
     ];
     for (code, expected) in cases {
@@ -134,8 +137,8 @@ async fn what_is_raised_decides_what_the_host_hears() {
         let failure = harness.execute(script(code)).await.expect_failure();
         assert!(matches!(failure, Failure::Permanent(_)), "{code:?}: {failure:?}");
     }
-    let failure = harness.execute(script("raise NotNow(-1)")).await.expect_failure();
-    assert!(failure.reason().ends_with("it must be a number from 0 to 86400"), "{failure}");
+    let failure = harness.execute(script("raise NotNow(after=-1)")).await.expect_failure();
+    assert!(failure.reason().ends_with("it must be a number of seconds from 0 to 86400"), "{failure}");
     let chained = "try:\n  1 / 0\nexcept ZeroDivisionError as e:\n  raise RuntimeError('x') from e";
     let failure = harness.execute(script(chained)).await.expect_failure();
     assert!(failure.reason().contains("ZeroDivisionError"), "{failure}");

@@ -336,6 +336,23 @@ async fn threads_and_traces_do_not_reach_the_next_job() {
 }
 
 #[tokio::test]
+async fn what_a_job_breaks_in_the_interpreter_is_whole_for_the_next() {
+    let harness = start(&[("workers", "1")]).await;
+    for code in [
+        "import builtins\nall = vars(builtins)\nfor name in list(all):\n  if name != '__import__': all.pop(name)",
+        "import builtins\nbuiltins.len = lambda _: 0",
+        "import json\njson.dumps = None",
+        "import types\ntypes.ModuleType = None",
+        "import os, traceback\nos.fstat = traceback.TracebackException = None",
+        "import axwatch\naxwatch.attest = None",
+    ] {
+        harness.execute(script(code)).await;
+        let next = "from axwatch import attest\n_result = [len('next'), callable(attest)]";
+        assert_eq!(result(&harness, next).await, serde_json::json!([4, true]), "{code}");
+    }
+}
+
+#[tokio::test]
 async fn a_job_that_the_host_gives_up_is_ended() {
     let harness = start(&[("workers", "1")]).await;
     let (_folder, pids) = file("pids");

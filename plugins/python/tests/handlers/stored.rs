@@ -240,7 +240,7 @@ def f(upstream):
         ("raise Permanent('gone')", true, "Permanent: gone"),
         ("def f(:", true, "SyntaxError"),
         ("import os\nos._exit(4)", false, "exit code 4"),
-        ("raise NotNow(5, 'early')", false, "early"),
+        ("raise NotNow('early', after=5)", false, "early"),
     ];
     for (code, permanent, says) in cases {
         let (status, answer) = post(&harness, "/test", json!({"name": "h", "code": code})).await;
