@@ -1,7 +1,7 @@
 //! `axwatch demo`: a repository's history as claims, a fire for each commit, and the counts of it.
 //!
 //! In: a repository, and a store that is new or that an earlier demo left. Out: [`Counts`]. An engine
-//! of its own with the two shipped plugins does the work, as `axwatch serve` would: the plugin `git`
+//! of its own with the shipped plugins does the work, as `axwatch serve` would: the plugin `git`
 //! reads the repository on behalf of one job, and two watchers hand what they match to `notify.file`.
 //!
 //! A kill at any moment loses nothing: the same command with the same store goes on where it was and

@@ -8,6 +8,7 @@
 //! - [`plugin`] is the process at the other end: it answers every job at once.
 //! - [`parse`] is a query's way from text to meaning, held to a fixed number of nanoseconds.
 //! - [`ax`] is questions over a large log, which [`dataset`] makes.
+//! - [`handlers`] is the plugin `python` running code.
 //! - [`zoo`] is the main job beside plugins that misbehave.
 //! - [`bare`] is what SQLite does without us: the yardsticks.
 //! - [`rig`] is the engine with that plugin under it, [`claims`] what is fed to it.
@@ -20,6 +21,7 @@ pub mod claims;
 pub mod dataset;
 pub mod disk;
 pub mod figure;
+pub mod handlers;
 pub mod memory;
 pub mod parse;
 pub mod plugin;

@@ -1,5 +1,6 @@
 //! `axwatch-bench road`: measures the main job and prints each figure against its limit.
 //! `axwatch-bench zoo`: what a plugin keeps of its speed beside others that misbehave.
+//! `axwatch-bench handlers`: how fast the plugin `python` runs code.
 //! `axwatch-bench parse`: the same for queries. `axwatch-bench ax`: the same for their answers.
 //!
 //! The same program is, in hidden modes, the plugin that it measures and the launcher over it.
@@ -11,7 +12,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use axwatch_bench::figure::{Figure, Setting};
 use axwatch_bench::road::{self, Part};
-use axwatch_bench::{ax, parse, plugin, zoo};
+use axwatch_bench::{ax, handlers, parse, plugin, zoo};
 use clap::{Parser, Subcommand, ValueEnum as _};
 
 /// Benchmarks of axwatch.
@@ -32,6 +33,8 @@ enum Mode {
     Ax(AxArguments),
     /// A plugin beside others that misbehave.
     Zoo(ZooArguments),
+    /// How fast the plugin `python` runs code.
+    Handlers(ParseArguments),
     /// The plugin at the end of the road.
     #[command(hide = true)]
     Plugin {
@@ -119,6 +122,7 @@ fn main() -> Result<ExitCode> {
         }
         Mode::Ax(arguments) => runtime()?.block_on(ax(arguments)),
         Mode::Zoo(arguments) => runtime()?.block_on(zoo(arguments)),
+        Mode::Handlers(arguments) => runtime()?.block_on(handlers(arguments)),
         Mode::Plugin { port, port_file } => {
             runtime()?.block_on(plugin::serve(port, port_file))?;
             Ok(ExitCode::SUCCESS)
@@ -165,6 +169,14 @@ async fn zoo(arguments: ZooArguments) -> Result<ExitCode> {
     head(&setting, arguments.json);
     let tell = |figure: &Figure| tell(figure, arguments.json);
     zoo::run(&folder, &setting, &arguments.only, tell).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn handlers(arguments: ParseArguments) -> Result<ExitCode> {
+    let setting = Setting::look(arguments.quick);
+    head(&setting, arguments.json);
+    let figures = handlers::run(&setting).await?;
+    figures.iter().for_each(|figure| tell(figure, arguments.json));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -38,6 +38,7 @@ usage: cargo xtask <command>
                         --json, --quick
                         --only M  beside one of them, by its mode in examples/zoo_plugin.rs
                         --folder F  where to work
+  bench handlers [...]  measures how fast the plugin python runs code; --json, --quick
   fuzz ax [...]       tries random texts as queries, and shows one that breaks a promise of the parser
                       in its shortest form
                         --inputs N  how many; ten million by default
@@ -66,7 +67,7 @@ fn run(words: &[&str]) -> Option<Result<()>> {
         ["deps"] => Some(deps::run()),
         ["picture"] => Some(picture::run_all()),
         ["bench", "parse", "--release"] => Some(bench::parse_in_release()),
-        ["bench", part @ ("road" | "parse" | "ax" | "zoo"), rest @ ..] => {
+        ["bench", part @ ("road" | "parse" | "ax" | "zoo" | "handlers"), rest @ ..] => {
             Some(bench::run(part, rest))
         }
         ["fuzz", "ax", rest @ ..] => Some(fuzz::ax(rest)),
