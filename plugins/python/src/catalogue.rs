@@ -200,14 +200,16 @@ impl Catalogue {
         self.lock().announced = Some(now);
     }
 
-    /// All that is announced, as text to be compared.
+    /// All that code declares, as text to be compared. The handlers themselves are the host's, which has them
+    /// from their claims: an announcement for each would keep who stores many waiting for its turn.
     fn announcement(&self) -> Vec<String> {
         let state = self.lock();
         let of = |(name, entry): (&String, &Entry)| {
             let (watchers, schedules) = (&entry.declared.watchers, &entry.declared.schedules);
-            json!([name, watchers, schedules]).to_string()
+            let declares = !(watchers.is_empty() && schedules.is_empty());
+            declares.then(|| json!([name, watchers, schedules]).to_string())
         };
-        state.handlers.iter().map(of).collect()
+        state.handlers.iter().filter_map(of).collect()
     }
 
     /// What came of checking each version that was not seen before.
