@@ -911,6 +911,7 @@ fn schedule(table: &Value) -> ScheduleInfo {
         enabled_by_default: table["enabled_by_default"].as_bool().unwrap_or(true),
         description: text("description"),
         ats_code: text("ats_code"),
+        id: text("id"),
     }
 }
 

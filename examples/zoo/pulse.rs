@@ -33,7 +33,8 @@ pub async fn tell_progress(
             ..Default::default()
         };
         let auth_token = host.token.clone();
-        let request = UpdateJobRequest { auth_token, job: Some(told), attempt: job.attempt };
+        let (job, attempt) = (Some(told), job.attempt);
+        let request = UpdateJobRequest { auth_token, job, attempt, ..Default::default() };
         let reply = queue.update_job(request).await?.into_inner();
         heard(reply.success, reply.error)?;
     }
