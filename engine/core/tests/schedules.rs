@@ -815,6 +815,7 @@ fn a_plugin_pauses_its_own_schedule_while_it_runs() {
 #[test]
 fn a_declared_schedule_that_its_plugin_asks_for_stays_without_being_declared() {
     let declared = |secs| ScheduleDeclaration {
+        id: String::new(),
         handler: "act".into(),
         interval_secs: secs,
         enabled_by_default: true,
@@ -841,6 +842,7 @@ fn a_declared_schedule_that_its_plugin_asks_for_stays_without_being_declared() {
 #[test]
 fn a_paused_schedule_is_paused_when_it_is_declared_again() {
     let declared = || ScheduleDeclaration {
+        id: String::new(),
         handler: "act".into(),
         interval_secs: 60,
         enabled_by_default: true,
@@ -888,6 +890,7 @@ fn whoever_owns_a_schedule_steers_it() {
     assert_eq!(lab.create(unknown).unwrap_err().kind, RefusalKind::NotFound);
     // What a plugin declares, a person cannot delete; what it made with a call, one can.
     let declared = ScheduleDeclaration {
+        id: String::new(),
         handler: "more".into(),
         interval_secs: 60,
         enabled_by_default: true,

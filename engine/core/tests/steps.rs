@@ -7,6 +7,8 @@ mod asked;
 mod plugins;
 #[path = "steps/positions.rs"]
 mod positions;
+#[path = "steps/stored.rs"]
+mod stored_handlers;
 mod world;
 
 use std::collections::VecDeque;
@@ -633,7 +635,8 @@ fn claims_behind_the_head_are_matched_with_the_watchers_that_were_there() {
     let mut world = World::new();
     world.up("demo", &["act"], vec![on_predicate("w", "p", "act")]);
     world.seq = 3;
-    world.tell(Event::Deferred { seq: Seq(3) });
+    let third = stored(3, "x", "p", world.now);
+    world.tell(Event::Deferred { stored: Arc::new(third) });
     let later = world.declare(in_ax("later", "is p", "act")).unwrap();
     assert_eq!(later.since_seq, Seq(3));
     let row = world.state.watchers(false).remove(0).row;
@@ -1112,6 +1115,8 @@ fn start_of(row: &JobRow) -> Start {
         watcher: "user-w".into(),
         watcher_number: row.watcher,
         revision: row.revision,
+        handler_version: None,
+        schedule: "".into(),
     }
 }
 

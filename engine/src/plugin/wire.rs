@@ -748,6 +748,7 @@ mod tests {
                 },
             ],
             schedules: vec![protocol::ScheduleInfo {
+                id: "often".into(),
                 handler_name: "a.b".into(),
                 interval_seconds: -5,
                 enabled_by_default: true,

@@ -581,7 +581,7 @@ impl Simulation {
         // That too many jobs are open may show in the middle of a batch; then the claims after it
         // pass the bound a little, and it shows in the next.
         events.extend(claims.iter().map(|claim| match behind {
-            true => Event::Deferred { seq: claim.seq },
+            true => Event::Deferred { stored: Arc::clone(claim) },
             false => Event::Match { stored: Arc::clone(claim) },
         }));
         self.batch_of(events, claims, &mut |_, _| Vec::new());

@@ -238,6 +238,8 @@ fn any_start(row: &JobRow) -> Start {
         watcher: "".into(),
         watcher_number: None,
         revision: 0,
+        handler_version: None,
+        schedule: "".into(),
     }
 }
 

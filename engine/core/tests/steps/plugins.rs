@@ -12,6 +12,7 @@ fn demo() -> PluginName {
 
 fn schedule(handler: &str, interval_secs: i64) -> ScheduleDeclaration {
     ScheduleDeclaration {
+        id: String::new(),
         handler: handler.into(),
         interval_secs,
         enabled_by_default: true,

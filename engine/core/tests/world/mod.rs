@@ -15,10 +15,10 @@ use axwatch_core::{
 };
 use axwatch_model::{
     Ancestor, Asker, Attestation, BudgetRow, BudgetScope, Counters, CursorNumber, Declared, Filled,
-    HandlerName, HandlerRow, HandlerSpendRow, HoldRow, JobEntryRow, JobId, JobNumber, JobRow,
-    JobState, LaneKey, LeafNumber, Lineage, Mono, Now, OpenAsked, PassRow, Place, PluginName,
-    PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleRow, ScheduleRunRow, Seq, SpendRow,
-    StoreId, Stored, StructuralFilter, Timestamp, WatcherNumber, WatcherRow,
+    HandlerChangeRow, HandlerName, HandlerRow, HandlerSpendRow, HoldRow, JobEntryRow, JobId,
+    JobNumber, JobRow, JobState, LaneKey, LeafNumber, Lineage, Mono, Now, OpenAsked, PassRow,
+    Place, PluginName, PluginRow, RefusedRow, RevisionRow, RouteRow, ScheduleRow, ScheduleRunRow,
+    Seq, SpendRow, StoreId, Stored, StructuralFilter, Timestamp, WatcherNumber, WatcherRow,
 };
 use axwatch_query::{AliasChange, Aliases};
 
@@ -37,6 +37,8 @@ pub struct World {
     /// What claims of the log change of the aliases.
     pub aliases: Vec<(Seq, AliasChange)>,
     pub handlers: Vec<HandlerRow>,
+    /// What claims changed of stored handlers.
+    pub handler_changes: BTreeMap<Seq, HandlerChangeRow>,
     pub plugins: BTreeMap<PluginName, PluginRow>,
     /// By plugin and name.
     pub schedules: BTreeMap<String, ScheduleRow>,
@@ -87,6 +89,7 @@ impl World {
             revisions: BTreeMap::new(),
             aliases: Vec::new(),
             handlers: Vec::new(),
+            handler_changes: BTreeMap::new(),
             plugins: BTreeMap::new(),
             schedules: BTreeMap::new(),
             runs: Vec::new(),
@@ -218,6 +221,10 @@ impl World {
             let row = |name| HandlerRow { plugin: plugin.clone(), name };
             self.handlers.extend(names.into_iter().map(row));
         }
+        for row in writes.handler_changes {
+            let before = self.handler_changes.insert(row.seq, row);
+            assert!(before.is_none(), "a claim changes a handler once");
+        }
         let plugins = writes.plugins.into_iter();
         self.plugins.extend(plugins.map(|row| (row.name.clone(), row)));
         let schedules = writes.schedules.into_iter();
@@ -321,6 +328,7 @@ impl World {
             holds: self.holds.values().filter(is_needed).cloned().collect(),
             aliases,
             handlers: self.handlers.clone(),
+            stored_handlers: self.stored_handlers(),
             plugins: self.plugins.values().cloned().collect(),
             schedules: self.schedules.values().cloned().collect(),
             budgets: self.budgets.values().cloned().collect(),
@@ -356,7 +364,14 @@ impl World {
         }
     }
 
-    fn record_lines(&self) -> impl Iterator<Item = &str> {
+    /// The latest change of each stored handler.
+    fn stored_handlers(&self) -> Vec<HandlerChangeRow> {
+        let rows = self.handler_changes.values();
+        let latest: BTreeMap<_, _> = rows.map(|row| ((&row.plugin, &row.name), row)).collect();
+        latest.into_values().cloned().collect()
+    }
+
+    pub fn record_lines(&self) -> impl Iterator<Item = &str> {
         self.audit.iter().flat_map(|audit| audit.records.lines())
     }
 
@@ -409,6 +424,7 @@ pub fn policy() -> Policy {
         retry: RetryPolicy::default(),
         handlers: BTreeMap::new(),
         budgets: BTreeMap::new(),
+        handler_makers: BTreeSet::new(),
     }
 }
 

@@ -60,6 +60,7 @@ async fn run(
             auth_token: auth_token.clone(),
             job: Some(told),
             attempt: job.attempt,
+            log_entries: Vec::new(),
         };
         // An attempt that was given up is not heard any more.
         let _ = queue.update_job(told).await?;

@@ -79,6 +79,8 @@ fn attempt() -> Attempt {
         watcher: "user-w".into(),
         watcher_number: None,
         revision: 5,
+        handler_version: Some("A7".parse().unwrap()),
+        schedule: "nightly".into(),
     };
     Attempt { start, payload: bytes::Bytes::from_static(b"{}"), moves: Moves::none() }
 }
@@ -102,6 +104,7 @@ async fn a_plugin_gets_the_attempt_and_no_deadline_in_its_headers() {
     assert_eq!((request.handler_name.as_str(), &request.payload[..]), ("git.do", &b"{}"[..]));
     assert_eq!((request.timeout_secs, request.attempt, request.revision), (Some(60), 2, 5));
     assert_eq!((&request.params[..], request.watcher.as_str()), (&b"{\"n\":1}"[..], "user-w"));
+    assert_eq!((&*request.handler_version, &*request.schedule), ("A7", "nightly"));
 }
 
 #[tokio::test]

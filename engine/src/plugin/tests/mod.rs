@@ -11,6 +11,7 @@ mod queue;
 mod schedules;
 mod services;
 mod socket;
+mod stored;
 
 use std::sync::Arc;
 use std::time::Duration;

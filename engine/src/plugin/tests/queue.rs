@@ -4,7 +4,7 @@ use axwatch_core::{BudgetChange, Enqueued};
 use axwatch_model::{Asker, BudgetScope, JobId, JobState};
 use axwatch_proto::protocol::queue_service_client::QueueServiceClient;
 use axwatch_proto::protocol::{
-    EnqueueRequest, EnqueueResponse, GetJobRequest, Job, ListJobsRequest, Progress,
+    EnqueueRequest, EnqueueResponse, GetJobRequest, Job, JobLogEntry, ListJobsRequest, Progress,
     UpdateJobRequest,
 };
 use tonic::transport::Channel;
@@ -71,8 +71,17 @@ impl Line {
     }
 
     async fn update_of(&mut self, job: Job, attempt: i32) -> Result<(), String> {
+        self.say_of(job, attempt, Vec::new()).await
+    }
+
+    async fn say_of(
+        &mut self,
+        job: Job,
+        attempt: i32,
+        log_entries: Vec<JobLogEntry>,
+    ) -> Result<(), String> {
         let auth_token = self.desk.token.clone();
-        let request = UpdateJobRequest { auth_token, job: Some(job), attempt };
+        let request = UpdateJobRequest { auth_token, job: Some(job), attempt, log_entries };
         let reply = self.queue.update_job(request).await.unwrap().into_inner();
         if reply.success { Ok(()) } else { Err(reply.error) }
     }
@@ -326,6 +335,43 @@ async fn anothers_job_is_nowhere() {
     line.become_plugin("git");
     line.update(turned(&asked, "cancelled")).await.unwrap();
     assert_eq!(line.get(&asked).await.status, "cancelled");
+}
+
+#[tokio::test]
+async fn what_a_job_says_while_it_runs_is_in_its_log_at_once() {
+    let mut line = line().await;
+    let engine = line.desk.engine.clone();
+    let mut progressed = engine.progressed();
+    let mut held = bring_up(&engine, "git").await;
+    let id = line.enqueue(job("git.do")).await.unwrap();
+    let first = soon(held.recv()).await.unwrap();
+    let entry = |message: &str, metadata: &str| JobLogEntry {
+        timestamp: "2026-08-21T10:00:00Z".into(),
+        level: "info".into(),
+        message: message.into(),
+        stage: "stdout".into(),
+        metadata: metadata.into(),
+    };
+    let silent = || Job { progress: None, ..told(&id, 0, 0.0) };
+    line.update(told(&id, 3, 0.0)).await.unwrap();
+    let said = vec![entry("one", "{}"), entry("password hunter22\u{1b}[2J", "no JSON")];
+    line.say_of(silent(), 1, said).await.unwrap();
+    line.say_of(silent(), 0, vec![entry("three", "")]).await.unwrap();
+    let error = line.say_of(silent(), 2, vec![entry("nobody's", "")]).await.unwrap_err();
+    assert!(error.contains("is at its attempt 1"), "{error}");
+
+    let row = engine.store().job(id.parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!(row.progress, Some((3, 10)), "what is left out stays");
+    let entries = engine.store().entries(row.number, 0, 9).await.unwrap();
+    let kept: Vec<_> =
+        entries.iter().map(|entry| (&*entry.message, entry.metadata.as_deref())).collect();
+    let [one, two, three] = kept[..] else { panic!("{kept:?}") };
+    assert_eq!((one, three), (("one", Some("{}")), ("three", None)));
+    assert!(!two.0.contains("hunter22") && !two.0.contains('\u{1b}'), "{two:?}");
+    assert_eq!(two.1, None);
+    soon(progressed.recv()).await.unwrap();
+    assert_eq!(soon(progressed.recv()).await.unwrap().entries.len(), 2);
+    first.succeed();
 }
 
 #[tokio::test]

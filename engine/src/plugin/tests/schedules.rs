@@ -157,6 +157,7 @@ async fn what_was_declared_keeps_what_a_call_does_not_say() {
     let _held = bring_up(&engine, "git").await;
     let announce = async |interval_secs: Option<i64>| {
         let declared = |interval_secs| ScheduleDeclaration {
+            id: String::new(),
             handler: "git.do".into(),
             interval_secs,
             enabled_by_default: true,
