@@ -20,7 +20,7 @@ struct Rule {
     never: &'static [&'static str],
 }
 
-const RULES: [Rule; 10] = [
+const RULES: [Rule; 11] = [
     Rule {
         package: "axwatch-failpoints",
         ours: &[],
