@@ -45,7 +45,7 @@ impl Output {
         }
     }
 
-    /// Waits until there is something to [`Output::take`]; for ever once it is closed.
+    /// Waits until there is something to [`Output::take_some`]; for ever once it is closed.
     pub(crate) async fn ready(&self) {
         if self.is_closed || self.pipe.readable().await.is_err() {
             std::future::pending().await
