@@ -816,7 +816,7 @@ pub(super) mod tests {
         fs::rename(&store, &long).unwrap();
         let before = fs::read(&long).unwrap();
         let error = SqliteStore::open_writer(&long).await.err().unwrap();
-        assert!(matches!(&error, StoreError::NotKept { wanted: 6, .. }), "{error}");
+        assert!(matches!(&error, StoreError::NotKept { wanted: 7, .. }), "{error}");
         assert!(fs::read(&long).unwrap() == before);
     }
 }
