@@ -287,9 +287,13 @@ impl Config {
         config.lay_over(overrides, &variable)
     }
 
-    /// What is meant when nothing is configured, with this store and on any free port. Of the
+    /// What is meant when nothing is configured, with this store, these plugins and on any free port. Of the
     /// environment only the log's filter counts.
-    pub fn unconfigured(store: PathBuf, variable: impl Fn(&str) -> Option<String>) -> Config {
+    pub fn unconfigured(
+        store: PathBuf,
+        plugins: Vec<PluginName>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Config {
         Config {
             store,
             reserve_mb: None,
@@ -299,7 +303,7 @@ impl Config {
             hosts: Vec::new(),
             log: variable("AXWATCH_LOG").or_else(|| variable("RUST_LOG")),
             budgets: BTreeMap::new(),
-            plugins: PluginsConfig::default(),
+            plugins: PluginsConfig { enabled: Some(plugins), ..PluginsConfig::default() },
         }
     }
 
@@ -1449,7 +1453,7 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         assert!(depth().unwrap_err().contains("it cannot be read"));
         // Where nothing was configured nothing has to be.
-        let unconfigured = Config::unconfigured("/a".into(), no_variable);
+        let unconfigured = Config::unconfigured("/a".into(), vec![name.clone()], no_variable);
         assert!(unconfigured.plugin_settings_now(&name, no_variable).unwrap().config.is_empty());
     }
 

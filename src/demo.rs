@@ -20,12 +20,13 @@ use axwatch_core::Declaration;
 use axwatch_core::supervise::Status;
 use axwatch_engine::plugin::{PluginHost, PluginView};
 use axwatch_engine::{Engine, WatcherView};
-use axwatch_model::{Declared, JobNumber, JobOrigin, JobRow, JobState, Owner, Seq, WatcherNumber};
+use axwatch_model::{
+    Declared, JobNumber, JobOrigin, JobRow, JobState, Owner, PluginName, Seq, WatcherNumber,
+};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::fault::Fault;
-use crate::shipped;
 
 /// The watchers of a demo: local id, what it waits for.
 const WATCHERS: [(&str, &str); 2] =
@@ -40,8 +41,16 @@ const READER: &str = "git/ixgest.git";
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long the plugins may take to be ready; they are our own program, and a busy machine is slow.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// What does the work of a demo.
+const PLUGINS: [&str; 2] = ["git", "notify"];
 /// Rows of jobs that are read at once.
 const ROWS_AT_ONCE: usize = 1_000;
+
+/// The plugins that a demo needs: others that ship would only have to be waited for.
+pub fn plugins() -> Vec<PluginName> {
+    let named = PLUGINS.iter().map(|name| name.parse());
+    named.collect::<Result<_, _>>().expect("the names of shipped plugins are names")
+}
 
 /// What is going on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -376,7 +385,7 @@ fn none_failed(plugins: &[PluginView]) -> Result<()> {
     }
 }
 
-/// Waits until each shipped plugin takes jobs.
+/// Waits until each plugin takes jobs.
 async fn plugins_are_ready(plugins: &PluginHost) -> Result<()> {
     let ready = async {
         let mut tick = tokio::time::interval(LOOK_EVERY);
@@ -385,7 +394,7 @@ async fn plugins_are_ready(plugins: &PluginHost) -> Result<()> {
             let views = plugins.list();
             none_failed(&views)?;
             let is_ready = |plugin: &PluginView| plugin.state == Status::Ready;
-            if views.iter().filter(|plugin| is_ready(plugin)).count() == shipped::NAMES.len() {
+            if views.iter().filter(|plugin| is_ready(plugin)).count() == PLUGINS.len() {
                 return Ok(());
             }
         }

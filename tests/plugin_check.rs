@@ -124,7 +124,7 @@ fn announced_routes_are_asked_for() {
 #[test]
 fn a_shipped_plugin_needs_no_configuration() {
     let home = Home::new("check-shipped");
-    for name in ["git", "notify"] {
+    for name in ["git", "notify", "python"] {
         let report = home.run(&["plugin", "check", name]).expect(0).object();
         assert_eq!(findings(&report, "problem"), [""; 0], "{report}");
     }

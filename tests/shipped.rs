@@ -17,7 +17,7 @@ use support::{Home, number, processes, text, until};
 fn a_first_watcher_fires_with_nothing_configured() {
     let home = Home::new("shipped-first");
     let server = home.serve();
-    server.until_ready(&["git", "notify"]);
+    server.until_ready(&["git", "notify", "python"]);
     let created = home.object(&[
         "watch",
         "create",

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::audit::{Recomputed, recompute};
 use super::{Context, refuse_folder, variable};
 use crate::config::Config;
-use crate::demo::{COMMITS, Counts, Demo, HandlerTime, Progress};
+use crate::demo::{self, COMMITS, Counts, Demo, HandlerTime, Progress};
 use crate::fault::Fault;
 use crate::output::{Output, quoted};
 use crate::serve::{self, Server, Signals};
@@ -61,7 +61,7 @@ impl DemoCommand {
         refuse_folder(&store)?;
         let demo = Demo::of(&self.repo, &store)?;
         make_folder_of(&store)?;
-        let config = Config::unconfigured(store.clone(), variable);
+        let config = Config::unconfigured(store.clone(), demo::plugins(), variable);
         let mut signals = Signals::listen()?;
         let log = beside(&store, "log");
         serve::log_to(&config, Mutex::new(open_log(&log)?), false)?;

@@ -48,7 +48,7 @@ _USED = [
         (json, "dumps loads"),
         (linecache, "cache"),
         (logging, "root disable getLogger"),
-        (os, "chdir close dup2 environ fstat getcwd open pread read waitpid write _exit"),
+        (os, "chdir close dup2 environ fstat getcwd open pread read umask waitpid write _exit"),
         (signal, "setitimer"),
         (sys, "getprofile gettrace modules setrecursionlimit _current_frames"),
         (traceback, "TracebackException"),
@@ -542,6 +542,7 @@ def clean_up():
         sys.argv[:] = [""]
         if os.getcwd() != folder:
             os.chdir(folder)
+        os.umask(umask)
         if encoded() != encoded_first:
             os.environ.clear()
             os.environ.update(environment)
@@ -899,6 +900,8 @@ sys.path[:0] = begin["python_paths"]
 sys.argv[:] = [""]
 paths = list(sys.path)
 folder = os.getcwd()
+umask = os.umask(0o077)
+os.umask(umask)
 environment = dict(os.environ)
 encoded_first = encoded()
 page = resource.getpagesize()

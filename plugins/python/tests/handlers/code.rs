@@ -138,7 +138,10 @@ async fn what_is_raised_decides_what_the_host_hears() {
         assert!(matches!(failure, Failure::Permanent(_)), "{code:?}: {failure:?}");
     }
     let failure = harness.execute(script("raise NotNow(after=-1)")).await.expect_failure();
-    assert!(failure.reason().ends_with("it must be a number of seconds from 0 to 86400"), "{failure}");
+    assert!(
+        failure.reason().ends_with("it must be a number of seconds from 0 to 86400"),
+        "{failure}"
+    );
     let chained = "try:\n  1 / 0\nexcept ZeroDivisionError as e:\n  raise RuntimeError('x') from e";
     let failure = harness.execute(script(chained)).await.expect_failure();
     assert!(failure.reason().contains("ZeroDivisionError"), "{failure}");

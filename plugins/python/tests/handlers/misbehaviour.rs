@@ -345,10 +345,11 @@ async fn what_a_job_breaks_in_the_interpreter_is_whole_for_the_next() {
         "import types\ntypes.ModuleType = None",
         "import os, traceback\nos.fstat = traceback.TracebackException = None",
         "import axwatch\naxwatch.attest = None",
+        "import os\nos.umask(0o777)",
     ] {
         harness.execute(script(code)).await;
-        let next = "from axwatch import attest\n_result = [len('next'), callable(attest)]";
-        assert_eq!(result(&harness, next).await, serde_json::json!([4, true]), "{code}");
+        let next = "import os\nfrom axwatch import attest\n_result = [len('next'), callable(attest), os.umask(0) == 0o777]";
+        assert_eq!(result(&harness, next).await, serde_json::json!([4, true, false]), "{code}");
     }
 }
 
