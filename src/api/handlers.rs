@@ -437,7 +437,7 @@ impl Api {
                 let (newest, told) = self.tell_plugin(&plugin, &name).await;
                 warnings.extend(told);
                 let number = newest.filter(|(version, _)| *version == id).map(|(_, number)| number);
-                let idle = number.is_none().then(|| no_effect(&plugin, &acked));
+                let idle = number.is_none().then(|| no_effect(&acked));
                 warnings.extend(idle);
                 (id, number, acked.seq)
             }
@@ -602,14 +602,14 @@ impl Api {
 }
 
 /// Why a claim is no version of its handler.
-fn no_effect(plugin: &PluginName, acked: &Acked) -> String {
+fn no_effect(acked: &Acked) -> String {
     match acked.fires {
         Fires::Deferred => {
             "matching is behind; the version takes effect when it comes to its claim".to_owned()
         }
-        Fires::Now(_) => format!(
-            "the claim is not the version in force: a newer one came after it, or plugin {plugin} runs no stored handlers"
-        ),
+        Fires::Now(_) => {
+            "the claim is not the version in force: a newer one came after it, or it was refused, and `axwatch audit show --type handler_refused` says why".to_owned()
+        }
     }
 }
 

@@ -266,8 +266,9 @@ impl State {
                     HandlerChangeKind::Removed => String::new(),
                     _ => bounds::cut(reason, bounds::ERROR_BYTES_MAX).to_owned(),
                 };
-                let is_news = !matches!(&before.state, StoredHandlerState::Broken { reason: known }
+                let is_known = matches!(&before.state, StoredHandlerState::Broken { reason: known }
                     if *known == reason);
+                let is_news = !is_known || says.kind() == HandlerChangeKind::Removed;
                 let (number, seq) = (before.version_number, before.version_seq);
                 Ok((!is_over && is_news).then(|| row(number, &before.version, seq, reason)))
             }

@@ -247,7 +247,8 @@ fn the_newest_by_number_wins_and_a_stale_fault_changes_nothing() {
     assert_eq!(world.told("hello"), whose("A2", 2, "broken"));
     // Said once more, as after each start.
     world.fault("hello", "line 1", Some("A2"));
-    world.fault("hello", "line 2", None);
+    // A fault without a reason is removed as any other is.
+    world.fault("hello", "", None);
     world.remove("hello");
     world.remove("hello");
     world.fault("hello", "line 3", None);
@@ -262,7 +263,7 @@ fn the_newest_by_number_wins_and_a_stale_fault_changes_nothing() {
         (1, stored, 1, "A1", ""),
         (2, stored, 2, "A2", ""),
         (5, faulted, 2, "A2", "line 1"),
-        (7, faulted, 2, "A2", "line 2"),
+        (7, faulted, 2, "A2", ""),
         (8, HandlerChangeKind::Removed, 2, "A2", ""),
         (11, stored, 3, "A11", ""),
     ];
