@@ -204,7 +204,7 @@ pub fn removed(context: &mut Context, removed: &HandlerRemoved) -> Result<()> {
         let watchers = counted(removed.watchers.len() as u64, "watcher");
         let schedules = counted(removed.schedules.len() as u64, "schedule");
         let named = cut(&run_by.join(", "), 200);
-        out.line(&format!("  {watchers} and {schedules} run it, and wait from now on: {named}"))?;
+        out.line(&format!("  {watchers} and {schedules} ran it: those that its code declared end with it, the others wait: {named}"))?;
     }
     if removed.waiting.jobs > 0 {
         out.line(&format!("  {} wait for it", in_words(removed.waiting)))?;
