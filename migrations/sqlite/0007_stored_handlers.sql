@@ -26,7 +26,10 @@ WITH claims AS (
             OR predicates = '["handler:faulted"]' AND attributes ->> '$.reason' = 'removed' AS counts
     FROM attestations
     WHERE predicates IN ('["handler"]', '["handler:faulted"]') AND appended_by = 'user'
-        AND json_array_length(subjects) = 1 AND json_array_length(contexts) = 1
+        -- A damaged row says nothing here; it is told of where claims are read.
+        AND iif(json_valid(subjects), json_array_length(subjects), 0) = 1
+        AND iif(json_valid(contexts), json_array_length(contexts), 0) = 1
+        AND iif(attributes IS NULL, 1, json_valid(attributes))
         AND seq <= (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'matched_seq')
 ), named AS (
     SELECT *,
