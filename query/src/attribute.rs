@@ -244,6 +244,11 @@ impl AttributeTest {
         }
     }
 
+    /// The keys of its path.
+    pub(crate) fn keys(&self) -> &[Box<str>] {
+        &self.path
+    }
+
     /// The path as JSON has it.
     pub(crate) fn path(&self) -> String {
         Path(self.path.iter().map(|key| Cow::Borrowed(&**key)).collect()).dotted()

@@ -206,7 +206,7 @@ impl<'a> Claim<'a> {
     }
 
     fn holds(&self, mode: Mode, test: &Test) -> bool {
-        let timestamp_ms = self.attestation.timestamp.ms();
+        let timestamp_ms = self.timestamp_ms();
         match test {
             Test::Any(dimension, terms) => self.hits(mode, *dimension, terms).next().is_some(),
             Test::None(dimension, terms) => self.hits(mode, *dimension, terms).next().is_none(),
@@ -216,8 +216,13 @@ impl<'a> Claim<'a> {
         }
     }
 
+    /// When it was claimed, in milliseconds since the Unix epoch.
+    pub(crate) fn timestamp_ms(&self) -> i64 {
+        self.attestation.timestamp.ms()
+    }
+
     /// The attributes; `null`, under which nothing stands, where there are none.
-    fn attributes(&self) -> &Value {
+    pub(crate) fn attributes(&self) -> &Value {
         let attributes = self.attestation.attributes.as_ref();
         self.attributes.get_or_init(|| attributes.map_or(Value::Null, Attributes::to_value))
     }

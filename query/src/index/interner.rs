@@ -1,4 +1,4 @@
-//! The terms that watchers use in one dimension, each with a small number.
+//! The terms that watchers use on one axis, each with a small number.
 //!
 //! An attestation's terms are looked up here and nowhere else; most are unknown, and cost one probe.
 
@@ -13,7 +13,7 @@ use super::posting::Posting;
 pub(super) type TermId = u32;
 
 /// Which keys a term stands in, a bit each. See [`super::side`].
-pub(super) type Uses = u32;
+pub(super) type Uses = u64;
 
 /// A term that watchers use.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(super) struct Slot {
     pub(super) alone: Posting,
 }
 
-/// The terms of one dimension.
+/// The terms of one axis.
 #[derive(Debug, Default)]
 pub(super) struct Interner {
     numbers: HashTable<TermId>,

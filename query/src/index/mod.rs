@@ -1,32 +1,45 @@
 //! Many watchers at once: which of a million filters hold for an attestation, at a cost that grows
 //! with the number of matches and not with the number of watchers.
 //!
-//! Each watcher is filed under every tuple of its terms, one term of each dimension it asks about, in
-//! the table of its shape (which dimensions these are). An attestation looks up its own terms, most
-//! of which no watcher uses, and tries the tuples of the rest: usually one for each shape in use.
+//! Each watcher is filed under every tuple of its terms, one term on each axis that it asks about, in
+//! the table of its shape (which axes these are). The axes are the four dimensions and the attributes, of
+//! which one condition is a term when a look-up decides it: that a value is this one, that it is there, or
+//! that it lies on one side of a number, whose bounds are kept in order. An attestation looks up its own
+//! terms, most of which no watcher uses, and tries the tuples of the rest: usually one for each shape in
+//! use.
 //!
-//! Three kinds of watcher are found by fewer terms and then verified: one whose terms make too many
-//! tuples, one that also excludes terms or bounds the time, and any when the attestation itself has
-//! too many tuples. A watcher that wants no term at all is asked about every attestation.
+//! What else a watcher asks is verified when its key is there. Two kinds of watcher are found by fewer
+//! terms: one whose terms make too many tuples, and any when the attestation itself has too many. Watchers
+//! that ask only about time are filed by it. What no look-up finds is asked about every attestation, once
+//! for all watchers that ask the same.
 //!
 //! [`crate::matches`] is the meaning; this is a shortcut that agrees with it, as the property test
 //! below holds it to. It is changed in place by its one owner, and no order here comes from a hash.
 
+mod attributes;
 mod interner;
+mod known;
 mod posting;
+mod ranges;
 mod record;
 mod shape;
 mod side;
 mod table;
+mod windows;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axwatch_model::Attestation;
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 
 use crate::eval::Claim;
+use crate::filter::Test;
 use crate::{Aliases, Filter, Mode};
-use record::Records;
-use side::{Known, Side};
+use known::Known;
+use record::{Record, Records};
+use side::{Hits, Side};
+use windows::{Window, Windows};
 
 /// An index over the filters of many watchers, by an id that the caller chooses.
 ///
@@ -35,10 +48,31 @@ use side::{Known, Side};
 pub struct WatcherIndex {
     folded: Side,
     exact: Side,
-    /// The watchers that want no term, and so are filed under none.
-    always: BTreeMap<u32, Filter>,
-    /// All others.
+    /// Those that are filed under terms.
     records: Records,
+    /// Those that ask for no term.
+    termless: BTreeMap<u32, Termless>,
+    windows: Windows,
+    /// What is asked about every attestation, and who asks it.
+    asked: HashMap<Filter, BTreeSet<u32>, RandomState>,
+}
+
+/// A watcher that asks for no term.
+#[derive(Debug)]
+enum Termless {
+    /// About time and nothing else.
+    Window(Window),
+    /// Something that no look-up finds.
+    Asked(Filter),
+}
+
+/// What it took to find the watchers of one attestation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Effort {
+    /// Terms, tuples of terms and spans of time that were looked up.
+    pub probes: u64,
+    /// Watchers that a look-up led to and that had to be verified, and what was asked without one.
+    pub candidates: u64,
 }
 
 impl Default for WatcherIndex {
@@ -54,15 +88,17 @@ impl WatcherIndex {
         WatcherIndex {
             folded: Side::new(Mode::Folded),
             exact: Side::new(Mode::Exact),
-            always: BTreeMap::new(),
             records: Records::default(),
+            termless: BTreeMap::new(),
+            windows: Windows::default(),
+            asked: HashMap::default(),
         }
     }
 
     /// How many watchers there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.always.len() + self.records.len()
+        self.termless.len() + self.records.len()
     }
 
     /// Whether there are no watchers.
@@ -71,61 +107,108 @@ impl WatcherIndex {
         self.len() == 0
     }
 
-    /// How many watchers want no term, so that every attestation costs a test of each.
+    /// How many watchers no look-up finds, so that every attestation costs a test of what they ask.
     #[must_use]
     pub fn asked_always(&self) -> usize {
-        self.always.len()
+        self.asked.values().map(BTreeSet::len).sum()
     }
 
     /// Puts a watcher in, in the place of the one that had its id.
     pub fn insert(&mut self, id: u32, filter: &Filter) {
         self.remove(id);
-        if filter.dimensions().next().is_none() {
-            self.always.insert(id, filter.clone());
-        } else {
+        if Side::files(filter) {
             let record = self.side_mut(filter.mode()).insert(id, filter);
             self.records.insert(id, record);
+        } else if let Some(window) = window_of(filter) {
+            self.windows.insert(id, window);
+            self.termless.insert(id, Termless::Window(window));
+        } else {
+            self.asked.entry(filter.clone()).or_default().insert(id);
+            self.termless.insert(id, Termless::Asked(filter.clone()));
         }
     }
 
     /// Takes a watcher out, and with it the terms and keys that no other uses. An unknown id changes
     /// nothing.
     pub fn remove(&mut self, id: u32) {
-        if self.always.remove(&id).is_none()
-            && let Some(record) = self.records.remove(id)
-        {
-            self.side_mut(record.mode()).remove(id, &record);
+        match self.termless.remove(&id) {
+            Some(Termless::Window(window)) => self.windows.remove(id, window),
+            Some(Termless::Asked(filter)) => {
+                let who = self.asked.get_mut(&filter).expect("what a watcher asks is asked");
+                who.remove(&id);
+                if who.is_empty() {
+                    self.asked.remove(&filter);
+                }
+            }
+            None => {
+                if let Some(record) = self.records.remove(id) {
+                    self.side_mut(record.mode()).remove(id, &record);
+                }
+            }
         }
     }
 
-    /// Finds every watcher whose filter holds for the attestation, under these aliases.
+    /// Finds every watcher whose filter holds for the attestation, under these aliases, and says what
+    /// that took.
     ///
     /// Shape: `found` is emptied first, then holds ids in rising order, each once. Hand in the same
     /// vector each time, and nothing is allocated for it.
-    pub fn matching(&self, attestation: &Attestation, aliases: &Aliases, found: &mut Vec<u32>) {
+    pub fn matching(
+        &self,
+        attestation: &Attestation,
+        aliases: &Aliases,
+        found: &mut Vec<u32>,
+    ) -> Effort {
         found.clear();
         // A watcher's now is when the claim was appended, however late it is matched.
         let claim = Claim::at(attestation, attestation.created_at, aliases);
-        let mut candidates = Vec::new();
+        let mut hits = Hits { found: std::mem::take(found), ..Hits::default() };
+        let mut candidates = 0;
         for side in [&self.folded, &self.exact] {
-            let known = side.look_up(&claim, found);
-            side.probe(&known, found, &mut candidates);
-            candidates.sort_unstable();
-            candidates.dedup();
-            found.extend(candidates.drain(..).filter(|&id| self.holds(id, &known, &claim)));
+            let known = side.probe(&claim, &mut hits);
+            candidates += self.verify(&known, &claim, &mut hits);
         }
-        let always = self.always.iter().filter(|(_, filter)| claim.satisfies(filter));
-        found.extend(always.map(|(id, _)| id));
-        found.sort_unstable();
-        found.dedup();
+        candidates += self.find_termless(&claim, &mut hits);
+        *found = hits.found;
+        sort(found);
+        Effort { probes: hits.probes, candidates }
     }
 
-    /// Verifies a watcher: that its terms are known, and all else by the meaning itself.
-    fn holds(&self, id: u32, known: &Known, claim: &Claim<'_>) -> bool {
-        self.records.get(id).is_some_and(|record| {
-            known.has_terms_of(record)
-                && record.remainder().is_none_or(|remainder| claim.satisfies(remainder))
-        })
+    /// Moves those that hold to what is found, and says how many there were to look at.
+    fn verify(&self, known: &Known, claim: &Claim<'_>, hits: &mut Hits) -> u64 {
+        // A key may be reached by several tuples; what is verified beyond it may be dear.
+        sort(&mut hits.by_key);
+        let mut candidates = hits.by_key.len() as u64;
+        let mut records = self.records.reader();
+        for id in hits.by_key.drain(..) {
+            if records.get(id).is_some_and(|record| holds_beyond_terms(record, known, claim)) {
+                hits.found.push(id);
+            }
+        }
+        candidates += hits.by_term.len() as u64;
+        for id in hits.by_term.drain(..) {
+            let holds = |record: &Record| {
+                known.has_terms_of(record) && holds_beyond_terms(record, known, claim)
+            };
+            if records.get(id).is_some_and(holds) {
+                hits.found.push(id);
+            }
+        }
+        candidates
+    }
+
+    fn find_termless(&self, claim: &Claim<'_>, hits: &mut Hits) -> u64 {
+        let ms = claim.timestamp_ms();
+        hits.probes += self.windows.probe(ms, &mut hits.found, &mut hits.by_key);
+        let candidates = (hits.by_key.len() + self.asked.len()) as u64;
+        let holds = |id: &u32| matches!(self.termless.get(id), Some(Termless::Window(window)) if window.holds(ms));
+        hits.found.extend(hits.by_key.drain(..).filter(holds));
+        for (filter, who) in &self.asked {
+            if claim.satisfies(filter) {
+                hits.found.extend(who);
+            }
+        }
+        candidates
     }
 
     fn side_mut(&mut self, mode: Mode) -> &mut Side {
@@ -133,6 +216,33 @@ impl WatcherIndex {
             Mode::Folded => &mut self.folded,
             Mode::Exact => &mut self.exact,
         }
+    }
+}
+
+/// Verifies what the terms of a watcher's key leave open.
+fn holds_beyond_terms(record: &Record, known: &Known, claim: &Claim<'_>) -> bool {
+    record.many().is_none_or(|many| {
+        many.window.holds(claim.timestamp_ms())
+            && !known.has_excluded(many)
+            && many.rest.as_ref().is_none_or(|rest| claim.satisfies(rest))
+    })
+}
+
+/// When a claim must have been made, if that is all that is asked and does not depend on now.
+fn window_of(filter: &Filter) -> Option<Window> {
+    let is_fixed = |test: &Test| match test {
+        Test::NotBefore(moment) | Test::NotAfter(moment) => moment.as_fixed().is_some(),
+        _ => false,
+    };
+    let window = Window { start: filter.time_start(), end: filter.time_end() };
+    (!filter.is_empty() && filter.tests().iter().all(is_fixed)).then_some(window)
+}
+
+/// In rising order, each once. Most lists are that already.
+fn sort(ids: &mut Vec<u32>) {
+    if !ids.is_sorted_by(|one, next| one < next) {
+        ids.sort_unstable();
+        ids.dedup();
     }
 }
 
@@ -413,7 +523,7 @@ mod tests {
             for id in apply(&mut index, &changes).into_keys() {
                 index.remove(id);
             }
-            prop_assert!(index.is_empty() && index.always.is_empty());
+            prop_assert!(index.is_empty() && index.windows.is_empty() && index.asked.is_empty());
             prop_assert!(index.folded.is_empty() && index.exact.is_empty());
         }
     }

@@ -1,18 +1,23 @@
 //! What the index remembers of each watcher, so that it can be verified and taken out again.
 
+use std::ops::Range;
+
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 
-use crate::{Dimension, Filter, Mode};
+use crate::{Filter, Mode};
 
+use super::attributes::Asked;
 use super::interner::TermId;
-use super::shape::{KeyKind, Shape};
+use super::shape::{Axis, KeyKind, Shape};
+use super::windows::Window;
 
 /// How a watcher is filed. 16 bytes for the usual one.
 #[derive(Debug)]
 pub(super) enum Record {
-    /// One term in one or two dimensions, and nothing else.
-    Few { mode: Mode, shape: Shape, pivot: Dimension, terms: [TermId; 2] },
+    /// One term on one or two axes that are no attributes, and nothing else.
+    Few { mode: Mode, shape: Shape, pivot: Axis, terms: [TermId; 2] },
     /// Anything else.
     Many(Box<Many>),
 }
@@ -21,11 +26,33 @@ pub(super) enum Record {
 pub(super) struct Many {
     pub(super) mode: Mode,
     pub(super) way: Way,
-    pub(super) pivot: Dimension,
-    /// Each list in rising order.
-    pub(super) terms: [Box<[TermId]>; 4],
-    /// What has to be verified beyond the terms.
-    pub(super) remainder: Option<Filter>,
+    pub(super) pivot: Axis,
+    pub(super) terms: Terms,
+    /// What stands on [`Axis::ATTRIBUTE`], if something does.
+    pub(super) attribute: Option<Box<Attribute>>,
+    /// Terms of which an attestation may have none.
+    pub(super) excluded: SmallVec<[(Axis, TermId); 2]>,
+    /// When the claim may have been made, as far as that does not depend on now.
+    pub(super) window: Window,
+    /// What else has to be verified.
+    pub(super) rest: Option<Box<Filter>>,
+}
+
+/// A condition on a value that is part of the key.
+#[derive(Debug)]
+pub(super) struct Attribute {
+    pub(super) path: Box<[Box<str>]>,
+    pub(super) asked: Asked,
+    /// The nearest double to the bound of a range.
+    pub(super) bound: Option<f64>,
+}
+
+/// The terms of all axes in one place, each axis in rising order.
+#[derive(Debug, Default)]
+pub(super) struct Terms {
+    all: SmallVec<[TermId; 4]>,
+    /// Where those of each axis end.
+    ends: [u32; Axis::COUNT],
 }
 
 /// Under which keys a watcher is filed.
@@ -33,24 +60,47 @@ pub(super) struct Many {
 pub(super) enum Way {
     /// Under every tuple of its terms.
     Tuples,
-    /// Under the terms of one dimension, because the tuples are too many.
+    /// Under the terms of one axis, because the tuples are too many.
     Pivot,
+}
+
+impl Terms {
+    /// Adds the terms of the next axis, which are put in order.
+    pub(super) fn push(&mut self, axis: Axis, terms: impl Iterator<Item = TermId>) {
+        let start = self.all.len();
+        self.all.extend(terms);
+        self.all[start..].sort_unstable();
+        self.ends[axis.index()..].fill(self.all.len() as u32);
+    }
+
+    pub(super) fn of(&self, axis: Axis) -> &[TermId] {
+        &self.all[self.range(axis)]
+    }
+
+    fn range(&self, axis: Axis) -> Range<usize> {
+        let start = axis.index().checked_sub(1).map_or(0, |before| self.ends[before]);
+        start as usize..self.ends[axis.index()] as usize
+    }
+
+    pub(super) fn shape(&self) -> Shape {
+        let has_terms = |axis: &Axis| !self.range(*axis).is_empty();
+        Axis::ALL.into_iter().filter(has_terms).fold(Shape::NOTHING, Shape::with)
+    }
 }
 
 impl Record {
     pub(super) fn new(many: Many) -> Record {
-        let shape = many.shape();
-        let is_few = many.remainder.is_none()
+        let shape = many.terms.shape();
+        let is_few = many.is_sure()
             && many.way == Way::Tuples
+            && !shape.has(Axis::ATTRIBUTE)
             && shape.len() <= 2
-            && many.terms.iter().all(|terms| terms.len() <= 1);
+            && many.terms.all.len() == shape.len();
         if !is_few {
             return Record::Many(Box::new(many));
         }
         let mut terms = [0; 2];
-        for (place, dimension) in terms.iter_mut().zip(shape.dimensions()) {
-            *place = many.terms[dimension.index()][0];
-        }
+        terms[..shape.len()].copy_from_slice(&many.terms.all);
         Record::Few { mode: many.mode, shape, pivot: many.pivot, terms }
     }
 
@@ -64,12 +114,16 @@ impl Record {
     pub(super) fn shape(&self) -> Shape {
         match self {
             Record::Few { shape, .. } => *shape,
-            Record::Many(many) => many.shape(),
+            Record::Many(many) => many.terms.shape(),
         }
     }
 
     pub(super) fn kind(&self) -> KeyKind {
-        KeyKind::new(self.shape(), self.remainder().is_none())
+        let is_sure = match self {
+            Record::Few { .. } => true,
+            Record::Many(many) => many.is_sure(),
+        };
+        KeyKind::new(self.shape(), is_sure)
     }
 
     pub(super) fn way(&self) -> Way {
@@ -79,40 +133,43 @@ impl Record {
         }
     }
 
-    /// The dimension whose terms the fewest watchers used when this one came.
-    pub(super) fn pivot(&self) -> Dimension {
+    /// The axis whose terms the fewest watchers used when this one came.
+    pub(super) fn pivot(&self) -> Axis {
         match self {
             Record::Few { pivot, .. } => *pivot,
             Record::Many(many) => many.pivot,
         }
     }
 
-    /// The terms of a dimension, in rising order; none if the watcher does not ask about it.
-    pub(super) fn terms(&self, dimension: Dimension) -> &[TermId] {
+    /// The terms on an axis, in rising order; none if the watcher does not ask about it.
+    pub(super) fn terms(&self, axis: Axis) -> &[TermId] {
         match self {
-            Record::Few { shape, terms, .. } if shape.has(dimension) => {
-                std::slice::from_ref(&terms[shape.rank(dimension)])
+            Record::Few { shape, terms, .. } if shape.has(axis) => {
+                std::slice::from_ref(&terms[shape.rank(axis)])
             }
             Record::Few { .. } => &[],
-            Record::Many(many) => &many.terms[dimension.index()],
+            Record::Many(many) => many.terms.of(axis),
         }
     }
 
-    /// What has to be verified beyond the terms.
-    pub(super) fn remainder(&self) -> Option<&Filter> {
+    /// What there is beyond terms that have to be there.
+    pub(super) fn many(&self) -> Option<&Many> {
         match self {
             Record::Few { .. } => None,
-            Record::Many(many) => many.remainder.as_ref(),
+            Record::Many(many) => Some(many),
         }
+    }
+
+    /// The bound that it is filed under beside its terms.
+    pub(super) fn bound(&self) -> Option<f64> {
+        self.many().and_then(|many| many.attribute.as_ref()?.bound)
     }
 }
 
 impl Many {
-    fn shape(&self) -> Shape {
-        Dimension::ALL
-            .into_iter()
-            .filter(|dimension| !self.terms[dimension.index()].is_empty())
-            .fold(Shape::NOTHING, Shape::with)
+    /// Whether an attestation with the terms of a key matches without more.
+    fn is_sure(&self) -> bool {
+        self.excluded.is_empty() && self.rest.is_none() && self.window == Window::ALWAYS
     }
 }
 
@@ -132,13 +189,31 @@ struct Page {
     records: Box<[Option<Record>]>,
 }
 
+/// Looks at records, and remembers the page of the last.
+pub(super) struct Reader<'a> {
+    records: &'a Records,
+    number: u32,
+    page: Option<&'a Page>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn get(&mut self, id: u32) -> Option<&'a Record> {
+        if id / PAGE != self.number {
+            self.number = id / PAGE;
+            self.page = self.records.pages.get(&self.number);
+        }
+        self.page?.records[(id % PAGE) as usize].as_ref()
+    }
+}
+
 impl Records {
     pub(super) fn len(&self) -> usize {
         self.len
     }
 
-    pub(super) fn get(&self, id: u32) -> Option<&Record> {
-        self.pages.get(&(id / PAGE))?.records[(id % PAGE) as usize].as_ref()
+    /// For looking at many, best in rising order.
+    pub(super) fn reader(&self) -> Reader<'_> {
+        Reader { records: self, number: 0, page: self.pages.get(&0) }
     }
 
     /// Keeps the record of a watcher that has none.
@@ -167,6 +242,8 @@ impl Records {
 mod tests {
     use super::*;
 
+    const CONTEXT: Axis = Axis::ALL[2];
+
     #[test]
     fn the_usual_record_is_small() {
         assert_eq!(size_of::<Option<Record>>(), 16);
@@ -176,8 +253,8 @@ mod tests {
     fn records_are_found_by_any_id() {
         let record = |term| Record::Few {
             mode: Mode::Exact,
-            shape: Shape::NOTHING.with(Dimension::Context),
-            pivot: Dimension::Context,
+            shape: Shape::NOTHING.with(CONTEXT),
+            pivot: CONTEXT,
             terms: [term, 0],
         };
         let ids = [0, 1, 255, 256, u32::MAX];
@@ -185,10 +262,10 @@ mod tests {
         ids.into_iter().for_each(|id| records.insert(id, record(id)));
         assert_eq!((records.len(), records.pages.len()), (5, 3));
         for id in ids {
-            assert_eq!(records.get(id).unwrap().terms(Dimension::Context), [id]);
+            assert_eq!(records.reader().get(id).unwrap().terms(CONTEXT), [id]);
             assert!(records.remove(id).is_some() && records.remove(id).is_none(), "{id}");
         }
         assert_eq!((records.len(), records.pages.len()), (0, 0));
-        assert!(records.get(2).is_none());
+        assert!(records.reader().get(2).is_none());
     }
 }

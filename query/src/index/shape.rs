@@ -1,48 +1,81 @@
-//! Which dimensions a watcher asks about, and the keys that follow from it.
+//! Which axes a watcher asks about, and the keys that follow from it.
 
 use crate::Dimension;
 
 use super::interner::{TermId, Uses};
 
-/// A subset of the four dimensions, a bit each.
+/// What a term stands on: one of the four dimensions, or the attributes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Axis(u8);
+
+impl Axis {
+    /// A condition on a value among the attributes: the place of the value and what is asked of it are
+    /// the term.
+    pub(super) const ATTRIBUTE: Axis = Axis(4);
+    /// How many there are.
+    pub(super) const COUNT: usize = 5;
+    /// All of them.
+    pub(super) const ALL: [Axis; Axis::COUNT] = [Axis(0), Axis(1), Axis(2), Axis(3), Axis(4)];
+
+    pub(super) fn of(dimension: Dimension) -> Axis {
+        Axis(dimension.index() as u8)
+    }
+
+    pub(super) fn index(self) -> usize {
+        usize::from(self.0)
+    }
+
+    const fn bit(self) -> u8 {
+        1 << self.0
+    }
+}
+
+/// A subset of the axes, a bit each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Shape(pub(super) u8);
+pub(super) struct Shape(u8);
 
 impl Shape {
     pub(super) const NOTHING: Shape = Shape(0);
+    /// How many there are.
+    pub(super) const COUNT: usize = 1 << Axis::COUNT;
 
-    pub(super) fn with(self, dimension: Dimension) -> Shape {
-        Shape(self.0 | 1 << dimension.index())
+    pub(super) fn with(self, axis: Axis) -> Shape {
+        Shape(self.0 | axis.bit())
     }
 
-    pub(super) fn has(self, dimension: Dimension) -> bool {
-        self.0 & 1 << dimension.index() != 0
+    pub(super) fn has(self, axis: Axis) -> bool {
+        self.0 & axis.bit() != 0
     }
 
     pub(super) fn len(self) -> usize {
         self.0.count_ones() as usize
     }
 
-    pub(super) fn dimensions(self) -> impl Iterator<Item = Dimension> {
-        Dimension::ALL.into_iter().filter(move |&dimension| self.has(dimension))
+    pub(super) fn axes(self) -> impl Iterator<Item = Axis> {
+        Axis::ALL.into_iter().filter(move |&axis| self.has(axis))
     }
 
-    /// How many of its dimensions come before this one.
-    pub(super) fn rank(self, dimension: Dimension) -> usize {
-        (self.0 & ((1 << dimension.index()) - 1)).count_ones() as usize
+    /// How many of its axes come before this one.
+    pub(super) fn rank(self, axis: Axis) -> usize {
+        (self.0 & (axis.bit() - 1)).count_ones() as usize
     }
 }
 
 /// A kind of key: a shape, and whether an attestation that has its terms surely matches or has to be
 /// verified. Its number is that of a table and of a bit in [`Uses`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct KeyKind(u8);
 
 impl KeyKind {
-    pub(super) const COUNT: usize = 32;
+    pub(super) const COUNT: usize = 2 * Shape::COUNT;
 
     pub(super) fn new(shape: Shape, is_sure: bool) -> KeyKind {
-        KeyKind(if is_sure { shape.0 } else { shape.0 | 16 })
+        KeyKind(if is_sure { shape.0 } else { shape.0 | Shape::COUNT as u8 })
+    }
+
+    /// All, by number.
+    pub(super) fn all() -> impl Iterator<Item = KeyKind> {
+        (0..KeyKind::COUNT as u8).map(KeyKind)
     }
 
     /// The kinds whose bits are set, lowest first.
@@ -55,11 +88,11 @@ impl KeyKind {
     }
 
     pub(super) fn shape(self) -> Shape {
-        Shape(self.0 & 15)
+        Shape(self.0 & (Shape::COUNT as u8 - 1))
     }
 
     pub(super) fn is_sure(self) -> bool {
-        self.0 < 16
+        usize::from(self.0) < Shape::COUNT
     }
 
     pub(super) fn index(self) -> usize {
@@ -74,15 +107,16 @@ impl KeyKind {
 /// The bits of the kinds that no shape has: a term that leads to a watcher with too many tuples, and
 /// one that leads to watchers when an attestation has too many tuples.
 pub(super) const OVER: Uses = 1;
-pub(super) const PIVOT: Uses = 1 << 16;
+pub(super) const PIVOT: Uses = 1 << Shape::COUNT;
 
-/// The kinds whose shape lacks a dimension, by dimension.
-pub(super) const LACKING: [Uses; 4] = [lacking(0), lacking(1), lacking(2), lacking(3)];
+/// The kinds whose shape lacks an axis, by axis.
+pub(super) const LACKING: [Uses; Axis::COUNT] =
+    [lacking(0), lacking(1), lacking(2), lacking(3), lacking(4)];
 
-const fn lacking(dimension: u32) -> Uses {
+const fn lacking(axis: u32) -> Uses {
     let (mut kinds, mut kind) = (0, 0);
-    while kind < 32 {
-        if kind & 1 << dimension == 0 {
+    while kind < KeyKind::COUNT {
+        if kind & 1 << axis == 0 {
             kinds |= 1 << kind;
         }
         kind += 1;
@@ -133,15 +167,16 @@ mod tests {
 
     #[test]
     fn a_kind_is_a_shape_and_a_certainty() {
-        let shape = Shape::NOTHING.with(Dimension::Predicate).with(Dimension::Actor);
-        assert_eq!((shape.len(), shape.rank(Dimension::Actor)), (2, 1));
+        let [predicate, actor] = [Dimension::Predicate, Dimension::Actor].map(Axis::of);
+        let shape = Shape::NOTHING.with(predicate).with(actor).with(Axis::ATTRIBUTE);
+        assert_eq!((shape.len(), shape.rank(actor), shape.rank(Axis::ATTRIBUTE)), (3, 1, 2));
         for is_sure in [true, false] {
             let kind = KeyKind::new(shape, is_sure);
             assert_eq!((kind.shape(), kind.is_sure()), (shape, is_sure));
             assert!(KeyKind::of_bits(kind.bit() | OVER).eq([KeyKind(0), kind]));
-            for dimension in Dimension::ALL {
-                let lacks = LACKING[dimension.index()] & kind.bit() != 0;
-                assert_eq!(lacks, !shape.has(dimension), "{dimension:?}");
+            for axis in Axis::ALL {
+                let lacks = LACKING[axis.index()] & kind.bit() != 0;
+                assert_eq!(lacks, !shape.has(axis), "{axis:?}");
             }
         }
     }

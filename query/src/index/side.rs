@@ -5,58 +5,93 @@
 
 use smallvec::SmallVec;
 
+use crate::attribute::AttributeTest;
 use crate::eval::Claim;
+use crate::filter::Test;
 use crate::{Dimension, Filter, Mode};
 
+use super::attributes::{Asked, Paths, nearest};
 use super::interner::{Interner, TermId, Uses};
+use super::known::{Known, Reached};
 use super::posting::{Posting, Postings};
-use super::record::{Many, Record, Way};
-use super::shape::{KeyKind, LACKING, OVER, PIVOT, Shape, each_tuple, tuples};
+use super::ranges::Ranges;
+use super::record::{Attribute, Many, Record, Terms, Way};
+use super::shape::{Axis, KeyKind, LACKING, OVER, PIVOT, Shape, each_tuple, tuples};
 use super::table::Table;
+use super::windows::Window;
 
-/// Tuples that one watcher may be filed under when it asks about several dimensions.
+/// Tuples that one watcher may be filed under when it asks on several axes.
 const TUPLES_OF_WATCHER_MAX: usize = 64;
-/// Tuples that one attestation may try in one table.
-const TUPLES_OF_ATTESTATION_MAX: usize = 256;
+/// Tuples that one attestation tries in a table in any case.
+const TUPLES_ALWAYS: usize = 64;
+/// Tuples that one attestation may try in all tables in which it has more than that.
+const TUPLES_MAX: usize = 8_192;
+/// A key joins at most so many terms.
+const AXES_OF_KEY_MAX: usize = 4;
 
 /// The watchers of one [`Mode`].
 #[derive(Debug)]
 pub(super) struct Side {
     mode: Mode,
-    interners: [Interner; 4],
-    /// By [`KeyKind`]. Watchers that surely match by one term are not here but with the term.
+    /// By [`Axis`].
+    interners: [Interner; Axis::COUNT],
+    paths: Paths,
+    /// By [`KeyKind`]. Watchers that surely match by one term of a dimension are not here but with the
+    /// term, and those that ask for a number on one side of another are in `ranges`.
     tables: [Table; KeyKind::COUNT],
-    /// The kinds whose tables hold something.
+    ranges: Ranges,
+    /// How many watchers are filed under keys of each kind.
+    filed: [u32; KeyKind::COUNT],
+    /// The kinds that have some.
     in_use: Uses,
     /// Watchers with too many tuples, by each term of their pivot.
-    over: [Table; 4],
-    /// The other watchers that ask about several dimensions, by each term of their pivot: for
-    /// attestations with too many tuples.
-    pivots: [Table; 4],
+    over: [Table; Axis::COUNT],
+    /// The other watchers that ask on several axes, by each term of their pivot: for attestations with
+    /// too many tuples.
+    pivots: [Table; Axis::COUNT],
     postings: Postings,
 }
 
-/// The terms of an attestation that some watcher of a side uses.
+/// What the terms of an attestation lead to. A watcher may be there several times.
 #[derive(Debug, Default)]
-pub(super) struct Known {
-    /// By dimension, in rising order, each once.
-    terms: [SmallVec<[(TermId, Uses); 4]>; 4],
-    /// The uses of all terms of a dimension.
-    uses: [Uses; 4],
+pub(super) struct Hits {
+    /// Those that match.
+    pub(super) found: Vec<u32>,
+    /// Those whose terms are there, and of which the rest has to be verified.
+    pub(super) by_key: Vec<u32>,
+    /// Those of which everything has to be verified.
+    pub(super) by_term: Vec<u32>,
+    /// How many terms and tuples were looked up.
+    pub(super) probes: u64,
 }
 
 impl Side {
     pub(super) fn new(mode: Mode) -> Side {
         let by_term = || std::array::from_fn(|_| Table::new(Shape::NOTHING));
+        let mut kinds = KeyKind::all();
         Side {
             mode,
             interners: Default::default(),
-            tables: std::array::from_fn(|kind| Table::new(Shape(kind as u8 & 15))),
+            paths: Paths::default(),
+            tables: std::array::from_fn(|_| {
+                Table::new(kinds.next().expect("as many kinds as tables").shape())
+            }),
+            ranges: Ranges::default(),
+            filed: [0; KeyKind::COUNT],
             in_use: 0,
             over: by_term(),
             pivots: by_term(),
             postings: Postings::default(),
         }
+    }
+
+    /// Whether a watcher asks for something that a key can have.
+    pub(super) fn files(filter: &Filter) -> bool {
+        filter.tests().iter().any(|test| match test {
+            Test::Any(..) => true,
+            Test::Attribute(test) => Asked::of(test).is_some(),
+            _ => false,
+        })
     }
 
     /// Files a watcher under its terms, of which there are some.
@@ -75,50 +110,101 @@ impl Side {
             Way::Tuples => self.unfile_tuples(id, record),
             Way::Pivot => self.unfile_pivot(id, record, OVER),
         }
-        for dimension in record.shape().dimensions() {
-            for &term in record.terms(dimension) {
-                self.interners[dimension.index()].release(term);
+        for axis in record.shape().axes() {
+            for &term in record.terms(axis) {
+                self.interners[axis.index()].release(term);
+            }
+        }
+        if let Some(many) = record.many() {
+            for &(axis, term) in &many.excluded {
+                self.interners[axis.index()].release(term);
+            }
+            if let Some(attribute) = &many.attribute {
+                self.paths.release(&attribute.path, attribute.asked);
             }
         }
     }
 
     /// Decides how to file a watcher. Its terms count as used from here on.
     fn plan(&mut self, filter: &Filter) -> Record {
-        let terms = Dimension::ALL.map(|dimension| {
-            let interner = &mut self.interners[dimension.index()];
-            let mut terms: Box<[TermId]> =
-                filter.any(dimension).iter().map(|term| interner.acquire(term)).collect();
-            terms.sort_unstable();
-            terms
+        let mut terms = Terms::default();
+        for dimension in Dimension::ALL {
+            let axis = Axis::of(dimension);
+            let interner = &mut self.interners[axis.index()];
+            terms.push(axis, filter.any(dimension).iter().map(|term| interner.acquire(term)));
+        }
+        let key = (terms.shape().len() < AXES_OF_KEY_MAX).then(|| self.most_telling(filter));
+        let attribute = key.flatten().map(|(test, asked)| self.acquire(test, asked, &mut terms));
+        let excluded = Dimension::ALL.into_iter().flat_map(|dimension| {
+            filter.none(dimension).iter().map(move |term| (Axis::of(dimension), term))
         });
-        let way = way_of(&terms);
-        let pivot = self.most_selective(&terms);
-        let remainder = (!filter.is_terms_only()).then(|| filter.remainder());
-        Record::new(Many { mode: self.mode, way, pivot, terms, remainder })
+        let excluded = excluded
+            .map(|(axis, term)| (axis, self.interners[axis.index()].acquire(term)))
+            .collect();
+        // What the key and the fields above decide needs no further test.
+        let is_decided = |test: &Test| match test {
+            Test::Any(..) | Test::None(..) => true,
+            Test::NotBefore(moment) | Test::NotAfter(moment) => moment.as_fixed().is_some(),
+            Test::Attribute(test) => key.flatten().is_some_and(|(of_key, asked)| {
+                std::ptr::eq(of_key, &raw const **test) && !asked.is_range()
+            }),
+        };
+        let rest = filter.without(is_decided).map(Box::new);
+        let window = Window { start: filter.time_start(), end: filter.time_end() };
+        let (way, pivot) = (way_of(&terms), self.most_selective(&terms));
+        let mode = self.mode;
+        Record::new(Many { mode, way, pivot, terms, attribute, excluded, window, rest })
     }
 
-    /// The dimension whose terms the fewest watchers use.
-    fn most_selective(&self, terms: &[Box<[TermId]>; 4]) -> Dimension {
-        let watchers = |dimension: &Dimension| -> u64 {
-            let interner = &self.interners[dimension.index()];
-            let terms = &terms[dimension.index()];
-            terms.iter().map(|&term| u64::from(interner.watchers(term))).sum()
+    /// The condition on attributes that the fewest watchers share, of those that a look-up decides.
+    fn most_telling<'f>(&mut self, filter: &'f Filter) -> Option<(&'f AttributeTest, Asked)> {
+        let tests = filter.tests().iter().filter_map(|test| match test {
+            Test::Attribute(test) => Some((&**test, Asked::of(test)?)),
+            _ => None,
+        });
+        tests.min_by_key(|(test, asked)| {
+            let text = self.paths.acquire(test, *asked);
+            self.paths.release(test.keys(), *asked);
+            let interner = &self.interners[Axis::ATTRIBUTE.index()];
+            let watchers = interner.find(&text).map_or(0, |term| interner.watchers(term));
+            (Asked::ALL.iter().position(|other| other == asked), watchers)
+        })
+    }
+
+    fn acquire(&mut self, test: &AttributeTest, asked: Asked, terms: &mut Terms) -> Box<Attribute> {
+        let text = self.paths.acquire(test, asked);
+        let term = self.interners[Axis::ATTRIBUTE.index()].acquire(&text);
+        terms.push(Axis::ATTRIBUTE, std::iter::once(term));
+        let bound = asked.is_range().then(|| nearest(&test.value)).flatten();
+        Box::new(Attribute { path: test.keys().into(), asked, bound })
+    }
+
+    /// The axis whose terms the fewest watchers use.
+    fn most_selective(&self, terms: &Terms) -> Axis {
+        let watchers = |axis: &Axis| -> u64 {
+            let interner = &self.interners[axis.index()];
+            terms.of(*axis).iter().map(|&term| u64::from(interner.watchers(term))).sum()
         };
-        let asked = Dimension::ALL.into_iter().filter(|dimension| watchers(dimension) > 0);
-        asked.min_by_key(watchers).unwrap_or(Dimension::Subject)
+        terms.shape().axes().min_by_key(watchers).unwrap_or(Axis::ATTRIBUTE)
     }
 
     fn file_tuples(&mut self, id: u32, record: &Record) {
         let kind = record.kind();
+        self.filed[kind.index()] += 1;
         if is_alone(kind) {
             self.each_alone(record, |posting, postings| postings.add(posting, id));
             return;
         }
-        for dimension in record.shape().dimensions() {
-            self.mark(dimension, record.terms(dimension), kind.bit());
+        for axis in record.shape().axes() {
+            self.mark(axis, record.terms(axis), kind.bit());
         }
-        let (table, postings) = (&mut self.tables[kind.index()], &mut self.postings);
-        each_tuple(&lists_of(record), |tuple| table.add(tuple, id, postings));
+        if let Some(bound) = record.bound() {
+            let ranges = &mut self.ranges;
+            each_tuple(&lists_of(record), |tuple| ranges.add(kind, tuple, bound, id));
+        } else {
+            let (table, postings) = (&mut self.tables[kind.index()], &mut self.postings);
+            each_tuple(&lists_of(record), |tuple| table.add(tuple, id, postings));
+        }
         self.in_use |= kind.bit();
         if record.shape().len() > 1 {
             self.file_pivot(id, record, PIVOT);
@@ -127,13 +213,19 @@ impl Side {
 
     fn unfile_tuples(&mut self, id: u32, record: &Record) {
         let kind = record.kind();
+        self.filed[kind.index()] -= 1;
         if is_alone(kind) {
             self.each_alone(record, |posting, postings| postings.remove(posting, id));
             return;
         }
-        let (table, postings) = (&mut self.tables[kind.index()], &mut self.postings);
-        each_tuple(&lists_of(record), |tuple| table.remove(tuple, id, postings));
-        if table.is_empty() {
+        if let Some(bound) = record.bound() {
+            let ranges = &mut self.ranges;
+            each_tuple(&lists_of(record), |tuple| ranges.remove(kind, tuple, bound, id));
+        } else {
+            let (table, postings) = (&mut self.tables[kind.index()], &mut self.postings);
+            each_tuple(&lists_of(record), |tuple| table.remove(tuple, id, postings));
+        }
+        if self.filed[kind.index()] == 0 {
             self.in_use &= !kind.bit();
         }
         if record.shape().len() > 1 {
@@ -162,85 +254,141 @@ impl Side {
         terms.iter().for_each(|&term| table.remove(term.into(), id, postings));
     }
 
-    fn by_term(&mut self, dimension: Dimension, using: Uses) -> (&mut Table, &mut Postings) {
+    fn by_term(&mut self, axis: Axis, using: Uses) -> (&mut Table, &mut Postings) {
         let tables = if using == OVER { &mut self.over } else { &mut self.pivots };
-        (&mut tables[dimension.index()], &mut self.postings)
+        (&mut tables[axis.index()], &mut self.postings)
     }
 
-    fn mark(&mut self, dimension: Dimension, terms: &[TermId], using: Uses) {
-        let interner = &mut self.interners[dimension.index()];
+    fn mark(&mut self, axis: Axis, terms: &[TermId], using: Uses) {
+        let interner = &mut self.interners[axis.index()];
         terms.iter().for_each(|&term| interner.slot_mut(term).uses |= using);
     }
 
-    /// Looks up the attestation's terms, and finds the watchers that ask about one of them alone.
-    pub(super) fn look_up(&self, claim: &Claim<'_>, found: &mut Vec<u32>) -> Known {
+    /// Looks up the attestation's terms, and finds the watchers that they lead to.
+    pub(super) fn probe(&self, claim: &Claim<'_>, hits: &mut Hits) -> Known {
+        let mut known = self.look_up(claim, hits);
+        let any_attribute = known.with_any(Axis::ATTRIBUTE);
+        let asks_attributes =
+            self.possible(&any_attribute) & !LACKING[Axis::ATTRIBUTE.index()] != 0;
+        if asks_attributes || !self.over[Axis::ATTRIBUTE.index()].is_empty() {
+            self.look_up_attributes(claim, &mut known, hits);
+        }
+        let mut larger = SmallVec::<[(KeyKind, usize); 8]>::new();
+        for kind in KeyKind::of_bits(self.possible(&known.uses)) {
+            let tuples = known.tuples(kind);
+            if tuples > TUPLES_ALWAYS {
+                larger.push((kind, tuples));
+            } else {
+                self.probe_kind(kind, &known, hits);
+            }
+        }
+        self.follow(&known, OVER, &self.over, &mut hits.by_term);
+        if !larger.is_empty() {
+            self.probe_larger(&larger, &known, hits);
+        }
+        known
+    }
+
+    /// Tries the tuples of these kinds, unless there are far too many, or watchers that lead to fewer.
+    fn probe_larger(&self, kinds: &[(KeyKind, usize)], known: &Known, hits: &mut Hits) {
+        let tuples = kinds.iter().fold(0, |sum: usize, (_, tuples)| sum.saturating_add(*tuples));
+        let mut by_pivot = Vec::new();
+        self.follow(known, PIVOT, &self.pivots, &mut by_pivot);
+        // A tuple costs about as much as verifying two watchers.
+        if tuples <= TUPLES_MAX && tuples * 2 < by_pivot.len() {
+            kinds.iter().for_each(|(kind, _)| self.probe_kind(*kind, known, hits));
+        } else {
+            hits.by_term.append(&mut by_pivot);
+        }
+    }
+
+    fn look_up(&self, claim: &Claim<'_>, hits: &mut Hits) -> Known {
         let mut known = Known::default();
         for dimension in Dimension::ALL {
-            let interner = &self.interners[dimension.index()];
+            let axis = Axis::of(dimension);
+            let interner = &self.interners[axis.index()];
             if interner.is_empty() {
                 continue;
             }
-            let terms = &mut known.terms[dimension.index()];
-            for i in 0..claim.count(dimension, self.mode) {
-                let Some(term) = interner.find(claim.term(dimension, self.mode, i)) else {
-                    continue;
-                };
-                let slot = interner.slot(term);
-                found.extend_from_slice(self.postings.ids(&slot.alone));
-                terms.push((term, slot.uses));
-                known.uses[dimension.index()] |= slot.uses;
+            let count = claim.count(dimension, self.mode);
+            hits.probes += count as u64;
+            for i in 0..count {
+                if let Some(term) = interner.find(claim.term(dimension, self.mode, i)) {
+                    let slot = interner.slot(term);
+                    hits.found.extend_from_slice(self.postings.ids(&slot.alone));
+                    known.add(axis, term, slot.uses);
+                }
             }
-            terms.sort_unstable();
-            terms.dedup();
+            known.complete(axis);
         }
         known
     }
 
-    /// Finds the watchers that the known terms lead to: those that surely match, and those that have
-    /// to be verified, each perhaps several times.
-    pub(super) fn probe(&self, known: &Known, found: &mut Vec<u32>, candidates: &mut Vec<u32>) {
-        let mut has_too_many = false;
-        for kind in KeyKind::of_bits(self.possible(known)) {
-            let lists = known.lists(kind);
-            if tuples(&lists) > TUPLES_OF_ATTESTATION_MAX {
-                has_too_many = true;
-                continue;
+    fn look_up_attributes(&self, claim: &Claim<'_>, known: &mut Known, hits: &mut Hits) {
+        let interner = &self.interners[Axis::ATTRIBUTE.index()];
+        let mut text = String::new();
+        self.paths.each_place(claim.attributes(), &mut |place| {
+            for asked in Asked::ALL.into_iter().filter(|asked| place.is_asked(*asked)) {
+                place.write_term(asked, &mut text);
+                hits.probes += 1;
+                let Some(term) = interner.find(&text) else { continue };
+                let uses = interner.slot(term).uses;
+                match nearest(place.value) {
+                    Some(value) if asked.is_range() => {
+                        known.reach(Reached { term, uses, asked, value });
+                    }
+                    _ => known.add(Axis::ATTRIBUTE, term, uses),
+                }
             }
-            let into = if kind.is_sure() { &mut *found } else { &mut *candidates };
-            self.probe_table(kind, &lists, into);
-        }
-        self.follow(known, OVER, &self.over, candidates);
-        if has_too_many {
-            self.follow(known, PIVOT, &self.pivots, candidates);
-        }
+        });
+        known.complete(Axis::ATTRIBUTE);
     }
 
-    /// The kinds of key for which the attestation has a term in each dimension.
-    fn possible(&self, known: &Known) -> Uses {
-        known
-            .uses
-            .iter()
-            .zip(LACKING)
-            .fold(self.in_use, |kinds, (uses, lacking)| kinds & (uses | lacking))
+    /// The kinds of key for which the attestation has a term on each axis.
+    fn possible(&self, uses: &[Uses; Axis::COUNT]) -> Uses {
+        let axes = uses.iter().zip(LACKING);
+        axes.fold(self.in_use, |kinds, (uses, lacking)| kinds & (uses | lacking))
     }
 
-    fn probe_table(&self, kind: KeyKind, lists: &[TermList], into: &mut Vec<u32>) {
+    fn probe_kind(&self, kind: KeyKind, known: &Known, hits: &mut Hits) {
+        let into = if kind.is_sure() { &mut hits.found } else { &mut hits.by_key };
+        let mut lists = known.lists(kind);
         let table = &self.tables[kind.index()];
-        each_tuple(lists, |tuple| {
+        each_tuple(&lists, |tuple| {
+            hits.probes += 1;
             if let Some(posting) = table.get(tuple) {
                 into.extend_from_slice(self.postings.ids(posting));
             }
         });
+        if kind.is_sure() || !kind.shape().has(Axis::ATTRIBUTE) {
+            return;
+        }
+        // The last axis of a shape that has it.
+        lists.pop();
+        for reached in known.reached(kind) {
+            lists.push(SmallVec::from_slice(&[reached.term]));
+            each_tuple(&lists, |tuple| {
+                hits.probes += 1;
+                self.ranges.reached(kind, tuple, reached.asked, reached.value, into);
+            });
+            lists.pop();
+        }
     }
 
     /// Collects the watchers filed under single terms.
-    fn follow(&self, known: &Known, using: Uses, tables: &[Table; 4], into: &mut Vec<u32>) {
-        for ((terms, uses), table) in known.terms.iter().zip(known.uses).zip(tables) {
-            if uses & using == 0 {
+    fn follow(
+        &self,
+        known: &Known,
+        using: Uses,
+        tables: &[Table; Axis::COUNT],
+        into: &mut Vec<u32>,
+    ) {
+        for (axis, table) in Axis::ALL.into_iter().zip(tables) {
+            if known.uses[axis.index()] & using == 0 {
                 continue;
             }
-            for (term, _) in terms.iter().filter(|(_, uses)| uses & using != 0) {
-                if let Some(posting) = table.get(u128::from(*term)) {
+            for term in known.using(axis, using) {
+                if let Some(posting) = table.get(u128::from(term)) {
                     into.extend_from_slice(self.postings.ids(posting));
                 }
             }
@@ -253,43 +401,23 @@ impl Side {
         let tables = self.tables.iter().chain(&self.over).chain(&self.pivots);
         self.interners.iter().all(Interner::is_empty)
             && tables.into_iter().all(Table::is_empty)
+            && self.paths.is_empty()
+            && self.ranges.is_empty()
             && self.postings.lists_in_use() == 0
+            && self.filed == [0; KeyKind::COUNT]
             && self.in_use == 0
-    }
-}
-
-type TermList = SmallVec<[TermId; 4]>;
-
-impl Known {
-    /// The terms that stand in keys of this kind, by the dimensions of its shape.
-    fn lists(&self, kind: KeyKind) -> SmallVec<[TermList; 4]> {
-        let of_kind = |dimension: Dimension| {
-            let terms = self.terms[dimension.index()].iter();
-            terms.filter(|(_, uses)| uses & kind.bit() != 0).map(|(term, _)| *term).collect()
-        };
-        kind.shape().dimensions().map(of_kind).collect()
-    }
-
-    /// Whether a term of each dimension that the watcher asks about is here.
-    pub(super) fn has_terms_of(&self, record: &Record) -> bool {
-        record.shape().dimensions().all(|dimension| {
-            let known = &self.terms[dimension.index()];
-            let wanted = record.terms(dimension);
-            known.iter().any(|(term, _)| wanted.binary_search(term).is_ok())
-        })
     }
 }
 
 /// Whether watchers of this kind are filed with their terms and not in a table.
 fn is_alone(kind: KeyKind) -> bool {
-    kind.is_sure() && kind.shape().len() == 1
+    kind.is_sure() && kind.shape().len() == 1 && !kind.shape().has(Axis::ATTRIBUTE)
 }
 
-/// How to file a watcher with these terms. Those of one dimension are as many tuples as terms, which
-/// is never too many.
-fn way_of(terms: &[Box<[TermId]>; 4]) -> Way {
-    let lists: SmallVec<[&[TermId]; 4]> =
-        terms.iter().map(|terms| &**terms).filter(|terms| !terms.is_empty()).collect();
+/// How to file a watcher with these terms. Those of one axis are as many tuples as terms, which is never
+/// too many.
+fn way_of(terms: &Terms) -> Way {
+    let lists: SmallVec<[&[TermId]; 4]> = terms.shape().axes().map(|axis| terms.of(axis)).collect();
     if lists.len() == 1 || tuples(&lists) <= TUPLES_OF_WATCHER_MAX {
         Way::Tuples
     } else {
@@ -298,5 +426,5 @@ fn way_of(terms: &[Box<[TermId]>; 4]) -> Way {
 }
 
 fn lists_of(record: &Record) -> SmallVec<[&[TermId]; 4]> {
-    record.shape().dimensions().map(|dimension| record.terms(dimension)).collect()
+    record.shape().axes().map(|axis| record.terms(axis)).collect()
 }

@@ -1,0 +1,319 @@
+//! Conditions on attributes as terms, so that they can stand in keys beside those of the dimensions.
+//!
+//! A condition that one look-up decides is a term: that a value is there (`exists`), that it is this one
+//! (`=`), or that it is a number on one side of another (`<`, `<=`, `>`, `>=`), whose bound is kept in
+//! order elsewhere ([`super::ranges`]). A term names the number of a path and what is asked there. An
+//! attestation's terms are found by walking its attributes and the tree of all paths together, so that
+//! what nobody asks about costs nothing, and neither do paths that are not there.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde_json::{Number, Value};
+
+use crate::Op;
+use crate::attribute::AttributeTest;
+
+/// Deeper than any value can lie (`ATTRIBUTES_DEPTH_MAX`).
+const KEYS_MAX: usize = axwatch_model::bounds::ATTRIBUTES_DEPTH_MAX;
+
+/// How a condition may be found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// By the value itself.
+    Equal,
+    /// By there being one.
+    Exists,
+    /// By the bounds below a number.
+    Above,
+    /// By the bounds above a number.
+    Below,
+}
+
+impl Asked {
+    /// All, the most selective first.
+    pub(super) const ALL: [Asked; 4] = [Asked::Equal, Asked::Above, Asked::Below, Asked::Exists];
+
+    /// How this condition may be found; `None` if only by asking it.
+    pub(super) fn of(test: &AttributeTest) -> Option<Asked> {
+        if test.keys().len() > KEYS_MAX {
+            return None;
+        }
+        match (test.op, &test.value) {
+            (Op::Exists, _) => Some(Asked::Exists),
+            (Op::Equal, _) => Some(Asked::Equal),
+            (Op::Greater | Op::AtLeast, Value::Number(_)) => Some(Asked::Above),
+            (Op::Less | Op::AtMost, Value::Number(_)) => Some(Asked::Below),
+            _ => None,
+        }
+    }
+
+    /// Whether it leads to bounds that have to be verified, and not to watchers.
+    pub(super) fn is_range(self) -> bool {
+        matches!(self, Asked::Above | Asked::Below)
+    }
+}
+
+/// The paths that watchers ask about, as a tree.
+#[derive(Debug, Default)]
+pub(super) struct Paths {
+    root: Node,
+    /// The numbers that paths had and that are free again.
+    free: Vec<u32>,
+    /// How many numbers there ever were.
+    numbers: u32,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    /// The number of this path, while a watcher asks about it.
+    number: Option<u32>,
+    /// How many watchers ask, by [`Asked`].
+    watchers: [u32; 4],
+    children: BTreeMap<Box<str>, Node>,
+}
+
+/// What stands under a path.
+pub(super) struct Place<'v> {
+    number: u32,
+    watchers: [u32; 4],
+    pub(super) value: &'v Value,
+}
+
+impl Paths {
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.root.is_unused()
+    }
+
+    /// The text of a condition's term. Each call wants one [`Paths::release`].
+    pub(super) fn acquire(&mut self, test: &AttributeTest, asked: Asked) -> String {
+        let mut node = &mut self.root;
+        for key in test.keys() {
+            node = node.children.entry(key.clone()).or_default();
+        }
+        node.watchers[asked as usize] += 1;
+        let number = *node.number.get_or_insert_with(|| {
+            self.free.pop().unwrap_or_else(|| {
+                self.numbers += 1;
+                self.numbers - 1
+            })
+        });
+        let mut text = String::new();
+        write_term(&mut text, number, asked, &test.value);
+        text
+    }
+
+    /// Counts one watcher less under a path; with the last, the path is forgotten.
+    pub(super) fn release(&mut self, keys: &[Box<str>], asked: Asked) {
+        let mut node = &mut self.root;
+        for key in keys {
+            node = node.children.get_mut(key).expect("the path of a watcher is known");
+        }
+        node.watchers[asked as usize] -= 1;
+        if node.watchers != [0; 4] {
+            return;
+        }
+        self.free.extend(node.number.take());
+        // From the longest part of the path on, as far as nobody needs it.
+        for length in (1..=keys.len()).rev() {
+            let mut parent = &mut self.root;
+            for key in &keys[..length - 1] {
+                parent = parent.children.get_mut(key).expect("it was there above");
+            }
+            if !parent.children[&keys[length - 1]].is_unused() {
+                return;
+            }
+            parent.children.remove(&keys[length - 1]);
+        }
+    }
+
+    /// Visits each path that somebody asks about and that leads to a value.
+    pub(super) fn each_place<'v>(&self, attributes: &'v Value, visit: &mut impl FnMut(Place<'v>)) {
+        walk(&self.root, attributes, visit);
+    }
+}
+
+impl Node {
+    fn is_unused(&self) -> bool {
+        self.number.is_none() && self.children.is_empty()
+    }
+}
+
+/// No deeper than attributes are, and no wider than the smaller of the two.
+fn walk<'v>(node: &Node, value: &'v Value, visit: &mut impl FnMut(Place<'v>)) {
+    if let Some(number) = node.number {
+        visit(Place { number, watchers: node.watchers, value });
+    }
+    let Value::Object(object) = value else { return };
+    if object.len() < node.children.len() {
+        for (key, value) in object {
+            if let Some(child) = node.children.get(&**key) {
+                walk(child, value, visit);
+            }
+        }
+    } else {
+        for (key, child) in &node.children {
+            if let Some(value) = object.get(&**key) {
+                walk(child, value, visit);
+            }
+        }
+    }
+}
+
+impl Place<'_> {
+    /// Whether some watcher asks this here, and the value could be an answer.
+    pub(super) fn is_asked(&self, asked: Asked) -> bool {
+        let could_be = match (asked, self.value) {
+            (Asked::Exists, _) | (Asked::Above | Asked::Below, Value::Number(_)) => true,
+            (Asked::Equal, value) => !value.is_array() && !value.is_object(),
+            _ => false,
+        };
+        could_be && self.watchers[asked as usize] > 0
+    }
+
+    /// The term of this value, written over what `text` held.
+    pub(super) fn write_term(&self, asked: Asked, text: &mut String) {
+        text.clear();
+        write_term(text, self.number, asked, self.value);
+    }
+}
+
+/// Two conditions have the same text just if they ask for the same.
+fn write_term(text: &mut String, path: u32, asked: Asked, value: &Value) {
+    let sign = match asked {
+        Asked::Equal => '=',
+        Asked::Exists => '?',
+        Asked::Above => '>',
+        Asked::Below => '<',
+    };
+    let written = write!(text, "{path}{sign}");
+    let written = written.and_then(|()| match (asked, value) {
+        (Asked::Equal, Value::Number(number)) => write_number(text, number),
+        (Asked::Equal, Value::String(value)) => write!(text, "'{value}"),
+        (Asked::Equal, value) => write!(text, "{value}"),
+        _ => Ok(()),
+    });
+    written.expect("a string takes any text");
+}
+
+/// Numbers that are equal have the same text, whole or not; 2 and 2.0 do.
+fn write_number(text: &mut String, number: &Number) -> std::fmt::Result {
+    /// Above all whole numbers that JSON has here, so that no double from here on equals one.
+    const WHOLE_END: f64 = u64::MAX as f64;
+    let double = number.as_f64().unwrap_or_default();
+    match number.as_i128() {
+        Some(whole) => write!(text, "{whole}"),
+        None if double.fract() == 0.0 && double.abs() < WHOLE_END => {
+            write!(text, "{}", double as i128)
+        }
+        None => write!(text, "{:x}", double.to_bits()),
+    }
+}
+
+/// The nearest double: of two numbers, the larger never has the smaller one.
+pub(super) fn nearest(value: &Value) -> Option<f64> {
+    value.as_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse;
+    use proptest::prelude::*;
+
+    fn test(condition: &str) -> AttributeTest {
+        let text = format!("where {condition}");
+        AttributeTest::new(&parse(&text).expect(condition).conditions[0])
+    }
+
+    fn term_of(value: &Value) -> String {
+        let mut text = String::new();
+        write_term(&mut text, 0, Asked::Equal, value);
+        text
+    }
+
+    fn any_scalar() -> impl Strategy<Value = Value> {
+        let whole = prop_oneof![-3..3_i64, any::<i64>(), Just(1 << 53), Just((1 << 53) + 1)];
+        let large = prop_oneof![Just(u64::MAX), Just(1 << 63), any::<u64>()];
+        let doubles = [0.0, -0.0, 0.5, 2.0, -3.0, 9_007_199_254_740_992.0, 1.8446744073709552e19];
+        prop_oneof![
+            whole.prop_map(Value::from),
+            large.prop_map(Value::from),
+            proptest::sample::select(doubles.to_vec()).prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            proptest::sample::select(vec!["", "2", "null", "true", "'"]).prop_map(Value::from),
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+        ]
+    }
+
+    proptest! {
+        /// Values have one term just if a condition takes them for equal.
+        #[test]
+        fn a_term_is_a_value(one in any_scalar(), other in any_scalar()) {
+            let mut equals = test("a = 1");
+            equals.value = one.clone();
+            let attributes = serde_json::json!({ "a": other });
+            prop_assert_eq!(term_of(&one) == term_of(&other), equals.holds(&attributes));
+        }
+
+        /// What is on one side of a number is not on the other side of its double.
+        #[test]
+        fn doubles_keep_the_order(one in any_scalar(), other in any_scalar()) {
+            let mut greater = test("a > 1");
+            greater.value = other.clone();
+            if let (true, true) = (one.is_number(), other.is_number())
+                && greater.holds(&serde_json::json!({ "a": one }))
+            {
+                prop_assert!(nearest(&one) >= nearest(&other));
+            }
+        }
+    }
+
+    #[test]
+    fn paths_are_found_where_they_are_and_forgotten_with_their_last_watcher() {
+        let asked = ["a = 1", "a.b exists", "a.b.c > 2", "d = 'x'", "a.b exists", "e.f = 1"];
+        let tests = asked.map(test);
+        let mut paths = Paths::default();
+        for test in &tests {
+            paths.acquire(test, Asked::of(test).unwrap());
+        }
+        let attributes = serde_json::json!({ "a": { "b": { "c": 7 }, "x": 1 }, "e": 3, "z": 0 });
+        let mut found = Vec::new();
+        paths.each_place(&attributes, &mut |place| {
+            found.push((place.value.clone(), Asked::ALL.map(|asked| place.is_asked(asked))));
+        });
+        let expected = [
+            (attributes["a"].clone(), [false, false, false, false]),
+            (attributes["a"]["b"].clone(), [false, false, false, true]),
+            (attributes["a"]["b"]["c"].clone(), [false, true, false, false]),
+        ];
+        assert_eq!(found, expected);
+        for test in &tests {
+            assert!(!paths.is_empty());
+            paths.release(test.keys(), Asked::of(test).unwrap());
+        }
+        assert!(paths.is_empty());
+        assert_eq!(paths.free.len(), 5);
+    }
+
+    #[test]
+    fn only_what_a_look_up_decides_is_a_term() {
+        let deep = vec!["a"; KEYS_MAX + 1].join(".");
+        let cases = [
+            ("a = 'x'", Some(Asked::Equal)),
+            ("a = null", Some(Asked::Equal)),
+            ("a exists", Some(Asked::Exists)),
+            ("a >= 1", Some(Asked::Above)),
+            ("a < 1", Some(Asked::Below)),
+            ("a < 'x'", None),
+            ("a != 1", None),
+            ("a contains 'x'", None),
+            (&format!("{deep} = 1"), None),
+        ];
+        for (condition, expected) in cases {
+            assert_eq!(Asked::of(&test(condition)), expected, "{condition}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The terms of an attestation that some watcher of a side uses.
+
+use smallvec::SmallVec;
+
+use super::attributes::Asked;
+use super::interner::{TermId, Uses};
+use super::record::{Many, Record};
+use super::shape::{Axis, KeyKind};
+
+/// Terms up to which a list is searched from its beginning.
+const FEW: usize = 8;
+/// A bit for each of so many terms.
+const MARKS: usize = 4_096;
+
+/// The known terms, by axis.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// In rising order, each once.
+    terms: [SmallVec<[(TermId, Uses); 4]>; Axis::COUNT],
+    /// The uses of all terms of an axis.
+    pub(super) uses: [Uses; Axis::COUNT],
+    /// Numbers at paths where watchers ask for one on some side of another.
+    reached: SmallVec<[Reached; 2]>,
+    /// Of an axis with many terms: which are not there, at one look.
+    marks: [Option<Box<[u64; MARKS / 64]>>; Axis::COUNT],
+}
+
+/// A number that may be on the right side of bounds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reached {
+    /// Of the path and the side.
+    pub(super) term: TermId,
+    pub(super) uses: Uses,
+    pub(super) asked: Asked,
+    pub(super) value: f64,
+}
+
+pub(super) type TermList = SmallVec<[TermId; 4]>;
+
+impl Known {
+    pub(super) fn add(&mut self, axis: Axis, term: TermId, uses: Uses) {
+        self.terms[axis.index()].push((term, uses));
+        self.uses[axis.index()] |= uses;
+    }
+
+    pub(super) fn reach(&mut self, reached: Reached) {
+        self.uses[Axis::ATTRIBUTE.index()] |= reached.uses;
+        self.reached.push(reached);
+    }
+
+    /// To be called when all terms of an axis have been added.
+    pub(super) fn complete(&mut self, axis: Axis) {
+        let terms = &mut self.terms[axis.index()];
+        terms.sort_unstable();
+        terms.dedup();
+        if terms.len() > FEW {
+            let mut marks = Box::new([0_u64; MARKS / 64]);
+            for (term, _) in terms {
+                let bit = *term as usize % MARKS;
+                marks[bit / 64] |= 1 << (bit % 64);
+            }
+            self.marks[axis.index()] = Some(marks);
+        }
+    }
+
+    /// The uses as if there were any term on an axis.
+    pub(super) fn with_any(&self, axis: Axis) -> [Uses; Axis::COUNT] {
+        let mut uses = self.uses;
+        uses[axis.index()] = Uses::MAX;
+        uses
+    }
+
+    /// The terms on an axis that stand in keys of some kind.
+    pub(super) fn using(&self, axis: Axis, using: Uses) -> impl Iterator<Item = TermId> {
+        let terms = self.terms[axis.index()].iter();
+        let reached = self.reached.iter().filter(move |_| axis == Axis::ATTRIBUTE);
+        terms
+            .copied()
+            .chain(reached.map(|reached| (reached.term, reached.uses)))
+            .filter(move |(_, uses)| uses & using != 0)
+            .map(|(term, _)| term)
+    }
+
+    /// The terms that stand in keys of this kind, by the axes of its shape.
+    pub(super) fn lists(&self, kind: KeyKind) -> SmallVec<[TermList; 4]> {
+        kind.shape().axes().map(|axis| self.of_kind(axis, kind).collect()).collect()
+    }
+
+    fn of_kind(&self, axis: Axis, kind: KeyKind) -> impl Iterator<Item = TermId> {
+        let terms = self.terms[axis.index()].iter();
+        terms.filter(move |(_, uses)| uses & kind.bit() != 0).map(|(term, _)| *term)
+    }
+
+    /// The numbers that stand in keys of this kind.
+    pub(super) fn reached(&self, kind: KeyKind) -> impl Iterator<Item = &Reached> {
+        self.reached.iter().filter(move |reached| reached.uses & kind.bit() != 0)
+    }
+
+    /// How many tuples there are of this kind.
+    pub(super) fn tuples(&self, kind: KeyKind) -> usize {
+        kind.shape().axes().fold(1, |product: usize, axis| {
+            let mut terms = self.of_kind(axis, kind).count();
+            if axis == Axis::ATTRIBUTE {
+                terms += self.reached(kind).count();
+            }
+            product.saturating_mul(terms)
+        })
+    }
+
+    /// Whether a term on each axis that the watcher asks about is here.
+    pub(super) fn has_terms_of(&self, record: &Record) -> bool {
+        record.shape().axes().all(|axis| self.has_any(axis, record.terms(axis)))
+    }
+
+    /// Whether a term is here that the watcher excludes.
+    pub(super) fn has_excluded(&self, many: &Many) -> bool {
+        many.excluded.iter().any(|(axis, term)| self.has(*axis, *term))
+    }
+
+    /// Looks for the terms of the shorter list in the longer one.
+    fn has_any(&self, axis: Axis, wanted: &[TermId]) -> bool {
+        let terms = &self.terms[axis.index()];
+        if wanted.len() <= terms.len() || axis == Axis::ATTRIBUTE {
+            wanted.iter().any(|term| self.has(axis, *term))
+        } else {
+            terms.iter().any(|(term, _)| wanted.binary_search(term).is_ok())
+        }
+    }
+
+    fn has(&self, axis: Axis, wanted: TermId) -> bool {
+        let terms = &self.terms[axis.index()];
+        let is_reached =
+            axis == Axis::ATTRIBUTE && self.reached.iter().any(|reached| reached.term == wanted);
+        is_reached
+            || match &self.marks[axis.index()] {
+                None => terms.iter().any(|(term, _)| *term == wanted),
+                Some(marks) => {
+                    let bit = wanted as usize % MARKS;
+                    marks[bit / 64] & 1 << (bit % 64) != 0
+                        && terms.binary_search_by_key(&wanted, |(term, _)| *term).is_ok()
+                }
+            }
+    }
+}
