@@ -81,16 +81,22 @@ async fn a_job_that_hangs_is_ended_when_its_time_is_up() {
         "while True: pass",
         "import time\ntime.sleep(1000)",
         "print('x')\nimport signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nsignal.pause()",
+        // In the process group of the plugin; in one that nobody else is in.
+        "import os\nos.setpgid(0, os.getpgid(os.getppid()))\nwhile True: pass",
+        "import os, time\npid = os.fork()\nif not pid:\n  os.setpgid(0, 0)\n  time.sleep(1000)\nwhile os.getpgid(pid) != pid: pass\nos.setpgid(0, pid)\nwhile True: pass",
     ] {
         // The neighbour must be done within the second too, so that it has a harness with more.
-        let harness = start(&[("workers", "2"), ("timeout_secs", "1")]).await;
+        let harness = start(&[("workers", "1"), ("timeout_secs", "1")]).await;
         let outcome = harness.execute(script(code)).await;
         assert_eq!(
             retried(outcome),
             "it took longer than 1s and was ended (timeout_secs in the table [python])",
             "{code}"
         );
-        assert_eq!(result(&harness, "_result = 'next'").await, "next");
+        // Its place is free again.
+        let next = harness.execute(script("_result = 'next'"));
+        let next = tokio::time::timeout(PATIENCE, next).await.expect("there is a worker again");
+        assert_eq!(value(&next.expect_done()), "next", "{code}");
     }
     let harness = start(&[("workers", "2"), ("timeout_secs", "3")]).await;
     let job = script("while True: pass").deadline(Duration::from_secs(2));
