@@ -88,6 +88,8 @@ pub(crate) struct BrokenHandler {
 pub(crate) enum NoSync {
     /// There is no interpreter to read code with.
     Worker(NoWorker),
+    /// The host keeps no handlers.
+    NoneKept(String),
     /// The host.
     Host(Failure),
 }
@@ -96,6 +98,7 @@ impl From<NoSync> for Failure {
     fn from(error: NoSync) -> Failure {
         match error {
             NoSync::Worker(problem) => Failure::retry(problem),
+            NoSync::NoneKept(reason) => Failure::Permanent(reason),
             NoSync::Host(failure) => failure,
         }
     }
@@ -125,9 +128,10 @@ impl Catalogue {
         all.collect()
     }
 
-    /// Whether this version has been seen by a sync.
-    pub(crate) fn knows(&self, version: &str) -> bool {
-        self.lock().handlers.values().any(|entry| &*entry.version == version)
+    /// Whether this version has been seen by a sync, and what there is to announce has been announced.
+    pub(crate) fn has_told_of(&self, version: &str) -> bool {
+        let is_known = self.lock().handlers.values().any(|entry| &*entry.version == version);
+        is_known && self.is_told(&self.announcement())
     }
 
     /// What the last sync came to.
@@ -171,7 +175,10 @@ impl Catalogue {
             return Ok(self.report());
         }
         let covers = self.asked.load(SeqCst);
-        let stored = host.stored_handlers().await.map_err(NoSync::Host)?;
+        let stored = host.stored_handlers().await.map_err(|failure| match failure {
+            Failure::Permanent(reason) => NoSync::NoneKept(reason),
+            other => NoSync::Host(other),
+        })?;
         let checks = self.check_new(&stored, pool).await?;
         let report = self.take_in(host, pool, stored, checks).await?;
         *covered = covers;
@@ -181,8 +188,9 @@ impl Catalogue {
     /// Announces, when there is something else to announce than there was.
     pub(crate) async fn announce(&self, host: &Host) -> Result<Report, Failure> {
         let now = self.announcement();
-        let is_known = self.lock().announced.as_ref() == Some(&now);
-        if !is_known {
+        if !self.is_told(&now) {
+            // Without an answer nobody knows what the host has of it.
+            self.lock().announced = None;
             let refused = host.announce().await?;
             for line in &refused {
                 tracing::warn!(line, "the host refused a part of what handlers declare");
@@ -192,6 +200,10 @@ impl Catalogue {
             state.report.refused = refused;
         }
         Ok(self.report())
+    }
+
+    fn is_told(&self, announcement: &[String]) -> bool {
+        self.lock().announced.as_deref() == Some(announcement)
     }
 
     /// What Initialize is answered with is announced.

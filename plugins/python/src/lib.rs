@@ -95,7 +95,7 @@ impl PythonPlugin {
             }
             Err(NoSync::Worker(problem)) => self.without_python(session, &problem).await,
             // Another host, which keeps none.
-            Err(NoSync::Host(Failure::Permanent(reason))) => {
+            Err(NoSync::NoneKept(reason)) => {
                 tracing::info!(reason, "no stored handlers");
                 Ok(())
             }
@@ -127,14 +127,14 @@ impl PythonPlugin {
         // Most are told of by HTTP before their claim makes a job of it.
         if let Ok(claim) = job.attestation()
             && claim.predicates.iter().any(|predicate| predicate == "handler")
-            && self.catalogue.knows(&claim.id)
+            && self.catalogue.has_told_of(&claim.id)
         {
             return Ok(Done::new().result_json(&json!({ "known": true })));
         }
         match self.sync(&self.session()?).await {
             Ok(report) => Ok(Done::new().result_json(&report)),
             Err(NoSync::Worker(problem)) => Err(Failure::not_now(AGAIN_WITHOUT_PYTHON, problem)),
-            Err(NoSync::Host(failure)) => Err(failure),
+            Err(other) => Err(other.into()),
         }
     }
 

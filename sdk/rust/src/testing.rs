@@ -281,6 +281,12 @@ impl Harness {
         self.host.fail_next_call(error.as_ref());
     }
 
+    /// Makes the plugin's next announcement fail with this error, whatever it asks of the host before.
+    /// May be called several times for several announcements.
+    pub fn fail_next_announcement(&self, error: impl AsRef<str>) {
+        self.host.fail_next_announcement(error.as_ref());
+    }
+
     /// The claims that the plugin made, oldest first. One that was made twice under the same id is
     /// there once.
     #[must_use]

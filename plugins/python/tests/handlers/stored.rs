@@ -75,6 +75,35 @@ async fn what_is_stored_later_is_announced_when_asked_or_told() {
 }
 
 #[tokio::test]
+async fn an_announcement_that_failed_is_made_up_for_by_the_next_attempt() {
+    let harness = start(&[("workers", "1")]).await;
+    let version = harness.store_handler("hello", "@watch('is a')\ndef f(u): pass");
+    let claim = Claim::new("hello", "handler", "python").id(version);
+    let job = TestJob::new("python.sync").fire(claim);
+    for _ in 0..2 {
+        harness.fail_next_announcement("the announcement is refused");
+        harness.execute(job.clone()).await.expect_failure();
+    }
+    harness.fail_next_announcement("the announcement is refused");
+    assert_eq!(post(&harness, "/sync", json!({})).await.0, 503);
+    assert_eq!(harness.announcements().len(), 0);
+    harness.execute(job.clone()).await.expect_done();
+    assert_eq!(harness.announcements().len(), 1);
+    assert_eq!(harness.announcements()[0].watchers.len(), 2);
+    let again = harness.execute(job).await.expect_done();
+    assert_eq!(again.result_as::<Value>(), json!({"known": true}));
+    assert_eq!(harness.announcements().len(), 1);
+
+    // The host may have taken one that had no answer: that it is as before is news then.
+    harness.store_handler("hello", "def f(u): pass");
+    harness.fail_next_announcement("the announcement is refused");
+    assert_eq!(post(&harness, "/sync", json!({})).await.0, 503);
+    harness.store_handler("hello", "@watch('is a')\ndef f(u): pass");
+    assert_eq!(post(&harness, "/sync", json!({})).await.0, 200);
+    assert_eq!(harness.announcements().len(), 2);
+}
+
+#[tokio::test]
 async fn the_version_that_the_job_names_runs() {
     let harness = start(&[("workers", "1")]).await;
     let first = harness.store_handler("hello", "_result = 'first'");

@@ -43,6 +43,7 @@ struct State {
     lines: HashMap<String, Vec<JobLogEntry>>,
     announced: Vec<InitializeResponse>,
     errors: VecDeque<String>,
+    announcement_errors: VecDeque<String>,
 }
 
 /// A claim of the log.
@@ -97,6 +98,10 @@ impl FakeHost {
 
     pub(super) fn fail_next_call(&self, error: &str) {
         self.lock().errors.push_back(error.to_owned());
+    }
+
+    pub(super) fn fail_next_announcement(&self, error: &str) {
+        self.lock().announcement_errors.push_back(error.to_owned());
     }
 
     /// What the plugin made, oldest first.
@@ -498,6 +503,9 @@ impl PluginHost for FakeHost {
     ) -> Result<Response<v1::AnnounceResponse>, Status> {
         let request = request.into_inner();
         let announced = self.admit(&request.auth_token).and_then(|mut state| {
+            if let Some(error) = state.announcement_errors.pop_front() {
+                return Err(error);
+            }
             state.announced.push(request.announcement.ok_or("announcement: missing")?);
             Ok(())
         });
