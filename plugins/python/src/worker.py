@@ -8,9 +8,11 @@ behind that could be felt by the next one.
 Only the standard library, from Python 3.8. Not here: which code is in force, time limits, retries.
 """
 
+import _signal
 import _thread
 import ast
 import builtins
+import gc
 import io
 import json
 import linecache
@@ -35,11 +37,15 @@ RESULT_BYTES_MAX = 512 * 1024
 DECORATORS_MAX = 100
 EVERY_SECS_MAX = 2_147_483_647
 QUERY_LIMIT_MAX = 10_000
+# Files that may stay open after a job, for modules that keep some.
+FILES_LEFT_MAX = 64
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 # What a handler may replace is taken before it can: then this code works all the same, and tells that it was.
 globals().update((name, value) for name, value in vars(builtins).items() if not name.startswith("__"))
 _read, _write, _now = os.read, os.write, time.perf_counter_ns
+# Those of `signal` make an enum of each answer, which takes ten times as long.
+_getsignal, _pthread_sigmask = _signal.getsignal, _signal.pthread_sigmask
 _INTACT = dict(vars(builtins))
 _USED = [
     (vars(module), name, getattr(module, name))
@@ -47,8 +53,9 @@ _USED = [
         (ast, "parse literal_eval get_docstring"),
         (json, "dumps loads"),
         (linecache, "cache"),
-        (logging, "root disable getLogger"),
-        (os, "chdir close dup2 environ fstat getcwd open pread read umask waitpid write _exit"),
+        (logging, "root disable getLogger Logger NullHandler"),
+        (os, "chdir close dup dup2 environ fstat getcwd getpgrp getpriority open pread read umask waitpid write _exit"),
+        (resource, "getrlimit"),
         (signal, "setitimer"),
         (sys, "getprofile gettrace modules setrecursionlimit _current_frames"),
         (traceback, "TracebackException"),
@@ -70,9 +77,14 @@ class Channel:
         self.fd = fd
         self.lock = threading.RLock()
         self.buffer = bytearray()
+        # Whether an answer is still to come, or a part of one.
+        self.owed = False
 
     def send(self, head, blob=b""):
-        text = json.dumps(head).encode("ascii")
+        text = json.dumps(head)
+        if "\\ud" in text:
+            text = json.dumps(whole(head))
+        text = text.encode("ascii")
         frame = memoryview(LENGTHS.pack(len(text), len(blob)) + text + blob)
         with self.lock:
             while frame:
@@ -97,8 +109,17 @@ class Channel:
         with self.lock:
             if not state.is_running:
                 raise RuntimeError("no job is running here any more")
-            self.send(head)
-            return self.receive()
+            if self.owed:
+                raise RuntimeError("the host still owes an answer: a question was interrupted by a signal")
+            return self.exchange(head)
+
+    def exchange(self, head):
+        """Sends, and waits for the answer. What a signal handler of the code raises leaves it owed."""
+        self.owed = True
+        self.send(head)
+        answer = self.receive()
+        self.owed = False
+        return answer
 
 
 class State:
@@ -108,6 +129,8 @@ class State:
     # True in a process that the code of a handler forked off.
     is_child = False
     lines = 0
+    # Lines that came while the plugin owed an answer.
+    unsaid = 0
     # As the system counts them.
     threads = 0
 
@@ -244,9 +267,20 @@ def is_text(value):
     return True
 
 
+def whole(value):
+    """The same with halves of characters written out, for text that is only shown."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {whole(key): whole(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [whole(part) for part in value]
+    return value
+
+
 def short(value):
     try:
-        text = repr(value).encode("utf-8", "backslashreplace").decode("utf-8")
+        text = whole(repr(value))
     except Exception:
         return "…"
     return text if len(text) <= 80 else text[:79] + "…"
@@ -351,7 +385,7 @@ class NotJson(Permanent):
 
 def run(head, blob):
     started = _now()
-    state.lines = 0
+    state.lines = state.unsaid = 0
     module = types.ModuleType("__handler__")
     sys.modules["__handler__"] = module
     sys.modules["axwatch"] = the_module(head)
@@ -383,12 +417,13 @@ def run(head, blob):
         done["tainted"] = "ran out of memory"
     except BaseException as error:
         done, result = failed(error, code), b"null"
-    answer = error = None
     sys.modules.pop("__handler__", None)
+    # What the code opened is closed with it.
+    answer = error = code = module = space = None
     flush()
     done["t"] = "done"
     done["us"] = (_now() - started) // 1_000
-    done["unsent"] = max(0, state.lines - LOG_LINES_MAX)
+    done["unsent"] = max(0, state.lines - LOG_LINES_MAX) + state.unsaid
     done.setdefault("tainted", clean_up())
     channel.send(done, result if done["outcome"] == "ok" else b"null")
 
@@ -519,12 +554,16 @@ def flush():
 
 def clean_up():
     """Puts back what is easily put back; answers what is not, for which this process has to end."""
+    if channel.owed:
+        return "was interrupted while it asked the host"
     try:
         sys.stdout, sys.stderr = out, err
         if out.closed or err.closed or not is_intact() or sys.gettrace() or sys.getprofile():
             return "changed the interpreter"
         if file_of(1) != pipes[0] or file_of(2) != pipes[1]:
             return "changed its standard output or standard error"
+        if process_state() != process_first:
+            return "changed how its process treats signals, its limits or its place among processes"
         if has_threads():
             return "left a thread running"
         while os.waitpid(-1, os.WNOHANG)[0]:
@@ -546,10 +585,9 @@ def clean_up():
         if encoded() != encoded_first:
             os.environ.clear()
             os.environ.update(environment)
-        root.handlers[:] = [lines]
-        root.setLevel(logging.INFO)
-        if logging.root.manager.disable:
-            logging.disable(logging.NOTSET)
+        put_back_logging()
+        if keeps_files():
+            return "left files open"
         size, resident = (int(pages) * page for pages in os.pread(statm, 64, 0).split()[:2])
     except BaseException as problem:
         return "cannot be cleaned up: %s" % type(problem).__name__
@@ -562,6 +600,59 @@ def clean_up():
 def is_intact():
     """Whether what the next job needs of the interpreter and of its library is what it was."""
     return vars(builtins) == _INTACT and all(space.get(name) is value for space, name, value in _USED)
+
+
+def process_state():
+    """What the system keeps of this process that the code may have changed."""
+    return (
+        [_getsignal(number) for number in signals],
+        _pthread_sigmask(signal.SIG_BLOCK, ()),
+        [resource.getrlimit(limit) for limit in limits],
+        os.getpgrp(),
+        os.getpriority(os.PRIO_PROCESS, 0),
+    )
+
+
+def keeps_files():
+    """Whether files that the code opened are open still. A few may be a module's."""
+    if first_free_fd() < free_fd + FILES_LEFT_MAX:
+        return False
+    gc.collect()
+    return first_free_fd() >= free_fd + FILES_LEFT_MAX
+
+
+def first_free_fd():
+    fd = os.dup(0)
+    os.close(fd)
+    return fd
+
+
+def put_back_logging():
+    """The loggers of modules are what they were, and those that the code made for itself are gone."""
+    lines.level, lines.formatter = logging.NOTSET, None
+    lines.filters[:] = []
+    put_back_logger(root, (logging.INFO, True, False, [], [lines]))
+    if root.manager.disable:
+        logging.disable(logging.NOTSET)
+    known = root.manager.loggerDict
+    for name, logger in list(known.items()):
+        module = name.split(".")[0]
+        if module not in sys.modules or module in ("__main__", "axwatch"):
+            del known[name]
+        elif isinstance(logger, logging.Logger):
+            if name not in loggers:
+                silent = [handler for handler in logger.handlers if isinstance(handler, logging.NullHandler)]
+                loggers[name] = (logger.level, logger.propagate, False, list(logger.filters), silent)
+            put_back_logger(logger, loggers[name])
+
+
+def put_back_logger(logger, first):
+    level, propagate, disabled, filters, handlers = first
+    if logger.level != level:
+        logger.setLevel(level)
+    logger.propagate, logger.disabled = propagate, disabled
+    logger.filters[:] = filters
+    logger.handlers[:] = handlers
 
 
 def encoded():
@@ -606,8 +697,10 @@ class Lines(logging.Handler):
         flush()
         # The answer says that it has its place among what is printed.
         with channel.lock:
-            channel.send({"t": "log", "level": level_of(record.levelno), "message": message})
-            channel.receive()
+            if channel.owed:
+                state.unsaid += 1
+                return
+            channel.exchange({"t": "log", "level": level_of(record.levelno), "message": message})
 
 
 def level_of(number):
@@ -647,10 +740,22 @@ def checked(name, source):
         lines = source.splitlines()
         text = lines[error.line - 1] if error.line and error.line <= len(lines) else None
         return mistake(str(error), error.line, error.column, text)
-    except (RecursionError, MemoryError):
+    except MemoryError:
+        # Parsers call it so too when code nests too deeply. Without room another process may know.
+        if state.memory and not has_room():
+            raise
+        return mistake("it nests too deeply or is too large to be read", None, None, None)
+    except RecursionError:
         return mistake("it nests too deeply to be read", None, None, None)
     except ValueError as error:
         return mistake(str(error), None, None, None)
+
+
+def has_room():
+    try:
+        return bool(bytearray(state.memory // 2))
+    except MemoryError:
+        return False
 
 
 def mistake(message, line, column, text):
@@ -851,8 +956,8 @@ def forked():
         pass
 
 
-def confine(parent):
-    """Ends with the plugin, and is the parent of whatever a job leaves behind. Answers whether it is."""
+def confine():
+    """Ends with the plugin, or with the program between the two, and is the parent of whatever a job leaves behind. Answers whether it is."""
     try:
         import ctypes
 
@@ -861,8 +966,7 @@ def confine(parent):
         adopts = prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     except Exception:
         adopts = False
-    if os.getppid() != parent:
-        os._exit(0)
+    # A plugin that was gone before has closed the connection, and that ends this process too.
     return adopts
 
 
@@ -906,8 +1010,18 @@ environment = dict(os.environ)
 encoded_first = encoded()
 page = resource.getpagesize()
 recursion_limit = sys.getrecursionlimit()
-adopts = confine(begin["parent"])
+adopts = confine()
 bound(begin["memory_bytes"])
+loggers = {}
+put_back_logging()
+signals = [int(number) for number in signal.valid_signals()]
+limits = [
+    getattr(resource, "RLIMIT_" + name)
+    for name in "AS CORE CPU DATA FSIZE NOFILE NPROC STACK".split()
+    if hasattr(resource, "RLIMIT_" + name)
+]
+process_first = process_state()
+free_fd = first_free_fd()
 channel.send({"t": "ready", "adopts": adopts})
 
 try:
