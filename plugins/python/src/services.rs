@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use axwatch_sdk::{Claim, Failure, Host, Job, Level, Query};
 use serde_json::{Value, json};
 
+use crate::NAME;
 use crate::frame::{Draft, Reply};
 use crate::output::Line;
 
@@ -17,6 +18,9 @@ const FOUND_BYTES_MAX: usize = 64 * 1024 * 1024;
 const NOTED_MAX: usize = 1_000;
 /// Lines that a test notes.
 const LINES_MAX: usize = 2_000;
+
+/// What claims on handlers say.
+const HANDLER_PREDICATES: [&str; 2] = ["handler", "handler:faulted"];
 
 /// Who answers.
 pub(crate) enum Services<'a> {
@@ -61,6 +65,9 @@ impl<'a> Services<'a> {
 
     /// Makes a claim; answers with it as JSON.
     pub(crate) async fn attest(&self, draft: Draft) -> (Reply, Vec<u8>) {
+        if let Some(error) = on_handlers(&draft) {
+            return (Reply::Failed { error, permanent: true }, Vec::new());
+        }
         match self {
             Services::Job(job) => told(job.attest(claim(draft)).await.map(|claim| json(&claim))),
             Services::Test { noted, .. } => {
@@ -97,6 +104,17 @@ impl<'a> Services<'a> {
 
 fn lock(noted: &Mutex<Noted>) -> MutexGuard<'_, Noted> {
     noted.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why a claim is none for the code of a handler to make: it is one on handlers, which the host would
+/// take for the plugin's own.
+fn on_handlers(draft: &Draft) -> Option<String> {
+    let predicate = draft.predicates.iter().find(|said| HANDLER_PREDICATES.contains(&&***said))?;
+    draft.contexts.iter().any(|context| context == NAME).then(|| {
+        format!(
+            "attest: a claim {predicate} of {NAME} is no handler's to make: use axwatch handler create or axwatch handler rm"
+        )
+    })
 }
 
 fn claim(draft: Draft) -> Claim {

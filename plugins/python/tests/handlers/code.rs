@@ -172,6 +172,16 @@ async fn a_claim_or_a_question_that_does_not_do_is_an_exception() {
     let harness = start(&[("workers", "1")]).await;
     let cases = [
         ("attest([], 'x')", true, "subjects: at least one is needed"),
+        (
+            "attest('hello', ['x', 'handler'], ['ci', 'python'])",
+            true,
+            "attest: a claim handler of python is no handler's to make: use axwatch handler create",
+        ),
+        (
+            "attest('hello', 'handler:faulted', 'python', attributes={'reason': 'removed'})",
+            true,
+            "attest: a claim handler:faulted of python is no handler's to make",
+        ),
         ("attest('a', 'x', attributes={'n': {1}})", true, "attributes['n'] is a set"),
         ("query('is commit')", true, "the harness does not speak AX"),
         (
@@ -193,6 +203,10 @@ async fn a_claim_or_a_question_that_does_not_do_is_an_exception() {
     let failure = harness.execute(script("attest('a', 'x')")).await.expect_failure();
     assert!(matches!(failure, Failure::Retry(_)), "{failure:?}");
     assert!(failure.reason().contains("unavailable: the disk is full"), "{failure}");
+    assert_eq!(
+        result(&harness, "_result = attest('a', 'handler', 'git')['contexts']").await,
+        json!(["git"])
+    );
     let caught = "from axwatch import Refused\ntry:\n  query('nonsense (')\nexcept Refused:\n  _result = 'caught'";
     assert_eq!(result(&harness, caught).await, "caught");
 }
