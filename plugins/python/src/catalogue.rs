@@ -134,6 +134,14 @@ impl Catalogue {
         is_known && self.is_told(&self.announcement())
     }
 
+    /// The function that a schedule of this handler's code is for.
+    pub(crate) fn function_of(&self, name: &str, schedule: &str) -> Option<String> {
+        let state = self.lock();
+        let declared = &state.handlers.get(name)?.declared.schedules;
+        let scheduled = declared.iter().find(|scheduled| scheduled.id == schedule)?;
+        Some(scheduled.function.clone())
+    }
+
     /// What the last sync came to.
     pub(crate) fn report(&self) -> Report {
         self.lock().report.clone()
@@ -300,7 +308,7 @@ pub(crate) fn may_declare(code: &str) -> bool {
 }
 
 /// Says what is wrong with code and what it declares. Code that ends a worker, or keeps it too long, is
-/// found and costs no other its check.
+/// found and costs no other its check. Whether it is the code or the machine is seen by a second try.
 pub(crate) async fn check_all(
     pool: &Pool,
     items: &[CheckItem<'_>],
@@ -308,6 +316,7 @@ pub(crate) async fn check_all(
     let mut found: Vec<Option<Checked>> = items.iter().map(refused).collect();
     let open: Vec<usize> = (0..items.len()).filter(|&index| found[index].is_none()).collect();
     let mut batches = batches(items, &open);
+    let mut tried = HashSet::new();
     while let Some(batch) = batches.pop() {
         let asked: Vec<CheckItem<'_>> = batch.iter().map(|&index| items[index]).collect();
         let mut worker = pool.lend(WORKER_WITHIN).await?;
@@ -322,6 +331,11 @@ pub(crate) async fn check_all(
             Err(_) if batch.len() > 1 => {
                 let (one, other) = batch.split_at(batch.len() / 2);
                 batches.extend([one.to_vec(), other.to_vec()]);
+            }
+            // It may be what another job left in the worker, or the machine.
+            Err(broken) if tried.insert(batch[0]) => {
+                tracing::warn!(handler = items[batch[0]].name, %broken, "a check is tried again");
+                batches.push(batch);
             }
             Err(broken) => {
                 let reason = match broken {
@@ -391,22 +405,29 @@ async fn older(
     Ok(None)
 }
 
-/// Claims that a version of a handler does not load, once a version.
+/// Claims that a version of a handler does not load, once a version, and in the name of no job: it is
+/// not the handler that says so. Answers why the host does not know it then, when that is so.
 pub(crate) async fn tell_fault(
     host: &Host,
     name: &str,
     version: &str,
     reason: &str,
-) -> Result<(), Failure> {
+) -> Result<Option<String>, Failure> {
     tracing::warn!(handler = name, version, reason, "a handler does not load");
-    match host.attest(fault(name, version, reason)).await {
-        // It stands, in other words, or the host does not want to know: nothing that trying again helps.
-        Err(Failure::Permanent(error)) => {
-            tracing::warn!(handler = name, version, error, "no claim that a handler does not load");
-            Ok(())
-        }
-        told => told.map(|_| ()),
+    let error = match host.attest(fault(name, version, reason)).await {
+        Ok(_) => return Ok(None),
+        Err(Failure::Permanent(error)) => error,
+        Err(failure) => return Err(failure),
+    };
+    // It may stand in other words. Or somebody else took its id, or the host does not want to know:
+    // nothing that trying again helps.
+    let stands =
+        host.stored_handler(version).await?.is_some_and(|handler| handler.faulted.is_some());
+    if stands {
+        return Ok(None);
     }
+    tracing::warn!(handler = name, version, error, "no claim that a handler does not load");
+    Ok(Some(error))
 }
 
 fn fault(name: &str, version: &str, reason: &str) -> Claim {

@@ -161,9 +161,10 @@ impl PythonPlugin {
             Failure::permanent(format!("there is no handler {name}{}", version.unwrap_or_default()))
         })?;
         let params: Params = job.params_as()?;
-        let of_schedule = job.schedule().and_then(|schedule| function_of(name, schedule));
-        let function = params.function.as_deref().or(of_schedule);
-        self.run_code(job, &source, function).await
+        // A schedule that somebody else made runs the handler as a whole, whatever its name.
+        let of_schedule = |schedule| self.catalogue.function_of(name, schedule);
+        let function = params.function.or_else(|| job.schedule().and_then(of_schedule));
+        self.run_code(job, &source, function.as_deref()).await
     }
 
     async fn run_code(
@@ -197,8 +198,11 @@ impl PythonPlugin {
         {
             let name = source.name.strip_prefix("handler ").unwrap_or(&source.name);
             let reason = ran.done.error.lines().last().unwrap_or_default();
-            catalogue::tell_fault(&host, name, version, reason).await?;
-            return Err(Failure::not_now(AGAIN_WHEN_BROKEN, &ran.done.error));
+            return Err(match catalogue::tell_fault(&host, name, version, reason).await? {
+                None => Failure::not_now(AGAIN_WHEN_BROKEN, &ran.done.error),
+                // Nobody would tell the host, which goes on sending jobs.
+                Some(_) => Failure::permanent(&ran.done.error),
+            });
         }
         outcome::of_job(job, ran)
     }
@@ -238,12 +242,6 @@ struct Params {
     /// Which function of the handler is to run.
     #[serde(default)]
     function: Option<String>,
-}
-
-/// The function of the schedule `HANDLER-FUNCTION` or `HANDLER-FUNCTION-NUMBER`.
-fn function_of<'a>(handler: &str, schedule: &'a str) -> Option<&'a str> {
-    let rest = schedule.strip_prefix(handler)?.strip_prefix('-')?;
-    rest.split('-').next().filter(|function| !function.is_empty())
 }
 
 /// Without a worker nothing is wrong with the job.

@@ -455,6 +455,7 @@ impl State {
     /// unless it says that the name is removed.
     fn stored_handlers(&self, version: &str) -> Vec<v1::StoredHandler> {
         let mut found: BTreeMap<&str, v1::StoredHandler> = BTreeMap::new();
+        let mut asked = None;
         let is_ours = |entry: &&Entry| entry.claim.contexts.contains(&self.plugin);
         for claim in self.log.iter().filter(is_ours).map(|entry| &entry.claim) {
             let says = |predicate: &str| claim.predicates.iter().any(|term| term == predicate);
@@ -468,7 +469,7 @@ impl State {
                     faulted: String::new(),
                 };
                 if claim.id == version {
-                    return vec![handler];
+                    asked = Some(handler.clone());
                 }
                 found.insert(name, handler);
             } else if says("handler:faulted") {
@@ -482,7 +483,12 @@ impl State {
                 }
             }
         }
-        if version.is_empty() { found.into_values().collect() } else { Vec::new() }
+        if version.is_empty() {
+            return found.into_values().collect();
+        }
+        // Only of the one in force is known whether it is faulted.
+        let in_force = found.into_values().find(|handler| handler.version == version);
+        in_force.or(asked).into_iter().collect()
     }
 }
 
