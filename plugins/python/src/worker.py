@@ -18,6 +18,7 @@ import json
 import linecache
 import logging
 import os
+import re
 import resource
 import signal
 import struct
@@ -36,6 +37,10 @@ TRACEBACK_CHARS_MAX = 65_536
 RESULT_BYTES_MAX = 512 * 1024
 DECORATORS_MAX = 100
 EVERY_SECS_MAX = 2_147_483_647
+NOT_NOW_SECS_MAX = 86_400
+# What others than Python read of JSON.
+LEVELS_MAX = 100
+CLAIM_BYTES_MAX = 7 * 1024 * 1024
 QUERY_LIMIT_MAX = 10_000
 # Files that may stay open after a job, for modules that keep some.
 FILES_LEFT_MAX = 64
@@ -46,13 +51,14 @@ globals().update((name, value) for name, value in vars(builtins).items() if not 
 _read, _write, _now = os.read, os.write, time.perf_counter_ns
 # Those of `signal` make an enum of each answer, which takes ten times as long.
 _getsignal, _pthread_sigmask = _signal.getsignal, _signal.pthread_sigmask
+_long_number = re.compile("[0-9]{20}").search
 _INTACT = dict(vars(builtins))
 _USED = [
     (vars(module), name, getattr(module, name))
     for module, names in (
         (ast, "parse literal_eval get_docstring"),
         (json, "dumps loads"),
-        (linecache, "cache"),
+        (linecache, "cache clearcache"),
         (logging, "root disable getLogger Logger NullHandler"),
         (os, "chdir close dup dup2 environ fstat getcwd getpgrp getpriority open pread read umask waitpid write _exit"),
         (resource, "getrlimit"),
@@ -159,8 +165,10 @@ class NotNow(Exception):
     def __init__(self, reason="not now", after=60):
         if not isinstance(reason, str):
             raise TypeError('NotNow: the reason is %s; write for example NotNow("too early", after=60)' % kind(reason))
-        if isinstance(after, bool) or not isinstance(after, (int, float)) or not 0 <= after <= 86_400:
-            raise ValueError("NotNow: after is %r; it must be a number of seconds from 0 to 86400" % (after,))
+        if isinstance(after, bool) or not isinstance(after, (int, float)) or not 0 <= after <= NOT_NOW_SECS_MAX:
+            raise ValueError(
+                "NotNow: after is %r; it must be a number of seconds from 0 to %d" % (after, NOT_NOW_SECS_MAX)
+            )
         super().__init__(reason)
         self.seconds = after
 
@@ -180,7 +188,10 @@ def attest(subjects, predicates, contexts=None, actors=None, attributes=None):
         attributes = {}
     if not isinstance(attributes, dict):
         raise TypeError("attest: attributes is %s; it must be a dict" % kind(attributes))
-    claim["attributes"] = json.loads(to_json(attributes, "attributes", Refused))
+    claim["attributes"] = json.loads(to_json(attributes, "attributes", Refused, bits=64))
+    size = len(json.dumps(claim))
+    if size > CLAIM_BYTES_MAX:
+        raise Refused("attest: the claim has %d bytes of JSON; at most %d are taken" % (size, CLAIM_BYTES_MAX))
     return asked({"t": "attest", "claim": claim})
 
 
@@ -286,29 +297,33 @@ def short(value):
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def to_json(value, name, error):
-    """The JSON of a value, or the error that says which part of it has none."""
+def to_json(value, name, error, bits=1_000):
+    """The JSON of a value, or the error that says which part of it has none.
+
+    Whole numbers may have so many bits.
+    """
     try:
         text = json.dumps(value, allow_nan=False, separators=(",", ":"))
         # Half of a character beyond the first 65,536 is an escape that nobody can read.
-        why = not_json(value, name, ()) if "\\ud" in text else None
+        is_odd = "\\ud" in text or text.count("[") + text.count("{") > LEVELS_MAX or _long_number(text)
+        why = not_json(value, name, (), bits) if is_odd else None
         if why is None:
             return text.encode("ascii")
     except (TypeError, ValueError, RecursionError) as problem:
-        why = not_json(value, name, ()) or "%s: %s" % (name, problem)
+        why = not_json(value, name, (), bits) or "%s: %s" % (name, problem)
     raise error(
         "%s; JSON holds text, numbers, True, False, None, lists, and dicts with text keys" % why
     ) from None
 
 
-def not_json(value, path, above):
+def not_json(value, path, above, bits):
     """Where the first part is that JSON cannot hold; None when there is none."""
     if isinstance(value, str):
         return None if is_text(value) else "%s has half a character (%s)" % (path, short(value))
     if value is None or isinstance(value, bool):
         return None
     if isinstance(value, int):
-        if value.bit_length() > 14_000:
+        if value.bit_length() > bits:
             return "%s is a whole number of %d bits" % (path, value.bit_length())
         return None
     if isinstance(value, float):
@@ -317,8 +332,8 @@ def not_json(value, path, above):
         return "%s is %s (%s)" % (path, kind(value), short(value))
     if id(value) in above:
         return "%s contains itself" % path
-    if len(above) > 200:
-        return "%s nests deeper than 200 levels" % path[:80]
+    if len(above) >= LEVELS_MAX:
+        return "%s nests deeper than %d levels" % (path[:80], LEVELS_MAX)
     above = above + (id(value),)
     if isinstance(value, dict):
         for key in value:
@@ -330,7 +345,7 @@ def not_json(value, path, above):
     else:
         parts = (("%s[%d]" % (path, index), part) for index, part in enumerate(value))
     for where, part in parts:
-        found = not_json(part, where, above)
+        found = not_json(part, where, above, bits)
         if found is not None:
             return found
     return None
@@ -371,12 +386,14 @@ class Code:
             self.compiled = compile(source, self.filename, "exec", dont_inherit=True)
 
     def tell(self):
-        """Tells tracebacks what the lines are."""
+        """Tells tracebacks what the lines are: those of another version are not."""
         lines = self.source.splitlines(True)
         linecache.cache[self.filename] = (len(self.source), None, lines, self.filename)
 
 
 codes = {}
+# By the name of the file that tracebacks know.
+lines_of = {}
 
 
 class NotJson(Permanent):
@@ -414,9 +431,8 @@ def run(head, blob):
         raise
     except MemoryError as error:
         done = out_of_memory(error, code, module)
-        done["tainted"] = "ran out of memory"
     except BaseException as error:
-        done, result = failed(error, code), b"null"
+        done, result = failed(error, code, module), b"null"
     sys.modules.pop("__handler__", None)
     # What the code opened is closed with it.
     answer = error = code = module = space = None
@@ -467,19 +483,36 @@ def call(function, upstream):
 def code_of(head):
     if head.get("forget"):
         codes.clear()
+        lines_of.clear()
+        linecache.clearcache()
     version = head.get("version")
     code = codes.get(version)
     if code is None:
         code = Code(head["name"], head["code"])
         if version is not None:
             codes[version] = code
+    if lines_of.get(code.filename) is not code:
+        lines_of[code.filename] = code
+        code.tell()
     return code
 
 
-def failed(error, code):
-    """What the plugin is told of an exception."""
+def failed(error, code, module):
+    """What the plugin is told of an exception, one of the code's own making too."""
+    try:
+        return told_of(error, code)
+    except MemoryError as problem:
+        return out_of_memory(problem, code, module)
+    except BaseException as problem:
+        told = "%s, and what it says cannot be had: %s" % (type(error).__name__, type(problem).__name__)
+        return {"outcome": "permanent" if isinstance(error, Permanent) else "error", "error": told}
+
+
+def told_of(error, code):
     if isinstance(error, NotNow):
-        return {"outcome": "not_now", "error": str(error), "seconds": error.seconds}
+        seconds = error.seconds
+        if isinstance(seconds, (int, float)) and 0 <= seconds <= NOT_NOW_SECS_MAX:
+            return {"outcome": "not_now", "error": str(error), "seconds": float(seconds)}
     if isinstance(error, NotJson):
         return {"outcome": "permanent", "error": str(error)}
     if isinstance(error, SystemExit):
@@ -489,7 +522,7 @@ def failed(error, code):
         reason = str(error) or type(error).__name__
         return {"outcome": "permanent", "error": reason, "traceback": told}
     # What does not compile never will.
-    is_text = code is None and isinstance(error, (SyntaxError, ValueError))
+    is_text = code is None and isinstance(error, (SyntaxError, ValueError, RecursionError))
     return {"outcome": "unloadable" if is_text else "error", "error": told, "traceback": told}
 
 
@@ -504,7 +537,7 @@ def out_of_memory(error, code, module):
         told = explain(error, code).rstrip() + "\n" + limit
     except BaseException:
         told = "MemoryError: " + limit
-    return {"outcome": "error", "error": told, "traceback": told}
+    return {"outcome": "error", "error": told, "traceback": told, "tainted": "ran out of memory"}
 
 
 def explain(error, code):
@@ -764,10 +797,11 @@ def mistake(message, line, column, text):
 
 
 def declared(name, tree):
-    ours = names_of_ours(tree)
+    ours = {"watch": "watch", "schedule": "schedule"}
     watchers, schedules, functions = [], [], []
     for node in tree.body:
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            rename(ours, node)
             continue
         functions.append(node.name)
         counts = {"watch": 0, "schedule": 0}
@@ -787,6 +821,8 @@ def declared(name, tree):
             (watchers if which == "watch" else schedules).append(said)
             if len(watchers) + len(schedules) > DECORATORS_MAX:
                 raise Mistake("more than %d decorators in one handler" % DECORATORS_MAX, decorator)
+        # From here on it is the name of the function.
+        ours.pop(node.name, None)
     by_function = {said["function"] for said in watchers + schedules}
     for node in reversed(tree.body):
         function = getattr(node, "name", None)
@@ -795,29 +831,30 @@ def declared(name, tree):
     return {"ok": True, "watchers": watchers, "schedules": schedules, "functions": functions}
 
 
-def names_of_ours(tree):
-    """Under which names the text knows our decorators: those it gives to something else are not ours."""
-    names = {"watch": "watch", "schedule": "schedule"}
-    for node in tree.body:
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                bound = alias.asname or alias.name.split(".")[0]
-                names.pop(bound, None)
-                if alias.name == "axwatch":
-                    names[bound] = None
-        elif isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                bound = alias.asname or alias.name
-                names.pop(bound, None)
-                if node.module == "axwatch" and not node.level and alias.name in ("watch", "schedule"):
-                    names[bound] = alias.name
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            names.pop(node.name, None)
-        elif isinstance(node, ast.Assign):
-            for target in node.targets:
-                if isinstance(target, ast.Name):
-                    names.pop(target.id, None)
-    return names
+def rename(names, node):
+    """Under which names the text knows our decorators from here on: what it gives to something else is not ours."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            bound = alias.asname or alias.name.split(".")[0]
+            names.pop(bound, None)
+            if alias.name == "axwatch":
+                names[bound] = None
+    elif isinstance(node, ast.ImportFrom):
+        for alias in node.names:
+            bound = alias.asname or alias.name
+            names.pop(bound, None)
+            if node.module == "axwatch" and not node.level and alias.name in ("watch", "schedule"):
+                names[bound] = alias.name
+    elif isinstance(node, ast.Try):
+        # What is done where there is no such module is not done here.
+        for inner in node.body:
+            rename(names, inner)
+    elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        names.pop(node.name, None)
+    elif isinstance(node, ast.Assign):
+        for target in node.targets:
+            if isinstance(target, ast.Name):
+                names.pop(target.id, None)
 
 
 def which_of_ours(decorator, ours):

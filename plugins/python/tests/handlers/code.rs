@@ -80,6 +80,8 @@ async fn what_json_cannot_hold_fails_for_good_and_says_where() {
         ("_result = b'x'", "the result is a bytes (b'x')"),
         ("_result = object", "the result is a type (<class 'object'>)"),
         ("_result = 10 ** 6000", "the result is a whole number of 19932 bits"),
+        ("_result = [1, 10 ** 310]", "the result[1] is a whole number of 1030 bits"),
+        ("x = []\nfor _ in range(100): x = [x]\n_result = x", "nests deeper than 100 levels"),
         ("_result = 'x' * 600000", "the result has 600002 bytes of JSON; at most 524288 are kept"),
         (
             "class Odd(dict):\n  def __repr__(self): raise ValueError\n_result = [Odd(a=Odd), object.__new__(type('X', (), {'__repr__': lambda s: 1/0}))]",
@@ -183,6 +185,21 @@ async fn a_claim_or_a_question_that_does_not_do_is_an_exception() {
             "attest: a claim handler:faulted of python is no handler's to make",
         ),
         ("attest('a', 'x', attributes={'n': {1}})", true, "attributes['n'] is a set"),
+        (
+            "attest('a', 'x', attributes={'n': [1 << 64]})",
+            true,
+            "attributes['n'][0] is a whole number of 65 bits",
+        ),
+        (
+            "x = {}\nfor _ in range(100): x = {'x': x}\nattest('a', 'x', attributes=x)",
+            true,
+            "nests deeper than 100 levels",
+        ),
+        (
+            "attest('a', 'x', attributes={'text': 'x' * (8 << 20)})",
+            true,
+            "bytes of JSON; at most 7340032 are taken",
+        ),
         ("query('is commit')", true, "the harness does not speak AX"),
         (
             "attest('a', 5)",

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use axwatch_sdk::testing::{Harness, Outcome};
+use axwatch_sdk::testing::{Harness, Outcome, TestJob};
 use axwatch_sdk::{Failure, Level};
 use serde_json::Value;
 
@@ -424,6 +424,44 @@ _result = os.getpid()
         let expected = ["__handler__", "__handler__.part", "own", "own.part", "other"];
         assert_eq!(said, expected.map(|name| format!("from {name}")));
         assert_eq!(outcome.result_as::<Value>()["stderr"], "");
+    }
+}
+
+#[tokio::test]
+async fn an_exception_of_the_codes_own_making_costs_only_the_attempt() {
+    let harness = start(&[("workers", "1")]).await;
+    let pid = result(&harness, "import os\n_result = os.getpid()").await;
+    let mute = "class Mute(Permanent):\n  def __str__(self): raise ZeroDivisionError\nraise Mute()";
+    let failure = harness.execute(script(mute)).await.expect_failure();
+    let says = "Mute, and what it says cannot be had: ZeroDivisionError";
+    assert_eq!(failure, Failure::permanent(says));
+    for seconds in ["'soon'", "float('nan')", "-1", "None"] {
+        let code = format!("late = NotNow('later')\nlate.seconds = {seconds}\nraise late");
+        assert!(
+            retried(harness.execute(script(&code)).await).contains("NotNow: later"),
+            "{seconds}"
+        );
+    }
+    assert_eq!(result(&harness, "import os\n_result = os.getpid()").await, pid);
+    // Code that the compiler gives up on is no code that the worker has.
+    let deep = format!("x = {}1", "-".repeat(200_000));
+    let version = harness.store_handler("deep", &deep);
+    for _ in 0..2 {
+        let job = TestJob::new("python.deep").handler_version(&version);
+        let failure = harness.execute(job).await.expect_failure();
+        assert!(!failure.reason().contains("TypeError"), "{failure:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_traceback_that_the_code_prints_has_the_lines_of_its_version() {
+    let harness = start(&[("workers", "1")]).await;
+    for (version, line) in [("one", "1 / 0"), ("two", "2 / 0"), ("one", "1 / 0")] {
+        let code = format!(
+            "# {version}\ntry: {line}\nexcept Exception:\n  import traceback\n  _result = traceback.format_exc()"
+        );
+        let said = result(&harness, &code).await;
+        assert!(said.as_str().unwrap().contains(&format!("try: {line}")), "{said}");
     }
 }
 
