@@ -319,7 +319,7 @@ pub(crate) async fn check_all(
     let mut tried = HashSet::new();
     while let Some(batch) = batches.pop() {
         let asked: Vec<CheckItem<'_>> = batch.iter().map(|&index| items[index]).collect();
-        let mut worker = pool.lend(WORKER_WITHIN).await?;
+        let mut worker = pool.lend_to_check(WORKER_WITHIN).await?;
         match worker.check(&asked, CHECK_WITHIN).await {
             Ok(answers) => {
                 worker.give_back();

@@ -7,7 +7,7 @@ use axwatch_sdk::testing::{Harness, TestJob};
 use axwatch_sdk::{Claim, Failure, Schedule, Watcher};
 use serde_json::{Value, json};
 
-use crate::support::{post, start, value};
+use crate::support::{file, post, script, start, until, value};
 
 /// The watcher of the plugin itself.
 fn own_watcher() -> Watcher {
@@ -146,6 +146,25 @@ exec(sys.argv[1])\" \"$5\"\n",
         "python cannot read it: the handler ended its worker process: exit code 9"
     );
     assert_eq!(faults(&harness).len(), 1);
+}
+
+#[tokio::test]
+async fn a_check_does_not_wait_for_jobs_that_take_long() {
+    let harness = start(&[("workers", "1")]).await;
+    let (_here, begun) = file("begun");
+    let (_there, go) = file("go");
+    let slow = format!(
+        "import os, time\nopen({begun:?}, 'w').close()\nwhile not os.path.exists({go:?}): time.sleep(0.005)"
+    );
+    let others = async {
+        until("the job is at work", || begun.exists().then_some(())).await;
+        let code = "@watch('is a')\ndef f(u): pass";
+        harness.store_handler("hello", code);
+        let (status, report) = post(&harness, "/sync", json!({})).await;
+        assert_eq!((status, &report["watchers"]), (200, &json!(1)));
+        std::fs::write(&go, "").unwrap();
+    };
+    tokio::join!(harness.execute(script(&slow)), others).0.expect_done();
 }
 
 #[tokio::test]
