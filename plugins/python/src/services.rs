@@ -14,8 +14,9 @@ use crate::output::Line;
 
 /// Bytes of claims that a question may find.
 const FOUND_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Claims that a test notes.
+/// Claims that a test notes, and bytes of them.
 const NOTED_MAX: usize = 1_000;
+const NOTED_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Lines that a test notes.
 const LINES_MAX: usize = 2_000;
 
@@ -33,6 +34,7 @@ pub(crate) enum Services<'a> {
 pub(crate) struct Noted {
     pub lines: Vec<Line>,
     pub claims: Vec<Draft>,
+    bytes: usize,
 }
 
 impl<'a> Services<'a> {
@@ -73,20 +75,23 @@ impl<'a> Services<'a> {
             Services::Test { noted, .. } => {
                 let mut noted = lock(noted);
                 let number = noted.claims.len() + 1;
-                let shown = shown(&draft, number);
-                if number > NOTED_MAX {
-                    let error = format!("a test makes at most {NOTED_MAX} claims");
+                let shown = shown(&draft, number).to_string();
+                noted.bytes += shown.len();
+                if number > NOTED_MAX || noted.bytes > NOTED_BYTES_MAX {
+                    let error = format!(
+                        "a test makes at most {NOTED_MAX} claims, and {NOTED_BYTES_MAX} bytes of them"
+                    );
                     return (Reply::Failed { error, permanent: true }, Vec::new());
                 }
                 noted.claims.push(draft);
-                told(Ok(shown.to_string().into_bytes()))
+                told(Ok(shown.into_bytes()))
             }
         }
     }
 
     /// Finds claims; answers with them as a JSON array.
     pub(crate) async fn query(&self, ax: String, limit: usize) -> (Reply, Vec<u8>) {
-        let query = Query::ax(ax).limit(limit);
+        let query = Query::ax(ax).limit(limit).bytes_max(FOUND_BYTES_MAX);
         let found = match self {
             Services::Job(job) => job.query(query).await,
             Services::Test { host, .. } => host.query(query).await,
