@@ -230,6 +230,17 @@ impl Harness {
         Claim::new(name, predicate, self.host.plugin()).actor(name).source("axwatch-cli")
     }
 
+    /// Looks at the plugin's health, as a host does now and then; answers whether it is good.
+    ///
+    /// # Panics
+    /// When the plugin does not answer.
+    pub async fn is_healthy(&self) -> bool {
+        let answered = self.plugin.clone().health(Empty {}).await;
+        let answered =
+            answered.unwrap_or_else(|status| panic!("no health: {}", status_text(&status)));
+        answered.into_inner().healthy
+    }
+
     /// Sends a request as a host does for `/api/NAME/…`.
     ///
     /// # Panics

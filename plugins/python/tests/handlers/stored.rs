@@ -76,6 +76,18 @@ async fn what_is_stored_later_is_announced_when_asked_or_told() {
 }
 
 #[tokio::test]
+async fn what_is_stored_while_the_host_takes_the_plugin_in_is_seen_soon() {
+    let harness = start(&[("workers", "1")]).await;
+    harness.store_handler("hello", "@watch('is a')\ndef f(u): pass");
+    for _ in 0..2 {
+        assert!(harness.is_healthy().await);
+        let announced = || harness.announcements().first().map(|first| first.watchers.len());
+        assert_eq!(until("it is announced", announced).await, 2);
+    }
+    assert_eq!(harness.announcements().len(), 1);
+}
+
+#[tokio::test]
 async fn an_announcement_that_failed_is_made_up_for_by_the_next_attempt() {
     let harness = start(&[("workers", "1")]).await;
     let version = harness.store_handler("hello", "@watch('is a')\ndef f(u): pass");
