@@ -638,7 +638,7 @@ def is_intact():
 def process_state():
     """What the system keeps of this process that the code may have changed."""
     return (
-        [_getsignal(number) for number in signals],
+        list(map(_getsignal, signals)),
         _pthread_sigmask(signal.SIG_BLOCK, ()),
         [resource.getrlimit(limit) for limit in limits],
         os.getpgrp(),
@@ -1054,7 +1054,7 @@ put_back_logging()
 signals = [int(number) for number in signal.valid_signals()]
 limits = [
     getattr(resource, "RLIMIT_" + name)
-    for name in "AS CORE CPU DATA FSIZE NOFILE NPROC STACK".split()
+    for name in "AS CPU FSIZE NOFILE NPROC".split()
     if hasattr(resource, "RLIMIT_" + name)
 ]
 process_first = process_state()

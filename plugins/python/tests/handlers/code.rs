@@ -6,7 +6,7 @@ use axwatch_sdk::testing::TestJob;
 use axwatch_sdk::{Claim, Failure, Level};
 use serde_json::{Value, json};
 
-use crate::support::{result, script, start, until, value};
+use crate::support::{post, result, script, start, until, value};
 
 #[tokio::test]
 async fn an_answer_is_what_main_returns_or_result() {
@@ -226,6 +226,16 @@ async fn a_claim_or_a_question_that_does_not_do_is_an_exception() {
     );
     let caught = "from axwatch import Refused\ntry:\n  query('nonsense (')\nexcept Refused:\n  _result = 'caught'";
     assert_eq!(result(&harness, caught).await, "caught");
+}
+
+#[tokio::test]
+async fn what_a_test_notes_is_bounded() {
+    let harness = start(&[("workers", "1")]).await;
+    let code = "for n in range(1001): attest('a', 'x')";
+    let (status, answer) = post(&harness, "/test", json!({"name": "h", "code": code})).await;
+    assert_eq!((status, &answer["ok"], &answer["permanent"]), (200, &json!(false), &json!(true)));
+    assert_eq!(answer["attested"].as_array().unwrap().len(), 1_000);
+    assert!(answer["error"].as_str().unwrap().contains("a test makes at most 1000 claims"));
 }
 
 #[tokio::test]
