@@ -18,7 +18,7 @@ CREATE INDEX handler_changes_of ON handler_changes (plugin, name, seq);
 ALTER TABLE plugins ADD COLUMN stored_handlers INTEGER NOT NULL DEFAULT 0;
 
 -- What people stored and removed before anything took effect, as far as it has been matched: the rest comes with
--- matching. What plugins said is left out, as nobody knows here what they may.
+-- the next start of the engine. What plugins said is left out, as nobody knows here what they may.
 WITH claims AS (
     SELECT seq, id, created_at, subjects ->> '$[0]' AS name, contexts ->> '$[0]' AS plugin,
         predicates = '["handler"]' AS is_code,

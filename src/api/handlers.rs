@@ -13,7 +13,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
-use axwatch_engine::{Acked, Fires};
+use axwatch_engine::Acked;
 use axwatch_model::{
     AttestationId, Attributes, DefaultActor, Defaults, Draft, FAULTED, HANDLER, HandlerName,
     InvalidId, PluginName, REMOVED, StoredHandler, StoredHandlerState, bounds,
@@ -437,7 +437,7 @@ impl Api {
                 let (newest, told) = self.tell_plugin(&plugin, &name).await;
                 warnings.extend(told);
                 let number = newest.filter(|(version, _)| *version == id).map(|(_, number)| number);
-                let idle = number.is_none().then(|| no_effect(&acked));
+                let idle = number.is_none().then(|| NO_EFFECT.to_owned());
                 warnings.extend(idle);
                 (id, number, acked.seq)
             }
@@ -602,16 +602,7 @@ impl Api {
 }
 
 /// Why a claim is no version of its handler.
-fn no_effect(acked: &Acked) -> String {
-    match acked.fires {
-        Fires::Deferred => {
-            "matching is behind; the version takes effect when it comes to its claim".to_owned()
-        }
-        Fires::Now(_) => {
-            "the claim is not the version in force: a newer one came after it, or it was refused, and `axwatch audit show --type handler_refused` says why".to_owned()
-        }
-    }
-}
+const NO_EFFECT: &str = "the claim is not the version in force: a newer one came after it, or it was refused, and `axwatch audit show --type handler_refused` says why";
 
 fn plugin_named(given: Option<&str>) -> Result<PluginName, ApiError> {
     Ok(given.unwrap_or(PLUGIN_USUAL).parse::<PluginName>()?)

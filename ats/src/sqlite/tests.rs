@@ -91,6 +91,7 @@ async fn a_store_is_made_with_its_folder_and_known_again() {
     writer
         .commit(&Batch {
             matched_seq: Some(Seq(2)),
+            heeded_seq: Some(Seq(3)),
             open_jobs_from: Some(JobNumber(4)),
             counters: Some((LeafNumber(6), Vec::new())),
             ..Batch::default()
@@ -102,7 +103,7 @@ async fn a_store_is_made_with_its_folder_and_known_again() {
     let writer = SqliteStore::open_writer(&path).await.unwrap();
     let again = writer.reader().opened().clone();
     assert_eq!((again.store_id, again.epoch), (first.store_id, 2));
-    assert_eq!((again.head, again.matched_seq), (Seq(3), Seq(2)));
+    assert_eq!((again.head, again.matched_seq, again.heeded_seq), (Seq(3), Seq(2), Seq(3)));
     assert_eq!((again.open_jobs_from, again.counters_upto), (JobNumber(4), LeafNumber(6)));
     let reader = SqliteStore::open_reader(&path).await.unwrap();
     assert_eq!(*reader.opened(), again);

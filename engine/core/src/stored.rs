@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 
 use axwatch_model::{
     AttestationId, FAULTED, HANDLER, HandlerChangeKind, HandlerChangeRow, HandlerName, Now, Owner,
-    PluginName, REMOVED, Stored, StoredHandler, StoredHandlerState, WatcherNumber, WatcherState,
-    bounds,
+    PluginName, REMOVED, Seq, Stored, StoredHandler, StoredHandlerState, WatcherNumber,
+    WatcherState, bounds,
 };
 
 use crate::record::{HandlerRecord, Record};
@@ -190,6 +190,7 @@ impl State {
     /// A claim is the next of the log: what it says of stored handlers takes effect, if it may.
     pub(crate) fn heed(&mut self, stored: &Stored, now: Now) {
         self.heeded_seq = stored.seq;
+        self.unwritten.heeded = true;
         let claim = &stored.attestation;
         let is_meant = |predicate: &String| predicate == HANDLER || predicate == FAULTED;
         if !claim.predicates.iter().any(is_meant) {
@@ -225,6 +226,17 @@ impl State {
         if self.heeded_seq.next() == stored.seq {
             self.heed(stored, now);
         }
+    }
+
+    /// What claims say that are in the log already, and that no life of the engine heeded.
+    pub(crate) fn heed_before(&mut self, claims: &[Stored], upto: Seq, now: Now) {
+        for claim in claims {
+            if claim.seq > self.heeded_seq {
+                self.heed(claim, now);
+            }
+        }
+        self.heeded_seq = self.heeded_seq.max(upto.min(self.head));
+        self.unwritten.heeded = true;
     }
 
     /// What a claim changes; `None` of one that is about something that is over.

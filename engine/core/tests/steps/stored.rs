@@ -415,38 +415,43 @@ fn a_restart_knows_stored_handlers_before_their_plugin_is_up() {
 }
 
 #[test]
-fn claims_that_no_engine_saw_take_effect_in_their_order_when_they_are_matched() {
+fn claims_that_no_engine_saw_take_effect_in_their_order_at_the_start() {
     let mut world = World::new();
     world.runner_up(1, runner(Vec::new()));
     world.declare(on_predicate("w", "p", "python.hello")).unwrap();
     // Appended while nothing ran.
     let mut claims = Vec::new();
-    let fault = serde_json::json!({ "reason": "line 1" });
-    for (predicate, attributes) in [
-        ("handler", code()),
-        ("p", serde_json::json!({})),
-        ("handler", code()),
-        ("handler:faulted", fault),
+    for (predicate, by, attributes) in [
+        ("handler", "user", code()),
+        ("p", "user", serde_json::json!({})),
+        ("handler", "git", code()),
+        ("handler", "user", code()),
+        ("handler:faulted", "user", serde_json::json!({ "reason": "line 1" })),
     ] {
         world.seq += 1;
-        claims.push(saying(&world, predicate, "hello", "user", &attributes));
+        claims.push(saying(&world, predicate, "hello", by, &attributes));
     }
     world.restart();
-    world.runner_up(2, runner(Vec::new()));
-    let effects: Vec<_> = (claims.iter())
-        .flat_map(|claim| world.tell(Event::Match { stored: Arc::new(claim.clone()) }))
-        .collect();
-    // The attempt starts when its claim is matched, with what was in force there.
-    assert_eq!(versions(&effects), [v("A1")]);
-    assert_eq!(world.told("hello"), whose("A3", 2, "broken"));
-    // The next life begins before them once more, as after a crash: nothing happens twice.
-    let rows = world.handler_changes.clone();
-    world.matched_seq = Seq(0);
+    let upto = Seq(world.seq);
+    let heed = |claims: &[axwatch_model::Stored]| Event::Heed { claims: claims.to_vec(), upto };
+    world.tell(heed(&claims));
+    assert_eq!((world.heeded_seq, world.matched_seq), (upto, Seq(0)));
+    assert_eq!(world.told("hello"), whose("A4", 2, "broken"));
+    // Neither matching nor another life that begins there does any of it again.
     world.restart();
+    world.runner_up(2, runner(Vec::new()));
+    world.tell(heed(&claims));
     for claim in &claims {
         world.tell(Event::Match { stored: Arc::new(claim.clone()) });
     }
-    assert_eq!((world.handler_changes.clone(), world.told("hello").1), (rows, 2));
+    assert_eq!(world.handler_changes.len(), 3);
+    assert_eq!(world.records("handler_refused").len(), 1);
+    assert_eq!(world.told("hello"), whose("A4", 2, "broken"));
+    // Nor one whose store does not know how far it was heeded.
+    (world.matched_seq, world.heeded_seq) = (Seq(0), Seq(0));
+    world.restart();
+    world.tell(heed(&claims));
+    assert_eq!((world.handler_changes.len(), world.told("hello").1), (3, 2));
 }
 
 #[test]
@@ -458,20 +463,23 @@ fn code_need_not_wait_for_matching_that_is_behind() {
     let job = world.last_job();
     assert_eq!(world.waits_of(&job), Some(WaitReason::NoHandler));
     // Too many jobs are open, and only this handler would end them.
-    let defer = |world: &mut World, predicate: &str, attributes| {
+    let defer = |world: &mut World, predicate: &str, by: &str| {
         world.seq += 1;
-        let claim = Arc::new(saying(world, predicate, "hello", "user", &attributes));
+        let claim = Arc::new(saying(world, predicate, "hello", by, &code()));
         (claim.clone(), world.tell(Event::Deferred { stored: claim }))
     };
-    let (other, _) = defer(&mut world, "q", serde_json::json!({}));
-    let (first, effects) = defer(&mut world, "handler", code());
-    assert_eq!(versions(&effects), [v("A3")]);
-    let (_, effects) = defer(&mut world, "handler", serde_json::json!({ "code": 1 }));
-    assert!(effects.is_empty());
-    for claim in [other, first] {
+    let (other, _) = defer(&mut world, "q", "user");
+    let (refused, _) = defer(&mut world, "handler", "git");
+    // Nor does it after a restart.
+    assert_eq!((world.heeded_seq, world.matched_seq), (Seq(3), Seq(1)));
+    world.restart();
+    world.runner_up(2, runner(Vec::new()));
+    let (first, effects) = defer(&mut world, "handler", "user");
+    assert_eq!(versions(&effects), [v("A4")]);
+    for claim in [other, refused, first] {
         world.tell(Event::Match { stored: claim });
     }
-    assert_eq!(world.told("hello"), whose("A3", 1, "in_force"));
+    assert_eq!(world.told("hello"), whose("A4", 1, "in_force"));
     let told = ["handler_stored", "handler_refused"];
     assert_eq!(told.map(|kind| world.records(kind).len()), [1, 1]);
 }
