@@ -211,12 +211,18 @@ impl State {
                 return;
             }
         };
+        let Told { plugin, name, .. } = &told;
+        if let Err(reason) = self.check_maker(&told, stored) {
+            // Where nothing runs them, it is a claim like any other.
+            if self.plugins.get(plugin).is_some_and(PluginState::runs_stored) {
+                self.refuse_handler(stored, plugin, name.as_str(), &reason, now);
+            }
+            return;
+        }
         match self.judge(&told, stored) {
             Ok(Some(row)) => self.change_handler(told.bare, row, stored, now),
             Ok(None) => {}
-            Err(reason) => {
-                self.refuse_handler(stored, &told.plugin, told.name.as_str(), &reason, now);
-            }
+            Err(reason) => self.refuse_handler(stored, plugin, name.as_str(), &reason, now),
         }
     }
 
@@ -245,7 +251,6 @@ impl State {
     /// Why it may not.
     fn judge(&self, told: &Told, stored: &Stored) -> Result<Option<HandlerChangeRow>, String> {
         let Told { plugin, name, bare, says } = told;
-        self.check_maker(plugin, says, &stored.appended_by)?;
         let before = self.stored.get(plugin, bare);
         // An earlier life of the engine heeded it, and was not done matching.
         if before.is_some_and(|handler| handler.changed_seq >= stored.seq) {
@@ -289,15 +294,25 @@ impl State {
     }
 
     /// Whether whoever appended a claim may change handlers so.
-    fn check_maker(&self, plugin: &PluginName, says: &Says, by: &str) -> Result<(), String> {
-        let is_own_fault = matches!(says, Says::Fault { .. }) && by == plugin.as_str();
+    fn check_maker(&self, told: &Told, stored: &Stored) -> Result<(), String> {
+        let Told { plugin, says, .. } = told;
+        let by = &stored.appended_by;
         let is_granted = by.parse().is_ok_and(|by| self.policy.handler_makers.contains(&by));
-        if by == Owner::User.as_str() || is_granted || is_own_fault {
+        if by == Owner::User.as_str() || is_granted {
             return Ok(());
         }
-        Err(format!(
-            "plugin {by} may not store handlers; `handlers = true` under [plugins.{by}] lets it"
-        ))
+        if says.kind() != HandlerChangeKind::Faulted || by != plugin.as_str() {
+            return Err(format!(
+                "plugin {by} may not store handlers; `handlers = true` under [plugins.{by}] lets it"
+            ));
+        }
+        // What a handler claims bears the name of its plugin too.
+        match stored.lineage.parent_job {
+            None => Ok(()),
+            Some(job) => Err(format!(
+                "job {job} of plugin {by} made the claim; that a handler does not load {by} says on its own account, for no job"
+            )),
+        }
     }
 
     fn check_new_name(&self, plugin: &PluginName, bare: &HandlerName) -> Result<(), String> {

@@ -192,6 +192,14 @@ fn only_people_s_claims_and_those_of_granted_plugins_take_effect() {
             assert_eq!(record["attestation"], format!("A{}", world.seq));
         }
     }
+    // Where nothing runs them, it is a claim like any other, whoever made it.
+    let refused = world.records("handler_refused").len();
+    world.seq += 1;
+    let mut claim = saying(&world, "handler", "hello", "git", &code());
+    claim.attestation.contexts = vec!["lua".to_owned()];
+    world.tell(Event::Match { stored: Arc::new(claim) });
+    assert_eq!(world.records("handler_refused").len(), refused);
+    assert_eq!(world.state.stored_handlers().len(), 1);
     // Its own handlers it may call broken, and so may one that was granted.
     world.fault("hello", "no such module", None);
     assert_eq!(world.told("hello").2, "broken");
@@ -231,6 +239,44 @@ fn claims_that_have_not_the_form_are_refused_where_handlers_run_and_nothing_else
     // Kept for a plugin that may come.
     assert_eq!(tell(&|claim| claim.contexts = vec!["lua".to_owned()]), (6, 1));
     assert_eq!(world.state.plugin(&"lua".parse().unwrap()), None);
+}
+
+/// What code claims bears its plugin's name too, so that the plugin itself may say little.
+#[test]
+fn neither_a_job_nor_the_plugin_alone_takes_a_handler_away() {
+    let mut world = World::new();
+    world.runner_up(1, runner(Vec::new()));
+    world.store("hello");
+    let mut tell = |reason: &str, version: Option<&str>, job: Option<JobId>| {
+        world.seq += 1;
+        let mut said = serde_json::json!({ "reason": reason });
+        if let Some(version) = version {
+            said["version"] = version.into();
+        }
+        let mut claim = saying(&world, "handler:faulted", "hello", "python", &said);
+        claim.lineage.parent_job = job;
+        world.tell(Event::Match { stored: Arc::new(claim) });
+        let refused = world.records("handler_refused");
+        let said = refused.last().map_or("", |record| record["reason"].as_str().unwrap());
+        (refused.len(), said.to_owned(), world.told("hello").2)
+    };
+    let job = Some(JobId([7; 16]));
+    let made = |count| (count, format!("job {} of plugin python made the claim", JobId([7; 16])));
+    for (count, version) in [(1, None), (2, Some("A1")), (3, Some("A0"))] {
+        let (refused, reason, state) = tell("line 1", version, job);
+        let (expected, said) = made(count);
+        assert!(reason.starts_with(&said), "{reason}");
+        assert_eq!((refused, state), (expected, "in_force"), "{version:?}");
+    }
+    for (count, job) in [(4, job), (5, None)] {
+        let (refused, reason, state) = tell("removed", Some("A1"), job);
+        assert!(reason.contains("`handlers = true` under"), "{reason}");
+        assert_eq!((refused, state), (count, "in_force"), "{job:?}");
+    }
+    // Another version than that in force, and the one in force.
+    assert_eq!(tell("line 1", Some("A0"), None).2, "in_force");
+    assert_eq!(tell("line 1", Some("A1"), None).2, "broken");
+    assert_eq!(world.records("handler_refused").len(), 5);
 }
 
 #[test]
