@@ -607,9 +607,13 @@ async fn a_store_without_stored_handlers_gets_those_that_people_stored_before() 
         row(11, r#"["never"]"#, fault, "python", "user", removed),
         row(12, gone, "handler", "python", "user", code),
         row(13, gone, fault, "python", "user", r#"{"reason":"no such module"}"#),
+        // Damaged rows stop nothing, nor does what only its plugin has.
+        row(14, r#"["kept"#, "handler", "python", "user", code),
+        row(15, kept, "handler", "python", "user", r#"{"code":"#),
+        row(16, r#"["script"]"#, "handler", "python", "user", code),
         // Not matched yet.
-        row(14, kept, "handler", "python", "user", code),
-        "UPDATE meta SET value = 13 WHERE key = 'matched_seq';".to_owned(),
+        row(17, kept, "handler", "python", "user", code),
+        "UPDATE meta SET value = 16 WHERE key = 'matched_seq';".to_owned(),
     ];
     changed(&path, &[BACK_TO_6.to_owned(), rows.concat()].concat()).await;
 
