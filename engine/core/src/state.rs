@@ -559,8 +559,9 @@ pub(crate) enum Phase {
     Suspect,
     /// Waits until its next attempt is due.
     Delayed(Mono),
-    /// An attempt is under way; `left` is when it left, known once its batch is on the disk.
-    Running { incarnation: u64, retry: bool, left: Option<Mono> },
+    /// An attempt is under way; `left` is when it left, known once its batch is on the disk, and `version` the
+    /// claim with its code, 0 without one.
+    Running { incarnation: u64, retry: bool, left: Option<Mono>, version: Seq },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

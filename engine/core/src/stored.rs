@@ -11,12 +11,12 @@
 //!
 //! Not here: what else a plugin has (`crate::plugins`), the code itself, which the store has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axwatch_model::{
     AttestationId, FAULTED, HANDLER, HandlerChangeKind, HandlerChangeRow, HandlerName, Now, Owner,
-    PluginName, REMOVED, Seq, Stored, StoredHandler, StoredHandlerState, WatcherNumber,
-    WatcherState, bounds,
+    PluginName, REMOVED, ScheduleRow, Seq, Stored, StoredHandler, StoredHandlerState, WatcherKey,
+    WatcherNumber, WatcherState, bounds, is_built_in,
 };
 
 use crate::record::{HandlerRecord, Record};
@@ -118,6 +118,25 @@ impl State {
         self.stored.get(plugin, &bare).cloned()
     }
 
+    /// Who runs a stored handler and is not retired: watchers in the order of their numbers, and schedules.
+    #[must_use]
+    pub fn runners_of(&self, handler: &StoredHandler) -> (Vec<WatcherKey>, Vec<ScheduleRow>) {
+        let plugin = &handler.plugin;
+        let Ok(bare) = StoredHandler::bare_name(plugin, &handler.name) else {
+            return Default::default();
+        };
+        let watchers =
+            self.watchers_naming(&bare, |of| of.plugin.as_ref().is_none_or(|p| p == plugin));
+        let watchers =
+            watchers.into_iter().map(|(number, _)| self.watchers[&number].row.key.clone());
+        let names = |row: &&ScheduleRow| {
+            HandlerName::parse_qualified(&row.handler)
+                .is_ok_and(|(of, named)| named == bare && of.is_none_or(|of| of == *plugin))
+        };
+        let schedules = self.schedules.standing().filter(names).cloned();
+        (watchers.collect(), schedules.collect())
+    }
+
     /// Whether a plugin has a handler, broken or not.
     pub(crate) fn has_handler(&self, plugin: &PluginName, bare: &HandlerName) -> bool {
         let Some(state) = self.plugins.get(plugin) else { return false };
@@ -144,6 +163,13 @@ impl State {
         self.plugins.get(plugin).filter(|state| state.runs_stored())?;
         let handler = self.stored.get(plugin, bare)?;
         (handler.state == StoredHandlerState::InForce).then_some(&handler.version)
+    }
+
+    /// The number of the claim with a handler's newest code; 0 of a handler that is not stored.
+    pub(crate) fn version_seq_of(&self, plugin: &PluginName, bare: &HandlerName) -> Seq {
+        let runs = self.plugins.get(plugin).is_some_and(PluginState::runs_stored);
+        let stored = self.stored.get(plugin, bare).filter(|_| runs);
+        stored.map_or(Seq(0), |handler| handler.version_seq)
     }
 
     /// Why a stored handler of a plugin does not load.
@@ -317,7 +343,8 @@ impl State {
 
     fn check_new_name(&self, plugin: &PluginName, bare: &HandlerName) -> Result<(), String> {
         let state = self.plugins.get(plugin).filter(|state| state.runs_stored());
-        if state.is_some_and(|state| state.handlers.contains(bare)) {
+        let is_announced = state.is_some_and(|state| state.handlers.contains(bare));
+        if is_announced || is_built_in(plugin, bare) {
             return Err(format!(
                 "{bare} is a handler of plugin {plugin} itself; store it under another name"
             ));
@@ -434,6 +461,23 @@ impl State {
         }
         self.rebind_lanes_of(bare);
         self.forget_breaker(plugin, bare, now);
+    }
+
+    /// A plugin runs stored handlers again: those that were removed meanwhile it does not have.
+    pub(crate) fn handlers_went_meanwhile(&mut self, plugin: &PluginName, now: Now) {
+        let is_gone = |bare: &HandlerName| {
+            let stored = self.stored.get(plugin, bare);
+            stored.is_some_and(|handler| handler.state == StoredHandlerState::Removed)
+        };
+        let watched = self.watchers.values().flat_map(|watcher| &watcher.row.handlers);
+        let watched = watched.filter(|handler| handler.plugin.as_ref() == Some(plugin));
+        let watched = watched.filter_map(|handler| {
+            HandlerName::parse_qualified(&handler.declared).ok().map(|(_, bare)| bare)
+        });
+        let lanes = self.lanes.values().filter(|lane| lane.plugin.as_ref() == Some(plugin));
+        let lanes = lanes.map(|lane| lane.bare.clone());
+        let gone: BTreeSet<_> = watched.chain(lanes).filter(is_gone).collect();
+        gone.iter().for_each(|bare| self.handler_went(plugin, bare, now));
     }
 
     /// The watchers that name a handler, each with the places in their rows for which this holds.

@@ -279,6 +279,42 @@ fn neither_a_job_nor_the_plugin_alone_takes_a_handler_away() {
     assert_eq!(world.records("handler_refused").len(), 5);
 }
 
+/// The plugin's own, also before it said for the first time that it has them.
+#[test]
+fn nothing_is_stored_under_the_names_that_the_plugin_has_in_every_version() {
+    let mut world = World::new();
+    for name in ["script", "sync"] {
+        world.store(name);
+    }
+    world.runner_up(1, runner(Vec::new()));
+    assert_eq!(world.records("handler_refused").len(), 2);
+    assert!(world.state.stored_handlers().is_empty());
+    let asked =
+        Event::Enqueue { request: RequestId(1), asked: Box::new(ask([7; 16], "python.script")) };
+    assert_eq!(versions(&world.tell(asked)), [None]);
+}
+
+#[test]
+fn a_handler_that_was_removed_while_its_plugin_was_disabled_is_nobody_s() {
+    let mut world = World::new();
+    world.runner_up(1, runner(Vec::new()));
+    world.store("hello");
+    world.store("other");
+    world.declare(on_predicate("w", "p", "python.hello")).unwrap();
+    world.declare(on_predicate("o", "o", "python.other")).unwrap();
+    let by = || "user".to_owned();
+    world.tell(Event::PluginDisabled { request: RequestId(9), plugin: python(), by: by() });
+    world.claim("x", "p");
+    world.remove("hello");
+    world.tell(Event::PluginEnabled { request: RequestId(9), plugin: python(), by: by() });
+    assert!(starts(&world.runner_up(2, runner(Vec::new()))).is_empty());
+    assert_eq!(world.watchers["user-w"].state, WatcherState::WaitingForHandler);
+    assert_eq!(world.watchers["user-w"].handlers[0].plugin, None);
+    assert_eq!(world.waits_of(&world.last_job()), Some(WaitReason::NoHandler));
+    assert_eq!(world.watchers["user-o"].handlers[0].plugin, Some(python()));
+    assert_eq!(versions(&world.store("hello")), [v("A5")]);
+}
+
 #[test]
 fn the_newest_by_number_wins_and_a_stale_fault_changes_nothing() {
     let mut world = World::new();
