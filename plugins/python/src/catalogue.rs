@@ -276,7 +276,9 @@ impl Catalogue {
                     .map_err(NoSync::Host)?;
             }
             let broken = handler.faulted.clone().or(says);
-            let declared = match (checked.ok, old) {
+            // The host cannot read its claim: there is nothing that could have been checked.
+            let is_unread = handler.code.is_empty() && handler.faulted.is_some();
+            let declared = match (checked.ok && !is_unread, old) {
                 (true, _) => checked.clone(),
                 (false, Some(old)) => old.declared.clone(),
                 (false, None) => older(host, pool, handler).await?.unwrap_or(checked.clone()),
