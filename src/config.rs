@@ -1326,8 +1326,8 @@ mod tests {
             let names: Vec<_> = plugins.iter().map(|plugin| plugin.name.to_string()).collect();
             (names.join(" "), plugins.iter().filter(|plugin| plugin.shipped.is_some()).count())
         };
-        assert_eq!(names(""), ("git notify".to_owned(), 2));
-        assert_eq!(names("[notify]\nx = 1"), ("git notify".to_owned(), 2));
+        assert_eq!(names(""), ("git notify python".to_owned(), 3));
+        assert_eq!(names("[notify]\nx = 1"), ("git notify python".to_owned(), 3));
         assert_eq!(names("[plugin]\nenabled = []"), (String::new(), 0));
         assert_eq!(names("[plugin]\nenabled = ['mine', 'git']"), ("mine git".to_owned(), 1));
     }

@@ -60,7 +60,7 @@ fn take_back(home: &Home, schema: usize) {
         if table.starts_with("_sqlx") || table == "meta" {
             continue;
         }
-        if table == "schedules" {
+        if table == "schedules" && schema < 6 {
             // They had their bare handlers.
             database
                 .execute_batch(

@@ -70,6 +70,7 @@ impl MemoryStore {
             epoch: 1,
             head: Seq(0),
             matched_seq: Seq(0),
+            heeded_seq: Seq(0),
             last_job: JobNumber(0),
             open_jobs_from: JobNumber(1),
             last_watcher: WatcherNumber(0),

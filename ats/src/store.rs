@@ -108,6 +108,8 @@ pub struct Opened {
     pub head: Seq,
     /// How far the log has been matched against the watchers.
     pub matched_seq: Seq,
+    /// How far what claims say of stored handlers was heeded, where that is further.
+    pub heeded_seq: Seq,
     /// The last job's number; 0 without any.
     pub last_job: JobNumber,
     /// No fire below this number is open. Jobs that were asked for may be.
@@ -226,6 +228,8 @@ pub struct Batch {
     pub audit: Option<AuditRow>,
     /// How far the log has now been matched.
     pub matched_seq: Option<Seq>,
+    /// How far what claims say of stored handlers has now been heeded, when that is further.
+    pub heeded_seq: Option<Seq>,
     /// No fire below this number is open any more.
     pub open_jobs_from: Option<JobNumber>,
     /// Counters of watchers, with the number of audit records that they hold the effect of.

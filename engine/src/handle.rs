@@ -766,6 +766,17 @@ impl Engine {
         self.look(move |state, _| state.stored_handler(&plugin, &name)).await
     }
 
+    /// Who runs a stored handler and is not retired: watchers and schedules.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn runners_of(
+        &self,
+        handler: StoredHandler,
+    ) -> Result<(Vec<WatcherKey>, Vec<ScheduleRow>), EngineGone> {
+        self.look(move |state, _| state.runners_of(&handler)).await
+    }
+
     /// The routes that plugins announced, by plugin.
     ///
     /// # Errors

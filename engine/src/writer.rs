@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use axwatch_ats::{
     AppendConflict, Appended, AuditRow, Batch, CancelQueued, Known, LaneQuery, Plan, Quarantined,
-    Removal, Retention, Store, StoreError, StoreWriter, Withdrawn, aliases_before, plan,
+    Question, Removal, Retention, Store, StoreError, StoreWriter, Withdrawn, aliases_before, plan,
 };
 use axwatch_core::audit::{Hash, Tree, frontier_nodes, node_in_row, node_place};
 use axwatch_core::{
@@ -27,10 +27,10 @@ use axwatch_core::{
 };
 use axwatch_failpoints::{Injected, Point, hit, is_armed, pass};
 use axwatch_model::{
-    AttestationId, BudgetScope, Clock, HandlerName, Incoming, JobId, JobNumber, JobRow, JobState,
-    LeafNumber, Mono, Now, PluginName, PluginRow, Seq, Stored,
+    AttestationId, BudgetScope, Clock, FAULTED, HANDLER, HandlerName, Incoming, JobId, JobNumber,
+    JobRow, JobState, LeafNumber, Mono, Now, PluginName, PluginRow, Seq, Stored, StructuralFilter,
 };
-use axwatch_query::{AliasChange, Aliases};
+use axwatch_query::{AliasChange, Aliases, Filter};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -57,6 +57,8 @@ const PASS_CLAIMS: usize = 512;
 const RECOVERY_JOBS: usize = 1_000;
 /// Rows of the audit read at once at the start.
 const RECOUNT_ROWS: usize = 256;
+/// Claims on handlers that are heeded in one step of the start: each may have a megabyte.
+const HEEDED_CLAIMS: usize = 64;
 /// How long the inbox must be quiet before what commits left for later is done.
 const QUIET: Duration = Duration::from_millis(50);
 /// How long after something could not be read or written it is tried again.
@@ -124,6 +126,7 @@ pub async fn start(
     let opened = reader.opened().clone();
     let mut state = restore(&*reader, &*clock, &config).await?;
     let mut effects = recover(&mut state, &*reader, opened.open_jobs_from, &*clock).await?;
+    effects.extend(heed(&mut state, &*reader, &*clock).await?);
     let plugins = reader.plugins().await?;
     let incarnations: BTreeMap<_, _> =
         plugins.iter().map(|row| (row.name.clone(), row.incarnation)).collect();
@@ -208,6 +211,7 @@ async fn restore(
     }
     let snapshot = Snapshot {
         matched_seq: opened.matched_seq.min(opened.head),
+        heeded_seq: opened.heeded_seq.min(opened.head),
         head: opened.head,
         last_job: opened.last_job,
         open_jobs_from: opened.open_jobs_from,
@@ -361,6 +365,50 @@ async fn recover(
     }
 }
 
+/// Tells the core what claims say of stored handlers that are in the log and were not heeded: those that
+/// something appended while no engine ran. They need not wait for matching, which may be far behind.
+async fn heed(
+    state: &mut State,
+    store: &dyn Store,
+    clock: &dyn Clock,
+) -> Result<Vec<Effect>, StoreError> {
+    let (heeded, head) = (state.heeded_seq(), store.opened().head);
+    if heeded >= head {
+        return Ok(Vec::new());
+    }
+    let seqs = claims_on_handlers(store, heeded).await?;
+    let mut effects = Vec::new();
+    for some in seqs.chunks(HEEDED_CLAIMS) {
+        let mut claims = store.by_seqs(some).await?;
+        claims.sort_unstable_by_key(|claim| claim.seq);
+        let upto = some[some.len() - 1];
+        effects.extend(state.step(Event::Heed { claims, upto }, clock.now()));
+    }
+    let end = Event::Heed { claims: Vec::new(), upto: head };
+    effects.extend(state.step(end, clock.now()));
+    Ok(effects)
+}
+
+/// The numbers of the claims after one that may say something of stored handlers, rising.
+async fn claims_on_handlers(store: &dyn Store, after: Seq) -> Result<Vec<Seq>, StoreError> {
+    let predicates = [HANDLER, FAULTED].map(str::to_owned).to_vec();
+    let lists = StructuralFilter { predicates, ..StructuralFilter::default() };
+    let filter = Filter::structural(&lists);
+    let (aliases, limit) = (Arc::default(), HEEDED_CLAIMS);
+    let mut question = Question { filter, aliases, before: None, limit };
+    let mut seqs = Vec::new();
+    loop {
+        let page = store.query(&question).await?;
+        let new = page.rows.iter().map(|row| row.seq).take_while(|seq| *seq > after);
+        seqs.extend(new);
+        question.before = page.next.filter(|next| *next > after.next());
+        if question.before.is_none() {
+            seqs.reverse();
+            return Ok(seqs);
+        }
+    }
+}
+
 fn batch_of(attestations: Vec<Arc<Stored>>, writes: Writes, now: Now) -> Batch {
     let cancelled = writes.cancelled.into_iter();
     let withdrawn = writes.withdrawn.into_iter();
@@ -410,6 +458,7 @@ fn batch_of(attestations: Vec<Arc<Stored>>, writes: Writes, now: Now) -> Batch {
             head: audit.head,
         }),
         matched_seq: writes.matched_seq,
+        heeded_seq: writes.heeded_seq,
         open_jobs_from: writes.open_jobs_from,
         counters: writes.counters,
         removal: None,

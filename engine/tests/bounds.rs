@@ -11,9 +11,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use axwatch_ats::{MemoryStore, Quarantined, SqliteStore};
 use axwatch_core::{Bounds, Declaration, Ended, RefusalKind, Registration};
 use axwatch_engine::{
-    AppendRefusal, Attempt, Engine, EngineConfig, Plugin, PluginReady, RequestError, start,
+    AppendRefusal, Attempt, Engine, EngineConfig, Fires, Plugin, PluginReady, RequestError, start,
 };
-use axwatch_model::{Declared, JobState, PluginName, Seq, StoreId, SystemClock, WatcherState};
+use axwatch_model::{
+    Attributes, Declared, DefaultActor, Defaults, Draft, HandlerName, JobState, PluginName, Seq,
+    StoreId, SystemClock, WatcherState,
+};
 use futures::future::BoxFuture;
 use support::{HANDLER, PLUGIN, Running, StandingStill, done, failed};
 use tokio::sync::Semaphore;
@@ -229,6 +232,70 @@ async fn retries_have_a_fifth_of_the_slots_while_others_wait() {
     running.settled().await;
     check_fired_once(&running, 68).await;
     running.stop().await;
+}
+
+/// Code takes effect at the start and when it is appended, also while no job ends, so that nothing is matched.
+#[tokio::test]
+async fn code_that_was_stored_without_an_engine_does_not_wait_for_matching() {
+    const BOUND: u64 = 10;
+    let python: PluginName = "python".parse().unwrap();
+    let hello: HandlerName = "hello".parse().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let bounds = Bounds { open_jobs_max: BOUND, ..Bounds::default() };
+    let running = bounded(&folder, bounds.clone()).await;
+    running.watch("seen", 0).await;
+    let ready = PluginReady {
+        plugin: python.clone(),
+        incarnation: 1,
+        version: "1".into(),
+        max_in_flight: 1,
+        registration: Registration { stored_handlers: true, ..Registration::default() },
+        transport: Gated::closed(),
+    };
+    running.engine.plugin_up(ready).await.unwrap();
+    running.engine.plugin_down(python.clone(), 1, "stopped".into(), false).await.unwrap();
+    for n in 0..20 {
+        running.append(n..n + 1, "seen").await;
+    }
+    let code = |engine: &Engine, by: &str| {
+        let draft = Draft {
+            subjects: vec!["hello".into()],
+            predicates: vec!["handler".into()],
+            contexts: vec![python.to_string()],
+            attributes: Attributes::parse(r#"{"code":"pass"}"#).unwrap(),
+            ..Draft::default()
+        };
+        let defaults = Defaults { actor: DefaultActor::OwnId, source: "test".into() };
+        engine.complete(draft, &defaults, by).unwrap()
+    };
+    // More than are read at once, and not all of them by people.
+    let by = ["user", "git"].into_iter().cycle().take(300);
+    let appended: Vec<_> = by.map(|by| code(&running.engine, by)).collect();
+    running.stop().await;
+    let mut writer = SqliteStore::open_writer(&store_in(&folder)).await.unwrap();
+    let now = appended[0].attestation.created_at;
+    axwatch_ats::append(&mut *writer, appended, now).await.unwrap();
+    writer.close().await.unwrap();
+
+    for life in 0..2 {
+        let running = bounded(&folder, bounds.clone()).await;
+        let stored = async || {
+            running.engine.stored_handler(python.clone(), hello.clone()).await.unwrap().unwrap()
+        };
+        assert_eq!(stored().await.version_number, 150 + life);
+        let newer = code(&running.engine, "user");
+        let id = newer.attestation.id.clone();
+        let acked = running.engine.append(vec![newer]).await.unwrap().pop().unwrap().unwrap();
+        assert_eq!(acked.fires, Fires::Deferred);
+        let now = stored().await;
+        assert_eq!((now.version, now.version_number), (id, 151 + life));
+        let refused = running.audit().await;
+        let refused = refused.iter().filter(|record| record["type"] == "handler_refused").count();
+        assert_eq!(refused, 150, "none is told of twice");
+        let heads = *running.engine.heads().borrow();
+        assert!(heads.matched < heads.seq, "matching waits: {heads:?}");
+        running.stop().await;
+    }
 }
 
 /// A plugin's row that does not decode any more takes nothing with it that a person decided.

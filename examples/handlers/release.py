@@ -20,17 +20,18 @@ def announce(upstream):
     released = [tag for tag in upstream["subjects"] if VERSION.fullmatch(tag)]
     for tag in released:
         attest([tag], ["released"], ["releases"])
-        tell(f"{tag} is out")
+        tell(tag)
     return {"released": released}
 
 
-def tell(text):
+def tell(tag):
+    text = f"{tag} is out"
     print(text)
     url = os.environ.get("RELEASE_WEBHOOK")
     if not url:
         return
     # The id is the same when the job is tried again, so that the other side can tell a repeat.
-    headers = {"Content-Type": "application/json", "Idempotency-Key": job_id}
+    headers = {"Content-Type": "application/json", "Idempotency-Key": f"{job_id}-{tag}"}
     request = urllib.request.Request(url, json.dumps({"text": text}).encode(), headers)
     try:
         urllib.request.urlopen(request, timeout=10).close()

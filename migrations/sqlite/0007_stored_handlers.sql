@@ -18,26 +18,30 @@ CREATE INDEX handler_changes_of ON handler_changes (plugin, name, seq);
 ALTER TABLE plugins ADD COLUMN stored_handlers INTEGER NOT NULL DEFAULT 0;
 
 -- What people stored and removed before anything took effect, as far as it has been matched: the rest comes with
--- matching. What plugins said is left out, as nobody knows here what they may.
-WITH claims AS (
-    SELECT seq, id, created_at, subjects ->> '$[0]' AS name, contexts ->> '$[0]' AS plugin,
-        predicates = '["handler"]' AS is_code,
-        predicates = '["handler"]' AND json_type(attributes, '$.code') = 'text'
-            OR predicates = '["handler:faulted"]' AND attributes ->> '$.reason' = 'removed' AS counts
+-- the next start of the engine. What plugins said is left out, as nobody knows here what they may.
+-- A row whose JSON is damaged says nothing here, and stops nothing: it is put aside when it is read.
+WITH rows AS (
+    SELECT seq, id, created_at, predicates, subjects, contexts, attributes,
+        json_valid(subjects) AND json_valid(contexts) AND ifnull(json_valid(attributes), 0) AS is_whole
     FROM attestations
     WHERE predicates IN ('["handler"]', '["handler:faulted"]') AND appended_by = 'user'
-        -- A damaged row says nothing here; it is told of where claims are read.
-        AND iif(json_valid(subjects), json_array_length(subjects), 0) = 1
-        AND iif(json_valid(contexts), json_array_length(contexts), 0) = 1
-        AND iif(attributes IS NULL, 1, json_valid(attributes))
         AND seq <= (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'matched_seq')
+), claims AS (
+    SELECT seq, id, created_at, iif(is_whole, subjects ->> '$[0]', NULL) AS name,
+        iif(is_whole, contexts ->> '$[0]', NULL) AS plugin,
+        predicates = '["handler"]' AS is_code,
+        iif(is_whole, json_array_length(subjects) = 1 AND json_array_length(contexts) = 1
+            AND iif(predicates = '["handler"]', json_type(attributes, '$.code') = 'text',
+                attributes ->> '$.reason' = 'removed'), 0) AS counts
+    FROM rows
 ), named AS (
     SELECT *,
         max(iif(is_code, seq, NULL)) OVER earlier AS version_seq,
         sum(is_code) OVER earlier AS version_number,
         lag(is_code) OVER of_name AS follows_code
     FROM claims
-    WHERE counts AND length(CAST(name AS BLOB)) BETWEEN 1 AND 256 - 1 - length(plugin)
+    WHERE counts AND NOT (plugin = 'python' AND name IN ('script', 'sync'))
+        AND length(CAST(name AS BLOB)) BETWEEN 1 AND 256 - 1 - length(plugin)
         AND NOT name GLOB '*[' || char(1) || '-' || char(31) || char(127) || '-' || char(159) || '/]*'
         AND length(plugin) BETWEEN 1 AND 64 AND plugin GLOB '[a-zA-Z0-9]*'
         AND NOT plugin GLOB '*[^a-zA-Z0-9_.-]*'

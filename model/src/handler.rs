@@ -15,6 +15,16 @@ pub const FAULTED: &str = "handler:faulted";
 /// The reason in such a claim that removes the handler.
 pub const REMOVED: &str = "removed";
 
+/// The handlers that shipped plugins have by themselves. Nothing can be stored under their names, also
+/// before the plugin has run for the first time.
+const BUILT_IN: [(&str, &str); 2] = [("python", "python.script"), ("python", "python.sync")];
+
+/// Whether a plugin has a handler, by the name that jobs have for it, in each of its versions.
+#[must_use]
+pub fn is_built_in(plugin: &PluginName, bare: &HandlerName) -> bool {
+    BUILT_IN.contains(&(plugin.as_str(), bare.as_str()))
+}
+
 /// What a claim did to a stored handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HandlerChangeKind {

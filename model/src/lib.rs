@@ -27,7 +27,7 @@ pub use budget::{
 pub use draft::{DefaultActor, Defaults, Draft, DraftJson, Filled, Incoming, InvalidDraft};
 pub use handler::{
     FAULTED, HANDLER, HandlerChangeKind, HandlerChangeRow, REMOVED, StoredHandler,
-    StoredHandlerState,
+    StoredHandlerState, is_built_in,
 };
 pub use ids::{
     Asker, AttestationId, HandlerName, InvalidId, JobId, JobIdPrefix, JobNumber, LaneKey,

@@ -333,30 +333,30 @@ impl Handler {
 /// `plugin/plugin.name`. One that is removed too.
 ///
 /// # Errors
-/// [`AnswerError::NotFound`], with the nearest that there is; [`AnswerError::Conflict`] when two plugins have
-/// one of this name.
+/// [`AnswerError::NotFound`], with the nearest that there is; [`AnswerError::Conflict`] when it means
+/// several.
 pub fn named_handler(
     handlers: Vec<StoredHandler>,
     text: &str,
 ) -> Result<StoredHandler, AnswerError> {
     let by_name: Vec<_> = handlers.iter().filter(|handler| handler.name.as_str() == text).collect();
-    match by_name[..] {
-        [one] => return Ok(one.clone()),
-        [] => {}
-        [..] => {
-            let names: Vec<_> = by_name.into_iter().map(bare).collect();
-            return Err(AnswerError::Conflict(format!(
-                "several plugins have a handler {text:?}; say which: {}",
-                names.join(", ")
-            )));
-        }
-    }
     let is_meant = |handler: &&StoredHandler| {
         let bare = bare(handler);
         text == bare || text.strip_prefix(handler.plugin.as_str()) == Some(&*format!("/{bare}"))
     };
-    if let Some(found) = handlers.iter().find(is_meant) {
-        return Ok(found.clone());
+    let with_plugin = handlers.iter().find(is_meant);
+    match (&by_name[..], with_plugin) {
+        ([one], None) => return Ok((*one).clone()),
+        ([], Some(found)) => return Ok(found.clone()),
+        ([], None) => {}
+        (several, with_plugin) => {
+            let names = several.iter().copied().chain(with_plugin);
+            let names: Vec<_> = names.map(|of| format!("{}/{}", of.plugin, bare(of))).collect();
+            return Err(AnswerError::Conflict(format!(
+                "there are several handlers {text:?}; say which: {}",
+                names.join(", ")
+            )));
+        }
     }
     Err(no_handler(&handlers, text))
 }
@@ -443,14 +443,20 @@ mod tests {
 
     #[test]
     fn a_handler_is_found_by_any_of_its_names() {
-        let all = || vec![named("python", "hello"), named("lua", "hello"), named("python", "a.b")];
+        let all = || {
+            let odd = [named("python", "lua.odd"), named("lua", "odd")];
+            let plain = [named("python", "hello"), named("lua", "hello"), named("python", "a.b")];
+            plain.into_iter().chain(odd).collect::<Vec<_>>()
+        };
         // (text, what it names, or what is said)
         let cases = [
             ("a.b", Ok("python.a.b")),
             ("python.a.b", Ok("python.a.b")),
             ("lua.hello", Ok("lua.hello")),
             ("python/python.hello", Ok("python.hello")),
-            ("hello", Err("say which: python.hello, lua.hello")),
+            ("hello", Err("say which: python/python.hello, lua/lua.hello")),
+            ("lua.odd", Err("say which: python/python.lua.odd, lua/lua.odd")),
+            ("lua/lua.odd", Ok("lua.odd")),
             ("lua.helo", Err("did you mean lua.hello?")),
             ("lua/python.hello", Err("there is no stored handler")),
             ("nothing", Err("axwatch handler list")),

@@ -13,10 +13,10 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
-use axwatch_engine::{Acked, Fires};
+use axwatch_engine::Acked;
 use axwatch_model::{
     AttestationId, Attributes, DefaultActor, Defaults, Draft, FAULTED, HANDLER, HandlerName,
-    InvalidId, PluginName, REMOVED, StoredHandler, StoredHandlerState, bounds,
+    InvalidId, Owner, PluginName, REMOVED, StoredHandler, StoredHandlerState, bounds, is_built_in,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -35,8 +35,6 @@ use crate::views::{
 const PLUGIN_USUAL: &str = "python";
 /// The program in the name of which handlers are stored.
 const SOURCE: &str = "axwatch-cli";
-/// Who claims through here.
-const APPENDED_BY: &str = "user";
 /// Versions of a list that are sent at once.
 const PAGE_LINES: usize = 200;
 
@@ -85,7 +83,7 @@ pub async fn one(
     let Which { version } = query(&uri)?;
     let handler = api.stored_handler(&name).await?;
     let shown = api.answers.shown_handler(&handler, version.as_deref()).await?;
-    Ok(Json(views::ShownHandler { handler: api.runners().await?.shown(&handler), ..shown }))
+    Ok(Json(views::ShownHandler { handler: api.with_runners(&handler).await?, ..shown }))
 }
 
 /// `GET /handlers/{name}/versions`.
@@ -130,7 +128,7 @@ pub async fn create(
     }
     let checking = if asked.check == Some(false) { Checking::Not } else { Checking::First };
     let Creating { name, code, .. } = asked;
-    let wanted = Wanted { plugin, name, code, checking, standing, copy_of: None };
+    let wanted = Wanted { plugin, name, code, checking, copy_of: None };
     Ok(Json(api.store_handler(wanted).await?))
 }
 
@@ -170,7 +168,6 @@ pub async fn roll_back(
             name: handler.name.to_string(),
             code,
             checking: Checking::IfUp,
-            standing: Some(handler),
             copy_of: Some(version.number),
         })
         .await?,
@@ -189,7 +186,7 @@ pub async fn remove(
             format!("handler {} was removed already, at {}", handler.name, handler.changed_at);
         return Err(ApiError::new(StatusCode::CONFLICT, "conflict", told));
     }
-    let shown = api.runners().await?.shown(&handler);
+    let shown = api.with_runners(&handler).await?;
     let waiting = api.answers.waiting_for(&handler).await.map_err(AnswerError::from)?;
     let attributes = json!({
         "plugin": handler.plugin, "handler": handler.name, "reason": REMOVED,
@@ -308,8 +305,6 @@ struct Wanted {
     name: String,
     code: String,
     checking: Checking,
-    /// The handler that has this name already.
-    standing: Option<StoredHandler>,
     /// The version that the code is of.
     copy_of: Option<u64>,
 }
@@ -402,10 +397,31 @@ impl Api {
         Ok(runners)
     }
 
+    /// The names of the watchers and of the schedules that run one handler.
+    async fn runners_of(
+        &self,
+        handler: &StoredHandler,
+    ) -> Result<(Vec<String>, Vec<String>), ApiError> {
+        let (watchers, schedules) = self.engine.runners_of(handler.clone()).await?;
+        let watchers = watchers.iter().map(ToString::to_string).collect();
+        Ok((watchers, schedules.iter().map(views::shown_name).collect()))
+    }
+
+    /// One handler with those who run it.
+    async fn with_runners(&self, handler: &StoredHandler) -> Result<views::Handler, ApiError> {
+        let (watchers, schedules) = self.runners_of(handler).await?;
+        Ok(views::Handler {
+            watchers: Some(watchers),
+            schedules: Some(schedules),
+            ..views::Handler::of(handler)
+        })
+    }
+
     /// Refuses a name under which the plugin has a handler of its own making.
     fn refuse_own_name(&self, plugin: &PluginName, name: &str) -> Result<(), ApiError> {
         let handler = format!("{plugin}.{name}");
-        if self.plugins.show(plugin.as_str())?.handlers.contains(&handler) {
+        let is_built_in = handler.parse().is_ok_and(|bare| is_built_in(plugin, &bare));
+        if is_built_in || self.plugins.show(plugin.as_str())?.handlers.contains(&handler) {
             let told = format!(
                 "{handler} is a handler of the plugin itself, so no stored one can have that name; take another"
             );
@@ -416,13 +432,15 @@ impl Api {
 
     /// Stores code as the newest version of a handler, unless the version in force has the same.
     async fn store_handler(&self, wanted: Wanted) -> Result<HandlerStored, ApiError> {
-        let Wanted { plugin, name, code, checking, standing, copy_of } = wanted;
+        let Wanted { plugin, name, code, checking, copy_of } = wanted;
         let mut warnings = Vec::new();
         let checked = match checking {
             Checking::Not => None,
             Checking::IfUp if self.plugins.callable(plugin.as_str()).is_err() => None,
             Checking::First | Checking::IfUp => Some(self.check_code(&plugin, &name, &code).await?),
         };
+        // Only now: while it was checked, somebody else may have stored another.
+        let standing = self.engine.stored_handler(plugin.clone(), name.parse()?).await?;
         let in_force = standing.filter(|it| it.state == StoredHandlerState::InForce);
         let same = match in_force {
             Some(it) if self.answers.handler_code(&it.version).await? == code => Some(it),
@@ -437,15 +455,19 @@ impl Api {
                 let (newest, told) = self.tell_plugin(&plugin, &name).await;
                 warnings.extend(told);
                 let number = newest.filter(|(version, _)| *version == id).map(|(_, number)| number);
-                let idle = number.is_none().then(|| no_effect(&acked));
+                let idle = number.is_none().then(|| NO_EFFECT.to_owned());
                 warnings.extend(idle);
                 (id, number, acked.seq)
             }
         };
         let handler = format!("{plugin}.{name}");
-        let runners = self.runners().await?;
-        let mut run_by = Runners::of(&runners.watchers, &plugin, &handler);
-        run_by.extend(Runners::of(&runners.schedules, &plugin, &handler));
+        let run_by = match self.engine.stored_handler(plugin.clone(), name.parse()?).await? {
+            Some(stored) => {
+                let (watchers, schedules) = self.runners_of(&stored).await?;
+                watchers.into_iter().chain(schedules).collect()
+            }
+            None => Vec::new(),
+        };
         let (is_checked, declared) =
             (checked.is_some(), checked.map(|c| (c.watchers, c.schedules)));
         let (watchers, schedules) = declared.unwrap_or_default();
@@ -513,7 +535,7 @@ impl Api {
             ..Draft::default()
         };
         let defaults = Defaults { actor: DefaultActor::OwnId, source: SOURCE.to_owned() };
-        let claim = self.engine.complete(draft, &defaults, APPENDED_BY)?;
+        let claim = self.engine.complete(draft, &defaults, Owner::User.as_str())?;
         let id = claim.attestation.id.clone();
         let acked = self.engine.append(vec![claim]).await?.pop().expect("one claim, one answer")?;
         Ok((id, acked))
@@ -559,8 +581,11 @@ impl Api {
         code: Option<String>,
         plugin: Option<&str>,
     ) -> Result<(PluginName, String, String), ApiError> {
-        let known = named_handler(self.engine.stored_handlers().await?, text);
-        match (known, code) {
+        let mut handlers = self.engine.stored_handlers().await?;
+        if let Some(plugin) = plugin {
+            handlers.retain(|handler| handler.plugin.as_str() == plugin);
+        }
+        match (named_handler(handlers, text), code) {
             (Ok(handler), Some(code)) => {
                 check_code(&code)?;
                 Ok((handler.plugin, handler.name.to_string(), code))
@@ -602,16 +627,7 @@ impl Api {
 }
 
 /// Why a claim is no version of its handler.
-fn no_effect(acked: &Acked) -> String {
-    match acked.fires {
-        Fires::Deferred => {
-            "matching is behind; the version takes effect when it comes to its claim".to_owned()
-        }
-        Fires::Now(_) => {
-            "the claim is not the version in force: a newer one came after it, or it was refused, and `axwatch audit show --type handler_refused` says why".to_owned()
-        }
-    }
-}
+const NO_EFFECT: &str = "the claim is not the version in force: a newer one came after it, or it was refused, and `axwatch audit show --type handler_refused` says why";
 
 fn plugin_named(given: Option<&str>) -> Result<PluginName, ApiError> {
     Ok(given.unwrap_or(PLUGIN_USUAL).parse::<PluginName>()?)
@@ -631,6 +647,9 @@ fn check_name(plugin: &PluginName, name: &str) -> Result<(), ApiError> {
     }
     if name.contains(char::is_whitespace) {
         return Err(invalid("it must have no blanks; put - or _ in their place"));
+    }
+    if name.strip_prefix(plugin.as_str()).is_some_and(|rest| rest.starts_with('.')) {
+        return Err(invalid("the plugin's name and a dot stand before it anyway; leave them out"));
     }
     format!("{plugin}.{name}").parse::<HandlerName>()?;
     Ok(())

@@ -167,25 +167,38 @@ impl Server {
         }
     }
 
-    /// Waits until no job is open, by looking at one snapshot of the store.
+    /// Waits until every claim has been matched and no job is open, by looking at one snapshot of the store.
     #[track_caller]
     pub fn until_settled(&self) {
-        self.until_open(|open| open == 0);
+        const SETTLED: &str = "SELECT NOT EXISTS (SELECT 1 FROM jobs WHERE state IN (0, 1))
+            AND (SELECT value FROM meta WHERE key = 'matched_seq')
+                >= coalesce((SELECT max(seq) FROM attestations), 0)";
+        let database = self.store_beside();
+        until("everything is matched and done", || {
+            let is_settled: bool =
+                database.query_row(SETTLED, [], |row| row.get(0)).expect("the store is read");
+            is_settled.then_some(())
+        });
     }
 
     /// Waits until so many jobs are open.
     #[track_caller]
     pub fn until_open(&self, is_meant: impl Fn(u64) -> bool) {
-        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
-        let database = rusqlite::Connection::open_with_flags(&self.store, flags);
-        let database = database.expect("the store can be read beside its server");
-        database.busy_timeout(Duration::from_secs(10)).expect("a timeout can be set");
+        let database = self.store_beside();
         until("the open jobs are as many as meant", || {
             let open = "SELECT count(*) FROM jobs WHERE state IN (0, 1)";
             let open: i64 =
                 database.query_row(open, [], |row| row.get(0)).expect("jobs are counted");
             is_meant(open.unsigned_abs()).then_some(())
         });
+    }
+
+    fn store_beside(&self) -> rusqlite::Connection {
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let database = rusqlite::Connection::open_with_flags(&self.store, flags);
+        let database = database.expect("the store can be read beside its server");
+        database.busy_timeout(Duration::from_secs(10)).expect("a timeout can be set");
+        database
     }
 
     /// Waits until a job is in one of these states.

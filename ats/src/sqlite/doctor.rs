@@ -267,10 +267,12 @@ async fn check_meta(
     opened: &Opened,
     examined: &mut Examined,
 ) -> Result<(), StoreError> {
-    if opened.matched_seq > opened.head {
-        let what =
-            format!("matched_seq is {}, and the log ends at {}", opened.matched_seq, opened.head);
-        examined.add(FindingKind::Meta, ("meta", "matched_seq"), what, true);
+    for (key, seq) in [("matched_seq", opened.matched_seq), ("heeded_seq", opened.heeded_seq)] {
+        // One that is behind matching is as far as that.
+        if seq > opened.head && (key == "matched_seq" || seq > opened.matched_seq) {
+            let what = format!("{key} is {seq}, and the log ends at {}", opened.head);
+            examined.add(FindingKind::Meta, ("meta", key), what, true);
+        }
     }
     let (oldest_open, gone): (Option<i64>, Option<i64>) = sqlx::query_as(
         "SELECT (SELECT min(number) FROM jobs WHERE state IN (0, 1, 2) AND watcher IS NOT NULL), \
@@ -558,10 +560,12 @@ async fn put_all_aside(
 /// Lets meta say what is true of the jobs.
 async fn correct_meta(connection: &mut SqliteConnection, head: Seq) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    sqlx::query("UPDATE meta SET value = min(CAST(value AS INTEGER), ?) WHERE key = 'matched_seq'")
-        .bind(head.0.cast_signed())
-        .execute(&mut *transaction)
-        .await?;
+    sqlx::query(
+        "UPDATE meta SET value = min(CAST(value AS INTEGER), ?) WHERE key IN ('matched_seq', 'heeded_seq')",
+    )
+    .bind(head.0.cast_signed())
+    .execute(&mut *transaction)
+    .await?;
     sqlx::query(
         "UPDATE meta SET value = min(CAST(value AS INTEGER), \
          ifnull((SELECT min(number) FROM jobs WHERE state IN (0, 1, 2) AND watcher IS NOT NULL), value)) \

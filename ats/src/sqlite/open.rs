@@ -412,6 +412,11 @@ pub(super) async fn read_meta(
         epoch: number("epoch")?,
         head: head.seq,
         matched_seq: Seq(number("matched_seq")?),
+        // Only there when it was ever ahead.
+        heeded_seq: match rows.iter().any(|(key, _)| key == "heeded_seq") {
+            true => Seq(number("heeded_seq")?.max(number("matched_seq")?)),
+            false => Seq(number("matched_seq")?),
+        },
         last_job: head.job,
         open_jobs_from: JobNumber(number("open_jobs_from")?),
         last_watcher: WatcherNumber(count(last_watcher)),

@@ -91,6 +91,7 @@ async fn a_store_is_made_with_its_folder_and_known_again() {
     writer
         .commit(&Batch {
             matched_seq: Some(Seq(2)),
+            heeded_seq: Some(Seq(3)),
             open_jobs_from: Some(JobNumber(4)),
             counters: Some((LeafNumber(6), Vec::new())),
             ..Batch::default()
@@ -102,7 +103,7 @@ async fn a_store_is_made_with_its_folder_and_known_again() {
     let writer = SqliteStore::open_writer(&path).await.unwrap();
     let again = writer.reader().opened().clone();
     assert_eq!((again.store_id, again.epoch), (first.store_id, 2));
-    assert_eq!((again.head, again.matched_seq), (Seq(3), Seq(2)));
+    assert_eq!((again.head, again.matched_seq, again.heeded_seq), (Seq(3), Seq(2), Seq(3)));
     assert_eq!((again.open_jobs_from, again.counters_upto), (JobNumber(4), LeafNumber(6)));
     let reader = SqliteStore::open_reader(&path).await.unwrap();
     assert_eq!(*reader.opened(), again);
@@ -606,9 +607,13 @@ async fn a_store_without_stored_handlers_gets_those_that_people_stored_before() 
         row(11, r#"["never"]"#, fault, "python", "user", removed),
         row(12, gone, "handler", "python", "user", code),
         row(13, gone, fault, "python", "user", r#"{"reason":"no such module"}"#),
+        // Damaged rows stop nothing, nor does what only its plugin has.
+        row(14, r#"["kept"#, "handler", "python", "user", code),
+        row(15, kept, "handler", "python", "user", r#"{"code":"#),
+        row(16, r#"["script"]"#, "handler", "python", "user", code),
         // Not matched yet.
-        row(14, kept, "handler", "python", "user", code),
-        "UPDATE meta SET value = 13 WHERE key = 'matched_seq';".to_owned(),
+        row(17, kept, "handler", "python", "user", code),
+        "UPDATE meta SET value = 16 WHERE key = 'matched_seq';".to_owned(),
     ];
     changed(&path, &[BACK_TO_6.to_owned(), rows.concat()].concat()).await;
 

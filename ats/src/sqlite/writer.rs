@@ -310,6 +310,11 @@ async fn put_batch(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(
             batch.matched_seq.map(|seq| seq.0),
         ),
         (
+            "INSERT INTO meta (key, value) VALUES ('heeded_seq', ?) \
+             ON CONFLICT (key) DO UPDATE SET value = excluded.value;",
+            batch.heeded_seq.map(|seq| seq.0),
+        ),
+        (
             "UPDATE meta SET value = ? WHERE key = 'open_jobs_from';",
             batch.open_jobs_from.map(|number| number.0),
         ),

@@ -19,7 +19,7 @@ use axwatch_model::{HandlerName, JobNumber, Mono, Now, PluginName, Timestamp, bo
 use crate::outcome::Outcome;
 use crate::record::{BreakerClosed, BreakerOpened, Record};
 use crate::settle::begin;
-use crate::state::{LaneId, State, Timer};
+use crate::state::{LaneId, Phase, State, Timer};
 
 /// So many failures in a row open a breaker.
 const FAILURES: u32 = 10;
@@ -131,7 +131,11 @@ impl State {
         let job = &self.jobs[&number];
         let Some(plugin) = job.row.plugin.clone() else { return };
         let handler = self.lanes[&job.lane].bare.clone();
+        // What older code does says nothing of that which is in force.
+        let is_old = matches!(job.phase, Phase::Running { version, .. }
+            if version != self.version_seq_of(&plugin, &handler));
         match outcome {
+            _ if is_old => self.probe_is_over(&plugin, &handler, number, false, now),
             Outcome::Retryable { error, .. } => {
                 self.handler_failed(&plugin, &handler, number, error, now);
             }

@@ -41,6 +41,13 @@ pub enum Event {
         /// The words that are one, for the first claim after `after`.
         aliases: Arc<Aliases>,
     },
+    /// What earlier claims say of stored handlers, at the start: those that nothing heeded when they were appended.
+    Heed {
+        /// The claims that may say something of them, oldest first.
+        claims: Vec<Stored>,
+        /// Up to here there are no others.
+        upto: Seq,
+    },
     /// There is nothing to match any more up to this number: what had it was put aside.
     Missing {
         /// The last of them.

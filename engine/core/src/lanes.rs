@@ -527,6 +527,7 @@ impl State {
         let (bare, plugin) =
             (lane.bare.clone(), lane.plugin.clone().expect("only lanes with a plugin have turns"));
         let handler_version = self.version_of(&plugin, &bare).cloned();
+        let version = self.version_seq_of(&plugin, &bare);
         let state = self.plugins.get_mut(&plugin).expect("only known plugins have turns");
         state.running.insert(number);
         state.retries_running += u32::from(retry);
@@ -539,7 +540,7 @@ impl State {
         // By the clock as it now is: it may have been set since the last attempt.
         self.reckon_age(number, now);
         let job = self.jobs.get_mut(&number).expect("a lane's jobs are in memory");
-        job.phase = Phase::Running { incarnation, retry, left: None };
+        job.phase = Phase::Running { incarnation, retry, left: None, version };
         job.cost_before = job.row.cost;
         let row = &mut job.row;
         row.state = JobState::Running;

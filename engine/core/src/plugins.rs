@@ -88,9 +88,11 @@ impl State {
         let owner = Owner::Plugin(name.clone());
         let watchers = self.watchers_besides(&owner, &BTreeSet::new());
         let lanes = self.lanes.values().filter(|lane| lane.plugin.as_ref() == Some(name));
+        let mut handlers: Vec<_> = self.handlers_of(name, state).cloned().collect();
+        handlers.sort_unstable();
         Some(Registered {
             row: state.row.clone(),
-            handlers: self.handlers_of(name, state).cloned().collect(),
+            handlers,
             watchers: watchers.into_iter().map(|number| self.view(number)).collect(),
             schedules: self.schedules.standing_of(&owner).cloned().collect(),
             routes: state.routes.iter().cloned().collect(),
@@ -326,6 +328,7 @@ impl State {
             self.unwritten.handlers.insert(plugin.clone());
         }
         self.plugin_entry(plugin).handlers = handlers;
+        self.handlers_went_meanwhile(plugin, now);
     }
 
     fn set_routes(&mut self, plugin: &PluginName, routes: BTreeSet<RouteRow>) {

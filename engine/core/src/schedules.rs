@@ -260,6 +260,11 @@ impl Schedules {
         all.filter(|schedule| schedule.is_standing()).map(|schedule| &schedule.row)
     }
 
+    /// Those that are not retired, by owner and name.
+    pub fn standing(&self) -> impl Iterator<Item = &ScheduleRow> {
+        self.by_owner.keys().flat_map(|owner| self.standing_of(owner))
+    }
+
     /// The batch at hand has been taken.
     pub fn begin_batch(&mut self) {
         self.room = Room::default();

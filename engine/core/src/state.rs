@@ -39,6 +39,8 @@ use crate::stored::StoredHandlers;
 pub struct Snapshot {
     /// How far the log has been matched.
     pub matched_seq: Seq,
+    /// How far what claims say of stored handlers was heeded: at least as far.
+    pub heeded_seq: Seq,
     /// The last attestation.
     pub head: Seq,
     /// The last job.
@@ -135,6 +137,8 @@ pub struct Writes {
     pub audit: Option<AuditWrites>,
     /// How far the log has been matched, when that changed.
     pub matched_seq: Option<Seq>,
+    /// How far what claims say of stored handlers was heeded, when that changed and is ahead of matching.
+    pub heeded_seq: Option<Seq>,
     /// No fire below this number is open, when that moved far enough.
     pub open_jobs_from: Option<JobNumber>,
     /// Counters, when it is time to write them, with the records that they hold the effect of.
@@ -297,6 +301,7 @@ pub(crate) struct Unwritten {
     pub routes: BTreeSet<PluginName>,
     pub refused: BTreeSet<PluginName>,
     pub matched: bool,
+    pub heeded: bool,
     pub records: String,
     pub first_leaf: LeafNumber,
     pub record_count: u64,
@@ -554,8 +559,9 @@ pub(crate) enum Phase {
     Suspect,
     /// Waits until its next attempt is due.
     Delayed(Mono),
-    /// An attempt is under way; `left` is when it left, known once its batch is on the disk.
-    Running { incarnation: u64, retry: bool, left: Option<Mono> },
+    /// An attempt is under way; `left` is when it left, known once its batch is on the disk, and `version` the
+    /// claim with its code, 0 without one.
+    Running { incarnation: u64, retry: bool, left: Option<Mono>, version: Seq },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -608,7 +614,7 @@ impl State {
             aliases: snapshot.aliases,
             plugins: BTreeMap::new(),
             stored: StoredHandlers::restored(snapshot.stored_handlers),
-            heeded_seq: snapshot.matched_seq,
+            heeded_seq: snapshot.heeded_seq.max(snapshot.matched_seq),
             handlers_changed: true,
             lanes: HashMap::new(),
             lane_ids: BTreeMap::new(),
@@ -717,6 +723,7 @@ impl State {
                 self.head = stored.seq;
                 self.heed_deferred(&stored, now);
             }
+            Event::Heed { claims, upto } => self.heed_before(&claims, upto, now),
             // These are only noted: what may start now starts with the next event.
             Event::Missing { upto } => {
                 self.matched_seq = self.matched_seq.max(upto.min(self.head));
@@ -872,6 +879,12 @@ impl State {
         self.matched_seq
     }
 
+    /// How far what claims say of stored handlers was heeded.
+    #[must_use]
+    pub fn heeded_seq(&self) -> Seq {
+        self.heeded_seq
+    }
+
     /// Open jobs, in memory and in the table.
     #[must_use]
     pub fn open_jobs(&self) -> u64 {
@@ -1009,6 +1022,9 @@ impl State {
                 .collect(),
             audit,
             matched_seq: std::mem::take(&mut unwritten.matched).then_some(self.matched_seq),
+            heeded_seq: std::mem::take(&mut unwritten.heeded)
+                .then_some(self.heeded_seq)
+                .filter(|heeded| *heeded > self.matched_seq),
             open_jobs_from,
             counters,
         }

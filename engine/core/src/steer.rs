@@ -241,7 +241,9 @@ impl State {
 
     /// Ends the attempt under way of a job, if there is one, and sees to it that it is told to stop.
     fn stop_attempt(&mut self, number: JobNumber, reason: &str, now: Now) {
-        let Phase::Running { incarnation, retry, left } = self.jobs[&number].phase else { return };
+        let Phase::Running { incarnation, retry, left, .. } = self.jobs[&number].phase else {
+            return;
+        };
         self.budget_attempt_over(number, None);
         self.note_run_rests(number);
         self.reckon_age(number, now);

@@ -11,12 +11,12 @@
 //!
 //! Not here: what else a plugin has (`crate::plugins`), the code itself, which the store has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axwatch_model::{
     AttestationId, FAULTED, HANDLER, HandlerChangeKind, HandlerChangeRow, HandlerName, Now, Owner,
-    PluginName, REMOVED, Stored, StoredHandler, StoredHandlerState, WatcherNumber, WatcherState,
-    bounds,
+    PluginName, REMOVED, ScheduleRow, Seq, Stored, StoredHandler, StoredHandlerState, WatcherKey,
+    WatcherNumber, WatcherState, bounds, is_built_in,
 };
 
 use crate::record::{HandlerRecord, Record};
@@ -118,6 +118,25 @@ impl State {
         self.stored.get(plugin, &bare).cloned()
     }
 
+    /// Who runs a stored handler and is not retired: watchers in the order of their numbers, and schedules.
+    #[must_use]
+    pub fn runners_of(&self, handler: &StoredHandler) -> (Vec<WatcherKey>, Vec<ScheduleRow>) {
+        let plugin = &handler.plugin;
+        let Ok(bare) = StoredHandler::bare_name(plugin, &handler.name) else {
+            return Default::default();
+        };
+        let watchers =
+            self.watchers_naming(&bare, |of| of.plugin.as_ref().is_none_or(|p| p == plugin));
+        let watchers =
+            watchers.into_iter().map(|(number, _)| self.watchers[&number].row.key.clone());
+        let names = |row: &&ScheduleRow| {
+            HandlerName::parse_qualified(&row.handler)
+                .is_ok_and(|(of, named)| named == bare && of.is_none_or(|of| of == *plugin))
+        };
+        let schedules = self.schedules.standing().filter(names).cloned();
+        (watchers.collect(), schedules.collect())
+    }
+
     /// Whether a plugin has a handler, broken or not.
     pub(crate) fn has_handler(&self, plugin: &PluginName, bare: &HandlerName) -> bool {
         let Some(state) = self.plugins.get(plugin) else { return false };
@@ -144,6 +163,13 @@ impl State {
         self.plugins.get(plugin).filter(|state| state.runs_stored())?;
         let handler = self.stored.get(plugin, bare)?;
         (handler.state == StoredHandlerState::InForce).then_some(&handler.version)
+    }
+
+    /// The number of the claim with a handler's newest code; 0 of a handler that is not stored.
+    pub(crate) fn version_seq_of(&self, plugin: &PluginName, bare: &HandlerName) -> Seq {
+        let runs = self.plugins.get(plugin).is_some_and(PluginState::runs_stored);
+        let stored = self.stored.get(plugin, bare).filter(|_| runs);
+        stored.map_or(Seq(0), |handler| handler.version_seq)
     }
 
     /// Why a stored handler of a plugin does not load.
@@ -190,6 +216,7 @@ impl State {
     /// A claim is the next of the log: what it says of stored handlers takes effect, if it may.
     pub(crate) fn heed(&mut self, stored: &Stored, now: Now) {
         self.heeded_seq = stored.seq;
+        self.unwritten.heeded = true;
         let claim = &stored.attestation;
         let is_meant = |predicate: &String| predicate == HANDLER || predicate == FAULTED;
         if !claim.predicates.iter().any(is_meant) {
@@ -210,12 +237,18 @@ impl State {
                 return;
             }
         };
+        let Told { plugin, name, .. } = &told;
+        if let Err(reason) = self.check_maker(&told, stored) {
+            // Where nothing runs them, it is a claim like any other.
+            if self.plugins.get(plugin).is_some_and(PluginState::runs_stored) {
+                self.refuse_handler(stored, plugin, name.as_str(), &reason, now);
+            }
+            return;
+        }
         match self.judge(&told, stored) {
             Ok(Some(row)) => self.change_handler(told.bare, row, stored, now),
             Ok(None) => {}
-            Err(reason) => {
-                self.refuse_handler(stored, &told.plugin, told.name.as_str(), &reason, now);
-            }
+            Err(reason) => self.refuse_handler(stored, plugin, name.as_str(), &reason, now),
         }
     }
 
@@ -227,13 +260,23 @@ impl State {
         }
     }
 
+    /// What claims say that are in the log already, and that no life of the engine heeded.
+    pub(crate) fn heed_before(&mut self, claims: &[Stored], upto: Seq, now: Now) {
+        for claim in claims {
+            if claim.seq > self.heeded_seq {
+                self.heed(claim, now);
+            }
+        }
+        self.heeded_seq = self.heeded_seq.max(upto.min(self.head));
+        self.unwritten.heeded = true;
+    }
+
     /// What a claim changes; `None` of one that is about something that is over.
     ///
     /// # Errors
     /// Why it may not.
     fn judge(&self, told: &Told, stored: &Stored) -> Result<Option<HandlerChangeRow>, String> {
         let Told { plugin, name, bare, says } = told;
-        self.check_maker(plugin, says, &stored.appended_by)?;
         let before = self.stored.get(plugin, bare);
         // An earlier life of the engine heeded it, and was not done matching.
         if before.is_some_and(|handler| handler.changed_seq >= stored.seq) {
@@ -277,20 +320,31 @@ impl State {
     }
 
     /// Whether whoever appended a claim may change handlers so.
-    fn check_maker(&self, plugin: &PluginName, says: &Says, by: &str) -> Result<(), String> {
-        let is_own_fault = matches!(says, Says::Fault { .. }) && by == plugin.as_str();
+    fn check_maker(&self, told: &Told, stored: &Stored) -> Result<(), String> {
+        let Told { plugin, says, .. } = told;
+        let by = &stored.appended_by;
         let is_granted = by.parse().is_ok_and(|by| self.policy.handler_makers.contains(&by));
-        if by == Owner::User.as_str() || is_granted || is_own_fault {
+        if by == Owner::User.as_str() || is_granted {
             return Ok(());
         }
-        Err(format!(
-            "plugin {by} may not store handlers; `handlers = true` under [plugins.{by}] lets it"
-        ))
+        if says.kind() != HandlerChangeKind::Faulted || by != plugin.as_str() {
+            return Err(format!(
+                "plugin {by} may not store handlers; `handlers = true` under [plugins.{by}] lets it"
+            ));
+        }
+        // What a handler claims bears the name of its plugin too.
+        match stored.lineage.parent_job {
+            None => Ok(()),
+            Some(job) => Err(format!(
+                "job {job} of plugin {by} made the claim; that a handler does not load {by} says on its own account, for no job"
+            )),
+        }
     }
 
     fn check_new_name(&self, plugin: &PluginName, bare: &HandlerName) -> Result<(), String> {
         let state = self.plugins.get(plugin).filter(|state| state.runs_stored());
-        if state.is_some_and(|state| state.handlers.contains(bare)) {
+        let is_announced = state.is_some_and(|state| state.handlers.contains(bare));
+        if is_announced || is_built_in(plugin, bare) {
             return Err(format!(
                 "{bare} is a handler of plugin {plugin} itself; store it under another name"
             ));
@@ -407,6 +461,23 @@ impl State {
         }
         self.rebind_lanes_of(bare);
         self.forget_breaker(plugin, bare, now);
+    }
+
+    /// A plugin runs stored handlers again: those that were removed meanwhile it does not have.
+    pub(crate) fn handlers_went_meanwhile(&mut self, plugin: &PluginName, now: Now) {
+        let is_gone = |bare: &HandlerName| {
+            let stored = self.stored.get(plugin, bare);
+            stored.is_some_and(|handler| handler.state == StoredHandlerState::Removed)
+        };
+        let watched = self.watchers.values().flat_map(|watcher| &watcher.row.handlers);
+        let watched = watched.filter(|handler| handler.plugin.as_ref() == Some(plugin));
+        let watched = watched.filter_map(|handler| {
+            HandlerName::parse_qualified(&handler.declared).ok().map(|(_, bare)| bare)
+        });
+        let lanes = self.lanes.values().filter(|lane| lane.plugin.as_ref() == Some(plugin));
+        let lanes = lanes.map(|lane| lane.bare.clone());
+        let gone: BTreeSet<_> = watched.chain(lanes).filter(is_gone).collect();
+        gone.iter().for_each(|bare| self.handler_went(plugin, bare, now));
     }
 
     /// The watchers that name a handler, each with the places in their rows for which this holds.

@@ -2,7 +2,8 @@
 //!
 //! A claim that names its job and attempt gets its lineage from them, and an id computed from what it
 //! says, so that a retried attempt makes the same claims again and not new ones. A claim that names
-//! none gets what the jobs under way at its plugin allow to say, and no more.
+//! none gets what the jobs under way at its plugin allow to say, and no more; if it says that a stored handler
+//! of the plugin does not load, no job made it.
 //!
 //! Not here: the wire (`super::wire`), and whose token it is (`super::token`).
 
@@ -11,8 +12,8 @@ use std::sync::Mutex;
 
 use axwatch_ats::StoreError;
 use axwatch_model::{
-    AttestationId, DefaultActor, Defaults, Draft, Incoming, InvalidDraft, JobId, Lineage,
-    LineageKind, Seq, Stored, WatcherNumber, bounds,
+    Attestation, AttestationId, DefaultActor, Defaults, Draft, FAULTED, Incoming, InvalidDraft,
+    JobId, Lineage, LineageKind, Seq, Stored, WatcherNumber, bounds,
 };
 use tokio::task::JoinError;
 
@@ -130,6 +131,12 @@ impl Claims {
         let mut computed = None;
         if on_behalf.job_id.is_empty() {
             incoming.lineage = self.unnamed(caller).await?;
+            if is_own_fault(&incoming.attestation, plugin) {
+                // Not the job that happens to be under way: what runs for one names it, and may not say this.
+                let Lineage { kind, depth, .. } = incoming.lineage;
+                let kind = if kind == LineageKind::None { kind } else { LineageKind::Unsure };
+                incoming.lineage = Lineage { kind, depth, ..Lineage::default() };
+            }
         } else {
             let (lineage, named) = self.named(caller, on_behalf).await?;
             incoming.lineage = lineage;
@@ -300,6 +307,11 @@ async fn append_counted(
         }
     }
     answers
+}
+
+/// Whether a claim says that a handler that is stored for this plugin does not load.
+fn is_own_fault(claim: &Attestation, plugin: &str) -> bool {
+    claim.predicates == [FAULTED] && claim.contexts == [plugin]
 }
 
 fn chain_of(stored: &Stored) -> Chain {

@@ -62,7 +62,7 @@ impl Services {
                     admitted.caller.call_failed();
                     unavailable(error)
                 })?;
-                let told: Vec<_> = some.iter().filter_map(|of| told(of, &claims)).map(Ok).collect();
+                let told: Vec<_> = some.iter().map(|of| Ok(told(of, &claims))).collect();
                 Ok(Some((stream::iter(told), (services, rest, admitted))))
             },
         );
@@ -113,16 +113,25 @@ impl Services {
     }
 }
 
-/// A handler with its code, if that is among these claims: one that cannot be read is left out.
-fn told(handler: &StoredHandler, claims: &[Stored]) -> Option<v1::StoredHandler> {
-    let claim = claims.iter().find(|claim| claim.seq == handler.version_seq)?;
-    Some(v1::StoredHandler {
+/// A handler with its code, if that is among these claims. One whose claim cannot be read does not load: were it
+/// left out, its plugin would take it for removed, and what it declared for gone.
+fn told(handler: &StoredHandler, claims: &[Stored]) -> v1::StoredHandler {
+    let claim = claims.iter().find(|claim| claim.seq == handler.version_seq);
+    let code = claim.and_then(code_of);
+    let faulted = match &code {
+        Some(_) => faulted(handler),
+        None => format!(
+            "the claim {} with its code cannot be read; `axwatch doctor` says more",
+            handler.version
+        ),
+    };
+    v1::StoredHandler {
         name: handler.name.to_string(),
         version: handler.version.to_string(),
         seq: handler.version_seq.0.cast_signed(),
-        code: code_of(claim)?,
-        faulted: faulted(handler),
-    })
+        code: code.unwrap_or_default(),
+        faulted,
+    }
 }
 
 fn faulted(handler: &StoredHandler) -> String {

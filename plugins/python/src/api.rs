@@ -112,7 +112,7 @@ async fn sync(plugin: &PythonPlugin, session: &Session) -> Result<HttpResponse, 
     match plugin.sync(session).await {
         Ok(report) => Ok(HttpResponse::json(200, &report)),
         Err(NoSync::Worker(problem)) => Err(unserved(problem)),
-        Err(NoSync::Host(failure)) => Err(HttpResponse::error(503, failure.reason())),
+        Err(other) => Err(HttpResponse::error(503, Failure::from(other).reason())),
     }
 }
 

@@ -88,6 +88,8 @@ pub(crate) struct BrokenHandler {
 pub(crate) enum NoSync {
     /// There is no interpreter to read code with.
     Worker(NoWorker),
+    /// The host keeps no handlers.
+    NoneKept(String),
     /// The host.
     Host(Failure),
 }
@@ -96,6 +98,7 @@ impl From<NoSync> for Failure {
     fn from(error: NoSync) -> Failure {
         match error {
             NoSync::Worker(problem) => Failure::retry(problem),
+            NoSync::NoneKept(reason) => Failure::Permanent(reason),
             NoSync::Host(failure) => failure,
         }
     }
@@ -125,9 +128,18 @@ impl Catalogue {
         all.collect()
     }
 
-    /// Whether this version has been seen by a sync.
-    pub(crate) fn knows(&self, version: &str) -> bool {
-        self.lock().handlers.values().any(|entry| &*entry.version == version)
+    /// Whether this version has been seen by a sync, and what there is to announce has been announced.
+    pub(crate) fn has_told_of(&self, version: &str) -> bool {
+        let is_known = self.lock().handlers.values().any(|entry| &*entry.version == version);
+        is_known && self.is_told(&self.announcement())
+    }
+
+    /// The function that a schedule of this handler's code is for.
+    pub(crate) fn function_of(&self, name: &str, schedule: &str) -> Option<String> {
+        let state = self.lock();
+        let declared = &state.handlers.get(name)?.declared.schedules;
+        let scheduled = declared.iter().find(|scheduled| scheduled.id == schedule)?;
+        Some(scheduled.function.clone())
     }
 
     /// What the last sync came to.
@@ -171,7 +183,10 @@ impl Catalogue {
             return Ok(self.report());
         }
         let covers = self.asked.load(SeqCst);
-        let stored = host.stored_handlers().await.map_err(NoSync::Host)?;
+        let stored = host.stored_handlers().await.map_err(|failure| match failure {
+            Failure::Permanent(reason) => NoSync::NoneKept(reason),
+            other => NoSync::Host(other),
+        })?;
         let checks = self.check_new(&stored, pool).await?;
         let report = self.take_in(host, pool, stored, checks).await?;
         *covered = covers;
@@ -181,8 +196,9 @@ impl Catalogue {
     /// Announces, when there is something else to announce than there was.
     pub(crate) async fn announce(&self, host: &Host) -> Result<Report, Failure> {
         let now = self.announcement();
-        let is_known = self.lock().announced.as_ref() == Some(&now);
-        if !is_known {
+        if !self.is_told(&now) {
+            // Without an answer nobody knows what the host has of it.
+            self.lock().announced = None;
             let refused = host.announce().await?;
             for line in &refused {
                 tracing::warn!(line, "the host refused a part of what handlers declare");
@@ -192,6 +208,10 @@ impl Catalogue {
             state.report.refused = refused;
         }
         Ok(self.report())
+    }
+
+    fn is_told(&self, announcement: &[String]) -> bool {
+        self.lock().announced.as_deref() == Some(announcement)
     }
 
     /// What Initialize is answered with is announced.
@@ -256,7 +276,9 @@ impl Catalogue {
                     .map_err(NoSync::Host)?;
             }
             let broken = handler.faulted.clone().or(says);
-            let declared = match (checked.ok, old) {
+            // The host cannot read its claim: there is nothing that could have been checked.
+            let is_unread = handler.code.is_empty() && handler.faulted.is_some();
+            let declared = match (checked.ok && !is_unread, old) {
                 (true, _) => checked.clone(),
                 (false, Some(old)) => old.declared.clone(),
                 (false, None) => older(host, pool, handler).await?.unwrap_or(checked.clone()),
@@ -288,7 +310,7 @@ pub(crate) fn may_declare(code: &str) -> bool {
 }
 
 /// Says what is wrong with code and what it declares. Code that ends a worker, or keeps it too long, is
-/// found and costs no other its check.
+/// found and costs no other its check. Whether it is the code or the machine is seen by a second try.
 pub(crate) async fn check_all(
     pool: &Pool,
     items: &[CheckItem<'_>],
@@ -296,9 +318,10 @@ pub(crate) async fn check_all(
     let mut found: Vec<Option<Checked>> = items.iter().map(refused).collect();
     let open: Vec<usize> = (0..items.len()).filter(|&index| found[index].is_none()).collect();
     let mut batches = batches(items, &open);
+    let mut tried = HashSet::new();
     while let Some(batch) = batches.pop() {
         let asked: Vec<CheckItem<'_>> = batch.iter().map(|&index| items[index]).collect();
-        let mut worker = pool.lend(WORKER_WITHIN).await?;
+        let mut worker = pool.lend_to_check(WORKER_WITHIN).await?;
         match worker.check(&asked, CHECK_WITHIN).await {
             Ok(answers) => {
                 worker.give_back();
@@ -310,6 +333,11 @@ pub(crate) async fn check_all(
             Err(_) if batch.len() > 1 => {
                 let (one, other) = batch.split_at(batch.len() / 2);
                 batches.extend([one.to_vec(), other.to_vec()]);
+            }
+            // It may be what another job left in the worker, or the machine.
+            Err(broken) if tried.insert(batch[0]) => {
+                tracing::warn!(handler = items[batch[0]].name, %broken, "a check is tried again");
+                batches.push(batch);
             }
             Err(broken) => {
                 let reason = match broken {
@@ -379,22 +407,29 @@ async fn older(
     Ok(None)
 }
 
-/// Claims that a version of a handler does not load, once a version.
+/// Claims that a version of a handler does not load, once a version, and in the name of no job: it is
+/// not the handler that says so. Answers why the host does not know it then, when that is so.
 pub(crate) async fn tell_fault(
     host: &Host,
     name: &str,
     version: &str,
     reason: &str,
-) -> Result<(), Failure> {
+) -> Result<Option<String>, Failure> {
     tracing::warn!(handler = name, version, reason, "a handler does not load");
-    match host.attest(fault(name, version, reason)).await {
-        // It stands, in other words, or the host does not want to know: nothing that trying again helps.
-        Err(Failure::Permanent(error)) => {
-            tracing::warn!(handler = name, version, error, "no claim that a handler does not load");
-            Ok(())
-        }
-        told => told.map(|_| ()),
+    let error = match host.attest(fault(name, version, reason)).await {
+        Ok(_) => return Ok(None),
+        Err(Failure::Permanent(error)) => error,
+        Err(failure) => return Err(failure),
+    };
+    // It may stand in other words. Or somebody else took its id, or the host does not want to know:
+    // nothing that trying again helps.
+    let stands =
+        host.stored_handler(version).await?.is_some_and(|handler| handler.faulted.is_some());
+    if stands {
+        return Ok(None);
     }
+    tracing::warn!(handler = name, version, error, "no claim that a handler does not load");
+    Ok(Some(error))
 }
 
 fn fault(name: &str, version: &str, reason: &str) -> Claim {

@@ -25,7 +25,7 @@ const LENGTHS_BYTES: usize = 8;
 #[serde(tag = "op", rename_all = "snake_case")]
 pub(crate) enum Request<'a> {
     /// The first.
-    Begin { parent: u32, memory_bytes: u64, python_paths: &'a [std::path::PathBuf] },
+    Begin { memory_bytes: u64, python_paths: &'a [std::path::PathBuf] },
     /// To run code; the payload goes with it.
     Run {
         name: &'a str,

@@ -25,6 +25,7 @@ mod services;
 mod settings;
 mod worker;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ use axwatch_sdk::{
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::catalogue::{Catalogue, NoSync, Report, may_declare};
@@ -63,7 +65,11 @@ const MARGIN: Duration = Duration::from_secs(1);
 /// The plugin, to be served: `axwatch_sdk::serve(plugin())`.
 #[must_use]
 pub fn plugin() -> PythonPlugin {
-    PythonPlugin { session: RwLock::default(), catalogue: Arc::default() }
+    PythonPlugin {
+        session: RwLock::default(),
+        catalogue: Arc::default(),
+        is_new: AtomicBool::new(false),
+    }
 }
 
 /// Runs handlers that are stored as claims.
@@ -71,6 +77,8 @@ pub struct PythonPlugin {
     /// Exchanged as a whole when the configuration changes.
     session: RwLock<Option<Session>>,
     catalogue: Arc<Catalogue>,
+    /// Whether the host has not asked for anything since Initialize.
+    is_new: AtomicBool,
 }
 
 /// One configuration, with the workers that were started under it.
@@ -78,6 +86,13 @@ pub struct PythonPlugin {
 struct Session {
     pool: Pool,
     host: Host,
+}
+
+impl Session {
+    async fn sync(&self, catalogue: &Catalogue) -> Result<Report, NoSync> {
+        catalogue.sync(&self.host, &self.pool).await?;
+        catalogue.announce(&self.host).await.map_err(NoSync::Host)
+    }
 }
 
 impl PythonPlugin {
@@ -95,7 +110,7 @@ impl PythonPlugin {
             }
             Err(NoSync::Worker(problem)) => self.without_python(session, &problem).await,
             // Another host, which keeps none.
-            Err(NoSync::Host(Failure::Permanent(reason))) => {
+            Err(NoSync::NoneKept(reason)) => {
                 tracing::info!(reason, "no stored handlers");
                 Ok(())
             }
@@ -119,22 +134,37 @@ impl PythonPlugin {
 
     /// Reads what is stored, and announces what is new.
     async fn sync(&self, session: &Session) -> Result<Report, NoSync> {
-        self.catalogue.sync(&session.host, &session.pool).await?;
-        self.catalogue.announce(&session.host).await.map_err(NoSync::Host)
+        session.sync(&self.catalogue).await
+    }
+
+    /// What was stored while the host took in the answer to Initialize made no job of ours. Its first
+    /// look at our health comes after that.
+    fn look_again(&self, session: &Session) {
+        if !self.is_new.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let Ok(runtime) = Handle::try_current() else { return };
+        let (session, catalogue) = (session.clone(), self.catalogue.clone());
+        runtime.spawn(async move {
+            if let Err(error) = session.sync(&catalogue).await {
+                let error = Failure::from(error);
+                tracing::warn!(%error, "cannot look again at the stored handlers");
+            }
+        });
     }
 
     async fn run_sync(&self, job: &Job) -> Result<Done, Failure> {
         // Most are told of by HTTP before their claim makes a job of it.
         if let Ok(claim) = job.attestation()
             && claim.predicates.iter().any(|predicate| predicate == "handler")
-            && self.catalogue.knows(&claim.id)
+            && self.catalogue.has_told_of(&claim.id)
         {
             return Ok(Done::new().result_json(&json!({ "known": true })));
         }
         match self.sync(&self.session()?).await {
             Ok(report) => Ok(Done::new().result_json(&report)),
             Err(NoSync::Worker(problem)) => Err(Failure::not_now(AGAIN_WITHOUT_PYTHON, problem)),
-            Err(NoSync::Host(failure)) => Err(failure),
+            Err(other) => Err(other.into()),
         }
     }
 
@@ -161,9 +191,10 @@ impl PythonPlugin {
             Failure::permanent(format!("there is no handler {name}{}", version.unwrap_or_default()))
         })?;
         let params: Params = job.params_as()?;
-        let of_schedule = job.schedule().and_then(|schedule| function_of(name, schedule));
-        let function = params.function.as_deref().or(of_schedule);
-        self.run_code(job, &source, function).await
+        // A schedule that somebody else made runs the handler as a whole, whatever its name.
+        let of_schedule = |schedule| self.catalogue.function_of(name, schedule);
+        let function = params.function.or_else(|| job.schedule().and_then(of_schedule));
+        self.run_code(job, &source, function.as_deref()).await
     }
 
     async fn run_code(
@@ -197,8 +228,11 @@ impl PythonPlugin {
         {
             let name = source.name.strip_prefix("handler ").unwrap_or(&source.name);
             let reason = ran.done.error.lines().last().unwrap_or_default();
-            catalogue::tell_fault(&host, name, version, reason).await?;
-            return Err(Failure::not_now(AGAIN_WHEN_BROKEN, &ran.done.error));
+            return Err(match catalogue::tell_fault(&host, name, version, reason).await? {
+                None => Failure::not_now(AGAIN_WHEN_BROKEN, &ran.done.error),
+                // Nobody would tell the host, which goes on sending jobs.
+                Some(_) => Failure::permanent(&ran.done.error),
+            });
         }
         outcome::of_job(job, ran)
     }
@@ -240,12 +274,6 @@ struct Params {
     function: Option<String>,
 }
 
-/// The function of the schedule `HANDLER-FUNCTION` or `HANDLER-FUNCTION-NUMBER`.
-fn function_of<'a>(handler: &str, schedule: &'a str) -> Option<&'a str> {
-    let rest = schedule.strip_prefix(handler)?.strip_prefix('-')?;
-    rest.split('-').next().filter(|function| !function.is_empty())
-}
-
 /// Without a worker nothing is wrong with the job.
 fn no_worker(problem: NoWorker) -> Failure {
     match problem {
@@ -276,6 +304,7 @@ impl Plugin for PythonPlugin {
         self.first_sync(&session).await?;
         self.catalogue.is_announced();
         let mut current = self.session.write().unwrap_or_else(PoisonError::into_inner);
+        self.is_new.store(true, Ordering::SeqCst);
         if let Some(old) = current.replace(session) {
             tokio::spawn(async move { old.pool.close().await });
         }
@@ -317,7 +346,9 @@ impl Plugin for PythonPlugin {
     /// Always good: a host restarts a plugin that says otherwise, and that brings no interpreter. What is
     /// wrong is in the details, in the log, and in the answer to every job.
     fn health(&self) -> Health {
-        let Ok(Session { pool, .. }) = self.session() else { return Health::good() };
+        let Ok(session) = self.session() else { return Health::good() };
+        self.look_again(&session);
+        let pool = session.pool;
         let seen = pool.seen();
         let health = Health::good()
             .detail("python", &pool.settings().python)

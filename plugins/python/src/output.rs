@@ -54,7 +54,12 @@ impl Output {
 
     /// Takes what is there, and tells its lines. Answers whether there may be more.
     pub(crate) fn take_some(&mut self, tell: &mut impl FnMut(Line)) -> bool {
-        match self.pipe.try_read(&mut self.buffer) {
+        let read = self.pipe.try_read(&mut self.buffer);
+        self.taken(read, tell)
+    }
+
+    fn taken(&mut self, read: io::Result<usize>, tell: &mut impl FnMut(Line)) -> bool {
+        match read {
             Ok(0) => self.is_closed = true,
             Ok(count) => {
                 let buffer = std::mem::take(&mut self.buffer);
@@ -70,7 +75,12 @@ impl Output {
     /// Takes all that is there. What is printed meanwhile, by somebody who does not stop, is for later.
     pub(crate) fn take_all(&mut self, tell: &mut impl FnMut(Line)) {
         for _ in 0..64 {
-            if self.is_closed || !self.take_some(tell) {
+            if self.is_closed {
+                return;
+            }
+            // The pipe itself: what was just printed may not have been noticed yet.
+            let read = rustix::io::read(&self.pipe, &mut *self.buffer).map_err(io::Error::from);
+            if !self.taken(read, tell) {
                 return;
             }
         }

@@ -24,6 +24,8 @@ pub(crate) struct Pool {
 struct Inner {
     settings: Settings,
     places: Arc<Semaphore>,
+    /// One more for checks, so that jobs which take long do not keep them waiting.
+    check_place: Arc<Semaphore>,
     idle: Mutex<Vec<Worker>>,
     /// Why there is no interpreter, and what was found when there is.
     seen: Mutex<Seen>,
@@ -41,6 +43,7 @@ impl Pool {
     pub(crate) fn new(settings: Settings) -> Pool {
         let inner = Inner {
             places: Arc::new(Semaphore::new(settings.workers)),
+            check_place: Arc::new(Semaphore::new(1)),
             idle: Mutex::default(),
             seen: Mutex::default(),
             is_closed: AtomicBool::new(false),
@@ -60,8 +63,19 @@ impl Pool {
 
     /// Waits for a worker, at most this long.
     pub(crate) async fn lend(&self, within: Duration) -> Result<Lent, NoWorker> {
+        self.lend_at(&self.inner.places, within).await
+    }
+
+    /// The same for a check, which has a place of its own when all others are taken.
+    pub(crate) async fn lend_to_check(&self, within: Duration) -> Result<Lent, NoWorker> {
+        let inner = &self.inner;
+        let is_full = inner.places.available_permits() == 0;
+        self.lend_at(if is_full { &inner.check_place } else { &inner.places }, within).await
+    }
+
+    async fn lend_at(&self, places: &Arc<Semaphore>, within: Duration) -> Result<Lent, NoWorker> {
         let busy = || NoWorker::Busy { workers: self.inner.settings.workers };
-        let place = tokio::time::timeout(within, self.inner.places.clone().acquire_owned());
+        let place = tokio::time::timeout(within, places.clone().acquire_owned());
         let place = place.await.map_err(|_| busy())?.map_err(|_| busy())?;
         while let Some(mut worker) = self.take_idle() {
             if worker.is_well() {
@@ -114,8 +128,10 @@ impl Inner {
     }
 
     fn take_back(&self, worker: Worker) {
+        let mut idle = lock(&self.idle);
+        // Under the lock: who closes takes what is there after having said so.
         if !self.is_closed.load(Ordering::SeqCst) {
-            lock(&self.idle).push(worker);
+            idle.push(worker);
         }
     }
 }

@@ -92,7 +92,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         if let Some(child) = self.child.take() {
             // Whatever thread this is, it is not to wait.
-            let _ = kill_process_group(self.pid, Signal::KILL);
+            kill(self.pid);
             let ending = thread::Builder::new().name("python-end".to_owned());
             let _ = ending.spawn(move || end(child));
         }
@@ -147,7 +147,7 @@ fn end(mut child: Child) {
     for &stray in &below {
         let _ = kill_process(stray, Signal::KILL);
     }
-    let _ = kill_process_group(pid, Signal::KILL);
+    kill(pid);
     let _ = child.wait();
     workers().remove(&pid.as_raw_pid());
     // What was an orphan is ours now, or was so before when the worker had died by itself.
@@ -167,6 +167,12 @@ fn end(mut child: Child) {
         thread::sleep(LOOK_EVERY);
     }
     tracing::error!("a handler left processes behind that could not be ended");
+}
+
+/// Kills a worker that was not waited for, and its process group, which it may have left.
+fn kill(pid: Pid) {
+    let _ = kill_process_group(pid, Signal::KILL);
+    let _ = kill_process(pid, Signal::KILL);
 }
 
 /// Stops all that is found, until nothing more is found.

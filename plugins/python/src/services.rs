@@ -8,15 +8,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use axwatch_sdk::{Claim, Failure, Host, Job, Level, Query};
 use serde_json::{Value, json};
 
+use crate::NAME;
 use crate::frame::{Draft, Reply};
 use crate::output::Line;
 
 /// Bytes of claims that a question may find.
 const FOUND_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Claims that a test notes.
+/// Claims that a test notes, and bytes of them.
 const NOTED_MAX: usize = 1_000;
+const NOTED_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Lines that a test notes.
 const LINES_MAX: usize = 2_000;
+
+/// What claims on handlers say.
+const HANDLER_PREDICATES: [&str; 2] = ["handler", "handler:faulted"];
 
 /// Who answers.
 pub(crate) enum Services<'a> {
@@ -29,6 +34,7 @@ pub(crate) enum Services<'a> {
 pub(crate) struct Noted {
     pub lines: Vec<Line>,
     pub claims: Vec<Draft>,
+    bytes: usize,
 }
 
 impl<'a> Services<'a> {
@@ -61,25 +67,31 @@ impl<'a> Services<'a> {
 
     /// Makes a claim; answers with it as JSON.
     pub(crate) async fn attest(&self, draft: Draft) -> (Reply, Vec<u8>) {
+        if let Some(error) = on_handlers(&draft) {
+            return (Reply::Failed { error, permanent: true }, Vec::new());
+        }
         match self {
             Services::Job(job) => told(job.attest(claim(draft)).await.map(|claim| json(&claim))),
             Services::Test { noted, .. } => {
                 let mut noted = lock(noted);
                 let number = noted.claims.len() + 1;
-                let shown = shown(&draft, number);
-                if number > NOTED_MAX {
-                    let error = format!("a test makes at most {NOTED_MAX} claims");
+                let shown = shown(&draft, number).to_string();
+                noted.bytes += shown.len();
+                if number > NOTED_MAX || noted.bytes > NOTED_BYTES_MAX {
+                    let error = format!(
+                        "a test makes at most {NOTED_MAX} claims, and {NOTED_BYTES_MAX} bytes of them"
+                    );
                     return (Reply::Failed { error, permanent: true }, Vec::new());
                 }
                 noted.claims.push(draft);
-                told(Ok(shown.to_string().into_bytes()))
+                told(Ok(shown.into_bytes()))
             }
         }
     }
 
     /// Finds claims; answers with them as a JSON array.
     pub(crate) async fn query(&self, ax: String, limit: usize) -> (Reply, Vec<u8>) {
-        let query = Query::ax(ax).limit(limit);
+        let query = Query::ax(ax).limit(limit).bytes_max(FOUND_BYTES_MAX);
         let found = match self {
             Services::Job(job) => job.query(query).await,
             Services::Test { host, .. } => host.query(query).await,
@@ -97,6 +109,17 @@ impl<'a> Services<'a> {
 
 fn lock(noted: &Mutex<Noted>) -> MutexGuard<'_, Noted> {
     noted.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why a claim is none for the code of a handler to make: it is one on handlers, which the host would
+/// take for the plugin's own.
+fn on_handlers(draft: &Draft) -> Option<String> {
+    let predicate = draft.predicates.iter().find(|said| HANDLER_PREDICATES.contains(&&***said))?;
+    draft.contexts.iter().any(|context| context == NAME).then(|| {
+        format!(
+            "attest: a claim {predicate} of {NAME} is no handler's to make: use axwatch handler create or axwatch handler rm"
+        )
+    })
 }
 
 fn claim(draft: Draft) -> Claim {

@@ -8,14 +8,17 @@ behind that could be felt by the next one.
 Only the standard library, from Python 3.8. Not here: which code is in force, time limits, retries.
 """
 
+import _signal
 import _thread
 import ast
 import builtins
+import gc
 import io
 import json
 import linecache
 import logging
 import os
+import re
 import resource
 import signal
 import struct
@@ -34,21 +37,31 @@ TRACEBACK_CHARS_MAX = 65_536
 RESULT_BYTES_MAX = 512 * 1024
 DECORATORS_MAX = 100
 EVERY_SECS_MAX = 2_147_483_647
+NOT_NOW_SECS_MAX = 86_400
+# What others than Python read of JSON.
+LEVELS_MAX = 100
+CLAIM_BYTES_MAX = 7 * 1024 * 1024
 QUERY_LIMIT_MAX = 10_000
+# Files that may stay open after a job, for modules that keep some.
+FILES_LEFT_MAX = 64
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 # What a handler may replace is taken before it can: then this code works all the same, and tells that it was.
 globals().update((name, value) for name, value in vars(builtins).items() if not name.startswith("__"))
 _read, _write, _now = os.read, os.write, time.perf_counter_ns
+# Those of `signal` make an enum of each answer, which takes ten times as long.
+_getsignal, _pthread_sigmask = _signal.getsignal, _signal.pthread_sigmask
+_long_number = re.compile("[0-9]{20}").search
 _INTACT = dict(vars(builtins))
 _USED = [
     (vars(module), name, getattr(module, name))
     for module, names in (
         (ast, "parse literal_eval get_docstring"),
         (json, "dumps loads"),
-        (linecache, "cache"),
-        (logging, "root disable getLogger"),
-        (os, "chdir close dup2 environ fstat getcwd open pread read umask waitpid write _exit"),
+        (linecache, "cache clearcache"),
+        (logging, "root disable getLogger Logger NullHandler"),
+        (os, "chdir close dup dup2 environ fstat getcwd getpgrp getpriority open pread read umask waitpid write _exit"),
+        (resource, "getrlimit"),
         (signal, "setitimer"),
         (sys, "getprofile gettrace modules setrecursionlimit _current_frames"),
         (traceback, "TracebackException"),
@@ -70,9 +83,14 @@ class Channel:
         self.fd = fd
         self.lock = threading.RLock()
         self.buffer = bytearray()
+        # Whether an answer is still to come, or a part of one.
+        self.owed = False
 
     def send(self, head, blob=b""):
-        text = json.dumps(head).encode("ascii")
+        text = json.dumps(head)
+        if "\\ud" in text:
+            text = json.dumps(whole(head))
+        text = text.encode("ascii")
         frame = memoryview(LENGTHS.pack(len(text), len(blob)) + text + blob)
         with self.lock:
             while frame:
@@ -97,8 +115,17 @@ class Channel:
         with self.lock:
             if not state.is_running:
                 raise RuntimeError("no job is running here any more")
-            self.send(head)
-            return self.receive()
+            if self.owed:
+                raise RuntimeError("the host still owes an answer: a question was interrupted by a signal")
+            return self.exchange(head)
+
+    def exchange(self, head):
+        """Sends, and waits for the answer. What a signal handler of the code raises leaves it owed."""
+        self.owed = True
+        self.send(head)
+        answer = self.receive()
+        self.owed = False
+        return answer
 
 
 class State:
@@ -108,6 +135,8 @@ class State:
     # True in a process that the code of a handler forked off.
     is_child = False
     lines = 0
+    # Lines that came while the plugin owed an answer.
+    unsaid = 0
     # As the system counts them.
     threads = 0
 
@@ -136,8 +165,10 @@ class NotNow(Exception):
     def __init__(self, reason="not now", after=60):
         if not isinstance(reason, str):
             raise TypeError('NotNow: the reason is %s; write for example NotNow("too early", after=60)' % kind(reason))
-        if isinstance(after, bool) or not isinstance(after, (int, float)) or not 0 <= after <= 86_400:
-            raise ValueError("NotNow: after is %r; it must be a number of seconds from 0 to 86400" % (after,))
+        if isinstance(after, bool) or not isinstance(after, (int, float)) or not 0 <= after <= NOT_NOW_SECS_MAX:
+            raise ValueError(
+                "NotNow: after is %r; it must be a number of seconds from 0 to %d" % (after, NOT_NOW_SECS_MAX)
+            )
         super().__init__(reason)
         self.seconds = after
 
@@ -157,7 +188,10 @@ def attest(subjects, predicates, contexts=None, actors=None, attributes=None):
         attributes = {}
     if not isinstance(attributes, dict):
         raise TypeError("attest: attributes is %s; it must be a dict" % kind(attributes))
-    claim["attributes"] = json.loads(to_json(attributes, "attributes", Refused))
+    claim["attributes"] = json.loads(to_json(attributes, "attributes", Refused, bits=64))
+    size = len(json.dumps(claim))
+    if size > CLAIM_BYTES_MAX:
+        raise Refused("attest: the claim has %d bytes of JSON; at most %d are taken" % (size, CLAIM_BYTES_MAX))
     return asked({"t": "attest", "claim": claim})
 
 
@@ -244,37 +278,52 @@ def is_text(value):
     return True
 
 
+def whole(value):
+    """The same with halves of characters written out, for text that is only shown."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {whole(key): whole(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [whole(part) for part in value]
+    return value
+
+
 def short(value):
     try:
-        text = repr(value).encode("utf-8", "backslashreplace").decode("utf-8")
+        text = whole(repr(value))
     except Exception:
         return "…"
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def to_json(value, name, error):
-    """The JSON of a value, or the error that says which part of it has none."""
+def to_json(value, name, error, bits=1_000):
+    """The JSON of a value, or the error that says which part of it has none.
+
+    Whole numbers may have so many bits.
+    """
     try:
         text = json.dumps(value, allow_nan=False, separators=(",", ":"))
         # Half of a character beyond the first 65,536 is an escape that nobody can read.
-        why = not_json(value, name, ()) if "\\ud" in text else None
+        is_odd = "\\ud" in text or text.count("[") + text.count("{") > LEVELS_MAX or _long_number(text)
+        why = not_json(value, name, (), bits) if is_odd else None
         if why is None:
             return text.encode("ascii")
     except (TypeError, ValueError, RecursionError) as problem:
-        why = not_json(value, name, ()) or "%s: %s" % (name, problem)
+        why = not_json(value, name, (), bits) or "%s: %s" % (name, problem)
     raise error(
         "%s; JSON holds text, numbers, True, False, None, lists, and dicts with text keys" % why
     ) from None
 
 
-def not_json(value, path, above):
+def not_json(value, path, above, bits):
     """Where the first part is that JSON cannot hold; None when there is none."""
     if isinstance(value, str):
         return None if is_text(value) else "%s has half a character (%s)" % (path, short(value))
     if value is None or isinstance(value, bool):
         return None
     if isinstance(value, int):
-        if value.bit_length() > 14_000:
+        if value.bit_length() > bits:
             return "%s is a whole number of %d bits" % (path, value.bit_length())
         return None
     if isinstance(value, float):
@@ -283,8 +332,8 @@ def not_json(value, path, above):
         return "%s is %s (%s)" % (path, kind(value), short(value))
     if id(value) in above:
         return "%s contains itself" % path
-    if len(above) > 200:
-        return "%s nests deeper than 200 levels" % path[:80]
+    if len(above) >= LEVELS_MAX:
+        return "%s nests deeper than %d levels" % (path[:80], LEVELS_MAX)
     above = above + (id(value),)
     if isinstance(value, dict):
         for key in value:
@@ -296,7 +345,7 @@ def not_json(value, path, above):
     else:
         parts = (("%s[%d]" % (path, index), part) for index, part in enumerate(value))
     for where, part in parts:
-        found = not_json(part, where, above)
+        found = not_json(part, where, above, bits)
         if found is not None:
             return found
     return None
@@ -337,12 +386,14 @@ class Code:
             self.compiled = compile(source, self.filename, "exec", dont_inherit=True)
 
     def tell(self):
-        """Tells tracebacks what the lines are."""
+        """Tells tracebacks what the lines are: those of another version are not."""
         lines = self.source.splitlines(True)
         linecache.cache[self.filename] = (len(self.source), None, lines, self.filename)
 
 
 codes = {}
+# By the name of the file that tracebacks know.
+lines_of = {}
 
 
 class NotJson(Permanent):
@@ -351,7 +402,7 @@ class NotJson(Permanent):
 
 def run(head, blob):
     started = _now()
-    state.lines = 0
+    state.lines = state.unsaid = 0
     module = types.ModuleType("__handler__")
     sys.modules["__handler__"] = module
     sys.modules["axwatch"] = the_module(head)
@@ -380,15 +431,15 @@ def run(head, blob):
         raise
     except MemoryError as error:
         done = out_of_memory(error, code, module)
-        done["tainted"] = "ran out of memory"
     except BaseException as error:
-        done, result = failed(error, code), b"null"
-    answer = error = None
+        done, result = failed(error, code, module), b"null"
     sys.modules.pop("__handler__", None)
+    # What the code opened is closed with it.
+    answer = error = code = module = space = None
     flush()
     done["t"] = "done"
     done["us"] = (_now() - started) // 1_000
-    done["unsent"] = max(0, state.lines - LOG_LINES_MAX)
+    done["unsent"] = max(0, state.lines - LOG_LINES_MAX) + state.unsaid
     done.setdefault("tainted", clean_up())
     channel.send(done, result if done["outcome"] == "ok" else b"null")
 
@@ -432,19 +483,36 @@ def call(function, upstream):
 def code_of(head):
     if head.get("forget"):
         codes.clear()
+        lines_of.clear()
+        linecache.clearcache()
     version = head.get("version")
     code = codes.get(version)
     if code is None:
         code = Code(head["name"], head["code"])
         if version is not None:
             codes[version] = code
+    if lines_of.get(code.filename) is not code:
+        lines_of[code.filename] = code
+        code.tell()
     return code
 
 
-def failed(error, code):
-    """What the plugin is told of an exception."""
+def failed(error, code, module):
+    """What the plugin is told of an exception, one of the code's own making too."""
+    try:
+        return told_of(error, code)
+    except MemoryError as problem:
+        return out_of_memory(problem, code, module)
+    except BaseException as problem:
+        told = "%s, and what it says cannot be had: %s" % (type(error).__name__, type(problem).__name__)
+        return {"outcome": "permanent" if isinstance(error, Permanent) else "error", "error": told}
+
+
+def told_of(error, code):
     if isinstance(error, NotNow):
-        return {"outcome": "not_now", "error": str(error), "seconds": error.seconds}
+        seconds = error.seconds
+        if isinstance(seconds, (int, float)) and 0 <= seconds <= NOT_NOW_SECS_MAX:
+            return {"outcome": "not_now", "error": str(error), "seconds": float(seconds)}
     if isinstance(error, NotJson):
         return {"outcome": "permanent", "error": str(error)}
     if isinstance(error, SystemExit):
@@ -454,7 +522,7 @@ def failed(error, code):
         reason = str(error) or type(error).__name__
         return {"outcome": "permanent", "error": reason, "traceback": told}
     # What does not compile never will.
-    is_text = code is None and isinstance(error, (SyntaxError, ValueError))
+    is_text = code is None and isinstance(error, (SyntaxError, ValueError, RecursionError))
     return {"outcome": "unloadable" if is_text else "error", "error": told, "traceback": told}
 
 
@@ -469,7 +537,7 @@ def out_of_memory(error, code, module):
         told = explain(error, code).rstrip() + "\n" + limit
     except BaseException:
         told = "MemoryError: " + limit
-    return {"outcome": "error", "error": told, "traceback": told}
+    return {"outcome": "error", "error": told, "traceback": told, "tainted": "ran out of memory"}
 
 
 def explain(error, code):
@@ -519,12 +587,16 @@ def flush():
 
 def clean_up():
     """Puts back what is easily put back; answers what is not, for which this process has to end."""
+    if channel.owed:
+        return "was interrupted while it asked the host"
     try:
         sys.stdout, sys.stderr = out, err
         if out.closed or err.closed or not is_intact() or sys.gettrace() or sys.getprofile():
             return "changed the interpreter"
         if file_of(1) != pipes[0] or file_of(2) != pipes[1]:
             return "changed its standard output or standard error"
+        if process_state() != process_first:
+            return "changed how its process treats signals, its limits or its place among processes"
         if has_threads():
             return "left a thread running"
         while os.waitpid(-1, os.WNOHANG)[0]:
@@ -546,10 +618,9 @@ def clean_up():
         if encoded() != encoded_first:
             os.environ.clear()
             os.environ.update(environment)
-        root.handlers[:] = [lines]
-        root.setLevel(logging.INFO)
-        if logging.root.manager.disable:
-            logging.disable(logging.NOTSET)
+        put_back_logging()
+        if keeps_files():
+            return "left files open"
         size, resident = (int(pages) * page for pages in os.pread(statm, 64, 0).split()[:2])
     except BaseException as problem:
         return "cannot be cleaned up: %s" % type(problem).__name__
@@ -562,6 +633,59 @@ def clean_up():
 def is_intact():
     """Whether what the next job needs of the interpreter and of its library is what it was."""
     return vars(builtins) == _INTACT and all(space.get(name) is value for space, name, value in _USED)
+
+
+def process_state():
+    """What the system keeps of this process that the code may have changed."""
+    return (
+        list(map(_getsignal, signals)),
+        _pthread_sigmask(signal.SIG_BLOCK, ()),
+        [resource.getrlimit(limit) for limit in limits],
+        os.getpgrp(),
+        os.getpriority(os.PRIO_PROCESS, 0),
+    )
+
+
+def keeps_files():
+    """Whether files that the code opened are open still. A few may be a module's."""
+    if first_free_fd() < free_fd + FILES_LEFT_MAX:
+        return False
+    gc.collect()
+    return first_free_fd() >= free_fd + FILES_LEFT_MAX
+
+
+def first_free_fd():
+    fd = os.dup(0)
+    os.close(fd)
+    return fd
+
+
+def put_back_logging():
+    """The loggers of modules are what they were, and those that the code made for itself are gone."""
+    lines.level, lines.formatter = logging.NOTSET, None
+    lines.filters[:] = []
+    put_back_logger(root, (logging.INFO, True, False, [], [lines]))
+    if root.manager.disable:
+        logging.disable(logging.NOTSET)
+    known = root.manager.loggerDict
+    for name, logger in list(known.items()):
+        module = name.split(".")[0]
+        if module not in sys.modules or module in ("__main__", "axwatch"):
+            del known[name]
+        elif isinstance(logger, logging.Logger):
+            if name not in loggers:
+                silent = [handler for handler in logger.handlers if isinstance(handler, logging.NullHandler)]
+                loggers[name] = (logger.level, logger.propagate, False, list(logger.filters), silent)
+            put_back_logger(logger, loggers[name])
+
+
+def put_back_logger(logger, first):
+    level, propagate, disabled, filters, handlers = first
+    if logger.level != level:
+        logger.setLevel(level)
+    logger.propagate, logger.disabled = propagate, disabled
+    logger.filters[:] = filters
+    logger.handlers[:] = handlers
 
 
 def encoded():
@@ -606,8 +730,10 @@ class Lines(logging.Handler):
         flush()
         # The answer says that it has its place among what is printed.
         with channel.lock:
-            channel.send({"t": "log", "level": level_of(record.levelno), "message": message})
-            channel.receive()
+            if channel.owed:
+                state.unsaid += 1
+                return
+            channel.exchange({"t": "log", "level": level_of(record.levelno), "message": message})
 
 
 def level_of(number):
@@ -647,10 +773,22 @@ def checked(name, source):
         lines = source.splitlines()
         text = lines[error.line - 1] if error.line and error.line <= len(lines) else None
         return mistake(str(error), error.line, error.column, text)
-    except (RecursionError, MemoryError):
+    except MemoryError:
+        # Parsers call it so too when code nests too deeply. Without room another process may know.
+        if state.memory and not has_room():
+            raise
+        return mistake("it nests too deeply or is too large to be read", None, None, None)
+    except RecursionError:
         return mistake("it nests too deeply to be read", None, None, None)
     except ValueError as error:
         return mistake(str(error), None, None, None)
+
+
+def has_room():
+    try:
+        return bool(bytearray(state.memory // 2))
+    except MemoryError:
+        return False
 
 
 def mistake(message, line, column, text):
@@ -659,10 +797,11 @@ def mistake(message, line, column, text):
 
 
 def declared(name, tree):
-    ours = names_of_ours(tree)
+    ours = {"watch": "watch", "schedule": "schedule"}
     watchers, schedules, functions = [], [], []
     for node in tree.body:
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            rename(ours, node)
             continue
         functions.append(node.name)
         counts = {"watch": 0, "schedule": 0}
@@ -682,6 +821,8 @@ def declared(name, tree):
             (watchers if which == "watch" else schedules).append(said)
             if len(watchers) + len(schedules) > DECORATORS_MAX:
                 raise Mistake("more than %d decorators in one handler" % DECORATORS_MAX, decorator)
+        # From here on it is the name of the function.
+        ours.pop(node.name, None)
     by_function = {said["function"] for said in watchers + schedules}
     for node in reversed(tree.body):
         function = getattr(node, "name", None)
@@ -690,29 +831,30 @@ def declared(name, tree):
     return {"ok": True, "watchers": watchers, "schedules": schedules, "functions": functions}
 
 
-def names_of_ours(tree):
-    """Under which names the text knows our decorators: those it gives to something else are not ours."""
-    names = {"watch": "watch", "schedule": "schedule"}
-    for node in tree.body:
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                bound = alias.asname or alias.name.split(".")[0]
-                names.pop(bound, None)
-                if alias.name == "axwatch":
-                    names[bound] = None
-        elif isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                bound = alias.asname or alias.name
-                names.pop(bound, None)
-                if node.module == "axwatch" and not node.level and alias.name in ("watch", "schedule"):
-                    names[bound] = alias.name
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            names.pop(node.name, None)
-        elif isinstance(node, ast.Assign):
-            for target in node.targets:
-                if isinstance(target, ast.Name):
-                    names.pop(target.id, None)
-    return names
+def rename(names, node):
+    """Under which names the text knows our decorators from here on: what it gives to something else is not ours."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            bound = alias.asname or alias.name.split(".")[0]
+            names.pop(bound, None)
+            if alias.name == "axwatch":
+                names[bound] = None
+    elif isinstance(node, ast.ImportFrom):
+        for alias in node.names:
+            bound = alias.asname or alias.name
+            names.pop(bound, None)
+            if node.module == "axwatch" and not node.level and alias.name in ("watch", "schedule"):
+                names[bound] = alias.name
+    elif isinstance(node, ast.Try):
+        # What is done where there is no such module is not done here.
+        for inner in node.body:
+            rename(names, inner)
+    elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        names.pop(node.name, None)
+    elif isinstance(node, ast.Assign):
+        for target in node.targets:
+            if isinstance(target, ast.Name):
+                names.pop(target.id, None)
 
 
 def which_of_ours(decorator, ours):
@@ -851,8 +993,8 @@ def forked():
         pass
 
 
-def confine(parent):
-    """Ends with the plugin, and is the parent of whatever a job leaves behind. Answers whether it is."""
+def confine():
+    """Ends with the plugin, or with the program between the two, and is the parent of whatever a job leaves behind. Answers whether it is."""
     try:
         import ctypes
 
@@ -861,8 +1003,7 @@ def confine(parent):
         adopts = prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     except Exception:
         adopts = False
-    if os.getppid() != parent:
-        os._exit(0)
+    # A plugin that was gone before has closed the connection, and that ends this process too.
     return adopts
 
 
@@ -906,8 +1047,18 @@ environment = dict(os.environ)
 encoded_first = encoded()
 page = resource.getpagesize()
 recursion_limit = sys.getrecursionlimit()
-adopts = confine(begin["parent"])
+adopts = confine()
 bound(begin["memory_bytes"])
+loggers = {}
+put_back_logging()
+signals = [int(number) for number in signal.valid_signals()]
+limits = [
+    getattr(resource, "RLIMIT_" + name)
+    for name in "AS CPU FSIZE NOFILE NPROC".split()
+    if hasattr(resource, "RLIMIT_" + name)
+]
+process_first = process_state()
+free_fd = first_free_fd()
 channel.send({"t": "ready", "adopts": adopts})
 
 try:

@@ -188,7 +188,6 @@ impl Worker {
         let program = format!("{:08}\n{PROGRAM}", PROGRAM.len());
         self.link.send_raw(program.as_bytes()).await?;
         let begin = Request::Begin {
-            parent: std::process::id(),
             memory_bytes: settings.memory_bytes,
             python_paths: &settings.python_paths,
         };

@@ -101,18 +101,27 @@ impl Host {
     /// Finds claims, newest first.
     ///
     /// # Errors
-    /// [`Failure::Permanent`] for a question that is none, [`Failure::Retry`] when the host is away.
+    /// [`Failure::Permanent`] for a question that is none and for one that finds more than
+    /// [`Query::bytes_max`], [`Failure::Retry`] when the host is away.
     pub async fn query(&self, query: impl Into<Query>) -> Result<Vec<Attestation>, Failure> {
         let query = query.into();
         if query.wants_nothing() {
             return Ok(Vec::new());
         }
+        let most = query.most_bytes();
         let request = query.into_request(self.inner.token.clone())?;
         // The stream and not the list, whose replies end at 4 MiB.
         let asked = self.store()?.get_attestations_stream(request).await;
         let mut stream = asked.map_err(failure_of_status)?.into_inner();
         let mut found = Vec::new();
+        let mut bytes = 0_usize;
         while let Some(claim) = stream.message().await.map_err(failure_of_status)? {
+            bytes += claim.encoded_len();
+            if bytes > most {
+                return Err(Failure::permanent(format!(
+                    "query: what it finds has more than {most} bytes; ask for fewer by its limit"
+                )));
+            }
             found.push(Attestation::from_wire(claim));
         }
         Ok(found)

@@ -12,6 +12,7 @@ use axwatch_proto::protocol::queue_service_client::QueueServiceClient;
 use axwatch_proto::protocol::{self, JobLogEntry, UpdateJobRequest};
 use tokio::sync::watch;
 use tonic::transport::Channel;
+use tonic::{Code, ConnectError, Status};
 
 use crate::failure::Failure;
 use crate::host::{channel, status_text};
@@ -37,7 +38,7 @@ pub(crate) struct Queue {
 /// What became of a report.
 enum Told {
     Taken,
-    /// The host said that it did not take it.
+    /// The host said that it did not take it, or never heard of it.
     Refused(String),
     /// Nobody knows.
     Lost(String),
@@ -151,9 +152,12 @@ impl Queue {
             }
             // One with a cause was made on our side of the wire.
             Ok(Err(status)) if std::error::Error::source(&status).is_none() => {
-                self.hears_lines.store(false, Ordering::Relaxed);
+                if status.code() == Code::Unimplemented {
+                    self.hears_lines.store(false, Ordering::Relaxed);
+                }
                 Told::Refused(status_text(&status))
             }
+            Ok(Err(status)) if was_never_sent(&status) => Told::Refused(status_text(&status)),
             Ok(Err(status)) => Told::Lost(status_text(&status)),
             Err(_) => Told::Lost(format!("no answer in {TELL_WITHIN:?}")),
         }
@@ -167,8 +171,34 @@ impl Queue {
     }
 }
 
+/// Whether there was no connection to send it on.
+fn was_never_sent(status: &Status) -> bool {
+    let mut causes =
+        std::iter::successors(std::error::Error::source(status), |cause| cause.source());
+    causes.any(|cause| cause.is::<ConnectError>())
+}
+
 /// The wire counts to 2³¹ only.
 pub(crate) fn on_wire((current, total): (u64, u64)) -> protocol::Progress {
     let clamped = |number: u64| i32::try_from(number).unwrap_or(i32::MAX);
     protocol::Progress { current: clamped(current), total: clamped(total) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn lines_that_were_never_sent_are_for_the_reply_and_later_ones_are_tried() {
+        // Nobody listens there any more.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let queue = Queue::new(&endpoint, "", true).unwrap().unwrap();
+        let told = queue.send(UpdateJobRequest::default()).await;
+        assert!(matches!(told, Told::Refused(_)));
+        assert!(queue.hears_lines());
+    }
 }

@@ -23,6 +23,7 @@ pub struct Query {
     contexts: Vec<String>,
     actors: Vec<String>,
     limit: Option<usize>,
+    bytes_max: Option<usize>,
     between: Option<(i64, i64)>,
 }
 
@@ -60,6 +61,16 @@ impl Query {
     pub fn limit(mut self, count: usize) -> Query {
         self.limit = Some(count);
         self
+    }
+
+    /// Fails when what is found has more encoded bytes than these, as soon as that is seen.
+    pub fn bytes_max(mut self, bytes: usize) -> Query {
+        self.bytes_max = Some(bytes);
+        self
+    }
+
+    pub(crate) fn most_bytes(&self) -> usize {
+        self.bytes_max.unwrap_or(usize::MAX)
     }
 
     /// Only claims with a timestamp in this range, both ends included; milliseconds since 1970.

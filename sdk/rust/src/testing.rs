@@ -230,6 +230,17 @@ impl Harness {
         Claim::new(name, predicate, self.host.plugin()).actor(name).source("axwatch-cli")
     }
 
+    /// Looks at the plugin's health, as a host does now and then; answers whether it is good.
+    ///
+    /// # Panics
+    /// When the plugin does not answer.
+    pub async fn is_healthy(&self) -> bool {
+        let answered = self.plugin.clone().health(Empty {}).await;
+        let answered =
+            answered.unwrap_or_else(|status| panic!("no health: {}", status_text(&status)));
+        answered.into_inner().healthy
+    }
+
     /// Sends a request as a host does for `/api/NAME/…`.
     ///
     /// # Panics
@@ -279,6 +290,12 @@ impl Harness {
     /// such a call too.
     pub fn fail_next_call(&self, error: impl AsRef<str>) {
         self.host.fail_next_call(error.as_ref());
+    }
+
+    /// Makes the plugin's next announcement fail with this error, whatever it asks of the host before.
+    /// May be called several times for several announcements.
+    pub fn fail_next_announcement(&self, error: impl AsRef<str>) {
+        self.host.fail_next_announcement(error.as_ref());
     }
 
     /// The claims that the plugin made, oldest first. One that was made twice under the same id is

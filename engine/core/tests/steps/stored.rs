@@ -192,6 +192,14 @@ fn only_people_s_claims_and_those_of_granted_plugins_take_effect() {
             assert_eq!(record["attestation"], format!("A{}", world.seq));
         }
     }
+    // Where nothing runs them, it is a claim like any other, whoever made it.
+    let refused = world.records("handler_refused").len();
+    world.seq += 1;
+    let mut claim = saying(&world, "handler", "hello", "git", &code());
+    claim.attestation.contexts = vec!["lua".to_owned()];
+    world.tell(Event::Match { stored: Arc::new(claim) });
+    assert_eq!(world.records("handler_refused").len(), refused);
+    assert_eq!(world.state.stored_handlers().len(), 1);
     // Its own handlers it may call broken, and so may one that was granted.
     world.fault("hello", "no such module", None);
     assert_eq!(world.told("hello").2, "broken");
@@ -231,6 +239,80 @@ fn claims_that_have_not_the_form_are_refused_where_handlers_run_and_nothing_else
     // Kept for a plugin that may come.
     assert_eq!(tell(&|claim| claim.contexts = vec!["lua".to_owned()]), (6, 1));
     assert_eq!(world.state.plugin(&"lua".parse().unwrap()), None);
+}
+
+/// What code claims bears its plugin's name too, so that the plugin itself may say little.
+#[test]
+fn neither_a_job_nor_the_plugin_alone_takes_a_handler_away() {
+    let mut world = World::new();
+    world.runner_up(1, runner(Vec::new()));
+    world.store("hello");
+    let mut tell = |reason: &str, version: Option<&str>, job: Option<JobId>| {
+        world.seq += 1;
+        let mut said = serde_json::json!({ "reason": reason });
+        if let Some(version) = version {
+            said["version"] = version.into();
+        }
+        let mut claim = saying(&world, "handler:faulted", "hello", "python", &said);
+        claim.lineage.parent_job = job;
+        world.tell(Event::Match { stored: Arc::new(claim) });
+        let refused = world.records("handler_refused");
+        let said = refused.last().map_or("", |record| record["reason"].as_str().unwrap());
+        (refused.len(), said.to_owned(), world.told("hello").2)
+    };
+    let job = Some(JobId([7; 16]));
+    let made = |count| (count, format!("job {} of plugin python made the claim", JobId([7; 16])));
+    for (count, version) in [(1, None), (2, Some("A1")), (3, Some("A0"))] {
+        let (refused, reason, state) = tell("line 1", version, job);
+        let (expected, said) = made(count);
+        assert!(reason.starts_with(&said), "{reason}");
+        assert_eq!((refused, state), (expected, "in_force"), "{version:?}");
+    }
+    for (count, job) in [(4, job), (5, None)] {
+        let (refused, reason, state) = tell("removed", Some("A1"), job);
+        assert!(reason.contains("`handlers = true` under"), "{reason}");
+        assert_eq!((refused, state), (count, "in_force"), "{job:?}");
+    }
+    // Another version than that in force, and the one in force.
+    assert_eq!(tell("line 1", Some("A0"), None).2, "in_force");
+    assert_eq!(tell("line 1", Some("A1"), None).2, "broken");
+    assert_eq!(world.records("handler_refused").len(), 5);
+}
+
+/// The plugin's own, also before it said for the first time that it has them.
+#[test]
+fn nothing_is_stored_under_the_names_that_the_plugin_has_in_every_version() {
+    let mut world = World::new();
+    for name in ["script", "sync"] {
+        world.store(name);
+    }
+    world.runner_up(1, runner(Vec::new()));
+    assert_eq!(world.records("handler_refused").len(), 2);
+    assert!(world.state.stored_handlers().is_empty());
+    let asked =
+        Event::Enqueue { request: RequestId(1), asked: Box::new(ask([7; 16], "python.script")) };
+    assert_eq!(versions(&world.tell(asked)), [None]);
+}
+
+#[test]
+fn a_handler_that_was_removed_while_its_plugin_was_disabled_is_nobody_s() {
+    let mut world = World::new();
+    world.runner_up(1, runner(Vec::new()));
+    world.store("hello");
+    world.store("other");
+    world.declare(on_predicate("w", "p", "python.hello")).unwrap();
+    world.declare(on_predicate("o", "o", "python.other")).unwrap();
+    let by = || "user".to_owned();
+    world.tell(Event::PluginDisabled { request: RequestId(9), plugin: python(), by: by() });
+    world.claim("x", "p");
+    world.remove("hello");
+    world.tell(Event::PluginEnabled { request: RequestId(9), plugin: python(), by: by() });
+    assert!(starts(&world.runner_up(2, runner(Vec::new()))).is_empty());
+    assert_eq!(world.watchers["user-w"].state, WatcherState::WaitingForHandler);
+    assert_eq!(world.watchers["user-w"].handlers[0].plugin, None);
+    assert_eq!(world.waits_of(&world.last_job()), Some(WaitReason::NoHandler));
+    assert_eq!(world.watchers["user-o"].handlers[0].plugin, Some(python()));
+    assert_eq!(versions(&world.store("hello")), [v("A5")]);
 }
 
 #[test]
@@ -415,38 +497,43 @@ fn a_restart_knows_stored_handlers_before_their_plugin_is_up() {
 }
 
 #[test]
-fn claims_that_no_engine_saw_take_effect_in_their_order_when_they_are_matched() {
+fn claims_that_no_engine_saw_take_effect_in_their_order_at_the_start() {
     let mut world = World::new();
     world.runner_up(1, runner(Vec::new()));
     world.declare(on_predicate("w", "p", "python.hello")).unwrap();
     // Appended while nothing ran.
     let mut claims = Vec::new();
-    let fault = serde_json::json!({ "reason": "line 1" });
-    for (predicate, attributes) in [
-        ("handler", code()),
-        ("p", serde_json::json!({})),
-        ("handler", code()),
-        ("handler:faulted", fault),
+    for (predicate, by, attributes) in [
+        ("handler", "user", code()),
+        ("p", "user", serde_json::json!({})),
+        ("handler", "git", code()),
+        ("handler", "user", code()),
+        ("handler:faulted", "user", serde_json::json!({ "reason": "line 1" })),
     ] {
         world.seq += 1;
-        claims.push(saying(&world, predicate, "hello", "user", &attributes));
+        claims.push(saying(&world, predicate, "hello", by, &attributes));
     }
     world.restart();
-    world.runner_up(2, runner(Vec::new()));
-    let effects: Vec<_> = (claims.iter())
-        .flat_map(|claim| world.tell(Event::Match { stored: Arc::new(claim.clone()) }))
-        .collect();
-    // The attempt starts when its claim is matched, with what was in force there.
-    assert_eq!(versions(&effects), [v("A1")]);
-    assert_eq!(world.told("hello"), whose("A3", 2, "broken"));
-    // The next life begins before them once more, as after a crash: nothing happens twice.
-    let rows = world.handler_changes.clone();
-    world.matched_seq = Seq(0);
+    let upto = Seq(world.seq);
+    let heed = |claims: &[axwatch_model::Stored]| Event::Heed { claims: claims.to_vec(), upto };
+    world.tell(heed(&claims));
+    assert_eq!((world.heeded_seq, world.matched_seq), (upto, Seq(0)));
+    assert_eq!(world.told("hello"), whose("A4", 2, "broken"));
+    // Neither matching nor another life that begins there does any of it again.
     world.restart();
+    world.runner_up(2, runner(Vec::new()));
+    world.tell(heed(&claims));
     for claim in &claims {
         world.tell(Event::Match { stored: Arc::new(claim.clone()) });
     }
-    assert_eq!((world.handler_changes.clone(), world.told("hello").1), (rows, 2));
+    assert_eq!(world.handler_changes.len(), 3);
+    assert_eq!(world.records("handler_refused").len(), 1);
+    assert_eq!(world.told("hello"), whose("A4", 2, "broken"));
+    // Nor one whose store does not know how far it was heeded.
+    (world.matched_seq, world.heeded_seq) = (Seq(0), Seq(0));
+    world.restart();
+    world.tell(heed(&claims));
+    assert_eq!((world.handler_changes.len(), world.told("hello").1), (3, 2));
 }
 
 #[test]
@@ -458,20 +545,23 @@ fn code_need_not_wait_for_matching_that_is_behind() {
     let job = world.last_job();
     assert_eq!(world.waits_of(&job), Some(WaitReason::NoHandler));
     // Too many jobs are open, and only this handler would end them.
-    let defer = |world: &mut World, predicate: &str, attributes| {
+    let defer = |world: &mut World, predicate: &str, by: &str| {
         world.seq += 1;
-        let claim = Arc::new(saying(world, predicate, "hello", "user", &attributes));
+        let claim = Arc::new(saying(world, predicate, "hello", by, &code()));
         (claim.clone(), world.tell(Event::Deferred { stored: claim }))
     };
-    let (other, _) = defer(&mut world, "q", serde_json::json!({}));
-    let (first, effects) = defer(&mut world, "handler", code());
-    assert_eq!(versions(&effects), [v("A3")]);
-    let (_, effects) = defer(&mut world, "handler", serde_json::json!({ "code": 1 }));
-    assert!(effects.is_empty());
-    for claim in [other, first] {
+    let (other, _) = defer(&mut world, "q", "user");
+    let (refused, _) = defer(&mut world, "handler", "git");
+    // Nor does it after a restart.
+    assert_eq!((world.heeded_seq, world.matched_seq), (Seq(3), Seq(1)));
+    world.restart();
+    world.runner_up(2, runner(Vec::new()));
+    let (first, effects) = defer(&mut world, "handler", "user");
+    assert_eq!(versions(&effects), [v("A4")]);
+    for claim in [other, refused, first] {
         world.tell(Event::Match { stored: claim });
     }
-    assert_eq!(world.told("hello"), whose("A3", 1, "in_force"));
+    assert_eq!(world.told("hello"), whose("A4", 1, "in_force"));
     let told = ["handler_stored", "handler_refused"];
     assert_eq!(told.map(|kind| world.records(kind).len()), [1, 1]);
 }
@@ -625,6 +715,29 @@ fn a_breaker_closes_for_new_code() {
     assert_eq!(world.state.overview().breakers.len(), 1);
     world.store("hello");
     assert_eq!(world.state.overview().breakers.len(), 0);
+}
+
+#[test]
+fn failures_of_the_code_before_are_none_of_the_newer() {
+    let mut world = World::new();
+    world.runner_up(1, runner(Vec::new()));
+    world.store("hello");
+    world.declare(on_predicate("w", "p", "python.hello")).unwrap();
+    let older: Vec<_> = (0..40).flat_map(|_| starts(&world.claim("x", "p"))).collect();
+    assert!(older.len() > 1, "{older:?}");
+    world.store("hello");
+    let mut running = VecDeque::new();
+    for start in &older {
+        running.extend(starts(&world.end(start, busy())));
+    }
+    // It takes ten of one version.
+    for failed in 1..=10 {
+        let start: Start = running.pop_front().expect("what waited starts");
+        assert_eq!(start.handler_version.as_ref().unwrap().as_str(), "A42");
+        running.extend(starts(&world.end(&start, busy())));
+        let open = world.state.overview().breakers.len();
+        assert_eq!(open, usize::from(failed == 10), "after {failed}");
+    }
 }
 
 /// What a claim does to one name, the obvious way.

@@ -67,6 +67,8 @@ pub struct World {
     pub touched: BTreeSet<JobNumber>,
     pub open_jobs_from: JobNumber,
     pub matched_seq: Seq,
+    /// As it was written when it was ahead.
+    pub heeded_seq: Seq,
     /// When attempts leave that do not leave with their commit, by job.
     pub leave_at: BTreeMap<JobNumber, Mono>,
     /// What of a millisecond has passed that the wall clock does not show yet.
@@ -110,6 +112,7 @@ impl World {
             touched: BTreeSet::new(),
             open_jobs_from: JobNumber(1),
             matched_seq: Seq(0),
+            heeded_seq: Seq(0),
             leave_at: BTreeMap::new(),
             below_ms: Duration::ZERO,
         };
@@ -251,6 +254,7 @@ impl World {
             self.counters.1.extend(counters);
         }
         self.matched_seq = writes.matched_seq.unwrap_or(self.matched_seq);
+        self.heeded_seq = writes.heeded_seq.unwrap_or(self.heeded_seq);
         self.open_jobs_from = writes.open_jobs_from.unwrap_or(self.open_jobs_from);
     }
 
@@ -316,6 +320,7 @@ impl World {
         let is_needed = |row: &&HoldRow| row.ended_at.is_none() || row.drops || last_hold(row);
         Snapshot {
             matched_seq: self.matched_seq,
+            heeded_seq: self.heeded_seq,
             head: Seq(self.seq),
             last_job: self.jobs.last_key_value().map_or(JobNumber(0), |(number, _)| *number),
             open_jobs_from: self.open_jobs_from,

@@ -39,6 +39,7 @@ const MATRIX: &[(&str, &str, To)] = &[
     ("protocol.ATSStoreService", "GetAttestations", To::Refuses),
     ("protocol.ATSStoreService", "GetAttestationsStream", To::Denies),
     ("axwatch.v1.PluginHost", "Announce", To::Refuses),
+    ("axwatch.v1.PluginHost", "StoredHandlers", To::Denies),
     ("protocol.QueueService", "Enqueue", To::Refuses),
     ("protocol.QueueService", "GetJob", To::Refuses),
     ("protocol.QueueService", "UpdateJob", To::Refuses),

@@ -97,7 +97,10 @@ impl Desk {
         }
     }
 
-    async fn generate(&mut self, command: AttestationCommand) -> Result<Attestation, String> {
+    pub(super) async fn generate(
+        &mut self,
+        command: AttestationCommand,
+    ) -> Result<Attestation, String> {
         let request =
             GenerateAttestationRequest { auth_token: self.token.clone(), command: Some(command) };
         let reply = self.store.generate_and_create_attestation(request).await.unwrap().into_inner();
@@ -134,7 +137,7 @@ impl Desk {
         GetAttestationsRequest { auth_token, filter: Some(filter), ..Default::default() }
     }
 
-    async fn lineage(&self, id: &str) -> axwatch_model::Lineage {
+    pub(super) async fn lineage(&self, id: &str) -> axwatch_model::Lineage {
         let id: AttestationId = id.parse().unwrap();
         self.engine.store().get(&id).await.unwrap().unwrap().lineage
     }

@@ -1,10 +1,13 @@
 //! Stored handlers as the plugin that runs them is served: their code by name and by version, and which version
 //! an attempt is to run.
 
-use axwatch_model::{Attributes, DefaultActor, Defaults, Draft};
+use std::str::FromStr as _;
+
+use axwatch_model::{Attributes, DefaultActor, Defaults, Draft, LineageKind};
 use axwatch_proto::axwatch::v1::plugin_host_client::PluginHostClient;
 use axwatch_proto::axwatch::v1::{AnnounceRequest, StoredHandler, StoredHandlersRequest};
-use axwatch_proto::protocol::{InitializeResponse, ScheduleInfo};
+use axwatch_proto::protocol::{AttestationCommand, InitializeResponse, ScheduleInfo};
+use axwatch_proto::structs;
 use tonic::{Code, Status};
 
 use super::services::{Desk, admit, desk};
@@ -120,6 +123,42 @@ async fn a_thousand_handlers_are_told_in_the_order_of_their_names() {
     assert_eq!(found, expected);
     let all = desk.engine.stored_handlers().await.unwrap();
     assert_eq!(all.iter().map(|of| of.version_number).sum::<u64>(), 3_000);
+}
+
+/// A plugin may find out while a job is under way that code does not load; what runs for a job may not say so.
+#[tokio::test]
+async fn a_fault_is_the_plugin_s_own_unless_it_names_a_job() {
+    let mut desk = desk().await;
+    let mut held = bring_up(&desk.engine, "git").await;
+    let job = enqueue(&desk.engine, "git").await;
+    let _under_way = soon(held.recv()).await.unwrap();
+    let version = store(&desk.engine, "hello", "1").await;
+    let saying = |job_id: String| AttestationCommand {
+        subjects: vec!["hello".into()],
+        predicates: vec!["handler:faulted".into()],
+        contexts: vec!["git".into()],
+        attributes: Some(
+            structs::from_json(&format!(r#"{{"reason":"line 1","version":"{version}"}}"#)).unwrap(),
+        ),
+        job_id,
+        ..Default::default()
+    };
+    let of_hello = (axwatch_model::PluginName::from_str("git").unwrap(), "hello".parse().unwrap());
+    let state = async |engine: &Engine| {
+        let (plugin, name) = of_hello.clone();
+        engine.stored_handler(plugin, name).await.unwrap().unwrap().state.as_str()
+    };
+    let named = desk.generate(saying(job.id.to_string())).await.unwrap();
+    assert_eq!(desk.lineage(&named.id).await.parent_job, Some(job.id));
+    assert_eq!(state(&desk.engine).await, "in_force");
+    let own = desk.generate(saying(String::new())).await.unwrap();
+    let lineage = desk.lineage(&own.id).await;
+    assert_eq!(
+        (lineage.kind, lineage.depth, lineage.parent_job),
+        (LineageKind::Unsure, 1, None),
+        "how deep it is in a chain is kept"
+    );
+    assert_eq!(state(&desk.engine).await, "broken");
 }
 
 #[tokio::test]

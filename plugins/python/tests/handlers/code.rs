@@ -6,7 +6,7 @@ use axwatch_sdk::testing::TestJob;
 use axwatch_sdk::{Claim, Failure, Level};
 use serde_json::{Value, json};
 
-use crate::support::{result, script, start, until, value};
+use crate::support::{post, result, script, start, until, value};
 
 #[tokio::test]
 async fn an_answer_is_what_main_returns_or_result() {
@@ -80,6 +80,8 @@ async fn what_json_cannot_hold_fails_for_good_and_says_where() {
         ("_result = b'x'", "the result is a bytes (b'x')"),
         ("_result = object", "the result is a type (<class 'object'>)"),
         ("_result = 10 ** 6000", "the result is a whole number of 19932 bits"),
+        ("_result = [1, 10 ** 310]", "the result[1] is a whole number of 1030 bits"),
+        ("x = []\nfor _ in range(100): x = [x]\n_result = x", "nests deeper than 100 levels"),
         ("_result = 'x' * 600000", "the result has 600002 bytes of JSON; at most 524288 are kept"),
         (
             "class Odd(dict):\n  def __repr__(self): raise ValueError\n_result = [Odd(a=Odd), object.__new__(type('X', (), {'__repr__': lambda s: 1/0}))]",
@@ -172,7 +174,32 @@ async fn a_claim_or_a_question_that_does_not_do_is_an_exception() {
     let harness = start(&[("workers", "1")]).await;
     let cases = [
         ("attest([], 'x')", true, "subjects: at least one is needed"),
+        (
+            "attest('hello', ['x', 'handler'], ['ci', 'python'])",
+            true,
+            "attest: a claim handler of python is no handler's to make: use axwatch handler create",
+        ),
+        (
+            "attest('hello', 'handler:faulted', 'python', attributes={'reason': 'removed'})",
+            true,
+            "attest: a claim handler:faulted of python is no handler's to make",
+        ),
         ("attest('a', 'x', attributes={'n': {1}})", true, "attributes['n'] is a set"),
+        (
+            "attest('a', 'x', attributes={'n': [1 << 64]})",
+            true,
+            "attributes['n'][0] is a whole number of 65 bits",
+        ),
+        (
+            "x = {}\nfor _ in range(100): x = {'x': x}\nattest('a', 'x', attributes=x)",
+            true,
+            "nests deeper than 100 levels",
+        ),
+        (
+            "attest('a', 'x', attributes={'text': 'x' * (8 << 20)})",
+            true,
+            "bytes of JSON; at most 7340032 are taken",
+        ),
         ("query('is commit')", true, "the harness does not speak AX"),
         (
             "attest('a', 5)",
@@ -193,8 +220,22 @@ async fn a_claim_or_a_question_that_does_not_do_is_an_exception() {
     let failure = harness.execute(script("attest('a', 'x')")).await.expect_failure();
     assert!(matches!(failure, Failure::Retry(_)), "{failure:?}");
     assert!(failure.reason().contains("unavailable: the disk is full"), "{failure}");
+    assert_eq!(
+        result(&harness, "_result = attest('a', 'handler', 'git')['contexts']").await,
+        json!(["git"])
+    );
     let caught = "from axwatch import Refused\ntry:\n  query('nonsense (')\nexcept Refused:\n  _result = 'caught'";
     assert_eq!(result(&harness, caught).await, "caught");
+}
+
+#[tokio::test]
+async fn what_a_test_notes_is_bounded() {
+    let harness = start(&[("workers", "1")]).await;
+    let code = "for n in range(1001): attest('a', 'x')";
+    let (status, answer) = post(&harness, "/test", json!({"name": "h", "code": code})).await;
+    assert_eq!((status, &answer["ok"], &answer["permanent"]), (200, &json!(false), &json!(true)));
+    assert_eq!(answer["attested"].as_array().unwrap().len(), 1_000);
+    assert!(answer["error"].as_str().unwrap().contains("a test makes at most 1000 claims"));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use crate::support::{post, start};
 #[tokio::test]
 async fn decorators_are_read_from_the_text() {
     let harness = start(&[("workers", "1")]).await;
-    let cases: [(&str, Value); 12] = [
+    let cases: [(&str, Value); 15] = [
         (r#"@watch("is commit")"#, json!([{"ax": "is commit"}])),
         (
             r#"@watch(ax="is commit", max_fires_per_second=5)"#,
@@ -32,6 +32,15 @@ async fn decorators_are_read_from_the_text() {
         ("import axwatch as ax\n@ax.watch('a')", json!([{"ax": "a"}])),
         ("from axwatch import watch as on\n@on('a')", json!([{"ax": "a"}])),
         ("from elsewhere import watch\n@watch(1, 2, 3)", json!([])),
+        (
+            "try: from axwatch import watch as w\nexcept ImportError: w = print\n@w('a')",
+            json!([{"ax": "a"}]),
+        ),
+        (
+            "try: from axwatch import watch\nexcept ImportError:\n  def watch(ax): pass\n@watch('a')",
+            json!([{"ax": "a"}]),
+        ),
+        ("watch = print\n@watch('a')", json!([])),
     ];
     for ax in ["is commit", "a", "b", "c"] {
         harness.answer_ax(ax, []);
@@ -54,6 +63,17 @@ async fn decorators_are_read_from_the_text() {
             assert_eq!(found, whole, "{decorators}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_decorator_is_ours_until_its_name_is_a_functions() {
+    let harness = start(&[("workers", "1")]).await;
+    let code =
+        "@schedule(every='1h')\ndef schedule(): pass\n@schedule(every='1h')\ndef f(): pass\n";
+    let (_, answer) = post(&harness, "/check", json!({"name": "h", "code": code})).await;
+    let ids: Vec<&Value> =
+        answer["schedules"].as_array().unwrap().iter().map(|said| &said["id"]).collect();
+    assert_eq!(ids, ["h-schedule"], "{answer}");
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! Code that hangs, dies, floods or leaves things behind costs its own job, and its neighbour does not
 //! notice.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use axwatch_sdk::testing::{Harness, Outcome};
+use axwatch_sdk::testing::{Harness, Outcome, TestJob};
 use axwatch_sdk::{Failure, Level};
 use serde_json::Value;
 
@@ -81,16 +82,22 @@ async fn a_job_that_hangs_is_ended_when_its_time_is_up() {
         "while True: pass",
         "import time\ntime.sleep(1000)",
         "print('x')\nimport signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nsignal.pause()",
+        // In the process group of the plugin; in one that nobody else is in.
+        "import os\nos.setpgid(0, os.getpgid(os.getppid()))\nwhile True: pass",
+        "import os, time\npid = os.fork()\nif not pid:\n  os.setpgid(0, 0)\n  time.sleep(1000)\nwhile os.getpgid(pid) != pid: pass\nos.setpgid(0, pid)\nwhile True: pass",
     ] {
         // The neighbour must be done within the second too, so that it has a harness with more.
-        let harness = start(&[("workers", "2"), ("timeout_secs", "1")]).await;
+        let harness = start(&[("workers", "1"), ("timeout_secs", "1")]).await;
         let outcome = harness.execute(script(code)).await;
         assert_eq!(
             retried(outcome),
             "it took longer than 1s and was ended (timeout_secs in the table [python])",
             "{code}"
         );
-        assert_eq!(result(&harness, "_result = 'next'").await, "next");
+        // Its place is free again.
+        let next = harness.execute(script("_result = 'next'"));
+        let next = tokio::time::timeout(PATIENCE, next).await.expect("there is a worker again");
+        assert_eq!(value(&next.expect_done()), "next", "{code}");
     }
     let harness = start(&[("workers", "2"), ("timeout_secs", "3")]).await;
     let job = script("while True: pass").deadline(Duration::from_secs(2));
@@ -351,6 +358,179 @@ async fn what_a_job_breaks_in_the_interpreter_is_whole_for_the_next() {
         let next = "import os\nfrom axwatch import attest\n_result = [len('next'), callable(attest), os.umask(0) == 0o777]";
         assert_eq!(result(&harness, next).await, serde_json::json!([4, true, false]), "{code}");
     }
+}
+
+#[tokio::test]
+async fn a_question_that_a_signal_interrupts_is_nobody_elses_answer() {
+    let harness = start(&[("workers", "1")]).await;
+    // The answer is there, and unread, when the alarm is raised.
+    let begin = "
+import logging, os, sys
+channel = sys.modules['__main__'].channel
+def interrupted(self=channel, receive=channel.receive):
+    del self.receive
+    raise TimeoutError('by the signal handler')
+channel.receive = interrupted
+try: attest('first', 'asked', 'c')
+except TimeoutError: pass
+";
+    for (end, says) in [
+        ("", None),
+        ("logging.info('unheard')", None),
+        ("attest('second', 'asked', 'c')", Some("the host still owes an answer")),
+    ] {
+        let code = format!("{begin}{end}\n_result = os.getpid()");
+        let before = result(&harness, "import os\n_result = os.getpid()").await;
+        let outcome = harness.execute(script(&code)).await;
+        match says {
+            None => assert_eq!(value(&outcome.expect_done()), before, "{end}"),
+            Some(says) => assert!(retried(outcome).contains(says), "{end}"),
+        }
+        let next = "import os\n_result = [os.getpid(), attest('third', 'asked', 'c')['subjects']]";
+        let after = result(&harness, next).await;
+        assert_ne!(after[0], before, "{end}");
+        assert_eq!(after[1], serde_json::json!(["third"]), "{end}");
+    }
+}
+
+#[tokio::test]
+async fn loggers_of_one_job_are_not_those_of_the_next() {
+    let harness = start(&[("workers", "1")]).await;
+    let spoil = "
+import json, logging, logging.config, os
+logging.getLogger().addFilter(lambda record: False)
+logging.getLogger().handlers[0].setFormatter(logging.Formatter('odd %(message)s'))
+for name in (__name__, __name__ + '.part', 'own', 'own.part', 'json'):
+    log = logging.getLogger(name)
+    log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.CRITICAL)
+    log.propagate = False
+    log.disabled = True
+logging.config.dictConfig({'version': 1, 'disable_existing_loggers': True})
+_result = os.getpid()
+";
+    let look = "
+import logging, os
+names = (__name__, __name__ + '.part', 'own', 'own.part', 'other')
+for name in names: logging.getLogger(name).info('from %s', name)
+assert not logging.getLogger('json').handlers
+_result = os.getpid()
+";
+    for _ in 0..2 {
+        let pid = result(&harness, spoil).await;
+        let outcome = harness.execute(script(look)).await.expect_done();
+        assert_eq!(value(&outcome), pid);
+        let said: Vec<&str> = outcome.log.iter().map(|(_, line)| &**line).collect();
+        let expected = ["__handler__", "__handler__.part", "own", "own.part", "other"];
+        assert_eq!(said, expected.map(|name| format!("from {name}")));
+        assert_eq!(outcome.result_as::<Value>()["stderr"], "");
+    }
+}
+
+#[tokio::test]
+async fn an_exception_of_the_codes_own_making_costs_only_the_attempt() {
+    let harness = start(&[("workers", "1")]).await;
+    let pid = result(&harness, "import os\n_result = os.getpid()").await;
+    let mute = "class Mute(Permanent):\n  def __str__(self): raise ZeroDivisionError\nraise Mute()";
+    let failure = harness.execute(script(mute)).await.expect_failure();
+    let says = "Mute, and what it says cannot be had: ZeroDivisionError";
+    assert_eq!(failure, Failure::permanent(says));
+    for seconds in ["'soon'", "float('nan')", "-1", "None"] {
+        let code = format!("late = NotNow('later')\nlate.seconds = {seconds}\nraise late");
+        assert!(
+            retried(harness.execute(script(&code)).await).contains("NotNow: later"),
+            "{seconds}"
+        );
+    }
+    assert_eq!(result(&harness, "import os\n_result = os.getpid()").await, pid);
+    // Code that the compiler gives up on is no code that the worker has.
+    let deep = format!("x = {}1", "-".repeat(200_000));
+    let version = harness.store_handler("deep", &deep);
+    for _ in 0..2 {
+        let job = TestJob::new("python.deep").handler_version(&version);
+        let failure = harness.execute(job).await.expect_failure();
+        assert!(!failure.reason().contains("TypeError"), "{failure:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_traceback_that_the_code_prints_has_the_lines_of_its_version() {
+    let harness = start(&[("workers", "1")]).await;
+    for (version, line) in [("one", "1 / 0"), ("two", "2 / 0"), ("one", "1 / 0")] {
+        let code = format!(
+            "# {version}\ntry: {line}\nexcept Exception:\n  import traceback\n  _result = traceback.format_exc()"
+        );
+        let said = result(&harness, &code).await;
+        assert!(said.as_str().unwrap().contains(&format!("try: {line}")), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn half_a_character_costs_nothing() {
+    let harness = start(&[("workers", "1")]).await;
+    let code = "import logging\nlogging.info('name %s', 'a\\udcff')\nraise ValueError('a\\udcff')";
+    let outcome = harness.execute(script(code)).await;
+    assert_eq!(outcome.log[0], (Level::Info, "name a\\udcff".to_owned()));
+    assert!(retried(outcome).contains("ValueError: a\\udcff"));
+    let failure = harness.execute(script("raise Permanent('a\\udcff')")).await.expect_failure();
+    assert_eq!(failure, Failure::permanent("a\\udcff"));
+    let whole = "import logging\nlogging.info('\\ud83d\\ude00'.encode('utf-16', 'surrogatepass').decode('utf-16'))";
+    let outcome = harness.execute(script(whole)).await.expect_done();
+    assert_eq!(outcome.log[0].1, "\u{1f600}");
+}
+
+#[tokio::test]
+async fn what_the_system_keeps_of_a_process_does_not_reach_the_next_job() {
+    let harness = start(&[("workers", "1")]).await;
+    for code in [
+        "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+        "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])",
+        "import resource as r\nr.setrlimit(r.RLIMIT_CPU, (50, r.getrlimit(r.RLIMIT_CPU)[1]))",
+        "import resource as r\nr.setrlimit(r.RLIMIT_NOFILE, (90, r.getrlimit(r.RLIMIT_NOFILE)[1]))",
+        "os.setpgid(0, os.getpgid(os.getppid()))",
+        "os.nice(1)",
+        "import builtins, sys\nsys.kept = [os.open('/dev/null', os.O_RDONLY) for _ in range(100)]",
+    ] {
+        let before = result(&harness, &format!("import os\n{code}\n_result = os.getpid()")).await;
+        assert_ne!(result(&harness, "import os\n_result = os.getpid()").await, before, "{code}");
+    }
+    // What is put back by who changed it is nothing to replace a worker for, nor are a few files.
+    for code in [
+        "import signal\nold = signal.signal(signal.SIGALRM, print)\nsignal.signal(signal.SIGALRM, old)",
+        "import asyncio\nasyncio.run(asyncio.sleep(0))",
+        "import subprocess\nsubprocess.run(['true'], check=True)",
+        "def f(): pass\nkept = [open('/dev/null') for _ in range(100)]",
+    ] {
+        let before = result(&harness, &format!("import os\n{code}\n_result = os.getpid()")).await;
+        assert_eq!(result(&harness, "import os\n_result = os.getpid()").await, before, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_program_between_the_plugin_and_python_is_no_hindrance() {
+    let (_folder, wrapper) = file("wrapper");
+    // It forks and waits, as those do that confine what they start.
+    std::fs::write(&wrapper, "#!/bin/sh\npython3 \"$@\"\nexit $?\n").unwrap();
+    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let python = wrapper.to_str().unwrap();
+    let harness = start(&[("workers", "1"), ("timeout_secs", "2"), ("python", python)]).await;
+    let (_here, pids) = file("pids");
+    let code = format!(
+        "import os\nwith open({}, 'w') as told: told.write('%d %d' % (os.getpid(), os.getppid()))\n",
+        text(&pids)
+    );
+    harness.execute(script(&code)).await.expect_done();
+    let before = std::fs::read_to_string(&pids).unwrap();
+    harness.execute(script(&code)).await.expect_done();
+    assert_eq!(std::fs::read_to_string(&pids).unwrap(), before);
+    let reason = retried(harness.execute(script(&format!("{code}while True: pass"))).await);
+    assert!(reason.starts_with("it took longer than 2s"), "{reason}");
+    all_gone(&pids).await;
+    let reason = retried(harness.execute(script("import os\nos._exit(3)")).await);
+    assert_eq!(reason, "the handler ended its worker process: exit code 3");
+    harness.execute(script(&code)).await.expect_done();
+    drop(harness);
+    all_gone(&pids).await;
 }
 
 #[tokio::test]

@@ -1,12 +1,13 @@
 //! Stored handlers: which are announced, which version runs, and what becomes of those that do not load.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use axwatch_sdk::testing::{Harness, TestJob};
 use axwatch_sdk::{Claim, Failure, Schedule, Watcher};
 use serde_json::{Value, json};
 
-use crate::support::{post, start, value};
+use crate::support::{file, post, script, start, until, value};
 
 /// The watcher of the plugin itself.
 fn own_watcher() -> Watcher {
@@ -75,6 +76,110 @@ async fn what_is_stored_later_is_announced_when_asked_or_told() {
 }
 
 #[tokio::test]
+async fn what_is_stored_while_the_host_takes_the_plugin_in_is_seen_soon() {
+    let harness = start(&[("workers", "1")]).await;
+    harness.store_handler("hello", "@watch('is a')\ndef f(u): pass");
+    for _ in 0..2 {
+        assert!(harness.is_healthy().await);
+        let announced = || harness.announcements().first().map(|first| first.watchers.len());
+        assert_eq!(until("it is announced", announced).await, 2);
+    }
+    assert_eq!(harness.announcements().len(), 1);
+}
+
+#[tokio::test]
+async fn an_announcement_that_failed_is_made_up_for_by_the_next_attempt() {
+    let harness = start(&[("workers", "1")]).await;
+    let version = harness.store_handler("hello", "@watch('is a')\ndef f(u): pass");
+    let claim = Claim::new("hello", "handler", "python").id(version);
+    let job = TestJob::new("python.sync").fire(claim);
+    for _ in 0..2 {
+        harness.fail_next_announcement("the announcement is refused");
+        harness.execute(job.clone()).await.expect_failure();
+    }
+    harness.fail_next_announcement("the announcement is refused");
+    assert_eq!(post(&harness, "/sync", json!({})).await.0, 503);
+    assert_eq!(harness.announcements().len(), 0);
+    harness.execute(job.clone()).await.expect_done();
+    assert_eq!(harness.announcements().len(), 1);
+    assert_eq!(harness.announcements()[0].watchers.len(), 2);
+    let again = harness.execute(job).await.expect_done();
+    assert_eq!(again.result_as::<Value>(), json!({"known": true}));
+    assert_eq!(harness.announcements().len(), 1);
+
+    // The host may have taken one that had no answer: that it is as before is news then.
+    harness.store_handler("hello", "def f(u): pass");
+    harness.fail_next_announcement("the announcement is refused");
+    assert_eq!(post(&harness, "/sync", json!({})).await.0, 503);
+    harness.store_handler("hello", "@watch('is a')\ndef f(u): pass");
+    assert_eq!(post(&harness, "/sync", json!({})).await.0, 200);
+    assert_eq!(harness.announcements().len(), 2);
+}
+
+#[tokio::test]
+async fn a_check_that_ends_its_worker_is_tried_again_and_costs_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let (python, stumbled) = (folder.path().join("python3"), folder.path().join("stumbled"));
+    // One whose parser ends it.
+    let program = format!(
+        "#!/bin/sh\nexec python3 -I -X utf8 -c \"import ast, os, sys
+first = ast.parse
+def parse(source, *more):
+    if 'ends it' in source: os._exit(9)
+    if 'stumbles' in source and not os.path.exists('{0}'): os._exit(open('{0}', 'w').close() or 9)
+    return first(source, *more)
+ast.parse = parse
+exec(sys.argv[1])\" \"$5\"\n",
+        stumbled.display()
+    );
+    std::fs::write(&python, program).unwrap();
+    std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let harness = start(&[("workers", "1"), ("python", python.to_str().unwrap())]).await;
+    // What is left in the worker is not the fault of what is checked in it.
+    let spoil = TestJob::new("python.script")
+        .payload_json(json!({"content": "import ast\nast.FunctionDef = ast.AsyncFunctionDef = 5"}));
+    harness.execute(spoil.clone()).await.expect_done();
+    let code = "@watch('is a')\ndef f(u): pass";
+    harness.store_handler("good", code);
+    let (status, report) = post(&harness, "/sync", json!({})).await;
+    assert_eq!((status, &report["watchers"], &report["broken"]), (200, &json!(1), &json!([])));
+    // One that ends whoever reads it costs the others nothing, and is judged by the second time.
+    harness.store_handler("ends", "x = 'ends it'");
+    harness.store_handler("stumbles", &format!("x = 'stumbles'\n{code}"));
+    for number in 0..8 {
+        harness.store_handler(&format!("h{number}"), code);
+    }
+    let (status, report) = post(&harness, "/sync", json!({})).await;
+    assert_eq!((status, &report["watchers"]), (200, &json!(10)), "{report}");
+    let broken = report["broken"].as_array().unwrap();
+    assert_eq!((broken.len(), &broken[0]["name"]), (1, &json!("ends")));
+    assert_eq!(
+        broken[0]["reason"],
+        "python cannot read it: the handler ended its worker process: exit code 9"
+    );
+    assert_eq!(faults(&harness).len(), 1);
+}
+
+#[tokio::test]
+async fn a_check_does_not_wait_for_jobs_that_take_long() {
+    let harness = start(&[("workers", "1")]).await;
+    let (_here, begun) = file("begun");
+    let (_there, go) = file("go");
+    let slow = format!(
+        "import os, time\nopen({begun:?}, 'w').close()\nwhile not os.path.exists({go:?}): time.sleep(0.005)"
+    );
+    let others = async {
+        until("the job is at work", || begun.exists().then_some(())).await;
+        let code = "@watch('is a')\ndef f(u): pass";
+        harness.store_handler("hello", code);
+        let (status, report) = post(&harness, "/sync", json!({})).await;
+        assert_eq!((status, &report["watchers"]), (200, &json!(1)));
+        std::fs::write(&go, "").unwrap();
+    };
+    tokio::join!(harness.execute(script(&slow)), others).0.expect_done();
+}
+
+#[tokio::test]
 async fn the_version_that_the_job_names_runs() {
     let harness = start(&[("workers", "1")]).await;
     let first = harness.store_handler("hello", "_result = 'first'");
@@ -105,6 +210,7 @@ def two(): return 'two'
 def main(upstream): return 'main'
 ";
     let version = harness.store_handler("many", code);
+    post(&harness, "/sync", json!({})).await;
     let job = || TestJob::new("python.many").handler_version(&version);
     let cases = [
         (
@@ -116,6 +222,9 @@ def main(upstream): return 'main'
         (job().schedule("many-two-2"), json!("two")),
         (job(), json!("main")),
         (job().schedule("of-somebody-else"), json!("main")),
+        // One that somebody made by hand, with a natural name.
+        (job().schedule("many-daily"), json!("main")),
+        (job().schedule("many-one"), json!("main")),
     ];
     for (job, expected) in cases {
         assert_eq!(value(&harness.execute(job.clone()).await.expect_done()), expected, "{job:?}");
@@ -176,6 +285,32 @@ async fn code_that_turns_out_not_to_load_puts_its_job_off() {
     assert_eq!(after, Some(Duration::from_secs(5)));
     assert!(reason.contains("SyntaxError"), "{reason}");
     assert_eq!(faults(&harness).len(), 1);
+}
+
+#[tokio::test]
+async fn a_fault_that_the_host_cannot_be_told_of_ends_the_job() {
+    let harness = start(&[("workers", "1")]).await;
+    let version = harness.store_handler("hello", "def f(u: pass");
+    // It stands in other words: from another interpreter, say.
+    let stands = |reason: &str| {
+        Claim::new("hello", "handler:faulted", "python")
+            .attribute("reason", reason)
+            .attribute("version", &*version)
+    };
+    let job = || TestJob::new("python.hello").handler_version(&version);
+    // Somebody else took its id.
+    harness.append(Claim::new("x", "y", "z").id(format!("faulted-{version}")));
+    let failure = harness.execute(job()).await.expect_failure();
+    assert!(
+        matches!(&failure, Failure::Permanent(reason) if reason.contains("SyntaxError")),
+        "{failure:?}"
+    );
+    let (status, report) = post(&harness, "/sync", json!({})).await;
+    assert_eq!((status, report["broken"].as_array().unwrap().len()), (200, 1));
+
+    harness.append(stands("in other words"));
+    let failure = harness.execute(job()).await.expect_failure();
+    assert!(matches!(failure, Failure::NotNow { .. }), "{failure:?}");
 }
 
 #[tokio::test]

@@ -43,6 +43,7 @@ struct State {
     lines: HashMap<String, Vec<JobLogEntry>>,
     announced: Vec<InitializeResponse>,
     errors: VecDeque<String>,
+    announcement_errors: VecDeque<String>,
 }
 
 /// A claim of the log.
@@ -97,6 +98,10 @@ impl FakeHost {
 
     pub(super) fn fail_next_call(&self, error: &str) {
         self.lock().errors.push_back(error.to_owned());
+    }
+
+    pub(super) fn fail_next_announcement(&self, error: &str) {
+        self.lock().announcement_errors.push_back(error.to_owned());
     }
 
     /// What the plugin made, oldest first.
@@ -450,6 +455,7 @@ impl State {
     /// unless it says that the name is removed.
     fn stored_handlers(&self, version: &str) -> Vec<v1::StoredHandler> {
         let mut found: BTreeMap<&str, v1::StoredHandler> = BTreeMap::new();
+        let mut asked = None;
         let is_ours = |entry: &&Entry| entry.claim.contexts.contains(&self.plugin);
         for claim in self.log.iter().filter(is_ours).map(|entry| &entry.claim) {
             let says = |predicate: &str| claim.predicates.iter().any(|term| term == predicate);
@@ -463,7 +469,7 @@ impl State {
                     faulted: String::new(),
                 };
                 if claim.id == version {
-                    return vec![handler];
+                    asked = Some(handler.clone());
                 }
                 found.insert(name, handler);
             } else if says("handler:faulted") {
@@ -477,7 +483,12 @@ impl State {
                 }
             }
         }
-        if version.is_empty() { found.into_values().collect() } else { Vec::new() }
+        if version.is_empty() {
+            return found.into_values().collect();
+        }
+        // Only of the one in force is known whether it is faulted.
+        let in_force = found.into_values().find(|handler| handler.version == version);
+        in_force.or(asked).into_iter().collect()
     }
 }
 
@@ -498,6 +509,9 @@ impl PluginHost for FakeHost {
     ) -> Result<Response<v1::AnnounceResponse>, Status> {
         let request = request.into_inner();
         let announced = self.admit(&request.auth_token).and_then(|mut state| {
+            if let Some(error) = state.announcement_errors.pop_front() {
+                return Err(error);
+            }
             state.announced.push(request.announcement.ok_or("announcement: missing")?);
             Ok(())
         });
