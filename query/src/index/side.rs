@@ -276,7 +276,8 @@ impl Side {
         let mut larger = SmallVec::<[(KeyKind, usize); 8]>::new();
         for kind in KeyKind::of_bits(self.possible(&known.uses)) {
             let tuples = known.tuples(kind);
-            if tuples > TUPLES_ALWAYS {
+            // Those of one axis are never more than terms, and no pivot leads to them.
+            if tuples > TUPLES_ALWAYS && kind.shape().len() > 1 {
                 larger.push((kind, tuples));
             } else {
                 self.probe_kind(kind, &known, hits);
