@@ -127,7 +127,7 @@ impl Known {
         }
     }
 
-    fn has(&self, axis: Axis, wanted: TermId) -> bool {
+    pub(super) fn has(&self, axis: Axis, wanted: TermId) -> bool {
         let terms = &self.terms[axis.index()];
         let is_reached =
             axis == Axis::ATTRIBUTE && self.reached.iter().any(|reached| reached.term == wanted);

@@ -19,6 +19,7 @@
 mod attributes;
 mod interner;
 mod known;
+mod pivots;
 mod posting;
 mod ranges;
 mod record;
@@ -171,7 +172,7 @@ impl WatcherIndex {
         candidates += self.find_termless(&claim, &mut hits);
         *found = hits.found;
         sort(found);
-        Effort { probes: hits.probes, candidates }
+        Effort { probes: hits.probes, candidates: candidates + hits.told_apart }
     }
 
     /// Moves those that hold to what is found, and says how many there were to look at.

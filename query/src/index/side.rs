@@ -13,10 +13,11 @@ use crate::{Dimension, Filter, Mode};
 use super::attributes::{Asked, Paths, nearest};
 use super::interner::{Interner, TermId, Uses};
 use super::known::{Known, Reached};
+use super::pivots::{Guard, Guarded, Pivots};
 use super::posting::{Posting, Postings};
 use super::ranges::Ranges;
 use super::record::{Attribute, Many, Record, Terms, Way};
-use super::shape::{Axis, KeyKind, LACKING, OVER, PIVOT, Shape, each_tuple, tuples};
+use super::shape::{Axis, KeyKind, LACKING, OVER, PIVOT, each_tuple, tuples};
 use super::table::Table;
 use super::windows::Window;
 
@@ -45,10 +46,12 @@ pub(super) struct Side {
     /// The kinds that have some.
     in_use: Uses,
     /// Watchers with too many tuples, by each term of their pivot.
-    over: [Table; Axis::COUNT],
+    over: [Pivots; Axis::COUNT],
+    /// How many of them also ask about attributes.
+    over_attributes: u32,
     /// The other watchers that ask on several axes, by each term of their pivot: for attestations with
     /// too many tuples.
-    pivots: [Table; Axis::COUNT],
+    pivots: [Pivots; Axis::COUNT],
     postings: Postings,
 }
 
@@ -61,13 +64,14 @@ pub(super) struct Hits {
     pub(super) by_key: Vec<u32>,
     /// Those of which everything has to be verified.
     pub(super) by_term: Vec<u32>,
+    /// How many more a single term led to, and another one told apart.
+    pub(super) told_apart: u64,
     /// How many terms and tuples were looked up.
     pub(super) probes: u64,
 }
 
 impl Side {
     pub(super) fn new(mode: Mode) -> Side {
-        let by_term = || std::array::from_fn(|_| Table::new(Shape::NOTHING));
         let mut kinds = KeyKind::all();
         Side {
             mode,
@@ -79,8 +83,9 @@ impl Side {
             ranges: Ranges::default(),
             filed: [0; KeyKind::COUNT],
             in_use: 0,
-            over: by_term(),
-            pivots: by_term(),
+            over: Default::default(),
+            over_attributes: 0,
+            pivots: Default::default(),
             postings: Postings::default(),
         }
     }
@@ -99,7 +104,10 @@ impl Side {
         let record = self.plan(filter);
         match record.way() {
             Way::Tuples => self.file_tuples(id, &record),
-            Way::Pivot => self.file_pivot(id, &record, OVER),
+            Way::Pivot => {
+                self.over_attributes += u32::from(record.shape().has(Axis::ATTRIBUTE));
+                self.file_pivot(id, &record, OVER);
+            }
         }
         record
     }
@@ -108,7 +116,10 @@ impl Side {
     pub(super) fn remove(&mut self, id: u32, record: &Record) {
         match record.way() {
             Way::Tuples => self.unfile_tuples(id, record),
-            Way::Pivot => self.unfile_pivot(id, record, OVER),
+            Way::Pivot => {
+                self.over_attributes -= u32::from(record.shape().has(Axis::ATTRIBUTE));
+                self.unfile_pivot(id, record, OVER);
+            }
         }
         for axis in record.shape().axes() {
             for &term in record.terms(axis) {
@@ -244,19 +255,19 @@ impl Side {
     fn file_pivot(&mut self, id: u32, record: &Record, using: Uses) {
         let (pivot, terms) = (record.pivot(), record.terms(record.pivot()));
         self.mark(pivot, terms, using);
-        let (table, postings) = self.by_term(pivot, using);
-        terms.iter().for_each(|&term| table.add(term.into(), id, postings));
+        let (pivots, guard) = (self.by_term(pivot, using), guard_of(record));
+        terms.iter().for_each(|&term| pivots.add(term, id, guard));
     }
 
     fn unfile_pivot(&mut self, id: u32, record: &Record, using: Uses) {
         let (pivot, terms) = (record.pivot(), record.terms(record.pivot()));
-        let (table, postings) = self.by_term(pivot, using);
-        terms.iter().for_each(|&term| table.remove(term.into(), id, postings));
+        let pivots = self.by_term(pivot, using);
+        terms.iter().for_each(|&term| pivots.remove(term, id));
     }
 
-    fn by_term(&mut self, axis: Axis, using: Uses) -> (&mut Table, &mut Postings) {
-        let tables = if using == OVER { &mut self.over } else { &mut self.pivots };
-        (&mut tables[axis.index()], &mut self.postings)
+    fn by_term(&mut self, axis: Axis, using: Uses) -> &mut Pivots {
+        let pivots = if using == OVER { &mut self.over } else { &mut self.pivots };
+        &mut pivots[axis.index()]
     }
 
     fn mark(&mut self, axis: Axis, terms: &[TermId], using: Uses) {
@@ -270,7 +281,8 @@ impl Side {
         let any_attribute = known.with_any(Axis::ATTRIBUTE);
         let asks_attributes =
             self.possible(&any_attribute) & !LACKING[Axis::ATTRIBUTE.index()] != 0;
-        if asks_attributes || !self.over[Axis::ATTRIBUTE.index()].is_empty() {
+        // Reading them is the dearest part, so only where some watcher wants it.
+        if asks_attributes || self.over_attributes > 0 {
             self.look_up_attributes(claim, &mut known, hits);
         }
         let mut larger = SmallVec::<[(KeyKind, usize); 8]>::new();
@@ -283,23 +295,23 @@ impl Side {
                 self.probe_kind(kind, &known, hits);
             }
         }
-        self.follow(&known, OVER, &self.over, &mut hits.by_term);
+        follow(&known, OVER, &self.over, hits);
         if !larger.is_empty() {
             self.probe_larger(&larger, &known, hits);
         }
         known
     }
 
-    /// Tries the tuples of these kinds, unless there are far too many, or watchers that lead to fewer.
+    /// Tries the tuples of these kinds, unless there are far too many, or single terms lead to fewer
+    /// watchers.
     fn probe_larger(&self, kinds: &[(KeyKind, usize)], known: &Known, hits: &mut Hits) {
         let tuples = kinds.iter().fold(0, |sum: usize, (_, tuples)| sum.saturating_add(*tuples));
-        let mut by_pivot = Vec::new();
-        self.follow(known, PIVOT, &self.pivots, &mut by_pivot);
-        // A tuple costs about as much as verifying two watchers.
-        if tuples <= TUPLES_MAX && tuples * 2 < by_pivot.len() {
+        // A tuple costs about as much as four watchers.
+        let is_less = || tuples * 4 < filed(known, PIVOT, &self.pivots);
+        if tuples <= TUPLES_MAX && is_less() {
             kinds.iter().for_each(|(kind, _)| self.probe_kind(*kind, known, hits));
         } else {
-            hits.by_term.append(&mut by_pivot);
+            follow(known, PIVOT, &self.pivots, hits);
         }
     }
 
@@ -376,38 +388,55 @@ impl Side {
         }
     }
 
-    /// Collects the watchers filed under single terms.
-    fn follow(
-        &self,
-        known: &Known,
-        using: Uses,
-        tables: &[Table; Axis::COUNT],
-        into: &mut Vec<u32>,
-    ) {
-        for (axis, table) in Axis::ALL.into_iter().zip(tables) {
-            if known.uses[axis.index()] & using == 0 {
-                continue;
-            }
-            for term in known.using(axis, using) {
-                if let Some(posting) = table.get(u128::from(term)) {
-                    into.extend_from_slice(self.postings.ids(posting));
-                }
-            }
-        }
-    }
-
     /// How many terms, lists and keys there are.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        let tables = self.tables.iter().chain(&self.over).chain(&self.pivots);
         self.interners.iter().all(Interner::is_empty)
-            && tables.into_iter().all(Table::is_empty)
+            && self.tables.iter().all(Table::is_empty)
+            && self.over.iter().chain(&self.pivots).all(Pivots::is_empty)
             && self.paths.is_empty()
             && self.ranges.is_empty()
             && self.postings.lists_in_use() == 0
             && self.filed == [0; KeyKind::COUNT]
+            && self.over_attributes == 0
             && self.in_use == 0
     }
+}
+
+/// The lists of watchers that known terms lead to.
+fn lists_by_term<'a>(
+    known: &Known,
+    using: Uses,
+    pivots: &'a [Pivots; Axis::COUNT],
+) -> impl Iterator<Item = &'a [Guarded]> {
+    let axes = Axis::ALL.into_iter().zip(pivots);
+    axes.flat_map(move |(axis, pivots)| known.using(axis, using).map(|term| pivots.of(term)))
+}
+
+/// How many watchers known terms lead to.
+fn filed(known: &Known, using: Uses, pivots: &[Pivots; Axis::COUNT]) -> usize {
+    lists_by_term(known, using, pivots).map(<[Guarded]>::len).sum()
+}
+
+/// Collects the watchers that known terms lead to, without those that need another term that is not there.
+fn follow(known: &Known, using: Uses, pivots: &[Pivots; Axis::COUNT], hits: &mut Hits) {
+    for watchers in lists_by_term(known, using, pivots) {
+        let may_hold = |watcher: &&Guarded| watcher.may_hold(|axis, term| known.has(axis, term));
+        let before = hits.by_term.len();
+        hits.by_term.extend(watchers.iter().filter(may_hold).map(|watcher| watcher.id));
+        hits.told_apart += (watchers.len() - (hits.by_term.len() - before)) as u64;
+    }
+}
+
+/// The term of a watcher on an axis that is not its pivot, where it has just one: on the attributes before
+/// others, as it is the most telling there.
+fn guard_of(record: &Record) -> Guard {
+    let axes = record.shape().axes().filter(|axis| *axis != record.pivot());
+    let single = axes.filter_map(|axis| match record.terms(axis) {
+        &[term] => Some(Guard::new(axis, term)),
+        _ => None,
+    });
+    single.last().unwrap_or(Guard::NOTHING)
 }
 
 /// Whether watchers of this kind are filed with their terms and not in a table.

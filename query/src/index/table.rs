@@ -26,6 +26,7 @@ impl Table {
         }
     }
 
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         match self {
             Table::Narrow(table) => table.is_empty(),
