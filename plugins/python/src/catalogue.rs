@@ -24,8 +24,8 @@ pub(crate) const CODE_BYTES_MAX: usize = 1024 * 1024;
 /// Handlers of one round trip to a worker, and bytes of them.
 const BATCH_ITEMS_MAX: usize = 256;
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// How long such a round trip may take.
-const CHECK_WITHIN: Duration = Duration::from_secs(20);
+/// How long such a round trip may take: twice that fits into a call of the host.
+const CHECK_WITHIN: Duration = Duration::from_secs(12);
 /// How long is waited for a worker to check with.
 const WORKER_WITHIN: Duration = Duration::from_secs(60);
 /// Bytes of code that are kept ready for jobs.
@@ -58,6 +58,8 @@ struct State {
 #[derive(Clone)]
 struct Entry {
     version: Arc<str>,
+    /// Whether its code could be read: if not, it is new again the next time.
+    is_read: bool,
     checked: Arc<Checked>,
     /// What its newest version that loads declares.
     declared: Arc<Checked>,
@@ -238,8 +240,8 @@ impl Catalogue {
         stored: &[StoredHandler],
         pool: &Pool,
     ) -> Result<HashMap<String, Arc<Checked>>, NoSync> {
-        let known: HashSet<Arc<str>> =
-            self.lock().handlers.values().map(|entry| entry.version.clone()).collect();
+        let checked = |entry: &Entry| entry.is_read.then(|| entry.version.clone());
+        let known: HashSet<Arc<str>> = self.lock().handlers.values().filter_map(checked).collect();
         let new: Vec<&StoredHandler> =
             stored.iter().filter(|handler| !known.contains(handler.version.as_str())).collect();
         let items: Vec<CheckItem<'_>> = new
@@ -276,18 +278,20 @@ impl Catalogue {
                     .map_err(NoSync::Host)?;
             }
             let broken = handler.faulted.clone().or(says);
-            // The host cannot read its claim: there is nothing that could have been checked.
-            let is_unread = handler.code.is_empty() && handler.faulted.is_some();
-            let declared = match (checked.ok && !is_unread, old) {
+            // Without its code nothing was checked.
+            let declared = match (checked.ok && !is_unread(handler), old) {
                 (true, _) => checked.clone(),
                 (false, Some(old)) => old.declared.clone(),
                 (false, None) => older(host, pool, handler).await?.unwrap_or(checked.clone()),
             };
             let version = Arc::from(handler.version.as_str());
-            handlers.insert(handler.name.clone(), Entry { version, checked, declared, broken });
+            let entry = Entry { version, is_read: !is_unread(handler), checked, declared, broken };
+            handlers.insert(handler.name.clone(), entry);
         }
         let mut state = self.lock();
-        stored.iter().for_each(|handler| state.codes.put(source(handler)));
+        // What cannot be read is asked for by each job, which is told so until it can be.
+        let readable = stored.iter().filter(|handler| !is_unread(handler));
+        readable.for_each(|handler| state.codes.put(source(handler)));
         state.report = Report {
             handlers: handlers.len(),
             watchers: handlers.values().map(|entry| entry.declared.watchers.len()).sum(),
@@ -302,6 +306,11 @@ impl Catalogue {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the host could not read the claim that has the code.
+fn is_unread(handler: &StoredHandler) -> bool {
+    handler.code.is_empty() && handler.faulted.is_some()
 }
 
 /// Whether code may declare something. Sure only of those that do not.
