@@ -58,14 +58,17 @@ struct State {
 #[derive(Clone)]
 struct Entry {
     version: Arc<str>,
-    /// Whether its code could be read: if not, it is new again the next time.
-    is_read: bool,
+    /// Whether its code was checked or need not be: if not, it is new again the next time.
+    is_checked: bool,
     checked: Arc<Checked>,
     /// What its newest version that loads declares.
     declared: Arc<Checked>,
     /// Why the version in force does not run.
     broken: Option<String>,
 }
+
+/// What came of a check, and whether that is the last word.
+type Verdict = (Arc<Checked>, bool);
 
 /// What a sync came to.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -234,23 +237,35 @@ impl Catalogue {
         state.handlers.iter().filter_map(of).collect()
     }
 
-    /// What came of checking each version that was not seen before.
+    /// What came of checking each version that was not seen before, and whether that is the last word.
+    ///
+    /// What is known not to load is not read again, unless it may declare something: code that takes long to read
+    /// would keep all handlers away at each start.
     async fn check_new(
         &self,
         stored: &[StoredHandler],
         pool: &Pool,
-    ) -> Result<HashMap<String, Arc<Checked>>, NoSync> {
-        let checked = |entry: &Entry| entry.is_read.then(|| entry.version.clone());
+    ) -> Result<HashMap<String, Verdict>, NoSync> {
+        let checked = |entry: &Entry| entry.is_checked.then(|| entry.version.clone());
         let known: HashSet<Arc<str>> = self.lock().handlers.values().filter_map(checked).collect();
-        let new: Vec<&StoredHandler> =
-            stored.iter().filter(|handler| !known.contains(handler.version.as_str())).collect();
-        let items: Vec<CheckItem<'_>> = new
-            .iter()
-            .map(|handler| CheckItem { name: &handler.name, code: &handler.code })
-            .collect();
+        let mut verdicts = HashMap::new();
+        let (mut versions, mut items) = (Vec::new(), Vec::new());
+        for handler in stored.iter().filter(|of| !known.contains(of.version.as_str())) {
+            match &handler.faulted {
+                Some(reason) if !may_declare(&handler.code) => {
+                    let checked = Arc::new(Checked::refused(reason.clone()));
+                    verdicts.insert(handler.version.clone(), (checked, !is_unread(handler)));
+                }
+                _ => {
+                    versions.push(handler.version.clone());
+                    items.push(CheckItem { name: &handler.name, code: &handler.code });
+                }
+            }
+        }
         let found = check_all(pool, &items).await.map_err(NoSync::Worker)?;
-        let versions = new.iter().map(|handler| handler.version.clone());
-        Ok(versions.zip(found.into_iter().map(Arc::new)).collect())
+        let found = found.into_iter().map(|checked| (Arc::new(checked), true));
+        verdicts.extend(versions.into_iter().zip(found));
+        Ok(verdicts)
     }
 
     async fn take_in(
@@ -258,16 +273,16 @@ impl Catalogue {
         host: &Host,
         pool: &Pool,
         stored: Vec<StoredHandler>,
-        checks: HashMap<String, Arc<Checked>>,
+        checks: HashMap<String, Verdict>,
     ) -> Result<Report, NoSync> {
         let before = self.lock().handlers.clone();
         let mut handlers = BTreeMap::new();
         for handler in &stored {
             let old = before.get(&handler.name);
-            let checked = match checks.get(&handler.version) {
-                Some(checked) => checked.clone(),
+            let (checked, is_checked) = match checks.get(&handler.version) {
+                Some(verdict) => verdict.clone(),
                 None => match old {
-                    Some(old) => old.checked.clone(),
+                    Some(old) => (old.checked.clone(), old.is_checked),
                     None => continue,
                 },
             };
@@ -278,14 +293,13 @@ impl Catalogue {
                     .map_err(NoSync::Host)?;
             }
             let broken = handler.faulted.clone().or(says);
-            // Without its code nothing was checked.
-            let declared = match (checked.ok && !is_unread(handler), old) {
+            let declared = match (checked.ok, old) {
                 (true, _) => checked.clone(),
                 (false, Some(old)) => old.declared.clone(),
                 (false, None) => older(host, pool, handler).await?.unwrap_or(checked.clone()),
             };
             let version = Arc::from(handler.version.as_str());
-            let entry = Entry { version, is_read: !is_unread(handler), checked, declared, broken };
+            let entry = Entry { version, is_checked, checked, declared, broken };
             handlers.insert(handler.name.clone(), entry);
         }
         let mut state = self.lock();
@@ -406,6 +420,9 @@ async fn older(
         };
         if older.name != handler.name {
             continue;
+        }
+        if !may_declare(&older.code) {
+            return Ok(Some(Arc::new(Checked::nothing())));
         }
         let item = CheckItem { name: &older.name, code: &older.code };
         let checked = check_all(pool, &[item]).await.map_err(NoSync::Worker)?;

@@ -66,14 +66,16 @@ impl Pool {
         self.lend_at(self.inner.places.clone().acquire_owned(), within).await
     }
 
-    /// The same for a check, which has a place of its own when all others are taken.
+    /// The same for a check, which has a place of its own, so that no job waits for it. Where there is more than
+    /// one place for jobs, a second check may take one.
     pub(crate) async fn lend_to_check(&self, within: Duration) -> Result<Lent, NoWorker> {
         let (places, check_place) = (self.inner.places.clone(), self.inner.check_place.clone());
+        let has_more = self.inner.settings.workers > 1;
         let place = async {
             tokio::select! {
                 biased;
-                place = places.acquire_owned() => place,
                 place = check_place.acquire_owned() => place,
+                place = places.acquire_owned(), if has_more => place,
             }
         };
         self.lend_at(place, within).await

@@ -62,7 +62,9 @@ _USED = [
         (ast, "parse literal_eval get_docstring"),
         (json, "dumps loads"),
         (linecache, "cache clearcache"),
-        (logging, "root disable getLogger Logger NullHandler"),
+        (logging, "root disable getLogger Logger NullHandler LogRecord Handler Formatter Manager"),
+        (logging, "critical debug error exception info log warn warning"),
+        (logging.Logger, "_log callHandlers critical debug error exception handle info isEnabledFor log makeRecord warning"),
         (os, "chdir close dup dup2 environ fstat getcwd getpgrp getpriority open pread read umask waitpid write _exit"),
         (resource, "getrlimit"),
         (signal, "setitimer"),
@@ -627,6 +629,8 @@ def clean_up():
         sys.setrecursionlimit(recursion_limit)
         sys.path[:] = paths
         sys.argv[:] = [""]
+        if not all(map(sys.meta_path.__contains__, finders)) or not all(map(sys.path_hooks.__contains__, hooks)):
+            return "changed how modules are found"
         if os.getcwd() != folder:
             os.chdir(folder)
         os.umask(umask)
@@ -1066,6 +1070,7 @@ begin, _ = channel.receive()
 sys.path[:0] = begin["python_paths"]
 sys.argv[:] = [""]
 paths = list(sys.path)
+finders, hooks = list(sys.meta_path), list(sys.path_hooks)
 folder = os.getcwd()
 umask = os.umask(0o077)
 os.umask(umask)
