@@ -348,6 +348,20 @@ impl PluginHost {
         }
     }
 
+    /// As [`PluginHost::callable`], but waits for a plugin that is coming up, at most this long.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn callable_soon(&self, name: &str, within: Duration) -> Result<Callable, CallError> {
+        let mut shown = self.find(name)?.1.shown.clone();
+        let settled = shown.wait_for(|shown| {
+            shown.reach.is_some() || shown.disabled || shown.state != Status::Starting
+        });
+        // Either way the look below says how it is.
+        let _ = tokio::time::timeout(within, settled).await;
+        self.callable(name)
+    }
+
     /// Whether a browser needs no token for this plugin.
     #[must_use]
     pub fn is_open(&self, name: &str) -> bool {

@@ -16,12 +16,12 @@ use crate::frame::{CheckItem, Checked, Draft, Ending, Link, Mistake, Watched};
 use crate::pool::Pool;
 use crate::services::Services;
 use crate::worker::{NoWorker, Run, Source};
-use crate::{PythonPlugin, Session};
+use crate::{NAME, PythonPlugin, Session};
 
 /// How long is waited for a worker.
 const WORKER_WITHIN: Duration = Duration::from_secs(20);
-/// Bytes of a handler's name.
-const NAME_BYTES_MAX: usize = 200;
+/// Bytes of a handler's name: with ours and a dot before it, as many as a handler of any plugin may have.
+const NAME_BYTES_MAX: usize = 256 - 1 - NAME.len();
 
 /// For people to read.
 pub(crate) fn routes() -> Vec<Route> {

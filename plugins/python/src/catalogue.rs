@@ -24,8 +24,8 @@ pub(crate) const CODE_BYTES_MAX: usize = 1024 * 1024;
 /// Handlers of one round trip to a worker, and bytes of them.
 const BATCH_ITEMS_MAX: usize = 256;
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// How long such a round trip may take.
-const CHECK_WITHIN: Duration = Duration::from_secs(20);
+/// How long such a round trip may take: twice that fits into a call of the host.
+const CHECK_WITHIN: Duration = Duration::from_secs(12);
 /// How long is waited for a worker to check with.
 const WORKER_WITHIN: Duration = Duration::from_secs(60);
 /// Bytes of code that are kept ready for jobs.
@@ -58,12 +58,17 @@ struct State {
 #[derive(Clone)]
 struct Entry {
     version: Arc<str>,
+    /// Whether its code was checked or need not be: if not, it is new again the next time.
+    is_checked: bool,
     checked: Arc<Checked>,
     /// What its newest version that loads declares.
     declared: Arc<Checked>,
     /// Why the version in force does not run.
     broken: Option<String>,
 }
+
+/// What came of a check, and whether that is the last word.
+type Verdict = (Arc<Checked>, bool);
 
 /// What a sync came to.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -232,23 +237,35 @@ impl Catalogue {
         state.handlers.iter().filter_map(of).collect()
     }
 
-    /// What came of checking each version that was not seen before.
+    /// What came of checking each version that was not seen before, and whether that is the last word.
+    ///
+    /// What is known not to load is not read again, unless it may declare something: code that takes long to read
+    /// would keep all handlers away at each start.
     async fn check_new(
         &self,
         stored: &[StoredHandler],
         pool: &Pool,
-    ) -> Result<HashMap<String, Arc<Checked>>, NoSync> {
-        let known: HashSet<Arc<str>> =
-            self.lock().handlers.values().map(|entry| entry.version.clone()).collect();
-        let new: Vec<&StoredHandler> =
-            stored.iter().filter(|handler| !known.contains(handler.version.as_str())).collect();
-        let items: Vec<CheckItem<'_>> = new
-            .iter()
-            .map(|handler| CheckItem { name: &handler.name, code: &handler.code })
-            .collect();
+    ) -> Result<HashMap<String, Verdict>, NoSync> {
+        let checked = |entry: &Entry| entry.is_checked.then(|| entry.version.clone());
+        let known: HashSet<Arc<str>> = self.lock().handlers.values().filter_map(checked).collect();
+        let mut verdicts = HashMap::new();
+        let (mut versions, mut items) = (Vec::new(), Vec::new());
+        for handler in stored.iter().filter(|of| !known.contains(of.version.as_str())) {
+            match &handler.faulted {
+                Some(reason) if !may_declare(&handler.code) => {
+                    let checked = Arc::new(Checked::refused(reason.clone()));
+                    verdicts.insert(handler.version.clone(), (checked, !is_unread(handler)));
+                }
+                _ => {
+                    versions.push(handler.version.clone());
+                    items.push(CheckItem { name: &handler.name, code: &handler.code });
+                }
+            }
+        }
         let found = check_all(pool, &items).await.map_err(NoSync::Worker)?;
-        let versions = new.iter().map(|handler| handler.version.clone());
-        Ok(versions.zip(found.into_iter().map(Arc::new)).collect())
+        let found = found.into_iter().map(|checked| (Arc::new(checked), true));
+        verdicts.extend(versions.into_iter().zip(found));
+        Ok(verdicts)
     }
 
     async fn take_in(
@@ -256,16 +273,16 @@ impl Catalogue {
         host: &Host,
         pool: &Pool,
         stored: Vec<StoredHandler>,
-        checks: HashMap<String, Arc<Checked>>,
+        checks: HashMap<String, Verdict>,
     ) -> Result<Report, NoSync> {
         let before = self.lock().handlers.clone();
         let mut handlers = BTreeMap::new();
         for handler in &stored {
             let old = before.get(&handler.name);
-            let checked = match checks.get(&handler.version) {
-                Some(checked) => checked.clone(),
+            let (checked, is_checked) = match checks.get(&handler.version) {
+                Some(verdict) => verdict.clone(),
                 None => match old {
-                    Some(old) => old.checked.clone(),
+                    Some(old) => (old.checked.clone(), old.is_checked),
                     None => continue,
                 },
             };
@@ -276,18 +293,19 @@ impl Catalogue {
                     .map_err(NoSync::Host)?;
             }
             let broken = handler.faulted.clone().or(says);
-            // The host cannot read its claim: there is nothing that could have been checked.
-            let is_unread = handler.code.is_empty() && handler.faulted.is_some();
-            let declared = match (checked.ok && !is_unread, old) {
+            let declared = match (checked.ok, old) {
                 (true, _) => checked.clone(),
                 (false, Some(old)) => old.declared.clone(),
                 (false, None) => older(host, pool, handler).await?.unwrap_or(checked.clone()),
             };
             let version = Arc::from(handler.version.as_str());
-            handlers.insert(handler.name.clone(), Entry { version, checked, declared, broken });
+            let entry = Entry { version, is_checked, checked, declared, broken };
+            handlers.insert(handler.name.clone(), entry);
         }
         let mut state = self.lock();
-        stored.iter().for_each(|handler| state.codes.put(source(handler)));
+        // What cannot be read is asked for by each job, which is told so until it can be.
+        let readable = stored.iter().filter(|handler| !is_unread(handler));
+        readable.for_each(|handler| state.codes.put(source(handler)));
         state.report = Report {
             handlers: handlers.len(),
             watchers: handlers.values().map(|entry| entry.declared.watchers.len()).sum(),
@@ -302,6 +320,11 @@ impl Catalogue {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the host could not read the claim that has the code.
+fn is_unread(handler: &StoredHandler) -> bool {
+    handler.code.is_empty() && handler.faulted.is_some()
 }
 
 /// Whether code may declare something. Sure only of those that do not.
@@ -397,6 +420,9 @@ async fn older(
         };
         if older.name != handler.name {
             continue;
+        }
+        if !may_declare(&older.code) {
+            return Ok(Some(Arc::new(Checked::nothing())));
         }
         let item = CheckItem { name: &older.name, code: &older.code };
         let checked = check_all(pool, &[item]).await.map_err(NoSync::Worker)?;

@@ -147,16 +147,21 @@ pub(crate) struct Checked {
 }
 
 impl Checked {
-    /// That of code which cannot even be checked.
-    pub(crate) fn refused(message: String) -> Checked {
-        let error = Some(Mistake { message, line: None, column: None, text: None });
+    /// That of code which declares nothing.
+    pub(crate) fn nothing() -> Checked {
         Checked {
-            ok: false,
-            error,
+            ok: true,
+            error: None,
             watchers: Vec::new(),
             schedules: Vec::new(),
             functions: Vec::new(),
         }
+    }
+
+    /// That of code which cannot even be checked.
+    pub(crate) fn refused(message: String) -> Checked {
+        let error = Some(Mistake { message, line: None, column: None, text: None });
+        Checked { ok: false, error, ..Checked::nothing() }
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use crate::settings::Settings;
 use crate::worker::{NoWorker, Worker};
@@ -63,19 +63,31 @@ impl Pool {
 
     /// Waits for a worker, at most this long.
     pub(crate) async fn lend(&self, within: Duration) -> Result<Lent, NoWorker> {
-        self.lend_at(&self.inner.places, within).await
+        self.lend_at(self.inner.places.clone().acquire_owned(), within).await
     }
 
-    /// The same for a check, which has a place of its own when all others are taken.
+    /// The same for a check, which has a place of its own, so that no job waits for it. Where there is more than
+    /// one place for jobs, a second check may take one.
     pub(crate) async fn lend_to_check(&self, within: Duration) -> Result<Lent, NoWorker> {
-        let inner = &self.inner;
-        let is_full = inner.places.available_permits() == 0;
-        self.lend_at(if is_full { &inner.check_place } else { &inner.places }, within).await
+        let (places, check_place) = (self.inner.places.clone(), self.inner.check_place.clone());
+        let has_more = self.inner.settings.workers > 1;
+        let place = async {
+            tokio::select! {
+                biased;
+                place = check_place.acquire_owned() => place,
+                place = places.acquire_owned(), if has_more => place,
+            }
+        };
+        self.lend_at(place, within).await
     }
 
-    async fn lend_at(&self, places: &Arc<Semaphore>, within: Duration) -> Result<Lent, NoWorker> {
+    async fn lend_at(
+        &self,
+        place: impl Future<Output = Result<OwnedSemaphorePermit, AcquireError>>,
+        within: Duration,
+    ) -> Result<Lent, NoWorker> {
         let busy = || NoWorker::Busy { workers: self.inner.settings.workers };
-        let place = tokio::time::timeout(within, places.clone().acquire_owned());
+        let place = tokio::time::timeout(within, place);
         let place = place.await.map_err(|_| busy())?.map_err(|_| busy())?;
         while let Some(mut worker) = self.take_idle() {
             if worker.is_well() {

@@ -17,6 +17,7 @@ import io
 import json
 import linecache
 import logging
+import mmap
 import os
 import re
 import resource
@@ -42,6 +43,8 @@ NOT_NOW_SECS_MAX = 86_400
 LEVELS_MAX = 100
 CLAIM_BYTES_MAX = 7 * 1024 * 1024
 QUERY_LIMIT_MAX = 10_000
+# Loggers that code may leave behind.
+LOGGERS_MAX = 1_000
 # Files that may stay open after a job, for modules that keep some.
 FILES_LEFT_MAX = 64
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -59,7 +62,9 @@ _USED = [
         (ast, "parse literal_eval get_docstring"),
         (json, "dumps loads"),
         (linecache, "cache clearcache"),
-        (logging, "root disable getLogger Logger NullHandler"),
+        (logging, "root disable getLogger Logger NullHandler LogRecord Handler Formatter Manager"),
+        (logging, "critical debug error exception info log warn warning"),
+        (logging.Logger, "_log callHandlers critical debug error exception handle info isEnabledFor log makeRecord warning"),
         (os, "chdir close dup dup2 environ fstat getcwd getpgrp getpriority open pread read umask waitpid write _exit"),
         (resource, "getrlimit"),
         (signal, "setitimer"),
@@ -305,7 +310,8 @@ def to_json(value, name, error, bits=1_000):
     try:
         text = json.dumps(value, allow_nan=False, separators=(",", ":"))
         # Half of a character beyond the first 65,536 is an escape that nobody can read.
-        is_odd = "\\ud" in text or text.count("[") + text.count("{") > LEVELS_MAX or _long_number(text)
+        may_be_deep = text.count("[") + text.count("{") > LEVELS_MAX
+        is_odd = "\\ud" in text or _long_number(text) or (may_be_deep and is_deep(value))
         why = not_json(value, name, (), bits) if is_odd else None
         if why is None:
             return text.encode("ascii")
@@ -314,6 +320,17 @@ def to_json(value, name, error, bits=1_000):
     raise error(
         "%s; JSON holds text, numbers, True, False, None, lists, and dicts with text keys" % why
     ) from None
+
+
+def is_deep(value):
+    """Whether something that JSON holds nests too deeply."""
+    level = [value] if isinstance(value, (dict, list, tuple)) else []
+    for _ in range(LEVELS_MAX):
+        parts = (whole.values() if isinstance(whole, dict) else whole for whole in level)
+        level = [part for some in parts for part in some if isinstance(part, (dict, list, tuple))]
+        if not level:
+            return False
+    return True
 
 
 def not_json(value, path, above, bits):
@@ -612,6 +629,8 @@ def clean_up():
         sys.setrecursionlimit(recursion_limit)
         sys.path[:] = paths
         sys.argv[:] = [""]
+        if not all(map(sys.meta_path.__contains__, finders)) or not all(map(sys.path_hooks.__contains__, hooks)):
+            return "changed how modules are found"
         if os.getcwd() != folder:
             os.chdir(folder)
         os.umask(umask)
@@ -619,6 +638,8 @@ def clean_up():
             os.environ.clear()
             os.environ.update(environment)
         put_back_logging()
+        if len(root.manager.loggerDict) > LOGGERS_MAX:
+            return "made a great many loggers"
         if keeps_files():
             return "left files open"
         size, resident = (int(pages) * page for pages in os.pread(statm, 64, 0).split()[:2])
@@ -661,28 +682,35 @@ def first_free_fd():
 
 
 def put_back_logging():
-    """The loggers of modules are what they were, and those that the code made for itself are gone."""
+    """Loggers are what they were before any code ran; those that came since are as new ones."""
     lines.level, lines.formatter = logging.NOTSET, None
     lines.filters[:] = []
     put_back_logger(root, (logging.INFO, True, False, [], [lines]))
     if root.manager.disable:
         logging.disable(logging.NOTSET)
+    logging.setLogRecordFactory(log_record)
+    logging.setLoggerClass(logger_class)
+    if logging._warnings_showwarning is not None:
+        logging.captureWarnings(False)
     known = root.manager.loggerDict
     for name, logger in list(known.items()):
-        module = name.split(".")[0]
-        if module not in sys.modules or module in ("__main__", "axwatch"):
+        if isinstance(logger, logging.Logger):
+            put_back_logger(logger, loggers.get(name) or new_logger(logger))
+        if name.split(".")[0] in ("__handler__", "__main__", "axwatch"):
             del known[name]
-        elif isinstance(logger, logging.Logger):
-            if name not in loggers:
-                silent = [handler for handler in logger.handlers if isinstance(handler, logging.NullHandler)]
-                loggers[name] = (logger.level, logger.propagate, False, list(logger.filters), silent)
-            put_back_logger(logger, loggers[name])
+
+
+def new_logger(logger):
+    """A library may have added a handler that does nothing."""
+    silent = [handler for handler in logger.handlers if isinstance(handler, logging.NullHandler)]
+    return (logging.NOTSET, True, False, [], silent)
 
 
 def put_back_logger(logger, first):
     level, propagate, disabled, filters, handlers = first
     if logger.level != level:
         logger.setLevel(level)
+    logger._cache.clear()
     logger.propagate, logger.disabled = propagate, disabled
     logger.filters[:] = filters
     logger.handlers[:] = handlers
@@ -786,8 +814,10 @@ def checked(name, source):
 
 def has_room():
     try:
-        return bool(bytearray(state.memory // 2))
-    except MemoryError:
+        # Asked for, and not touched.
+        mmap.mmap(-1, state.memory // 2).close()
+        return True
+    except (MemoryError, OSError):
         return False
 
 
@@ -1040,6 +1070,7 @@ begin, _ = channel.receive()
 sys.path[:0] = begin["python_paths"]
 sys.argv[:] = [""]
 paths = list(sys.path)
+finders, hooks = list(sys.meta_path), list(sys.path_hooks)
 folder = os.getcwd()
 umask = os.umask(0o077)
 os.umask(umask)
@@ -1049,8 +1080,12 @@ page = resource.getpagesize()
 recursion_limit = sys.getrecursionlimit()
 adopts = confine()
 bound(begin["memory_bytes"])
-loggers = {}
-put_back_logging()
+log_record, logger_class = logging.getLogRecordFactory(), logging.getLoggerClass()
+loggers = {
+    name: (logger.level, logger.propagate, logger.disabled, list(logger.filters), list(logger.handlers))
+    for name, logger in root.manager.loggerDict.items()
+    if isinstance(logger, logging.Logger)
+}
 signals = [int(number) for number in signal.valid_signals()]
 limits = [
     getattr(resource, "RLIMIT_" + name)

@@ -1,6 +1,8 @@
 //! Asking a plugin something of its own, as JSON over its HandleHTTP: what a person would ask at
 //! `/api/{plugin}`.
 
+use std::time::Duration;
+
 use axum::http::StatusCode;
 use axwatch_engine::plugin::{CallError, HttpCall};
 use serde::de::DeserializeOwned;
@@ -8,6 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::Api;
 use crate::api::error::ApiError;
+
+/// How long is waited for a plugin that is coming up: who has just started the server does not want to
+/// say it twice.
+const STARTS_WITHIN: Duration = Duration::from_secs(10);
 
 /// How a plugin that runs stored handlers says no.
 #[derive(Deserialize)]
@@ -26,7 +32,7 @@ impl Api {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, ApiError> {
-        let callable = self.plugins.callable(plugin)?;
+        let callable = self.plugins.callable_soon(plugin, STARTS_WITHIN).await?;
         let body =
             serde_json::to_vec(body).expect("what we ask for holds nothing that JSON cannot");
         let load = callable.load();

@@ -407,13 +407,16 @@ for name in (__name__, __name__ + '.part', 'own', 'own.part', 'json'):
     log.propagate = False
     log.disabled = True
 logging.config.dictConfig({'version': 1, 'disable_existing_loggers': True})
+logging.setLogRecordFactory(lambda *parts: None)
 _result = os.getpid()
 ";
     let look = "
 import logging, os
 names = (__name__, __name__ + '.part', 'own', 'own.part', 'other')
 for name in names: logging.getLogger(name).info('from %s', name)
-assert not logging.getLogger('json').handlers
+of_json = logging.getLogger('json')
+assert not of_json.handlers and of_json.level == 0 and of_json.propagate and not of_json.disabled
+assert logging.getLogRecordFactory() is logging.LogRecord
 _result = os.getpid()
 ";
     for _ in 0..2 {
@@ -444,7 +447,7 @@ async fn an_exception_of_the_codes_own_making_costs_only_the_attempt() {
     }
     assert_eq!(result(&harness, "import os\n_result = os.getpid()").await, pid);
     // Code that the compiler gives up on is no code that the worker has.
-    let deep = format!("x = {}1", "-".repeat(200_000));
+    let deep = format!("x = 1{}", "+1".repeat(200_000));
     let version = harness.store_handler("deep", &deep);
     for _ in 0..2 {
         let job = TestJob::new("python.deep").handler_version(&version);
