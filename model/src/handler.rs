@@ -113,7 +113,7 @@ impl StoredHandlerState {
 pub struct StoredHandler {
     /// The plugin that runs it.
     pub plugin: PluginName,
-    /// Its name. Jobs say [`StoredHandler::handler`].
+    /// Its name. Jobs say [`StoredHandler::bare_name`].
     pub name: HandlerName,
     /// What it is now.
     pub state: StoredHandlerState,
