@@ -28,3 +28,14 @@ pub fn parse_in_release() -> Result<()> {
     let bench = ["bench", "--quiet", "--locked", "--manifest-path", "bench/criterion/Cargo.toml"];
     steps::run(cargo().args(bench))
 }
+
+/// Measures matching beside other matchers, in the release profile, with the arguments of
+/// `axwatch-bench-matching`. A workspace of its own, for the same reason.
+///
+/// # Errors
+/// When it does not build or does not run.
+pub fn matching(arguments: &[&str]) -> Result<()> {
+    let build = ["run", "--release", "--quiet", "--locked", "--target-dir", "target/matching"];
+    let bench = ["--manifest-path", "bench/matching/Cargo.toml", "--"];
+    steps::run(cargo().args(build).args(bench).args(arguments))
+}

@@ -38,6 +38,16 @@ usage: cargo xtask <command>
                         --json, --quick
                         --only M  beside one of them, by its mode in examples/zoo_plugin.rs
                         --folder F  where to work
+  bench match [...]   measures how fast the watchers of a claim are found among many, beside other
+                      matchers, in the release profile
+                        --json, --quick
+                        --shape S       one shape of watchers: a, b, c, d or e
+                        --watchers N    so many; 10, 1,000, 100,000 and 1,000,000 by default
+                        --seed S        another workload of the shape
+                        --alone         without the other matchers
+                        --watchers-file F --attestations-file F
+                                        a workload from outside, JSON lines; prints the watchers of each
+                                        attestation first
   bench handlers [...]  measures how fast the plugin python runs code; --json, --quick
   fuzz ax [...]       tries random texts as queries, and shows one that breaks a promise of the parser
                       in its shortest form
@@ -67,6 +77,7 @@ fn run(words: &[&str]) -> Option<Result<()>> {
         ["deps"] => Some(deps::run()),
         ["picture"] => Some(picture::run_all()),
         ["bench", "parse", "--release"] => Some(bench::parse_in_release()),
+        ["bench", "match", rest @ ..] => Some(bench::matching(rest)),
         ["bench", part @ ("road" | "parse" | "ax" | "zoo" | "handlers"), rest @ ..] => {
             Some(bench::run(part, rest))
         }
