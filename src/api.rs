@@ -111,6 +111,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/attestations", post(attestations::append))
         .route("/attestations/{id}", get(attestations::one))
         .route("/ax", get(ax::get).post(ax::post))
+        .route("/matching", get(watchers::matching))
         .route("/watchers", get(watchers::list).post(watchers::declare))
         .route(
             "/watchers/{id}",

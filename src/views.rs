@@ -9,6 +9,7 @@ mod budgets;
 mod dead;
 mod handlers;
 mod jobs;
+mod matching;
 mod plugins;
 mod schedules;
 mod trace;
@@ -37,6 +38,7 @@ pub use handlers::{
     ShownHandler, TESTED_DEFAULT, TESTED_MAX, TestCall, VersionState, WaitingJobs,
 };
 pub use jobs::{Below, Job, JobLog, JobProgress, Progress, RanVersion, Tree, TreeJob};
+pub use matching::{DearWatcher, Matching};
 pub use plugins::{Plugin, PluginRoute, PluginRoutes, Plugins, ShownPlugin};
 pub use schedules::{NextTimes, Schedule, ScheduleCounts, ScheduleRun, shown_name};
 pub use trace::{

@@ -364,3 +364,46 @@ fn a_watcher_with_too_many_open_jobs_waits_and_says_so() {
     server.until_settled();
     assert_eq!(seqs(&home, "w"), (1..=CLAIMS).collect::<Vec<_>>());
 }
+
+#[test]
+fn what_matching_costs_is_told() {
+    let home = Home::new("stats");
+    let server = serve(&home);
+    assert_eq!(home.object(&["watch", "stats"])["claims"], 0);
+    let whens = [
+        ("plain", "is a"),
+        ("pair", "is a of c"),
+        ("lang", "is a where lang = 'rust'"),
+        ("but", "is a is not b"),
+        ("hour", "since 2020-01-01 until 2020-01-02"),
+        ("odd", "where lang != 'rust'"),
+        ("odder", "where lang != 'rust'"),
+    ];
+    for (id, when) in whens {
+        home.object(&["watch", "create", id, "--when", when, "--run", "work"]);
+    }
+    home.pipe(&claims(0..10)).expect(0);
+    server.until_settled();
+    let stats = home.object(&["watch", "stats"]);
+    let numbers = ["watchers", "by_time", "asked_always", "questions", "claims"];
+    assert_eq!(numbers.map(|key| number(&stats, key)), [7, 1, 2, 1, 10], "{stats}");
+    assert_eq!(stats["served_fully"], 0.571, "four of seven: {stats}");
+    let shapes: Vec<_> = stats["shapes"].as_array().unwrap().iter().collect();
+    let found_by = |terms: &Value, is_full: bool| {
+        let mut some = shapes.iter();
+        some.any(|shape| shape["terms_of"] == *terms && shape["served_fully"] == is_full)
+    };
+    assert!(found_by(&json!(["predicate"]), true) && found_by(&json!(["predicate"]), false));
+    assert!(found_by(&json!(["predicate", "context"]), true), "{stats}");
+    assert!(found_by(&json!(["predicate", "attribute"]), true), "{stats}");
+    // Of each claim `but` is verified, and the one question asked.
+    assert_eq!(stats["candidates_per_claim"], 2.0, "{stats}");
+    // `plain`, `but`, `odd` and `odder`.
+    assert_eq!(stats["matches_per_claim"], 4.0, "{stats}");
+    let dearest: Vec<_> = stats["dearest"].as_array().unwrap().iter().collect();
+    let ids: BTreeSet<_> = dearest.iter().map(|dear| text(dear, "id")).collect();
+    assert_eq!(ids, BTreeSet::from(["user-but", "user-odd", "user-odder"]), "{stats}");
+    assert!(dearest.iter().all(|dear| dear["verified"] == 10), "{stats}");
+    home.run_plain(&["watch", "stats"]).expect(0).says(&["57.1 % by look-ups alone", "user-odd"]);
+    server.stop();
+}

@@ -7,9 +7,9 @@ use std::time::Duration;
 use axwatch_ats::since::{InvalidPlace, first_seq};
 use axwatch_ats::{AliasBook, AppendConflict, RetentionPlace, Store, StoreError};
 use axwatch_core::{
-    BudgetChange, BudgetView, Declaration, EnqueueAsk, Enqueued, Event, Overview, PluginTransition,
-    Progressed, Pulse, Refusal, Registered, Registration, Report, ScheduleAsk, ScheduleCommand,
-    ScheduleView, Since, State, Verdicts, Waiting, WatcherCommand, WatcherView,
+    BudgetChange, BudgetView, Declaration, EnqueueAsk, Enqueued, Event, MatchingView, Overview,
+    PluginTransition, Progressed, Pulse, Refusal, Registered, Registration, Report, ScheduleAsk,
+    ScheduleCommand, ScheduleView, Since, State, Verdicts, Waiting, WatcherCommand, WatcherView,
 };
 use axwatch_failpoints::{Point, pass};
 use axwatch_model::{
@@ -716,6 +716,14 @@ impl Engine {
     /// [`EngineGone`].
     pub async fn watchers(&self, retired: bool) -> Result<Vec<WatcherView>, EngineGone> {
         self.look(move |state, _| state.watchers(retired)).await
+    }
+
+    /// How the watchers are found, and what that took since the start.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn matching(&self) -> Result<Box<MatchingView>, EngineGone> {
+        self.look(move |state, _| Box::new(state.matching())).await
     }
 
     /// One watcher that is not retired: by the id that people see, or the local id of one of theirs.

@@ -46,6 +46,11 @@ pub async fn list(State(api): Shared, uri: Uri) -> Result<Response, ApiError> {
     }))
 }
 
+/// `GET /matching`.
+pub async fn matching(State(api): Shared) -> Result<Json<views::Matching>, ApiError> {
+    Ok(Json(views::Matching::of(*api.engine.matching().await?)))
+}
+
 /// `GET /watchers/{id}`.
 pub async fn one(
     State(api): Shared,

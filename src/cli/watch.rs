@@ -4,6 +4,7 @@ mod ask;
 mod create;
 mod replay;
 mod show;
+mod stats;
 mod test;
 
 use anyhow::Result;
@@ -50,6 +51,9 @@ enum Command {
     /// Show one watcher: where it is, and what was held and became of it
     #[command(after_help = "Example:\n  axwatch watch show prs")]
     Show(Which),
+    /// Show how the watchers are found among all, what that costs, and which of them cost most
+    #[command(after_help = "Examples:\n  axwatch watch stats\n  axwatch watch stats --json")]
+    Stats,
     /// Remove a watcher: its queued jobs are cancelled, running ones finish
     #[command(after_help = "Example:\n  axwatch watch rm prs")]
     Rm(Which),
@@ -119,6 +123,7 @@ impl Watch {
             Command::Replay(replay) => return replay.run(context).await,
             Command::List { limit } => return list(context, limit).await,
             Command::Show(which) => return show(context, &which.id).await,
+            Command::Stats => return stats::run(context).await,
             Command::Rm(which) => (Method::DELETE, path(BASE, &[&which.id]), json!({})),
             Command::Pause { which, skip } => asked(&which, "pause", json!({ "skip": skip })),
             Command::Resume { which, drop } => asked(&which, "resume", json!({ "drop": drop })),

@@ -29,7 +29,8 @@ impl State {
         self.matched_seq = stored.seq;
         self.unwritten.matched = true;
         let mut found = Vec::new();
-        self.index.matching(&stored.attestation, &self.aliases, &mut found);
+        let effort = self.index.matching(&stored.attestation, &self.aliases, &mut found);
+        self.matching_totals.add(effort, found.len());
         let mut payload = None;
         let mut fires = 0;
         for number in found {

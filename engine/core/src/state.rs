@@ -32,6 +32,7 @@ use crate::plugins::Doubted;
 use crate::policy::Policy;
 use crate::record::{EngineStarted, Quarantined, Record, Retained};
 use crate::schedules::Schedules;
+use crate::stats::MatchingTotals;
 use crate::stored::StoredHandlers;
 
 /// What the store holds when the engine starts.
@@ -188,6 +189,8 @@ pub struct State {
     pub(crate) first_generation: u32,
     /// The watchers that ride the commit.
     pub(crate) index: WatcherIndex,
+    /// What it took to match claims since the start.
+    pub(crate) matching_totals: MatchingTotals,
     /// Those that do not, and replays.
     pub(crate) passes: Passes,
     /// The words that are one, for the next claim to be matched.
@@ -610,6 +613,7 @@ impl State {
             rows_of: BTreeMap::new(),
             first_generation: 0,
             index: WatcherIndex::default(),
+            matching_totals: MatchingTotals::default(),
             passes: Passes::default(),
             aliases: snapshot.aliases,
             plugins: BTreeMap::new(),

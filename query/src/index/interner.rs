@@ -34,11 +34,25 @@ pub(super) struct Interner {
     slots: Vec<Slot>,
     free: Vec<TermId>,
     hasher: RandomState,
+    text_bytes: usize,
 }
 
 impl Interner {
     pub(super) fn is_empty(&self) -> bool {
         self.numbers.is_empty()
+    }
+
+    /// How many terms there are.
+    pub(super) fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// Bytes that are allocated.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.numbers.allocation_size()
+            + self.slots.capacity() * size_of::<Slot>()
+            + self.free.capacity() * size_of::<TermId>()
+            + self.text_bytes
     }
 
     /// The number of a term that some watcher uses.
@@ -76,6 +90,7 @@ impl Interner {
         }
         debug_assert!(slot.alone.is_empty(), "a watcher was released before it was taken out");
         let hash = self.hasher.hash_one(&*slot.text);
+        self.text_bytes -= slot.text.len();
         slot.text = Box::default();
         slot.uses = 0;
         if let Ok(entry) = self.numbers.find_entry(hash, |&other| other == term) {
@@ -85,6 +100,7 @@ impl Interner {
     }
 
     fn add(&mut self, text: &str) -> TermId {
+        self.text_bytes += text.len();
         let slot = Slot { text: text.into(), watchers: 0, uses: 0, alone: Posting::EMPTY };
         let term = match self.free.pop() {
             Some(term) => {

@@ -25,6 +25,7 @@ mod ranges;
 mod record;
 mod shape;
 mod side;
+mod stats;
 mod table;
 mod windows;
 
@@ -40,6 +41,7 @@ use crate::{Aliases, Filter, Mode};
 use known::Known;
 use record::{Record, Records};
 use side::{Hits, Side};
+pub use stats::{IndexStats, ShapeStats};
 use windows::{Window, Windows};
 
 /// An index over the filters of many watchers, by an id that the caller chooses.
@@ -108,10 +110,45 @@ impl WatcherIndex {
         self.len() == 0
     }
 
-    /// How many watchers no look-up finds, so that every attestation costs a test of what they ask.
+    /// What is held, and how it is found. Takes time that grows with it: some milliseconds for a million.
     #[must_use]
-    pub fn asked_always(&self) -> usize {
-        self.asked.values().map(BTreeSet::len).sum()
+    pub fn stats(&self) -> IndexStats {
+        let asked_always = self.asked.values().map(BTreeSet::len).sum();
+        let termless = self.termless.len() * size_of::<(u32, Termless)>();
+        let mut stats = IndexStats {
+            watchers: self.len(),
+            shapes: Vec::new(),
+            by_one_term: 0,
+            by_time: self.termless.len() - asked_always,
+            asked_always,
+            questions: self.asked.len(),
+            terms: 0,
+            keys: self.windows.len(),
+            memory_bytes: self.records.memory_bytes()
+                + self.windows.memory_bytes()
+                + self.asked.allocation_size()
+                + termless,
+        };
+        self.folded.add_to(&mut stats);
+        self.exact.add_to(&mut stats);
+        stats.shapes.sort_by_key(|shape| std::cmp::Reverse(shape.watchers));
+        stats
+    }
+
+    /// The watchers that were verified most often since they were put in, with how often that was, the
+    /// most first. Those that are asked always are not among them.
+    #[must_use]
+    pub fn dearest(&self, count: usize) -> Vec<(u32, u32)> {
+        let mut verified: Vec<(u32, u32)> = self.records.verified().collect();
+        verified.sort_unstable_by_key(|(id, times)| (std::cmp::Reverse(*times), *id));
+        verified.truncate(count);
+        verified
+    }
+
+    /// The watchers that no look-up finds, in rising order.
+    pub fn always(&self) -> impl Iterator<Item = u32> {
+        let asked = self.termless.iter().filter(|(_, of)| matches!(of, Termless::Asked(_)));
+        asked.map(|(id, _)| *id)
     }
 
     /// Puts a watcher in, in the place of the one that had its id.
@@ -223,6 +260,7 @@ impl WatcherIndex {
 /// Verifies what the terms of a watcher's key leave open.
 fn holds_beyond_terms(record: &Record, known: &Known, claim: &Claim<'_>) -> bool {
     record.many().is_none_or(|many| {
+        many.count();
         many.window.holds(claim.timestamp_ms())
             && !known.has_excluded(many)
             && many.rest.as_ref().is_none_or(|rest| claim.satisfies(rest))
@@ -517,6 +555,27 @@ mod tests {
             check(&index, &watchers, &attestation, &aliases)?;
         }
 
+        /// Every watcher is told of once, and those that are verified are no surer than they are found.
+        #[test]
+        fn each_watcher_is_counted_once(
+            changes in any_changes(), attestations in vec(any_attestation(), 1..4),
+        ) {
+            let mut index = WatcherIndex::new();
+            apply(&mut index, &changes);
+            let mut effort = 0;
+            for attestation in &attestations {
+                effort += index.matching(attestation, Aliases::none(), &mut Vec::new()).candidates;
+            }
+            let stats = index.stats();
+            let shapes: usize = stats.shapes.iter().map(|shape| shape.watchers).sum();
+            let all = shapes + stats.by_one_term + stats.by_time + stats.asked_always;
+            prop_assert_eq!((stats.watchers, all), (index.len(), index.len()));
+            prop_assert_eq!(stats.asked_always, index.always().count());
+            prop_assert!((0.0..=1.0).contains(&stats.served_fully()));
+            let verified: u64 = index.dearest(usize::MAX).iter().map(|(_, n)| u64::from(*n)).sum();
+            prop_assert!(verified <= effort, "{} of {}", verified, effort);
+        }
+
         /// Whatever was put in can be taken out, down to the last term.
         #[test]
         fn an_emptied_index_holds_nothing(changes in any_changes()) {
@@ -525,6 +584,8 @@ mod tests {
                 index.remove(id);
             }
             prop_assert!(index.is_empty() && index.windows.is_empty() && index.asked.is_empty());
+            let stats = index.stats();
+            prop_assert_eq!((stats.terms, stats.keys, stats.shapes.len()), (0, 0, 0));
             prop_assert!(index.folded.is_empty() && index.exact.is_empty());
         }
     }

@@ -84,6 +84,13 @@ impl Pivots {
         }
     }
 
+    /// Bytes that are allocated.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let lists = self.by_term.values().filter(|watchers| watchers.spilled());
+        let watchers: usize = lists.map(|watchers| watchers.capacity()).sum();
+        self.by_term.allocation_size() + watchers * size_of::<Guarded>()
+    }
+
     /// The watchers of a term.
     pub(super) fn of(&self, term: TermId) -> &[Guarded] {
         self.by_term.get(&term).map_or(&[], |watchers| watchers)

@@ -91,6 +91,13 @@ impl Postings {
         list.expect("fewer lists than watchers, whose ids are 32 bits")
     }
 
+    /// Bytes that are allocated.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let ids: usize = self.lists.iter().map(Vec::capacity).sum();
+        self.lists.capacity() * size_of::<Vec<u32>>()
+            + (ids + self.free.capacity()) * size_of::<u32>()
+    }
+
     /// How many lists are in use.
     #[cfg(test)]
     pub(super) fn lists_in_use(&self) -> usize {

@@ -33,6 +33,17 @@ impl Ranges {
         self.bounds.is_empty()
     }
 
+    /// How many keys lead to bounds.
+    pub(super) fn len(&self) -> usize {
+        self.bounds.len()
+    }
+
+    /// Bytes that are allocated, those of the bounds as if their nodes were two thirds full.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let bounds: usize = self.bounds.values().map(BTreeSet::len).sum();
+        self.bounds.allocation_size() + bounds * size_of::<(Ordered, u32)>() * 3 / 2
+    }
+
     pub(super) fn add(&mut self, kind: KeyKind, tuple: u128, bound: f64, id: u32) {
         self.bounds.entry((kind, tuple)).or_default().insert((Ordered::new(bound), id));
     }

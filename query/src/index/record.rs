@@ -1,6 +1,7 @@
 //! What the index remembers of each watcher, so that it can be verified and taken out again.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -36,6 +37,8 @@ pub(super) struct Many {
     pub(super) window: Window,
     /// What else has to be verified.
     pub(super) rest: Option<Box<Filter>>,
+    /// How often it was verified.
+    pub(super) verified: AtomicU32,
 }
 
 /// A condition on a value that is part of the key.
@@ -160,6 +163,27 @@ impl Record {
         }
     }
 
+    /// Bytes that are allocated for it.
+    fn memory_bytes(&self) -> usize {
+        self.many().map_or(0, |many| {
+            let spilled = |is_spilled: bool, bytes: usize| if is_spilled { bytes } else { 0 };
+            let terms = &many.terms.all;
+            let path = |attribute: &Attribute| -> usize {
+                let keys: usize =
+                    attribute.path.iter().map(|key| size_of_val(key) + key.len()).sum();
+                size_of::<Attribute>() + keys
+            };
+            size_of::<Many>()
+                + spilled(terms.spilled(), terms.capacity() * size_of::<TermId>())
+                + spilled(
+                    many.excluded.spilled(),
+                    many.excluded.capacity() * size_of::<(Axis, TermId)>(),
+                )
+                + many.attribute.as_deref().map_or(0, path)
+                + many.rest.as_deref().map_or(0, size_of_val::<Filter>)
+        })
+    }
+
     /// The bound that it is filed under beside its terms.
     pub(super) fn bound(&self) -> Option<f64> {
         self.many().and_then(|many| many.attribute.as_ref()?.bound)
@@ -167,6 +191,13 @@ impl Record {
 }
 
 impl Many {
+    /// Counts that it was verified.
+    pub(super) fn count(&self) {
+        // Its owner alone counts; nobody waits for the number.
+        let count = self.verified.load(Ordering::Relaxed);
+        self.verified.store(count.saturating_add(1), Ordering::Relaxed);
+    }
+
     /// Whether an attestation with the terms of a key matches without more.
     fn is_sure(&self) -> bool {
         self.excluded.is_empty() && self.rest.is_none() && self.window == Window::ALWAYS
@@ -179,6 +210,8 @@ impl Many {
 pub(super) struct Records {
     pages: HashMap<u32, Page, RandomState>,
     len: usize,
+    /// Bytes that are allocated beyond the pages.
+    beyond_pages: usize,
 }
 
 const PAGE: u32 = 256;
@@ -211,6 +244,23 @@ impl Records {
         self.len
     }
 
+    /// Bytes that are allocated.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let page = PAGE as usize * size_of::<Option<Record>>();
+        self.pages.allocation_size() + self.pages.len() * page + self.beyond_pages
+    }
+
+    /// Those that were verified, with how often that was, in no order.
+    pub(super) fn verified(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.pages.iter().flat_map(|(number, page)| {
+            let records = page.records.iter().zip(0_u32..);
+            records.filter_map(move |(record, place)| {
+                let count = record.as_ref()?.many()?.verified.load(Ordering::Relaxed);
+                (count > 0).then_some((number * PAGE + place, count))
+            })
+        })
+    }
+
     /// For looking at many, best in rising order.
     pub(super) fn reader(&self) -> Reader<'_> {
         Reader { records: self, number: 0, page: self.pages.get(&0) }
@@ -220,6 +270,7 @@ impl Records {
     pub(super) fn insert(&mut self, id: u32, record: Record) {
         let empty = || Page { used: 0, records: (0..PAGE).map(|_| None).collect() };
         let page = self.pages.entry(id / PAGE).or_insert_with(empty);
+        self.beyond_pages += record.memory_bytes();
         let before = page.records[(id % PAGE) as usize].replace(record);
         debug_assert!(before.is_none(), "watcher {id} has a record already");
         page.used += 1;
@@ -229,6 +280,7 @@ impl Records {
     pub(super) fn remove(&mut self, id: u32) -> Option<Record> {
         let page = self.pages.get_mut(&(id / PAGE))?;
         let record = page.records[(id % PAGE) as usize].take()?;
+        self.beyond_pages -= record.memory_bytes();
         page.used -= 1;
         self.len -= 1;
         if page.used == 0 {

@@ -25,6 +25,10 @@ impl Axis {
         usize::from(self.0)
     }
 
+    pub(super) fn name(self) -> &'static str {
+        Dimension::ALL.get(self.index()).map_or("attribute", |dimension| dimension.name())
+    }
+
     const fn bit(self) -> u8 {
         1 << self.0
     }

@@ -3,6 +3,8 @@
 //! Folded and exact terms never meet: each side has its own terms, keys and tables. A side without
 //! watchers costs nothing.
 
+use std::sync::atomic::AtomicU32;
+
 use smallvec::SmallVec;
 
 use crate::attribute::AttributeTest;
@@ -18,6 +20,7 @@ use super::posting::{Posting, Postings};
 use super::ranges::Ranges;
 use super::record::{Attribute, Many, Record, Terms, Way};
 use super::shape::{Axis, KeyKind, LACKING, OVER, PIVOT, each_tuple, tuples};
+use super::stats::{IndexStats, ShapeStats};
 use super::table::Table;
 use super::windows::Window;
 
@@ -47,7 +50,8 @@ pub(super) struct Side {
     in_use: Uses,
     /// Watchers with too many tuples, by each term of their pivot.
     over: [Pivots; Axis::COUNT],
-    /// How many of them also ask about attributes.
+    /// How many of them there are, and how many also ask about attributes.
+    over_watchers: u32,
     over_attributes: u32,
     /// The other watchers that ask on several axes, by each term of their pivot: for attestations with
     /// too many tuples.
@@ -84,6 +88,7 @@ impl Side {
             filed: [0; KeyKind::COUNT],
             in_use: 0,
             over: Default::default(),
+            over_watchers: 0,
             over_attributes: 0,
             pivots: Default::default(),
             postings: Postings::default(),
@@ -105,6 +110,7 @@ impl Side {
         match record.way() {
             Way::Tuples => self.file_tuples(id, &record),
             Way::Pivot => {
+                self.over_watchers += 1;
                 self.over_attributes += u32::from(record.shape().has(Axis::ATTRIBUTE));
                 self.file_pivot(id, &record, OVER);
             }
@@ -117,6 +123,7 @@ impl Side {
         match record.way() {
             Way::Tuples => self.unfile_tuples(id, record),
             Way::Pivot => {
+                self.over_watchers -= 1;
                 self.over_attributes -= u32::from(record.shape().has(Axis::ATTRIBUTE));
                 self.unfile_pivot(id, record, OVER);
             }
@@ -164,7 +171,8 @@ impl Side {
         let window = Window { start: filter.time_start(), end: filter.time_end() };
         let (way, pivot) = (way_of(&terms), self.most_selective(&terms));
         let mode = self.mode;
-        Record::new(Many { mode, way, pivot, terms, attribute, excluded, window, rest })
+        let verified = AtomicU32::new(0);
+        Record::new(Many { mode, way, pivot, terms, attribute, excluded, window, rest, verified })
     }
 
     /// The condition on attributes that the fewest watchers share, of those that a look-up decides.
@@ -388,6 +396,24 @@ impl Side {
         }
     }
 
+    /// Adds what is here.
+    pub(super) fn add_to(&self, stats: &mut IndexStats) {
+        for kind in KeyKind::all() {
+            let watchers = self.filed[kind.index()] as usize;
+            if watchers > 0 {
+                stats.shapes.push(ShapeStats::new(kind, watchers));
+            }
+        }
+        stats.by_one_term += self.over_watchers as usize;
+        stats.terms += self.interners.iter().map(Interner::len).sum::<usize>();
+        stats.keys += self.tables.iter().map(Table::len).sum::<usize>() + self.ranges.len();
+        stats.memory_bytes += self.interners.iter().map(Interner::memory_bytes).sum::<usize>()
+            + self.tables.iter().map(Table::memory_bytes).sum::<usize>()
+            + self.over.iter().chain(&self.pivots).map(Pivots::memory_bytes).sum::<usize>()
+            + self.ranges.memory_bytes()
+            + self.postings.memory_bytes();
+    }
+
     /// How many terms, lists and keys there are.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
@@ -398,7 +424,7 @@ impl Side {
             && self.ranges.is_empty()
             && self.postings.lists_in_use() == 0
             && self.filed == [0; KeyKind::COUNT]
-            && self.over_attributes == 0
+            && (self.over_watchers, self.over_attributes) == (0, 0)
             && self.in_use == 0
     }
 }

@@ -34,6 +34,22 @@ impl Table {
         }
     }
 
+    /// How many keys there are.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Table::Narrow(table) => table.len(),
+            Table::Wide(table) => table.len(),
+        }
+    }
+
+    /// Bytes that are allocated, without lists of watchers.
+    pub(super) fn memory_bytes(&self) -> usize {
+        match self {
+            Table::Narrow(table) => table.allocation_size(),
+            Table::Wide(table) => table.allocation_size(),
+        }
+    }
+
     pub(super) fn get(&self, tuple: u128) -> Option<&Posting> {
         match self {
             Table::Narrow(table) => table.get(&narrow(tuple)),

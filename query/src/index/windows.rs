@@ -63,6 +63,18 @@ impl Windows {
             && self.postings.lists_in_use() == 0
     }
 
+    /// How many cells and ends lead to watchers.
+    pub(super) fn len(&self) -> usize {
+        self.cells.len() + self.starting.len() + self.ending.len()
+    }
+
+    /// Bytes that are allocated, those of the ends as if their nodes were two thirds full.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let ends = self.starting.len() + self.ending.len();
+        let ends = ends * size_of::<(i64, u32)>() * 3 / 2;
+        self.cells.allocation_size() + self.postings.memory_bytes() + ends
+    }
+
     /// Files a watcher. One whose end comes before its start is never found.
     pub(super) fn insert(&mut self, id: u32, window: Window) {
         match (window.start, window.end) {
