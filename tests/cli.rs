@@ -168,7 +168,7 @@ fn the_keys_of_json_are_stable() {
     let job = home.json(&["fires"])[0]["job_id"].as_str().unwrap().to_owned();
     let mut shown = [WATCHER, &["holds", "passes"]].concat();
     shown.sort_unstable();
-    let mut declared = [WATCHER, &["backlog"]].concat();
+    let mut declared = [WATCHER, &["backlog", "found_by"]].concat();
     declared.sort_unstable();
     let mut shown_plugin = [PLUGIN, SHOWN_PLUGIN].concat();
     shown_plugin.sort_unstable();

@@ -379,9 +379,11 @@ fn what_matching_costs_is_told() {
         ("odd", "where lang != 'rust'"),
         ("odder", "where lang != 'rust'"),
     ];
-    for (id, when) in whens {
-        home.object(&["watch", "create", id, "--when", when, "--run", "work"]);
-    }
+    let found_by = whens.map(|(id, when)| {
+        let made = home.object(&["watch", "create", id, "--when", when, "--run", "work"]);
+        text(&made, "found_by").to_owned()
+    });
+    assert_eq!(found_by, ["terms", "terms", "terms", "terms", "time", "nothing", "nothing"]);
     home.pipe(&claims(0..10)).expect(0);
     server.until_settled();
     let stats = home.object(&["watch", "stats"]);

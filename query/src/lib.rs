@@ -44,7 +44,7 @@ pub use error::{Mistake, MistakeKind, Mistakes};
 pub use eval::{Condition, Field, Rule, explain, explain_at, matches, matches_at};
 pub use filter::{Filter, Mode};
 pub use fold::fold;
-pub use index::{Effort, IndexStats, ShapeStats, WatcherIndex};
+pub use index::{Effort, FoundBy, IndexStats, ShapeStats, WatcherIndex};
 pub use over::{Over, Tally, Unit};
 pub use parse::{QUERY_BYTES_MAX, QUERY_TERMS_MAX, parse, parse_at, parse_watcher};
 pub use time::Moment;

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use axwatch_core::{Declaration, Since, WatcherCommand};
 use axwatch_engine::WatcherView;
 use axwatch_model::{Declared, Seq, Timestamp, WatcherKey};
+use axwatch_query::{Filter, FoundBy};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -126,7 +127,10 @@ pub async fn declare(
         .await?;
     let Json(watcher) = api.shown(&row.key).await?;
     let earlier = api.head().0.saturating_sub(row.since_seq.0);
-    Ok(Json(views::DeclaredWatcher { watcher, backlog: looks_back.then_some(earlier) }))
+    // What was just declared has a meaning.
+    let filter = Filter::declared(&row.declared);
+    let found_by = filter.map_or(FoundBy::Nothing, |(filter, _)| FoundBy::of(&filter));
+    Ok(Json(views::DeclaredWatcher { watcher, backlog: looks_back.then_some(earlier), found_by }))
 }
 
 /// `POST /watchers/test`: a text tried on history. The place is that of a watcher, because somebody's

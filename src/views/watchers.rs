@@ -2,6 +2,7 @@
 
 use axwatch_engine::WatcherView as WatcherRows;
 use axwatch_model::{HoldRow, PassRow, Seq, StructuralFilter, Timestamp, WatcherRow, WatcherState};
+use axwatch_query::FoundBy;
 use serde::{Deserialize, Serialize};
 
 use super::JobCounts;
@@ -164,6 +165,8 @@ pub struct DeclaredWatcher {
     /// Earlier claims that it looks at, as `since` said; null when that changed nothing, because it stood
     /// already or nobody said it.
     pub backlog: Option<u64>,
+    /// By what it is found among all watchers. By `nothing`: every claim is held against it.
+    pub found_by: FoundBy,
 }
 
 /// A watcher, and what lies behind it.

@@ -304,7 +304,12 @@ impl Callee {
             let Some(rate) = wire::rate_text(watcher) else { continue };
             let id = self.token.shown(&watcher.local);
             let handler = watcher.handlers.first().map(|name| self.token.shown(name));
-            tracing::info!(%plugin, watcher = id, handler, "watcher {id}: {rate}");
+            let dear = if wire::is_dear(watcher) {
+                "; no look-up finds it, every claim is held against it"
+            } else {
+                ""
+            };
+            tracing::info!(%plugin, watcher = id, handler, "watcher {id}: {rate}{dear}");
         }
     }
 

@@ -23,7 +23,7 @@ use axwatch_model::{
 };
 use axwatch_proto::protocol;
 use axwatch_proto::structs::{self, ToJsonError};
-use axwatch_query::{Filter, Mistakes, Over};
+use axwatch_query::{Filter, FoundBy, Mistakes, Over};
 use prost::{Message, length_delimiter_len};
 use prost_types::value::Kind;
 use tonic::{Code, Status};
@@ -343,6 +343,12 @@ pub(crate) fn rate_text(watcher: &Declaration) -> Option<String> {
         n @ 1..=FIRES_PER_SECOND_MAX => Some(format!("at most {n} fires a second")),
         _ => None,
     }
+}
+
+/// Whether every claim will be held against a watcher, because no look-up finds it.
+pub(crate) fn is_dear(watcher: &Declaration) -> bool {
+    let filter = Filter::declared(&watcher.declared);
+    filter.is_ok_and(|(filter, _)| FoundBy::of(&filter) == FoundBy::Nothing)
 }
 
 /// What was refused of an announcement, each part in a line.

@@ -34,6 +34,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use axwatch_model::Attestation;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 
 use crate::eval::Claim;
 use crate::filter::Test;
@@ -76,6 +77,36 @@ pub struct Effort {
     pub probes: u64,
     /// Watchers that a look-up led to and that had to be verified, and what was asked without one.
     pub candidates: u64,
+}
+
+/// By what a watcher is found among all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FoundBy {
+    /// Terms of claims.
+    Terms,
+    /// A value among the attributes.
+    Attributes,
+    /// The time of a claim.
+    Time,
+    /// Nothing: every claim is held against it.
+    Nothing,
+}
+
+impl FoundBy {
+    /// That of a watcher with this filter.
+    #[must_use]
+    pub fn of(filter: &Filter) -> FoundBy {
+        if filter.dimensions().next().is_some() {
+            FoundBy::Terms
+        } else if Side::files(filter) {
+            FoundBy::Attributes
+        } else if window_of(filter).is_some() {
+            FoundBy::Time
+        } else {
+            FoundBy::Nothing
+        }
+    }
 }
 
 impl Default for WatcherIndex {

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal as _};
 use anyhow::{Context as _, Result};
 use axwatch_ats::since::Since;
 use axwatch_model::{Clock as _, SystemClock, WatcherState};
+use axwatch_query::FoundBy;
 use bytes::Bytes;
 use clap::Args;
 use hyper::Method;
@@ -91,6 +92,9 @@ impl Create {
             true => context.out.object(&declared)?,
             false => told(context, watcher)?,
         }
+        if declared.found_by == FoundBy::Nothing {
+            context.out.note(DEAR)?;
+        }
         if self.since.is_some() {
             tell_of_history(context, &declared)?;
         }
@@ -149,9 +153,13 @@ impl Create {
     }
 }
 
+/// Of a watcher that no look-up finds.
+const DEAR: &str = "every claim is held against it, because it asks for no term, no equal value and no span of time; \
+                    a subject, predicate, context or actor that it needs would make it cheaper";
+
 /// What `--since` led to.
 fn tell_of_history(context: &mut Context, declared: &DeclaredWatcher) -> Result<()> {
-    let DeclaredWatcher { watcher, backlog } = declared;
+    let DeclaredWatcher { watcher, backlog, .. } = declared;
     let (id, first) = (quoted(&watcher.id), watcher.first_seq);
     let told = match (*backlog, watcher.position) {
         (None, _) => {
