@@ -3,7 +3,7 @@
 //! The plugin of the benchmarks gets a steady load, 30% of what it can do alone; first alone, then beside each
 //! plugin of the zoo (`examples/zoo_plugin.rs`) in turn. Held against alone: claims a second that arrive at it,
 //! and how long the slowest hundredth takes from the append to the plugin. The zoo is measured here for what
-//! it costs others; what becomes of it is tested in `tests/zoo.rs`.
+//! it costs others; what becomes of it is tested in `tests/program/zoo.rs`.
 
 use std::collections::HashMap;
 use std::path::Path;
