@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Workload;
 
+/// The name of such a workload.
+pub const NAME: &str = "outside";
+
 /// A watcher: its id in any JSON, and lists or an AX text.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -68,7 +71,7 @@ pub fn run(
         writeln!(out, "{}", serde_json::to_string(&line)?)?;
     }
     drop(out);
-    measure(&Workload { name: "outside", watchers: declared, attestations })
+    measure(&Workload { name: NAME, watchers: declared, attestations })
 }
 
 /// The lines of a file that are not blank, each with its place.
