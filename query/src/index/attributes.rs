@@ -1,8 +1,8 @@
 //! Conditions on attributes as terms, so that they can stand in keys beside those of the dimensions.
 //!
 //! A condition that one look-up decides is a term: that a value is there (`exists`), that it is this one
-//! (`=`), or that it is a number on one side of another (`<`, `<=`, `>`, `>=`), whose bound is kept in
-//! order elsewhere ([`super::ranges`]). A term names the number of a path and what is asked there. An
+//! (`=`), or that it is a number on one side of another (`<`, `<=`, `>`, `>=`) or between two, whose
+//! bounds are kept elsewhere ([`super::ranges`]). A term names the number of a path and what is asked there. An
 //! attestation's terms are found by walking its attributes and the tree of all paths together, so that
 //! what nobody asks about costs nothing, and neither do paths that are not there.
 
@@ -11,8 +11,12 @@ use std::fmt::Write as _;
 
 use serde_json::{Number, Value};
 
-use crate::Op;
 use crate::attribute::AttributeTest;
+use crate::filter::Test;
+use crate::{Filter, Op};
+
+use super::ranges;
+use super::spans::Span;
 
 /// Deeper than any value can lie (`ATTRIBUTES_DEPTH_MAX`).
 const KEYS_MAX: usize = axwatch_model::bounds::ATTRIBUTES_DEPTH_MAX;
@@ -28,13 +32,18 @@ pub(super) enum Asked {
     Above,
     /// By the bounds above a number.
     Below,
+    /// By the bounds on both sides of a number.
+    Between,
 }
 
 impl Asked {
+    /// How many there are.
+    const COUNT: usize = 5;
     /// All, the most selective first.
-    pub(super) const ALL: [Asked; 4] = [Asked::Equal, Asked::Above, Asked::Below, Asked::Exists];
+    pub(super) const ALL: [Asked; Asked::COUNT] =
+        [Asked::Equal, Asked::Between, Asked::Above, Asked::Below, Asked::Exists];
 
-    /// How this condition may be found; `None` if only by asking it.
+    /// How this condition by itself may be found; `None` if only by asking it.
     pub(super) fn of(test: &AttributeTest) -> Option<Asked> {
         if test.keys().len() > KEYS_MAX {
             return None;
@@ -50,7 +59,42 @@ impl Asked {
 
     /// Whether it leads to bounds that have to be verified, and not to watchers.
     pub(super) fn is_range(self) -> bool {
-        matches!(self, Asked::Above | Asked::Below)
+        matches!(self, Asked::Above | Asked::Below | Asked::Between)
+    }
+}
+
+/// A condition, or several on one number, by which a watcher may be found.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Findable<'f> {
+    pub(super) test: &'f AttributeTest,
+    pub(super) asked: Asked,
+    /// Where the number has to be, if a range is asked for: bounds as the nearest doubles, both within.
+    pub(super) span: Option<Span>,
+}
+
+impl Findable<'_> {
+    /// Those among the conditions of a filter. What bounds one number is told of several times.
+    pub(super) fn of<'f>(filter: &'f Filter) -> impl Iterator<Item = Findable<'f>> {
+        let tests = filter.tests().iter().filter_map(|test| match test {
+            Test::Attribute(test) => Some((&**test, Asked::of(test)?)),
+            _ => None,
+        });
+        let mut spans: BTreeMap<&'f [Box<str>], Span> = BTreeMap::new();
+        for (test, asked) in tests.clone().filter(|(_, asked)| asked.is_range()) {
+            let bound = ranges::ordered(nearest(&test.value));
+            let span = spans.entry(test.keys()).or_insert(Span { start: 0, end: u64::MAX });
+            match asked {
+                Asked::Above => span.start = span.start.max(bound),
+                _ => span.end = span.end.min(bound),
+            }
+        }
+        tests.map(move |(test, asked)| {
+            let span = asked.is_range().then(|| spans[test.keys()]);
+            // No bound of a number is at an end of all numbers.
+            let is_bound = |span: &Span| span.start != 0 && span.end != u64::MAX;
+            let asked = if span.as_ref().is_some_and(is_bound) { Asked::Between } else { asked };
+            Findable { test, asked, span }
+        })
     }
 }
 
@@ -69,14 +113,14 @@ struct Node {
     /// The number of this path, while a watcher asks about it.
     number: Option<u32>,
     /// How many watchers ask, by [`Asked`].
-    watchers: [u32; 4],
+    watchers: [u32; Asked::COUNT],
     children: BTreeMap<Box<str>, Node>,
 }
 
 /// What stands under a path.
 pub(super) struct Place<'v> {
     number: u32,
-    watchers: [u32; 4],
+    watchers: [u32; Asked::COUNT],
     pub(super) value: &'v Value,
 }
 
@@ -111,7 +155,7 @@ impl Paths {
             node = node.children.get_mut(key).expect("the path of a watcher is known");
         }
         node.watchers[asked as usize] -= 1;
-        if node.watchers != [0; 4] {
+        if node.watchers != [0; Asked::COUNT] {
             return;
         }
         self.free.extend(node.number.take());
@@ -165,9 +209,9 @@ impl Place<'_> {
     /// Whether some watcher asks this here, and the value could be an answer.
     pub(super) fn is_asked(&self, asked: Asked) -> bool {
         let could_be = match (asked, self.value) {
-            (Asked::Exists, _) | (Asked::Above | Asked::Below, Value::Number(_)) => true,
+            (Asked::Exists, _) => true,
             (Asked::Equal, value) => !value.is_array() && !value.is_object(),
-            _ => false,
+            (Asked::Above | Asked::Below | Asked::Between, value) => value.is_number(),
         };
         could_be && self.watchers[asked as usize] > 0
     }
@@ -186,6 +230,7 @@ fn write_term(text: &mut String, path: u32, asked: Asked, value: &Value) {
         Asked::Exists => '?',
         Asked::Above => '>',
         Asked::Below => '<',
+        Asked::Between => '-',
     };
     let written = write!(text, "{path}{sign}");
     let written = written.and_then(|()| match (asked, value) {
@@ -211,9 +256,10 @@ fn write_number(text: &mut String, number: &Number) -> std::fmt::Result {
     }
 }
 
-/// The nearest double: of two numbers, the larger never has the smaller one.
-pub(super) fn nearest(value: &Value) -> Option<f64> {
-    value.as_f64()
+/// The nearest double of a number: of two numbers, the larger never has the smaller one. 0 of what is
+/// none.
+pub(super) fn nearest(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -285,9 +331,9 @@ mod tests {
             found.push((place.value.clone(), Asked::ALL.map(|asked| place.is_asked(asked))));
         });
         let expected = [
-            (attributes["a"].clone(), [false, false, false, false]),
-            (attributes["a"]["b"].clone(), [false, false, false, true]),
-            (attributes["a"]["b"]["c"].clone(), [false, true, false, false]),
+            (attributes["a"].clone(), [false; Asked::COUNT]),
+            (attributes["a"]["b"].clone(), [false, false, false, false, true]),
+            (attributes["a"]["b"]["c"].clone(), [false, false, true, false, false]),
         ];
         assert_eq!(found, expected);
         for test in &tests {
@@ -296,6 +342,32 @@ mod tests {
         }
         assert!(paths.is_empty());
         assert_eq!(paths.free.len(), 5);
+    }
+
+    #[test]
+    fn bounds_on_one_number_are_one_span() {
+        let span =
+            |start, end| Some(Span { start: ranges::ordered(start), end: ranges::ordered(end) });
+        let cases = [
+            ("a > 1 and a < 2 and a >= 0.5", Asked::Between, span(1.0, 2.0)),
+            ("a < 3 and a <= 2", Asked::Below, Some(Span { start: 0, ..span(0.0, 2.0).unwrap() })),
+            (
+                "a > 1 and b < 2",
+                Asked::Above,
+                Some(Span { end: u64::MAX, ..span(1.0, 0.0).unwrap() }),
+            ),
+            (
+                "a > 1 and a < 'x'",
+                Asked::Above,
+                Some(Span { end: u64::MAX, ..span(1.0, 0.0).unwrap() }),
+            ),
+            ("a = 1 and a < 2", Asked::Equal, None),
+        ];
+        for (conditions, asked, span) in cases {
+            let filter = Filter::from_ax(&parse(&format!("where {conditions}")).unwrap());
+            let first = Findable::of(&filter).next().unwrap();
+            assert_eq!((first.asked, first.span), (asked, span), "{conditions}");
+        }
     }
 
     #[test]

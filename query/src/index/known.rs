@@ -2,7 +2,6 @@
 
 use smallvec::SmallVec;
 
-use super::attributes::Asked;
 use super::interner::{TermId, Uses};
 use super::record::{Many, Record};
 use super::shape::{Axis, KeyKind};
@@ -19,20 +18,20 @@ pub(super) struct Known {
     terms: [SmallVec<[(TermId, Uses); 4]>; Axis::COUNT],
     /// The uses of all terms of an axis.
     pub(super) uses: [Uses; Axis::COUNT],
-    /// Numbers at paths where watchers ask for one on some side of another.
+    /// Numbers at paths where watchers ask for one in a range, by their terms in rising order.
     reached: SmallVec<[Reached; 2]>,
     /// Of an axis with many terms: which are not there, at one look.
     marks: [Option<Box<[u64; MARKS / 64]>>; Axis::COUNT],
 }
 
-/// A number that may be on the right side of bounds.
+/// A number that may be within bounds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reached {
-    /// Of the path and the side.
+    /// Of the path and the sides.
     pub(super) term: TermId,
     pub(super) uses: Uses,
-    pub(super) asked: Asked,
-    pub(super) value: f64,
+    /// As [`super::ranges::ordered`] has it.
+    pub(super) value: u64,
 }
 
 pub(super) type TermList = SmallVec<[TermId; 4]>;
@@ -53,6 +52,9 @@ impl Known {
         let terms = &mut self.terms[axis.index()];
         terms.sort_unstable();
         terms.dedup();
+        if axis == Axis::ATTRIBUTE {
+            self.reached.sort_unstable_by_key(|reached| reached.term);
+        }
         if terms.len() > FEW {
             let mut marks = Box::new([0_u64; MARKS / 64]);
             for (term, _) in terms {
@@ -130,8 +132,8 @@ impl Known {
     pub(super) fn has(&self, axis: Axis, wanted: TermId) -> bool {
         let terms = &self.terms[axis.index()];
         let is_reached =
-            axis == Axis::ATTRIBUTE && self.reached.iter().any(|reached| reached.term == wanted);
-        is_reached
+            || self.reached.binary_search_by_key(&wanted, |reached| reached.term).is_ok();
+        (axis == Axis::ATTRIBUTE && is_reached())
             || match &self.marks[axis.index()] {
                 None => terms.iter().any(|(term, _)| *term == wanted),
                 Some(marks) => {

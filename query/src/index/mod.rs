@@ -4,7 +4,7 @@
 //! Each watcher is filed under every tuple of its terms, one term on each axis that it asks about, in
 //! the table of its shape (which axes these are). The axes are the four dimensions and the attributes, of
 //! which one condition is a term when a look-up decides it: that a value is this one, that it is there, or
-//! that it lies on one side of a number, whose bounds are kept in order. An attestation looks up its own
+//! that it lies on one side of a number or between two, whose spans are kept apart by it. An attestation looks up its own
 //! terms, most of which no watcher uses, and tries the tuples of the rest: usually one for each shape in
 //! use.
 //!
@@ -25,6 +25,7 @@ mod ranges;
 mod record;
 mod shape;
 mod side;
+mod spans;
 mod stats;
 mod table;
 mod windows;
@@ -42,8 +43,9 @@ use crate::{Aliases, Filter, Mode};
 use known::Known;
 use record::{Record, Records};
 use side::{Hits, Side};
+use spans::Spans;
 pub use stats::{IndexStats, ShapeStats};
-use windows::{Window, Windows};
+use windows::{Window, ordered};
 
 /// An index over the filters of many watchers, by an id that the caller chooses.
 ///
@@ -56,7 +58,7 @@ pub struct WatcherIndex {
     records: Records,
     /// Those that ask for no term.
     termless: BTreeMap<u32, Termless>,
-    windows: Windows,
+    windows: Spans,
     /// What is asked about every attestation, and who asks it.
     asked: HashMap<Filter, BTreeSet<u32>, RandomState>,
 }
@@ -124,7 +126,7 @@ impl WatcherIndex {
             exact: Side::new(Mode::Exact),
             records: Records::default(),
             termless: BTreeMap::new(),
-            windows: Windows::default(),
+            windows: Spans::default(),
             asked: HashMap::default(),
         }
     }
@@ -189,7 +191,7 @@ impl WatcherIndex {
             let record = self.side_mut(filter.mode()).insert(id, filter);
             self.records.insert(id, record);
         } else if let Some(window) = window_of(filter) {
-            self.windows.insert(id, window);
+            self.windows.insert(id, window.span());
             self.termless.insert(id, Termless::Window(window));
         } else {
             self.asked.entry(filter.clone()).or_default().insert(id);
@@ -201,7 +203,7 @@ impl WatcherIndex {
     /// nothing.
     pub fn remove(&mut self, id: u32) {
         match self.termless.remove(&id) {
-            Some(Termless::Window(window)) => self.windows.remove(id, window),
+            Some(Termless::Window(window)) => self.windows.remove(id, window.span()),
             Some(Termless::Asked(filter)) => {
                 let who = self.asked.get_mut(&filter).expect("what a watcher asks is asked");
                 who.remove(&id);
@@ -254,6 +256,8 @@ impl WatcherIndex {
                 hits.found.push(id);
             }
         }
+        // A watcher with a list of terms may be reached by each of them.
+        sort(&mut hits.by_term);
         candidates += hits.by_term.len() as u64;
         for id in hits.by_term.drain(..) {
             let holds = |record: &Record| {
@@ -267,17 +271,13 @@ impl WatcherIndex {
     }
 
     fn find_termless(&self, claim: &Claim<'_>, hits: &mut Hits) -> u64 {
-        let ms = claim.timestamp_ms();
-        hits.probes += self.windows.probe(ms, &mut hits.found, &mut hits.by_key);
-        let candidates = (hits.by_key.len() + self.asked.len()) as u64;
-        let holds = |id: &u32| matches!(self.termless.get(id), Some(Termless::Window(window)) if window.holds(ms));
-        hits.found.extend(hits.by_key.drain(..).filter(holds));
+        hits.probes += self.windows.holding(ordered(claim.timestamp_ms()), &mut hits.found);
         for (filter, who) in &self.asked {
             if claim.satisfies(filter) {
                 hits.found.extend(who);
             }
         }
-        candidates
+        self.asked.len() as u64
     }
 
     fn side_mut(&mut self, mode: Mode) -> &mut Side {
@@ -310,9 +310,30 @@ fn window_of(filter: &Filter) -> Option<Window> {
 
 /// In rising order, each once. Most lists are that already.
 fn sort(ids: &mut Vec<u32>) {
-    if !ids.is_sorted_by(|one, next| one < next) {
+    if ids.is_sorted_by(|one, next| one < next) {
+        return;
+    }
+    let words = ids.iter().max().map_or(0, |last| *last as usize / 64 + 1);
+    // Long lists are many short ones behind each other, often with the same watchers.
+    if words <= ids.len() * 8 {
+        sort_by_bits(ids, words);
+    } else {
         ids.sort_unstable();
         ids.dedup();
+    }
+}
+
+/// By a bit for each watcher in so many words.
+fn sort_by_bits(ids: &mut Vec<u32>, words: usize) {
+    let mut bits = vec![0_u64; words];
+    for id in ids.drain(..) {
+        bits[id as usize / 64] |= 1 << (id % 64);
+    }
+    for (first, mut word) in (0..).step_by(64).zip(bits) {
+        while word != 0 {
+            ids.push(first + word.trailing_zeros());
+            word &= word - 1;
+        }
     }
 }
 
@@ -354,7 +375,7 @@ mod tests {
     }
 
     /// Clauses that no term decides.
-    const BEYOND_TERMS: [&str; 16] = [
+    const BEYOND_TERMS: [&str; 18] = [
         "since yesterday",
         "until yesterday",
         "on today",
@@ -367,6 +388,8 @@ mod tests {
         "since 20 years ago",
         "where lang = 'rust'",
         "where stars > 1 and lang exists",
+        "where stars > 1 and stars < 2",
+        "where stars >= 2 and lang exists and stars <= 2.0 and stars < 7",
         "where lang != 'rust'",
         "where labels contains 'a'",
         "where stars <= 2.0 since yesterday",
@@ -560,6 +583,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn sorting_leaves_each_once(
+            near in vec(0..3_000_u32, 0..200), far in vec(any::<u32>(), 0..3),
+        ) {
+            let mut ids: Vec<u32> = near.into_iter().chain(far).collect();
+            let expected: Vec<u32> = ids.iter().copied().collect::<BTreeSet<u32>>().into_iter().collect();
+            sort(&mut ids);
+            prop_assert_eq!(ids, expected);
+        }
+
         /// The index is a shortcut, never a second opinion.
         #[test]
         fn index_finds_what_asking_every_watcher_finds(

@@ -1,6 +1,6 @@
 //! From one term of a watcher to it, when its other terms are verified.
 //!
-//! Beside each watcher stands one of those other terms, if it has one that has to be there: most of what
+//! Beside each watcher stand two of those other terms, if it has some that have to be there: most of what
 //! a term leads to is told apart without a look at the watcher.
 
 use foldhash::fast::RandomState;
@@ -17,12 +17,15 @@ pub(super) struct Pivots {
     by_term: HashMap<TermId, SmallVec<[Guarded; 1]>, RandomState>,
 }
 
-/// A watcher, and another term that it needs.
+/// A watcher, and other terms that it needs.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Guarded {
     pub(super) id: u32,
-    guard: Guard,
+    guards: Guards,
 }
+
+/// Up to two terms that a watcher needs.
+pub(super) type Guards = [Guard; 2];
 
 /// A term on its axis in 32 bits, or nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,9 +53,10 @@ impl Guard {
 }
 
 impl Guarded {
-    /// Whether the term that is needed is there, as far as that is known here.
+    /// Whether the terms that are needed are there, as far as that is known here.
     pub(super) fn may_hold(self, has: impl Fn(Axis, TermId) -> bool) -> bool {
-        self.guard.term().is_none_or(|(axis, term)| has(axis, term))
+        let guards = self.guards.iter();
+        guards.filter_map(|guard| guard.term()).all(|(axis, term)| has(axis, term))
     }
 }
 
@@ -62,10 +66,10 @@ impl Pivots {
         self.by_term.is_empty()
     }
 
-    pub(super) fn add(&mut self, term: TermId, id: u32, guard: Guard) {
+    pub(super) fn add(&mut self, term: TermId, id: u32, guards: Guards) {
         let watchers = self.by_term.entry(term).or_default();
         if let Err(place) = watchers.binary_search_by_key(&id, |watcher| watcher.id) {
-            watchers.insert(place, Guarded { id, guard });
+            watchers.insert(place, Guarded { id, guards });
         }
     }
 
@@ -116,7 +120,7 @@ mod tests {
     fn watchers_of_a_term_come_and_go() {
         let mut pivots = Pivots::default();
         for id in [5, 1, 9, 1] {
-            pivots.add(3, id, Guard::new(Axis::ATTRIBUTE, id));
+            pivots.add(3, id, [Guard::new(Axis::ATTRIBUTE, id), Guard::NOTHING]);
         }
         let ids = |pivots: &Pivots| pivots.of(3).iter().map(|of| of.id).collect::<Vec<_>>();
         assert_eq!(ids(&pivots), [1, 5, 9]);

@@ -12,6 +12,7 @@ use crate::{Filter, Mode};
 use super::attributes::Asked;
 use super::interner::TermId;
 use super::shape::{Axis, KeyKind, Shape};
+use super::spans::Span;
 use super::windows::Window;
 
 /// How a watcher is filed. 16 bytes for the usual one.
@@ -46,8 +47,8 @@ pub(super) struct Many {
 pub(super) struct Attribute {
     pub(super) path: Box<[Box<str>]>,
     pub(super) asked: Asked,
-    /// The nearest double to the bound of a range.
-    pub(super) bound: Option<f64>,
+    /// Where a number has to be, if it is a range.
+    pub(super) span: Option<Span>,
 }
 
 /// The terms of all axes in one place, each axis in rising order.
@@ -184,9 +185,9 @@ impl Record {
         })
     }
 
-    /// The bound that it is filed under beside its terms.
-    pub(super) fn bound(&self) -> Option<f64> {
-        self.many().and_then(|many| many.attribute.as_ref()?.bound)
+    /// The span that it is filed under beside its terms.
+    pub(super) fn span(&self) -> Option<Span> {
+        self.many().and_then(|many| many.attribute.as_ref()?.span)
     }
 }
 

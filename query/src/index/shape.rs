@@ -55,7 +55,7 @@ impl Shape {
         self.0.count_ones() as usize
     }
 
-    pub(super) fn axes(self) -> impl Iterator<Item = Axis> {
+    pub(super) fn axes(self) -> impl DoubleEndedIterator<Item = Axis> {
         Axis::ALL.into_iter().filter(move |&axis| self.has(axis))
     }
 

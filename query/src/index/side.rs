@@ -7,17 +7,16 @@ use std::sync::atomic::AtomicU32;
 
 use smallvec::SmallVec;
 
-use crate::attribute::AttributeTest;
 use crate::eval::Claim;
 use crate::filter::Test;
 use crate::{Dimension, Filter, Mode};
 
-use super::attributes::{Asked, Paths, nearest};
+use super::attributes::{Asked, Findable, Paths, nearest};
 use super::interner::{Interner, TermId, Uses};
 use super::known::{Known, Reached};
-use super::pivots::{Guard, Guarded, Pivots};
+use super::pivots::{Guard, Guarded, Guards, Pivots};
 use super::posting::{Posting, Postings};
-use super::ranges::Ranges;
+use super::ranges::{self, Ranges};
 use super::record::{Attribute, Many, Record, Terms, Way};
 use super::shape::{Axis, KeyKind, LACKING, OVER, PIVOT, each_tuple, tuples};
 use super::stats::{IndexStats, ShapeStats};
@@ -41,7 +40,7 @@ pub(super) struct Side {
     interners: [Interner; Axis::COUNT],
     paths: Paths,
     /// By [`KeyKind`]. Watchers that surely match by one term of a dimension are not here but with the
-    /// term, and those that ask for a number on one side of another are in `ranges`.
+    /// term, and those that ask for a number in a range are in `ranges`.
     tables: [Table; KeyKind::COUNT],
     ranges: Ranges,
     /// How many watchers are filed under keys of each kind.
@@ -152,7 +151,7 @@ impl Side {
             terms.push(axis, filter.any(dimension).iter().map(|term| interner.acquire(term)));
         }
         let key = (terms.shape().len() < AXES_OF_KEY_MAX).then(|| self.most_telling(filter));
-        let attribute = key.flatten().map(|(test, asked)| self.acquire(test, asked, &mut terms));
+        let attribute = key.flatten().map(|key| self.acquire(key, &mut terms));
         let excluded = Dimension::ALL.into_iter().flat_map(|dimension| {
             filter.none(dimension).iter().map(move |term| (Axis::of(dimension), term))
         });
@@ -163,8 +162,8 @@ impl Side {
         let is_decided = |test: &Test| match test {
             Test::Any(..) | Test::None(..) => true,
             Test::NotBefore(moment) | Test::NotAfter(moment) => moment.as_fixed().is_some(),
-            Test::Attribute(test) => key.flatten().is_some_and(|(of_key, asked)| {
-                std::ptr::eq(of_key, &raw const **test) && !asked.is_range()
+            Test::Attribute(test) => key.flatten().is_some_and(|key| {
+                std::ptr::eq(key.test, &raw const **test) && !key.asked.is_range()
             }),
         };
         let rest = filter.without(is_decided).map(Box::new);
@@ -176,12 +175,8 @@ impl Side {
     }
 
     /// The condition on attributes that the fewest watchers share, of those that a look-up decides.
-    fn most_telling<'f>(&mut self, filter: &'f Filter) -> Option<(&'f AttributeTest, Asked)> {
-        let tests = filter.tests().iter().filter_map(|test| match test {
-            Test::Attribute(test) => Some((&**test, Asked::of(test)?)),
-            _ => None,
-        });
-        tests.min_by_key(|(test, asked)| {
+    fn most_telling<'f>(&mut self, filter: &'f Filter) -> Option<Findable<'f>> {
+        Findable::of(filter).min_by_key(|Findable { test, asked, .. }| {
             let text = self.paths.acquire(test, *asked);
             self.paths.release(test.keys(), *asked);
             let interner = &self.interners[Axis::ATTRIBUTE.index()];
@@ -190,12 +185,12 @@ impl Side {
         })
     }
 
-    fn acquire(&mut self, test: &AttributeTest, asked: Asked, terms: &mut Terms) -> Box<Attribute> {
+    fn acquire(&mut self, key: Findable<'_>, terms: &mut Terms) -> Box<Attribute> {
+        let Findable { test, asked, span } = key;
         let text = self.paths.acquire(test, asked);
         let term = self.interners[Axis::ATTRIBUTE.index()].acquire(&text);
         terms.push(Axis::ATTRIBUTE, std::iter::once(term));
-        let bound = asked.is_range().then(|| nearest(&test.value)).flatten();
-        Box::new(Attribute { path: test.keys().into(), asked, bound })
+        Box::new(Attribute { path: test.keys().into(), asked, span })
     }
 
     /// The axis whose terms the fewest watchers use.
@@ -217,9 +212,9 @@ impl Side {
         for axis in record.shape().axes() {
             self.mark(axis, record.terms(axis), kind.bit());
         }
-        if let Some(bound) = record.bound() {
+        if let Some(span) = record.span() {
             let ranges = &mut self.ranges;
-            each_tuple(&lists_of(record), |tuple| ranges.add(kind, tuple, bound, id));
+            each_tuple(&lists_of(record), |tuple| ranges.add(kind, tuple, span, id));
         } else {
             let (table, postings) = (&mut self.tables[kind.index()], &mut self.postings);
             each_tuple(&lists_of(record), |tuple| table.add(tuple, id, postings));
@@ -237,9 +232,9 @@ impl Side {
             self.each_alone(record, |posting, postings| postings.remove(posting, id));
             return;
         }
-        if let Some(bound) = record.bound() {
+        if let Some(span) = record.span() {
             let ranges = &mut self.ranges;
-            each_tuple(&lists_of(record), |tuple| ranges.remove(kind, tuple, bound, id));
+            each_tuple(&lists_of(record), |tuple| ranges.remove(kind, tuple, span, id));
         } else {
             let (table, postings) = (&mut self.tables[kind.index()], &mut self.postings);
             each_tuple(&lists_of(record), |tuple| table.remove(tuple, id, postings));
@@ -263,8 +258,8 @@ impl Side {
     fn file_pivot(&mut self, id: u32, record: &Record, using: Uses) {
         let (pivot, terms) = (record.pivot(), record.terms(record.pivot()));
         self.mark(pivot, terms, using);
-        let (pivots, guard) = (self.by_term(pivot, using), guard_of(record));
-        terms.iter().for_each(|&term| pivots.add(term, id, guard));
+        let (pivots, guards) = (self.by_term(pivot, using), guards_of(record));
+        terms.iter().for_each(|&term| pivots.add(term, id, guards));
     }
 
     fn unfile_pivot(&mut self, id: u32, record: &Record, using: Uses) {
@@ -354,11 +349,11 @@ impl Side {
                 hits.probes += 1;
                 let Some(term) = interner.find(&text) else { continue };
                 let uses = interner.slot(term).uses;
-                match nearest(place.value) {
-                    Some(value) if asked.is_range() => {
-                        known.reach(Reached { term, uses, asked, value });
-                    }
-                    _ => known.add(Axis::ATTRIBUTE, term, uses),
+                if asked.is_range() {
+                    let value = ranges::ordered(nearest(place.value));
+                    known.reach(Reached { term, uses, value });
+                } else {
+                    known.add(Axis::ATTRIBUTE, term, uses);
                 }
             }
         });
@@ -389,8 +384,7 @@ impl Side {
         for reached in known.reached(kind) {
             lists.push(SmallVec::from_slice(&[reached.term]));
             each_tuple(&lists, |tuple| {
-                hits.probes += 1;
-                self.ranges.reached(kind, tuple, reached.asked, reached.value, into);
+                hits.probes += self.ranges.reached(kind, tuple, reached.value, into);
             });
             lists.pop();
         }
@@ -454,15 +448,15 @@ fn follow(known: &Known, using: Uses, pivots: &[Pivots; Axis::COUNT], hits: &mut
     }
 }
 
-/// The term of a watcher on an axis that is not its pivot, where it has just one: on the attributes before
+/// The terms of a watcher on axes other than its pivot, where it has just one: on the attributes before
 /// others, as it is the most telling there.
-fn guard_of(record: &Record) -> Guard {
+fn guards_of(record: &Record) -> Guards {
     let axes = record.shape().axes().filter(|axis| *axis != record.pivot());
-    let single = axes.filter_map(|axis| match record.terms(axis) {
+    let mut single = axes.rev().filter_map(|axis| match record.terms(axis) {
         &[term] => Some(Guard::new(axis, term)),
         _ => None,
     });
-    single.last().unwrap_or(Guard::NOTHING)
+    std::array::from_fn(|_| single.next().unwrap_or(Guard::NOTHING))
 }
 
 /// Whether watchers of this kind are filed with their terms and not in a table.
