@@ -1,9 +1,10 @@
 //! Watchers by spans of numbers: those whose span holds a number are found without a look at the others.
 //!
-//! Every span that is more than a point has one place at which halving the range of all numbers, again
-//! and again, first cuts it in two: the first bit in which its ends differ. A number on the left of that cut is
-//! within the span just if it is not before the start, one on the right just if it is not after the end. So
-//! each cut keeps its spans in order of both, and a number visits one cut of each size in use.
+//! The numbers are laid out in cells, longer than a span and at most twice as long. A span that crosses from
+//! its cell into the next holds each number of the one that is not before its start, and each of the other that is
+//! not after its end. A span inside of one cell holds its middle, so that on the left of that only the start
+//! counts, and on the right only the end. Each of these ends is kept in order. A number looks at one cell of
+//! each length in use.
 
 use std::collections::BTreeSet;
 
@@ -31,16 +32,27 @@ pub(super) enum Spans {
     Many(Box<Tree>),
 }
 
-/// How many of the lowest bits of numbers are cut, and the number and watcher: those of one cut are
-/// neighbours.
+/// The binary logarithm of a cell's length, and the number and watcher: those of one cell are neighbours.
 type End = (u32, u64, u32);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Tree {
+    crossing: Ends,
+    inside: Ends,
+}
+
+#[derive(Debug)]
+struct Ends {
     starts: BTreeSet<End>,
     ends: BTreeSet<End>,
-    /// How many spans there are by how many bits are cut.
+    /// How many spans there are, by the logarithm of their cell's length.
     sizes: [u32; u64::BITS as usize + 1],
+}
+
+impl Default for Ends {
+    fn default() -> Ends {
+        Ends { starts: BTreeSet::new(), ends: BTreeSet::new(), sizes: [0; u64::BITS as usize + 1] }
+    }
 }
 
 impl Default for Spans {
@@ -57,7 +69,7 @@ impl Spans {
     pub(super) fn len(&self) -> usize {
         match self {
             Spans::Few(spans) => spans.len(),
-            Spans::Many(tree) => tree.starts.len(),
+            Spans::Many(tree) => tree.len(),
         }
     }
 
@@ -65,9 +77,7 @@ impl Spans {
     pub(super) fn memory_bytes(&self) -> usize {
         match self {
             Spans::Few(spans) => spans.capacity() * size_of::<(Span, u32)>(),
-            Spans::Many(tree) => {
-                size_of::<Tree>() + tree.starts.len() * 2 * size_of::<End>() * 3 / 2
-            }
+            Spans::Many(tree) => size_of::<Tree>() + tree.len() * 2 * size_of::<End>() * 3 / 2,
         }
     }
 
@@ -79,7 +89,7 @@ impl Spans {
         match self {
             Spans::Few(spans) if spans.len() < FEW => spans.push((span, id)),
             Spans::Few(spans) => {
-                let mut tree = Box::new(Tree::new());
+                let mut tree = Box::<Tree>::default();
                 spans.drain(..).for_each(|(span, id)| tree.insert(id, span));
                 tree.insert(id, span);
                 *self = Spans::Many(tree);
@@ -89,6 +99,9 @@ impl Spans {
     }
 
     pub(super) fn remove(&mut self, id: u32, span: Span) {
+        if span.start > span.end {
+            return;
+        }
         match self {
             Spans::Few(spans) => {
                 if let Some(place) = spans.iter().position(|one| *one == (span, id)) {
@@ -97,7 +110,7 @@ impl Spans {
             }
             Spans::Many(tree) => {
                 tree.remove(id, span);
-                if tree.starts.is_empty() {
+                if tree.len() == 0 {
                     *self = Spans::default();
                 }
             }
@@ -118,48 +131,80 @@ impl Spans {
 }
 
 impl Tree {
-    fn new() -> Tree {
-        Tree { starts: BTreeSet::new(), ends: BTreeSet::new(), sizes: [0; u64::BITS as usize + 1] }
+    fn len(&self) -> usize {
+        self.crossing.starts.len() + self.inside.starts.len()
+    }
+
+    fn ends_of(&mut self, span: Span) -> &mut Ends {
+        let size = size(span);
+        let first_and_last = [span.start, span.end].map(|end| end & !below(size));
+        let is_inside = first_and_last[0] == first_and_last[1];
+        if is_inside { &mut self.inside } else { &mut self.crossing }
     }
 
     fn insert(&mut self, id: u32, span: Span) {
         let size = size(span);
-        self.starts.insert((size, span.start, id));
-        self.ends.insert((size, span.end, id));
-        self.sizes[size as usize] += 1;
+        let ends = self.ends_of(span);
+        ends.starts.insert((size, span.start, id));
+        ends.ends.insert((size, span.end, id));
+        ends.sizes[size as usize] += 1;
     }
 
     fn remove(&mut self, id: u32, span: Span) {
         let size = size(span);
-        if self.starts.remove(&(size, span.start, id)) {
-            self.ends.remove(&(size, span.end, id));
-            self.sizes[size as usize] -= 1;
+        let ends = self.ends_of(span);
+        if ends.starts.remove(&(size, span.start, id)) {
+            ends.ends.remove(&(size, span.end, id));
+            ends.sizes[size as usize] -= 1;
         }
     }
 
     fn holding(&self, number: u64, into: &mut Vec<u32>) -> u64 {
         let mut looks = 0;
-        for (size, _) in (0..).zip(self.sizes).filter(|(_, spans)| *spans > 0) {
+        for size in self.crossing.sizes() {
+            looks += 2;
+            self.crossing.started(size, number, into);
+            self.crossing.not_ended(size, number, into);
+        }
+        for size in self.inside.sizes() {
             looks += 1;
-            let below = u64::MAX.checked_shr(u64::BITS - size).unwrap_or(0);
-            // A point has no left and no right: its end is its start.
-            let is_left = size > 0 && number >> (size - 1) & 1 == 0;
-            if is_left {
-                let starts =
-                    self.starts.range((size, number & !below, 0)..=(size, number, u32::MAX));
-                into.extend(starts.map(|(_, _, id)| *id));
+            let middle = below(size) / 2;
+            if number & below(size) <= middle {
+                self.inside.started(size, number, into);
             } else {
-                let ends = self.ends.range((size, number, 0)..=(size, number | below, u32::MAX));
-                into.extend(ends.map(|(_, _, id)| *id));
+                self.inside.not_ended(size, number, into);
             }
         }
         looks
     }
 }
 
-/// How many bits are cut of a span, so that its ends are the same above them.
+impl Ends {
+    fn sizes(&self) -> impl Iterator<Item = u32> {
+        (0..).zip(self.sizes).filter(|(_, spans)| *spans > 0).map(|(size, _)| size)
+    }
+
+    /// Collects those that start in the cell of this number, and not after it.
+    fn started(&self, size: u32, number: u64, into: &mut Vec<u32>) {
+        let first = (size, number & !below(size), 0);
+        into.extend(self.starts.range(first..=(size, number, u32::MAX)).map(|(_, _, id)| *id));
+    }
+
+    /// Collects those that end in the cell of this number, and not before it.
+    fn not_ended(&self, size: u32, number: u64, into: &mut Vec<u32>) {
+        let last = (size, number | below(size), u32::MAX);
+        into.extend(self.ends.range((size, number, 0)..=last).map(|(_, _, id)| *id));
+    }
+}
+
+/// The smallest length of cells that is more than the span's, as its binary logarithm.
 fn size(span: Span) -> u32 {
-    u64::BITS - (span.start ^ span.end).leading_zeros()
+    u64::BITS - (span.end - span.start).leading_zeros()
+}
+
+/// The bits of a number below those that say in which cell of a size it lies.
+fn below(size: u32) -> u64 {
+    u64::MAX.checked_shr(u64::BITS - size).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -179,7 +224,12 @@ mod tests {
             ends in prop::collection::vec((any_number(), any_number()), 0..3 * FEW),
             numbers in prop::collection::vec(any_number(), 1..9),
         ) {
-            let spans = ends.into_iter().map(|(start, end)| Span { start, end });
+            // Some are short, so that they cross cells of all lengths.
+            let spans = ends.into_iter().map(|(start, end)| match start % 3 {
+                0 => Span { start, end },
+                1 => Span { start, end: start.saturating_add(end % 9) },
+                _ => Span { start, end: start.saturating_add(end % 1_000) },
+            });
             let mut left: Vec<(u32, Span)> = (0..).zip(spans).collect();
             let mut index = Spans::default();
             left.iter().for_each(|(id, span)| index.insert(*id, *span));
