@@ -19,6 +19,7 @@
 mod attributes;
 mod interner;
 mod known;
+mod list;
 mod pivots;
 mod posting;
 mod ranges;

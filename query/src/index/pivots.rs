@@ -5,16 +5,17 @@
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use smallvec::SmallVec;
+use hashbrown::hash_map::Entry as Slot;
 
 use super::interner::TermId;
+use super::list::{Entry, List};
 use super::shape::Axis;
 
 /// Watchers by the terms of one axis.
 #[derive(Debug, Default)]
 pub(super) struct Pivots {
-    /// Each list in rising order of watchers, and never empty.
-    by_term: HashMap<TermId, SmallVec<[Guarded; 1]>, RandomState>,
+    /// No list is empty.
+    by_term: HashMap<TermId, List<Guarded>, RandomState>,
 }
 
 /// A watcher, and other terms that it needs.
@@ -52,6 +53,12 @@ impl Guard {
     }
 }
 
+impl Entry for Guarded {
+    fn id(&self) -> u32 {
+        self.id
+    }
+}
+
 impl Guarded {
     /// Whether the terms that are needed are there, as far as that is known here.
     pub(super) fn may_hold(self, has: impl Fn(Axis, TermId) -> bool) -> bool {
@@ -67,37 +74,35 @@ impl Pivots {
     }
 
     pub(super) fn add(&mut self, term: TermId, id: u32, guards: Guards) {
-        let watchers = self.by_term.entry(term).or_default();
-        if let Err(place) = watchers.binary_search_by_key(&id, |watcher| watcher.id) {
-            watchers.insert(place, Guarded { id, guards });
+        let watcher = Guarded { id, guards };
+        match self.by_term.entry(term) {
+            Slot::Vacant(slot) => {
+                slot.insert(List::One(watcher));
+            }
+            Slot::Occupied(mut slot) => slot.get_mut().add(watcher),
         }
     }
 
     pub(super) fn remove(&mut self, term: TermId, id: u32) {
         let Some(watchers) = self.by_term.get_mut(&term) else { return };
-        if let Ok(place) = watchers.binary_search_by_key(&id, |watcher| watcher.id) {
-            watchers.remove(place);
-        }
-        if watchers.is_empty() {
+        watchers.remove(id);
+        if watchers.len() == 0 {
             self.by_term.remove(&term);
             if self.by_term.len() < self.by_term.capacity() / 8 {
                 self.by_term.shrink_to(self.by_term.len() * 2);
             }
-        } else if watchers.len() < watchers.capacity() / 4 {
-            watchers.shrink_to_fit();
         }
     }
 
     /// Bytes that are allocated.
     pub(super) fn memory_bytes(&self) -> usize {
-        let lists = self.by_term.values().filter(|watchers| watchers.spilled());
-        let watchers: usize = lists.map(|watchers| watchers.capacity()).sum();
-        self.by_term.allocation_size() + watchers * size_of::<Guarded>()
+        let watchers: usize = self.by_term.values().map(List::memory_bytes).sum();
+        self.by_term.allocation_size() + watchers
     }
 
-    /// The watchers of a term.
-    pub(super) fn of(&self, term: TermId) -> &[Guarded] {
-        self.by_term.get(&term).map_or(&[], |watchers| watchers)
+    /// The watchers of a term, if there are some.
+    pub(super) fn of(&self, term: TermId) -> Option<&List<Guarded>> {
+        self.by_term.get(&term)
     }
 }
 
@@ -122,13 +127,17 @@ mod tests {
         for id in [5, 1, 9, 1] {
             pivots.add(3, id, [Guard::new(Axis::ATTRIBUTE, id), Guard::NOTHING]);
         }
-        let ids = |pivots: &Pivots| pivots.of(3).iter().map(|of| of.id).collect::<Vec<_>>();
+        let ids = |pivots: &Pivots| -> Vec<u32> {
+            pivots.of(3).unwrap().pieces().flatten().map(|watcher| watcher.id).collect()
+        };
         assert_eq!(ids(&pivots), [1, 5, 9]);
-        assert!(pivots.of(3)[1].may_hold(|axis, term| axis == Axis::ATTRIBUTE && term == 5));
-        assert!(!pivots.of(3)[1].may_hold(|_, _| false));
+        let first = *pivots.of(3).unwrap().first().unwrap();
+        assert!(first.may_hold(|axis, term| axis == Axis::ATTRIBUTE && term == 1));
+        assert!(!first.may_hold(|_, _| false));
         pivots.remove(3, 5);
         pivots.remove(3, 6);
-        assert_eq!((ids(&pivots), pivots.of(4).len()), (vec![1, 9], 0));
+        assert_eq!(ids(&pivots), [1, 9]);
+        assert!(pivots.of(4).is_none());
         pivots.remove(3, 1);
         pivots.remove(3, 9);
         assert!(pivots.is_empty());

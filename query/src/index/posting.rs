@@ -1,5 +1,7 @@
 //! Which watchers are filed under a key: most keys have one, a few have a hundred thousand.
 
+use super::list::List;
+
 /// The watchers under one key: none, one in place, or the number of a list in [`Postings`].
 ///
 /// Eight bytes, because there may be a million of them.
@@ -24,20 +26,23 @@ impl Posting {
 
 /// The lists of all postings that hold more than one watcher.
 ///
-/// Invariant: each list in use has at least two watchers, in rising order, and belongs to one posting.
+/// Invariant: each list in use has at least two watchers, and belongs to one posting.
 #[derive(Debug, Default)]
 pub(super) struct Postings {
-    lists: Vec<Vec<u32>>,
+    lists: Vec<List<u32>>,
     free: Vec<u32>,
 }
 
 impl Postings {
-    /// The watchers of a posting, in rising order.
-    pub(super) fn ids<'a>(&'a self, posting: &'a Posting) -> &'a [u32] {
+    /// Collects the watchers of a posting, in rising order.
+    pub(super) fn collect(&self, posting: Posting, into: &mut Vec<u32>) {
         match posting.list {
-            EMPTY => &[],
-            ONE => std::slice::from_ref(&posting.one),
-            list => &self.lists[list as usize],
+            EMPTY => {}
+            ONE => into.push(posting.one),
+            list => {
+                let pieces = self.lists[list as usize].pieces();
+                pieces.for_each(|ids| into.extend_from_slice(ids));
+            }
         }
     }
 
@@ -47,15 +52,11 @@ impl Postings {
             EMPTY => *posting = Posting { one: id, list: ONE },
             ONE if posting.one == id => {}
             ONE => {
-                let pair = vec![id.min(posting.one), id.max(posting.one)];
+                let mut pair = List::One(posting.one);
+                pair.add(id);
                 posting.list = self.keep(pair);
             }
-            list => {
-                let ids = &mut self.lists[list as usize];
-                if let Err(place) = ids.binary_search(&id) {
-                    ids.insert(place, id);
-                }
-            }
+            list => self.lists[list as usize].add(id),
         }
     }
 
@@ -67,21 +68,16 @@ impl Postings {
             ONE => {}
             list => {
                 let ids = &mut self.lists[list as usize];
-                if let Ok(place) = ids.binary_search(&id) {
-                    ids.remove(place);
-                }
-                if let [one] = ids[..] {
-                    *ids = Vec::new();
+                ids.remove(id);
+                if let List::One(one) = *ids {
                     self.free.push(list);
                     *posting = Posting { one, list: ONE };
-                } else if ids.len() < ids.capacity() / 4 {
-                    ids.shrink_to(ids.len() * 2);
                 }
             }
         }
     }
 
-    fn keep(&mut self, ids: Vec<u32>) -> u32 {
+    fn keep(&mut self, ids: List<u32>) -> u32 {
         if let Some(list) = self.free.pop() {
             self.lists[list as usize] = ids;
             return list;
@@ -93,9 +89,9 @@ impl Postings {
 
     /// Bytes that are allocated.
     pub(super) fn memory_bytes(&self) -> usize {
-        let ids: usize = self.lists.iter().map(Vec::capacity).sum();
-        self.lists.capacity() * size_of::<Vec<u32>>()
-            + (ids + self.free.capacity()) * size_of::<u32>()
+        let ids: usize = self.lists.iter().map(List::memory_bytes).sum();
+        ids + self.lists.capacity() * size_of::<List<u32>>()
+            + self.free.capacity() * size_of::<u32>()
     }
 
     /// How many lists are in use.
@@ -128,7 +124,9 @@ mod tests {
                     expected.remove(&id);
                 }
                 let ids: Vec<u32> = expected.iter().copied().collect();
-                prop_assert_eq!(postings.ids(&posting), ids);
+                let mut collected = Vec::new();
+                postings.collect(posting, &mut collected);
+                prop_assert_eq!(collected, ids);
                 prop_assert_eq!(posting.is_empty(), expected.is_empty());
                 prop_assert_eq!(postings.lists_in_use(), usize::from(expected.len() > 1));
             }

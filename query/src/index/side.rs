@@ -14,6 +14,7 @@ use crate::{Dimension, Filter, Mode};
 use super::attributes::{Asked, Findable, Paths, nearest};
 use super::interner::{Interner, TermId, Uses};
 use super::known::{Known, Reached};
+use super::list::List;
 use super::pivots::{Guard, Guarded, Guards, Pivots};
 use super::posting::{Posting, Postings};
 use super::ranges::{self, Ranges};
@@ -331,7 +332,7 @@ impl Side {
             for i in 0..count {
                 if let Some(term) = interner.find(claim.term(dimension, self.mode, i)) {
                     let slot = interner.slot(term);
-                    hits.found.extend_from_slice(self.postings.ids(&slot.alone));
+                    self.postings.collect(slot.alone, &mut hits.found);
                     known.add(axis, term, slot.uses);
                 }
             }
@@ -373,7 +374,7 @@ impl Side {
         each_tuple(&lists, |tuple| {
             hits.probes += 1;
             if let Some(posting) = table.get(tuple) {
-                into.extend_from_slice(self.postings.ids(posting));
+                self.postings.collect(*posting, into);
             }
         });
         if kind.is_sure() || !kind.shape().has(Axis::ATTRIBUTE) {
@@ -428,19 +429,19 @@ fn lists_by_term<'a>(
     known: &Known,
     using: Uses,
     pivots: &'a [Pivots; Axis::COUNT],
-) -> impl Iterator<Item = &'a [Guarded]> {
+) -> impl Iterator<Item = &'a List<Guarded>> {
     let axes = Axis::ALL.into_iter().zip(pivots);
-    axes.flat_map(move |(axis, pivots)| known.using(axis, using).map(|term| pivots.of(term)))
+    axes.flat_map(move |(axis, pivots)| known.using(axis, using).filter_map(|term| pivots.of(term)))
 }
 
 /// How many watchers known terms lead to.
 fn filed(known: &Known, using: Uses, pivots: &[Pivots; Axis::COUNT]) -> usize {
-    lists_by_term(known, using, pivots).map(<[Guarded]>::len).sum()
+    lists_by_term(known, using, pivots).map(List::len).sum()
 }
 
 /// Collects the watchers that known terms lead to, without those that need another term that is not there.
 fn follow(known: &Known, using: Uses, pivots: &[Pivots; Axis::COUNT], hits: &mut Hits) {
-    for watchers in lists_by_term(known, using, pivots) {
+    for watchers in lists_by_term(known, using, pivots).flat_map(List::pieces) {
         let may_hold = |watcher: &&Guarded| watcher.may_hold(|axis, term| known.has(axis, term));
         let before = hits.by_term.len();
         hits.by_term.extend(watchers.iter().filter(may_hold).map(|watcher| watcher.id));
