@@ -1,5 +1,6 @@
 //! A workload from files.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -47,17 +48,21 @@ pub fn run(
     measure: impl FnOnce(&Workload) -> Result<()>,
 ) -> Result<()> {
     let (mut ids, mut declared) = (Vec::new(), Vec::new());
+    let mut known = HashSet::new();
     for (place, line) in lines(watchers)? {
         let (id, one) = watcher(&line).with_context(|| place.clone())?;
+        ensure!(known.insert(id.to_string()), "{place}: the id {id} stands twice");
         Filter::declared(&one).map_err(|mistakes| anyhow!("{place}: {}", mistakes.first()))?;
         ids.push(id);
         declared.push(one);
     }
+    drop(known);
     ensure!(!ids.is_empty(), "{}: no watcher", watchers.display());
+    let name = attestations.display();
     let attestations: Vec<Attestation> = lines(attestations)?
         .map(|(place, line)| attestation(&line).with_context(|| place))
         .collect::<Result<_>>()?;
-    ensure!(!attestations.is_empty(), "no attestation");
+    ensure!(!attestations.is_empty(), "{name}: no attestation");
     let mut index = WatcherIndex::new();
     for (id, declared) in declared.iter().enumerate() {
         let (filter, _) = Filter::declared(declared).expect("it was read above");
@@ -77,15 +82,13 @@ pub fn run(
 /// The lines of a file that are not blank, each with its place.
 fn lines(path: &Path) -> Result<impl Iterator<Item = (String, String)>> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let lines: Vec<String> = BufReader::new(file)
-        .lines()
-        .collect::<std::io::Result<_>>()
-        .with_context(|| format!("cannot read {}", path.display()))?;
     let name = path.display().to_string();
-    let lines = lines.into_iter().enumerate();
-    Ok(lines
-        .map(move |(i, line)| (format!("{name}, line {}", i + 1), line))
-        .filter(|(_, line)| !line.trim().is_empty()))
+    let lines: Vec<(String, String)> = (1..)
+        .zip(BufReader::new(file).lines())
+        .map(|(number, line)| (format!("{name}, line {number}"), line))
+        .map(|(place, line)| Ok((place.clone(), line.with_context(|| place)?)))
+        .collect::<Result<_>>()?;
+    Ok(lines.into_iter().filter(|(_, line)| !line.trim().is_empty()))
 }
 
 fn watcher(line: &str) -> Result<(serde_json::Value, Declared)> {
