@@ -260,7 +260,11 @@ impl AttributeTest {
     }
 
     pub(crate) fn holds(&self, attributes: &Value) -> bool {
-        let found = self.find(attributes);
+        self.holds_of(self.find(attributes))
+    }
+
+    /// Whether it holds of what stands under its path.
+    pub(crate) fn holds_of(&self, found: Option<&Value>) -> bool {
         let order = || found.and_then(|found| order(found, &self.value));
         match self.op {
             Op::Equal => found.is_some_and(|found| equal(found, &self.value)),
@@ -275,7 +279,7 @@ impl AttributeTest {
     }
 }
 
-fn equal(one: &Value, other: &Value) -> bool {
+pub(crate) fn equal(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Number(one), Value::Number(other)) => compare(one, other).is_eq(),
         _ => one == other,
@@ -290,7 +294,8 @@ fn order(one: &Value, other: &Value) -> Option<Ordering> {
     }
 }
 
-fn contains(whole: &Value, part: &Value) -> bool {
+/// Whether a text or an array has this in it.
+pub(crate) fn contains(whole: &Value, part: &Value) -> bool {
     match (whole, part) {
         (Value::String(whole), Value::String(part)) => whole.contains(&**part),
         (Value::Array(items), part) => items.iter().any(|item| equal(item, part)),

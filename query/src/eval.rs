@@ -205,7 +205,8 @@ impl<'a> Claim<'a> {
         })
     }
 
-    fn holds(&self, mode: Mode, test: &Test) -> bool {
+    /// Whether one of a filter's tests holds.
+    pub(crate) fn holds(&self, mode: Mode, test: &Test) -> bool {
         let timestamp_ms = self.timestamp_ms();
         match test {
             Test::Any(dimension, terms) => self.hits(mode, *dimension, terms).next().is_some(),

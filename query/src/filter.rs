@@ -196,13 +196,6 @@ impl Filter {
         self.tests.iter().all(|test| matches!(test, Test::Any(..)))
     }
 
-    /// What is left to test without what is decided already; `None` if nothing is.
-    pub(crate) fn without(&self, is_decided: impl Fn(&Test) -> bool) -> Option<Filter> {
-        let tests: SmallVec<[Test; 2]> =
-            self.tests.iter().filter(|test| !is_decided(test)).cloned().collect();
-        (!tests.is_empty()).then_some(Filter { mode: self.mode, tests })
-    }
-
     /// All that has to hold, in the order of the grammar.
     pub(crate) fn tests(&self) -> &[Test] {
         &self.tests

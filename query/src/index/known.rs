@@ -109,9 +109,16 @@ impl Known {
         })
     }
 
-    /// Whether a term on each axis that the watcher asks about is here.
+    /// Whether a term on each axis that the watcher asks about is here, and its number within its bounds.
     pub(super) fn has_terms_of(&self, record: &Record) -> bool {
-        record.shape().axes().all(|axis| self.has_any(axis, record.terms(axis)))
+        let has_any = |axis| match record.span() {
+            Some(span) if axis == Axis::ATTRIBUTE => {
+                let value_of = |term: &TermId| self.number(*term).map(|reached| reached.value);
+                record.terms(axis).iter().filter_map(value_of).any(|value| span.holds(value))
+            }
+            _ => self.has_any(axis, record.terms(axis)),
+        };
+        record.shape().axes().all(has_any)
     }
 
     /// Whether a term is here that the watcher excludes.
@@ -129,11 +136,14 @@ impl Known {
         }
     }
 
+    fn number(&self, term: TermId) -> Option<&Reached> {
+        let place = self.reached.binary_search_by_key(&term, |reached| reached.term);
+        place.ok().map(|place| &self.reached[place])
+    }
+
     pub(super) fn has(&self, axis: Axis, wanted: TermId) -> bool {
         let terms = &self.terms[axis.index()];
-        let is_reached =
-            || self.reached.binary_search_by_key(&wanted, |reached| reached.term).is_ok();
-        (axis == Axis::ATTRIBUTE && is_reached())
+        (axis == Axis::ATTRIBUTE && self.number(wanted).is_some())
             || match &self.marks[axis.index()] {
                 None => terms.iter().any(|(term, _)| *term == wanted),
                 Some(marks) => {

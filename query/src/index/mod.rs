@@ -17,6 +17,7 @@
 //! below holds it to. It is changed in place by its one owner, and no order here comes from a hash.
 
 mod attributes;
+mod conditions;
 mod interner;
 mod known;
 mod list;
@@ -41,6 +42,7 @@ use serde::{Deserialize, Serialize};
 use crate::eval::Claim;
 use crate::filter::Test;
 use crate::{Aliases, Filter, Mode};
+use conditions::Answers;
 use known::Known;
 use record::{Record, Records};
 use side::{Hits, Side};
@@ -238,7 +240,7 @@ impl WatcherIndex {
         let mut candidates = 0;
         for side in [&self.folded, &self.exact] {
             let known = side.probe(&claim, &mut hits);
-            candidates += self.verify(&known, &claim, &mut hits);
+            candidates += self.verify(side, &known, &claim, &mut hits);
         }
         candidates += self.find_termless(&claim, &mut hits);
         *found = hits.found;
@@ -247,13 +249,18 @@ impl WatcherIndex {
     }
 
     /// Moves those that hold to what is found, and says how many there were to look at.
-    fn verify(&self, known: &Known, claim: &Claim<'_>, hits: &mut Hits) -> u64 {
+    fn verify(&self, side: &Side, known: &Known, claim: &Claim<'_>, hits: &mut Hits) -> u64 {
+        if hits.by_key.is_empty() && hits.by_term.is_empty() {
+            return 0;
+        }
+        let mut answers = Answers::new(&side.conditions, claim);
         // A key may be reached by several tuples; what is verified beyond it may be dear.
         sort(&mut hits.by_key);
         let mut candidates = hits.by_key.len() as u64;
         let mut records = self.records.reader();
         for id in hits.by_key.drain(..) {
-            if records.get(id).is_some_and(|record| holds_beyond_terms(record, known, claim)) {
+            let mut holds = |record| holds_beyond_terms(record, known, claim, &mut answers);
+            if records.get(id).is_some_and(&mut holds) {
                 hits.found.push(id);
             }
         }
@@ -262,7 +269,7 @@ impl WatcherIndex {
         candidates += hits.by_term.len() as u64;
         for id in hits.by_term.drain(..) {
             let holds = |record: &Record| {
-                known.has_terms_of(record) && holds_beyond_terms(record, known, claim)
+                known.has_terms_of(record) && holds_beyond_terms(record, known, claim, &mut answers)
             };
             if records.get(id).is_some_and(holds) {
                 hits.found.push(id);
@@ -290,12 +297,17 @@ impl WatcherIndex {
 }
 
 /// Verifies what the terms of a watcher's key leave open.
-fn holds_beyond_terms(record: &Record, known: &Known, claim: &Claim<'_>) -> bool {
+fn holds_beyond_terms(
+    record: &Record,
+    known: &Known,
+    claim: &Claim<'_>,
+    answers: &mut Answers<'_, '_>,
+) -> bool {
     record.many().is_none_or(|many| {
         many.count();
         many.window.holds(claim.timestamp_ms())
             && !known.has_excluded(many)
-            && many.rest.as_ref().is_none_or(|rest| claim.satisfies(rest))
+            && many.rest.iter().all(|condition| answers.holds(*condition))
     })
 }
 

@@ -7,9 +7,10 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-use crate::{Filter, Mode};
+use crate::Mode;
 
 use super::attributes::Asked;
+use super::conditions::ConditionId;
 use super::interner::TermId;
 use super::shape::{Axis, KeyKind, Shape};
 use super::spans::Span;
@@ -36,8 +37,8 @@ pub(super) struct Many {
     pub(super) excluded: SmallVec<[(Axis, TermId); 2]>,
     /// When the claim may have been made, as far as that does not depend on now.
     pub(super) window: Window,
-    /// What else has to be verified.
-    pub(super) rest: Option<Box<Filter>>,
+    /// What else has to be verified, what most watchers ask first, what the key nearly decides last.
+    pub(super) rest: SmallVec<[ConditionId; 2]>,
     /// How often it was verified.
     pub(super) verified: AtomicU32,
 }
@@ -181,7 +182,7 @@ impl Record {
                     many.excluded.capacity() * size_of::<(Axis, TermId)>(),
                 )
                 + many.attribute.as_deref().map_or(0, path)
-                + many.rest.as_deref().map_or(0, size_of_val::<Filter>)
+                + spilled(many.rest.spilled(), many.rest.capacity() * size_of::<ConditionId>())
         })
     }
 
@@ -201,7 +202,7 @@ impl Many {
 
     /// Whether an attestation with the terms of a key matches without more.
     fn is_sure(&self) -> bool {
-        self.excluded.is_empty() && self.rest.is_none() && self.window == Window::ALWAYS
+        self.excluded.is_empty() && self.rest.is_empty() && self.window == Window::ALWAYS
     }
 }
 

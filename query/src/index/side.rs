@@ -12,6 +12,7 @@ use crate::filter::Test;
 use crate::{Dimension, Filter, Mode};
 
 use super::attributes::{Asked, Findable, Paths, nearest};
+use super::conditions::Conditions;
 use super::interner::{Interner, TermId, Uses};
 use super::known::{Known, Reached};
 use super::list::List;
@@ -40,6 +41,8 @@ pub(super) struct Side {
     /// By [`Axis`].
     interners: [Interner; Axis::COUNT],
     paths: Paths,
+    /// What no key decides.
+    pub(super) conditions: Conditions,
     /// By [`KeyKind`]. Watchers that surely match by one term of a dimension are not here but with the
     /// term, and those that ask for a number in a range are in `ranges`.
     tables: [Table; KeyKind::COUNT],
@@ -81,6 +84,7 @@ impl Side {
             mode,
             interners: Default::default(),
             paths: Paths::default(),
+            conditions: Conditions::default(),
             tables: std::array::from_fn(|_| {
                 Table::new(kinds.next().expect("as many kinds as tables").shape())
             }),
@@ -137,6 +141,7 @@ impl Side {
             for &(axis, term) in &many.excluded {
                 self.interners[axis.index()].release(term);
             }
+            many.rest.iter().for_each(|condition| self.conditions.release(*condition));
             if let Some(attribute) = &many.attribute {
                 self.paths.release(&attribute.path, attribute.asked);
             }
@@ -167,7 +172,20 @@ impl Side {
                 std::ptr::eq(key.test, &raw const **test) && !key.asked.is_range()
             }),
         };
-        let rest = filter.without(is_decided).map(Box::new);
+        // What bounds the number of the key was decided but for equal ones.
+        let is_of_key = |test: &&Test| match test {
+            Test::Attribute(test) => key
+                .flatten()
+                .is_some_and(|key| key.asked.is_range() && key.test.keys() == test.keys()),
+            _ => false,
+        };
+        let conditions = &mut self.conditions;
+        let rest = filter.tests().iter().filter(|test| !is_decided(test));
+        let (of_key, others): (Vec<_>, Vec<_>) = rest.partition(is_of_key);
+        let mut rest: SmallVec<_> =
+            others.into_iter().map(|test| conditions.acquire(test)).collect();
+        rest.sort_by_key(|condition| std::cmp::Reverse(conditions.watchers(*condition)));
+        rest.extend(of_key.into_iter().map(|test| conditions.acquire(test)));
         let window = Window { start: filter.time_start(), end: filter.time_end() };
         let (way, pivot) = (way_of(&terms), self.most_selective(&terms));
         let mode = self.mode;
@@ -405,6 +423,7 @@ impl Side {
         stats.memory_bytes += self.interners.iter().map(Interner::memory_bytes).sum::<usize>()
             + self.tables.iter().map(Table::memory_bytes).sum::<usize>()
             + self.over.iter().chain(&self.pivots).map(Pivots::memory_bytes).sum::<usize>()
+            + self.conditions.memory_bytes()
             + self.ranges.memory_bytes()
             + self.postings.memory_bytes();
     }
@@ -416,6 +435,7 @@ impl Side {
             && self.tables.iter().all(Table::is_empty)
             && self.over.iter().chain(&self.pivots).all(Pivots::is_empty)
             && self.paths.is_empty()
+            && self.conditions.is_empty()
             && self.ranges.is_empty()
             && self.postings.lists_in_use() == 0
             && self.filed == [0; KeyKind::COUNT]

@@ -16,7 +16,7 @@ pub(super) struct Span {
 }
 
 impl Span {
-    fn holds(self, number: u64) -> bool {
+    pub(super) fn holds(self, number: u64) -> bool {
         (self.start..=self.end).contains(&number)
     }
 }
