@@ -173,8 +173,8 @@ impl<'a, 'c> Answers<'a, 'c> {
         let slot = &self.conditions.slots[condition as usize];
         let holds = match slot.test.as_ref().expect("it is asked") {
             Test::Attribute(test) => self.holds_of_value(slot.path, test),
-            // What else is here is about times, which have no mode.
-            test => self.claim.holds(Mode::Exact, test),
+            // What else is here is about times, which have no mode, or excludes terms, as AX alone can.
+            test => self.claim.holds(Mode::Folded, test),
         };
         self.last[place] = Some((condition, holds));
         holds

@@ -35,14 +35,13 @@ mod windows;
 use std::collections::{BTreeMap, BTreeSet};
 
 use axwatch_model::Attestation;
-use foldhash::fast::RandomState;
-use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use crate::eval::Claim;
 use crate::filter::Test;
 use crate::{Aliases, Filter, Mode};
-use conditions::Answers;
+use conditions::{Answers, ConditionId, Conditions};
 use known::Known;
 use record::{Record, Records};
 use side::{Hits, Side};
@@ -62,9 +61,14 @@ pub struct WatcherIndex {
     /// Those that ask for no term.
     termless: BTreeMap<u32, Termless>,
     windows: Spans,
-    /// What is asked about every attestation, and who asks it.
-    asked: HashMap<Filter, BTreeSet<u32>, RandomState>,
+    /// What is asked about every attestation, and who asks it: those that begin with one condition are
+    /// neighbours, so that it is answered once.
+    asked: BTreeMap<Question, BTreeSet<u32>>,
+    conditions: Conditions,
 }
+
+/// Conditions in rising order of their numbers, those that are known longest first.
+type Question = SmallVec<[ConditionId; 2]>;
 
 /// A watcher that asks for no term.
 #[derive(Debug)]
@@ -72,7 +76,7 @@ enum Termless {
     /// About time and nothing else.
     Window(Window),
     /// Something that no look-up finds.
-    Asked(Filter),
+    Asked(Question),
 }
 
 /// What it took to find the watchers of one attestation.
@@ -130,7 +134,8 @@ impl WatcherIndex {
             records: Records::default(),
             termless: BTreeMap::new(),
             windows: Spans::default(),
-            asked: HashMap::default(),
+            asked: BTreeMap::new(),
+            conditions: Conditions::default(),
         }
     }
 
@@ -162,7 +167,8 @@ impl WatcherIndex {
             keys: self.windows.len(),
             memory_bytes: self.records.memory_bytes()
                 + self.windows.memory_bytes()
-                + self.asked.allocation_size()
+                + self.asked.len() * size_of::<(Question, BTreeSet<u32>)>() * 3 / 2
+                + self.conditions.memory_bytes()
                 + termless,
         };
         self.folded.add_to(&mut stats);
@@ -197,8 +203,11 @@ impl WatcherIndex {
             self.windows.insert(id, window.span());
             self.termless.insert(id, Termless::Window(window));
         } else {
-            self.asked.entry(filter.clone()).or_default().insert(id);
-            self.termless.insert(id, Termless::Asked(filter.clone()));
+            let tests = filter.tests().iter();
+            let mut question: Question = tests.map(|test| self.conditions.acquire(test)).collect();
+            question.sort_unstable();
+            self.asked.entry(question.clone()).or_default().insert(id);
+            self.termless.insert(id, Termless::Asked(question));
         }
     }
 
@@ -207,12 +216,13 @@ impl WatcherIndex {
     pub fn remove(&mut self, id: u32) {
         match self.termless.remove(&id) {
             Some(Termless::Window(window)) => self.windows.remove(id, window.span()),
-            Some(Termless::Asked(filter)) => {
-                let who = self.asked.get_mut(&filter).expect("what a watcher asks is asked");
+            Some(Termless::Asked(question)) => {
+                let who = self.asked.get_mut(&question).expect("what a watcher asks is asked");
                 who.remove(&id);
                 if who.is_empty() {
-                    self.asked.remove(&filter);
+                    self.asked.remove(&question);
                 }
+                question.iter().for_each(|condition| self.conditions.release(*condition));
             }
             None => {
                 if let Some(record) = self.records.remove(id) {
@@ -280,8 +290,12 @@ impl WatcherIndex {
 
     fn find_termless(&self, claim: &Claim<'_>, hits: &mut Hits) -> u64 {
         hits.probes += self.windows.holding(ordered(claim.timestamp_ms()), &mut hits.found);
-        for (filter, who) in &self.asked {
-            if claim.satisfies(filter) {
+        if self.asked.is_empty() {
+            return 0;
+        }
+        let mut answers = Answers::new(&self.conditions, claim);
+        for (question, who) in &self.asked {
+            if question.iter().all(|condition| answers.holds(*condition)) {
                 hits.found.extend(who);
             }
         }
@@ -661,6 +675,7 @@ mod tests {
                 index.remove(id);
             }
             prop_assert!(index.is_empty() && index.windows.is_empty() && index.asked.is_empty());
+            prop_assert!(index.conditions.is_empty());
             let stats = index.stats();
             prop_assert_eq!((stats.terms, stats.keys, stats.shapes.len()), (0, 0, 0));
             prop_assert!(index.folded.is_empty() && index.exact.is_empty());
