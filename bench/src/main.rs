@@ -1,6 +1,7 @@
 //! `axwatch-bench road`: measures the main job and prints each figure against its limit.
 //! `axwatch-bench zoo`: what a plugin keeps of its speed beside others that misbehave.
 //! `axwatch-bench handlers`: how fast the plugin `python` runs code.
+//! `axwatch-bench storm`: what thousands of registrations add to an append.
 //! `axwatch-bench parse`: the same for queries. `axwatch-bench ax`: the same for their answers.
 //!
 //! The same program is, in hidden modes, the plugin that it measures and the launcher over it.
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use axwatch_bench::figure::{Figure, Setting};
 use axwatch_bench::road::{self, Part};
-use axwatch_bench::{ax, handlers, parse, plugin, zoo};
+use axwatch_bench::{ax, handlers, parse, plugin, storm, zoo};
 use clap::{Parser, Subcommand, ValueEnum as _};
 
 /// Benchmarks of axwatch.
@@ -35,6 +36,8 @@ enum Mode {
     Zoo(ZooArguments),
     /// How fast the plugin `python` runs code.
     Handlers(ParseArguments),
+    /// Watchers that are registered while claims arrive.
+    Storm(StormArguments),
     /// The plugin at the end of the road.
     #[command(hide = true)]
     Plugin {
@@ -98,6 +101,19 @@ struct ParseArguments {
 }
 
 #[derive(clap::Args)]
+struct StormArguments {
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+    /// Few watchers, once: shows that it works, and no figure that means anything.
+    #[arg(long)]
+    quick: bool,
+    /// The folder to work in; by default that of this program.
+    #[arg(long)]
+    folder: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
 struct AxArguments {
     /// One JSON object a line.
     #[arg(long)]
@@ -123,6 +139,7 @@ fn main() -> Result<ExitCode> {
         Mode::Ax(arguments) => runtime()?.block_on(ax(arguments)),
         Mode::Zoo(arguments) => runtime()?.block_on(zoo(arguments)),
         Mode::Handlers(arguments) => runtime()?.block_on(handlers(arguments)),
+        Mode::Storm(arguments) => runtime()?.block_on(storm(arguments)),
         Mode::Plugin { port, port_file } => {
             runtime()?.block_on(plugin::serve(port, port_file))?;
             Ok(ExitCode::SUCCESS)
@@ -177,6 +194,14 @@ async fn handlers(arguments: ParseArguments) -> Result<ExitCode> {
     head(&setting, arguments.json);
     let figures = handlers::run(&setting).await?;
     figures.iter().for_each(|figure| tell(figure, arguments.json));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn storm(arguments: StormArguments) -> Result<ExitCode> {
+    let setting = Setting::look(arguments.quick);
+    let folder = folder(arguments.folder)?;
+    head(&setting, arguments.json);
+    storm::run(&folder, &setting, |figure| tell(figure, arguments.json)).await?;
     Ok(ExitCode::SUCCESS)
 }
 

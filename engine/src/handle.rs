@@ -260,6 +260,12 @@ impl Request {
         }
     }
 
+    /// Whether it makes or changes a watcher of a person: of those there may be thousands, and each waits only for
+    /// those before it.
+    pub(crate) fn is_registration(&self) -> bool {
+        matches!(self, Request::Declare(_) | Request::Command(..))
+    }
+
     /// About how many bytes of it are on their way to the disk, where these may be many.
     pub(crate) fn bytes(&self) -> usize {
         match self {

@@ -10,7 +10,7 @@
 //! (`crate::dispatch`).
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -48,6 +48,12 @@ const BATCH_MESSAGES_MAX: usize = 1_024;
 pub(crate) const BATCH_CLAIMS_MAX: usize = 1_024;
 /// Bytes of claims, and of what new jobs and schedules carry, of one batch; the message that passes it is the last.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Watchers of people that one batch declares, or changes with a command. Each takes ten or twenty microseconds, and all else
+/// of the batch waits for them.
+const BATCH_REGISTRATIONS_MAX: usize = 16;
+/// Such requests that wait for a later batch, out of the inbox, so that what comes behind them need not; past
+/// them all wait.
+const REGISTRATIONS_WAITING_MAX: usize = 1_024;
 /// Claims read at once while matching is behind.
 const SEGMENT_CLAIMS: usize = 128;
 /// Claims read at once for watchers that catch up: their cost is shared by all of them, and what they
@@ -190,6 +196,7 @@ pub async fn start(
         segment_after: None,
         passed_aliases: None,
         retain: None,
+        registrations: VecDeque::new(),
     };
     writer.release(effects, &leaving, &mut BTreeMap::new(), &mut HashMap::new());
     writer.publish();
@@ -481,6 +488,9 @@ struct Gathered {
     stop: bool,
 }
 
+/// Whoever waits for the answer to a request.
+type Reply = oneshot::Sender<Result<Answer, RequestError>>;
+
 /// One message of a batch, in its order.
 enum Step {
     Event(Event),
@@ -514,7 +524,7 @@ struct Writer {
     heads: watch::Sender<Heads>,
     progressed: broadcast::Sender<Arc<Progressed>>,
     head: Seq,
-    requests: HashMap<RequestId, oneshot::Sender<Result<Answer, RequestError>>>,
+    requests: HashMap<RequestId, Reply>,
     last_request: u64,
     /// Commits left something for later.
     untidy: bool,
@@ -526,6 +536,8 @@ struct Writer {
     passed_aliases: Option<(Seq, Arc<Aliases>)>,
     /// Retention that is under way.
     retain: Option<Retain>,
+    /// What people declare of watchers, for later batches, in its order.
+    registrations: VecDeque<(Request, Reply)>,
 }
 
 impl Writer {
@@ -544,7 +556,8 @@ impl Writer {
     /// The next message; `Some(None)` when there is work without one, `None` when the engine stops.
     async fn next_message(&mut self) -> Result<Option<Option<Message>>, EngineStopped> {
         loop {
-            if self.is_behind() || self.has_passes() || self.retain.is_some() {
+            let has_work = self.retain.is_some() || !self.registrations.is_empty();
+            if has_work || self.is_behind() || self.has_passes() {
                 return Ok(Some(self.inbox.try_recv().ok()));
             }
             let wake = self.state.next_wake().map(|at| at.since(self.clock.now().mono));
@@ -619,9 +632,20 @@ impl Writer {
         if was_low != self.disk_low {
             gathered.events.push(Step::Event(Event::DiskLow(self.disk_low)));
         }
+        let turns = self.registrations.len().min(BATCH_REGISTRATIONS_MAX);
+        for (request, reply) in self.registrations.drain(..turns).collect::<Vec<_>>() {
+            self.take_request(request, reply, &room, &mut gathered);
+        }
+        let mut turns_left = BATCH_REGISTRATIONS_MAX - turns;
         while let Some(message) = next {
             match message {
-                Message::Stop => gathered.stop = true,
+                Message::Stop => {
+                    gathered.stop = true;
+                    // What came before the word is done before it.
+                    for (request, reply) in std::mem::take(&mut self.registrations) {
+                        self.take_request(request, reply, &room, &mut gathered);
+                    }
+                }
                 Message::Retain(retain) => self.begin_retention(retain),
                 Message::Look(look) => look(&self.state, self.clock.now()),
                 Message::Event(event) => gathered.events.push(Step::Event(event)),
@@ -629,16 +653,17 @@ impl Writer {
                     gathered.events.push(Step::Event(Event::Drain));
                     gathered.events.push(Step::Drained(reply));
                 }
-                Message::Request { request, reply } => match &room {
-                    Err(low) if !request.lets_rest() => {
-                        drop(reply.send(Err(RequestError::Exhausted(low.clone()))))
+                Message::Request { request, reply } if request.is_registration() => {
+                    if turns_left > 0 {
+                        turns_left -= 1;
+                        self.take_request(request, reply, &room, &mut gathered);
+                    } else {
+                        self.registrations.push_back((request, reply));
                     }
-                    _ => {
-                        gathered.bytes += request.bytes();
-                        let event = self.event_of(request, reply);
-                        gathered.events.push(Step::Event(event));
-                    }
-                },
+                }
+                Message::Request { request, reply } => {
+                    self.take_request(request, reply, &room, &mut gathered);
+                }
                 Message::Append { incoming, whole, reply } => match &room {
                     Err(low) => reply.send(incoming.iter().map(|_| Err(low.clone())).collect()),
                     Ok(()) => {
@@ -653,10 +678,31 @@ impl Writer {
             let full = gathered.stop
                 || gathered.events.len() >= BATCH_MESSAGES_MAX
                 || gathered.incoming.len() >= BATCH_CLAIMS_MAX
-                || gathered.bytes >= BATCH_BYTES_MAX;
+                || gathered.bytes >= BATCH_BYTES_MAX
+                || self.registrations.len() >= REGISTRATIONS_WAITING_MAX;
             next = if full { None } else { self.inbox.try_recv().ok() };
         }
         gathered
+    }
+
+    fn take_request(
+        &mut self,
+        request: Request,
+        reply: Reply,
+        room: &Result<(), AppendRefusal>,
+        gathered: &mut Gathered,
+    ) {
+        match room {
+            Err(low) if !request.lets_rest() => {
+                // Whoever asked may have gone away.
+                let _ = reply.send(Err(RequestError::Exhausted(low.clone())));
+            }
+            _ => {
+                gathered.bytes += request.bytes();
+                let event = self.event_of(request, reply);
+                gathered.events.push(Step::Event(event));
+            }
+        }
     }
 
     /// Whether the disk has room for a full batch, beyond what running jobs need to settle.
@@ -694,11 +740,7 @@ impl Writer {
         }
     }
 
-    fn event_of(
-        &mut self,
-        request: Request,
-        reply: oneshot::Sender<Result<Answer, RequestError>>,
-    ) -> Event {
+    fn event_of(&mut self, request: Request, reply: Reply) -> Event {
         self.last_request += 1;
         let id = RequestId(self.last_request);
         self.requests.insert(id, reply);
@@ -988,7 +1030,7 @@ impl Writer {
         effects: Vec<Effect>,
         leaving: &[Effect],
         fires: &mut BTreeMap<Seq, u32>,
-        replies: &mut HashMap<RequestId, oneshot::Sender<Result<Answer, RequestError>>>,
+        replies: &mut HashMap<RequestId, Reply>,
     ) {
         let leaves_at = |effect: &Effect| match effect {
             Effect::LeaveAt { job, at } => Some((*job, *at)),

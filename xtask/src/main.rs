@@ -49,6 +49,9 @@ usage: cargo xtask <command>
                                         a workload from outside, JSON lines; prints the watchers of each
                                         attestation first
   bench handlers [...]  measures how fast the plugin python runs code; --json, --quick
+  bench storm [...]   measures what thousands of registrations add to an append
+                        --json, --quick
+                        --folder F  where to work
   fuzz ax [...]       tries random texts as queries, and shows one that breaks a promise of the parser
                       in its shortest form
                         --inputs N  how many; ten million by default
@@ -78,7 +81,7 @@ fn run(words: &[&str]) -> Option<Result<()>> {
         ["picture"] => Some(picture::run_all()),
         ["bench", "parse", "--release"] => Some(bench::parse_in_release()),
         ["bench", "match", rest @ ..] => Some(bench::matching(rest)),
-        ["bench", part @ ("road" | "parse" | "ax" | "zoo" | "handlers"), rest @ ..] => {
+        ["bench", part @ ("road" | "parse" | "ax" | "zoo" | "handlers" | "storm"), rest @ ..] => {
             Some(bench::run(part, rest))
         }
         ["fuzz", "ax", rest @ ..] => Some(fuzz::ax(rest)),

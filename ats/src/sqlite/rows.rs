@@ -69,13 +69,23 @@ pub(super) static REPLACE_WATCHERS: Insert = Insert::new(
      params,max_fires_per_second,max_chain,state,error,since_seq,created_at,updated_at,\
      last_generation,max_attempts,max_age_ms) VALUES ",
     18,
-);
+)
+.wide();
 
 pub(super) static REPLACE_REVISIONS: Insert = Insert::new(
     "INSERT OR REPLACE INTO watcher_revisions (watcher,revision,generation,declared,handlers,\
      max_fires_per_second,at,leaf,since_seq,from_seq,retired_seq) VALUES ",
     11,
-);
+)
+.wide();
+
+/// Many at once, because a plugin may drop all of its watchers in one announcement.
+pub(super) static RETIRE_REVISIONS: Insert = Insert::around(
+    "UPDATE watcher_revisions SET retired_seq = gone.column3 FROM (VALUES ",
+    3,
+    ") AS gone WHERE watcher = gone.column1 AND revision = gone.column2",
+)
+.wide();
 
 pub(super) static REPLACE_PASSES: Insert = Insert::new(
     "INSERT OR REPLACE INTO passes (watcher,generation,from_seq,until_seq,cursor,started_at,ended_at,\
@@ -371,6 +381,15 @@ pub(super) fn bind_revision(values: &mut Values, row: &RevisionRow) {
     values.number(row.since_seq.0);
     values.number(row.from_seq.0);
     values.add(row.retired_seq.map(|seq| seq.0.cast_signed()));
+}
+
+pub(super) fn bind_retired(
+    values: &mut Values,
+    (watcher, revision, seq): &(WatcherNumber, u64, Seq),
+) {
+    values.number(watcher.0);
+    values.number(*revision);
+    values.number(seq.0);
 }
 
 pub(super) fn bind_pass(values: &mut Values, row: &PassRow) {

@@ -10,27 +10,49 @@ use std::sync::{Arc, OnceLock};
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{Arguments, AssertSqlSafe, Encode, Row, SqlSafeStr, SqlStr, Sqlite, Type};
 
-/// Rows that one statement may take.
-const SHAPES: [usize; 5] = [100, 30, 10, 3, 1];
+/// Rows that one statement may take; the first only where an insert says so.
+const SHAPES: [usize; 6] = [500, 100, 30, 10, 3, 1];
 
 /// An insert of a table, in all its shapes.
 pub(super) struct Insert {
     /// `INSERT INTO t (…) VALUES `
     head: &'static str,
     columns: usize,
+    /// What follows the rows, where they are no insert's.
+    tail: &'static str,
+    /// Whether it takes the largest shape, which costs memory for as long as the statement is prepared.
+    wide: bool,
     texts: [OnceLock<Arc<str>>; SHAPES.len()],
 }
 
 impl Insert {
     pub const fn new(head: &'static str, columns: usize) -> Insert {
-        Insert { head, columns, texts: [const { OnceLock::new() }; SHAPES.len()] }
+        Insert::around(head, columns, "")
+    }
+
+    /// A statement over rows that are given with it, such as an update from them: `head` and `tail` stand
+    /// around them.
+    pub const fn around(head: &'static str, columns: usize, tail: &'static str) -> Insert {
+        Insert {
+            head,
+            columns,
+            tail,
+            wide: false,
+            texts: [const { OnceLock::new() }; SHAPES.len()],
+        }
+    }
+
+    /// The same for rows that come by the thousand at once.
+    pub const fn wide(mut self) -> Insert {
+        self.wide = true;
+        self
     }
 
     fn text(&self, shape: usize) -> &Arc<str> {
         self.texts[shape].get_or_init(|| {
             let row = format!("({})", vec!["?"; self.columns].join(","));
             let rows = vec![row; SHAPES[shape]].join(",");
-            format!("{}{rows};", self.head).into()
+            format!("{}{rows}{};", self.head, self.tail).into()
         })
     }
 }
@@ -85,7 +107,7 @@ impl<'c> Transaction<'c> {
         mut rows: &[T],
         bind: impl Fn(&mut Values, &T),
     ) -> Result<(), sqlx::Error> {
-        for (shape, size) in SHAPES.into_iter().enumerate() {
+        for (shape, size) in SHAPES.into_iter().enumerate().skip(usize::from(!insert.wide)) {
             while rows.len() >= size {
                 let (now, later) = rows.split_at(size);
                 rows = later;

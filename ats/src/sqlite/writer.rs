@@ -283,18 +283,7 @@ async fn put_batch(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(
     transaction.insert(&rows::INSERT_ALIASES, &aliases, rows::bind_alias).await?;
     transaction.insert(&rows::REPLACE_WATCHERS, &batch.watchers, rows::bind_watcher).await?;
     transaction.insert(&rows::REPLACE_REVISIONS, &batch.revisions, rows::bind_revision).await?;
-    for (watcher, revision, seq) in &batch.retired {
-        transaction
-            .execute(
-                "UPDATE watcher_revisions SET retired_seq = ? WHERE watcher = ? AND revision = ?;",
-                |values| {
-                    values.number(seq.0);
-                    values.number(watcher.0);
-                    values.number(*revision);
-                },
-            )
-            .await?;
-    }
+    transaction.insert(&rows::RETIRE_REVISIONS, &batch.retired, rows::bind_retired).await?;
     put_places(transaction, batch).await?;
     put_registry(transaction, batch).await?;
     put_pulse(transaction, batch).await?;

@@ -14,6 +14,7 @@ use axwatch_model::{
     Announced, HandlerName, LocalId, Mono, Now, Owner, PluginName, PluginRow, RefusedRow, RouteRow,
     ScheduleId, ScheduleRow, Timestamp, WatcherNumber, WatcherState, bounds,
 };
+use hashbrown::HashSet;
 
 use crate::event::{
     Answer, Effect, PluginTransition, Refusal, RefusalKind, Registration, RouteDeclaration,
@@ -86,7 +87,7 @@ impl State {
     pub fn plugin(&self, name: &PluginName) -> Option<Registered> {
         let state = self.plugins.get(name)?;
         let owner = Owner::Plugin(name.clone());
-        let watchers = self.watchers_besides(&owner, &BTreeSet::new());
+        let watchers = self.watchers_besides(&owner, &HashSet::new());
         let lanes = self.lanes.values().filter(|lane| lane.plugin.as_ref() == Some(name));
         let mut handlers: Vec<_> = self.handlers_of(name, state).cloned().collect();
         handlers.sort_unstable();
@@ -230,7 +231,7 @@ impl State {
         // Claims say whether it has those, whatever the list says.
         announced.retain(|handler| !(runs_stored && self.is_stored(plugin, handler)));
         let routes = check_routes(registration.routes, &redaction, &mut refused);
-        let named: BTreeSet<_> = registration.watchers.iter().map(|w| w.local.clone()).collect();
+        let named: HashSet<_> = registration.watchers.iter().map(|w| &*w.local).collect();
         // One whose handler is not announced any more is as good as not named.
         let scheduled: BTreeSet<_> = (registration.schedules.iter())
             .filter_map(|schedule| {
@@ -244,8 +245,9 @@ impl State {
         let never_stood = |number: &WatcherNumber| {
             self.watchers.get(number).is_some_and(|w| w.row.state == WatcherState::Refused)
         };
-        let (refused_before, gone): (Vec<_>, Vec<_>) =
-            self.watchers_besides(&owner, &named).into_iter().partition(never_stood);
+        let besides = self.watchers_besides(&owner, &named);
+        drop(named);
+        let (refused_before, gone): (Vec<_>, Vec<_>) = besides.into_iter().partition(never_stood);
         refused_before.into_iter().for_each(|n| self.retire(n, NO_LONGER_DECLARED, now));
         // What a call made is no part of what is announced.
         let declared = self.schedules.standing_of(&owner).filter(|row| !row.by_call);
@@ -469,7 +471,7 @@ impl State {
         self.set_routes(plugin, BTreeSet::new());
         self.keep_refused_parts(plugin, &[]);
         let owner = Owner::Plugin(plugin.clone());
-        for number in self.watchers_besides(&owner, &BTreeSet::new()) {
+        for number in self.watchers_besides(&owner, &HashSet::new()) {
             self.retire(number, &reason, now);
         }
         let schedules: Vec<_> = self.schedules.standing_of(&owner).map(|row| row.id).collect();

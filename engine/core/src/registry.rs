@@ -14,6 +14,7 @@ use axwatch_model::{
     WatcherState, bounds,
 };
 use axwatch_query::{Filter, Mistakes};
+use hashbrown::HashSet;
 
 use crate::event::{Answer, Declaration, Effect, Refusal, RefusalKind, Since, WatcherCommand};
 use crate::limits::Limit;
@@ -68,11 +69,15 @@ impl State {
     ) -> Vec<(String, Result<(), Refusal>)> {
         let owner = Owner::Plugin(plugin.clone());
         let mut telling = Telling::after(std::mem::take(&mut self.plugin_entry(plugin).told));
-        let mut named = BTreeSet::new();
+        let firsts = are_first(&declarations);
+        let mut looking = Looking::default();
         let mut verdicts = Vec::with_capacity(declarations.len());
-        for declaration in declarations {
+        for (declaration, is_first) in declarations.into_iter().zip(firsts) {
+            if is_first && self.stands_so(plugin, &declaration, &mut looking) {
+                verdicts.push((declaration.local, Ok(())));
+                continue;
+            }
             let local = declaration.local.clone();
-            let is_first = named.insert(local.clone());
             let checked = match is_first {
                 true => self.check(&owner, &declaration),
                 false => Err(declared_twice(&local)),
@@ -112,7 +117,7 @@ impl State {
     pub(crate) fn watchers_besides(
         &self,
         owner: &Owner,
-        named: &BTreeSet<String>,
+        named: &HashSet<&str>,
     ) -> Vec<WatcherNumber> {
         let first = WatcherKey {
             owner: owner.clone(),
@@ -122,8 +127,8 @@ impl State {
             .range(first..)
             .take_while(|(key, _)| key.owner == *owner)
             .filter(|(key, number)| {
-                !named.contains(key.local.as_str())
-                    && self.watchers[*number].row.state != WatcherState::Retired
+                self.watchers[*number].row.state != WatcherState::Retired
+                    && !named.contains(key.local.as_str())
             })
             .map(|(_, number)| *number)
             .collect()
@@ -142,6 +147,42 @@ impl State {
                 Err(refusal)
             }
         })
+    }
+
+    /// Whether a plugin's watcher stands just as it is declared again. A plugin declares all that it has whenever
+    /// it starts, so mostly this is all that has to be known of a declaration; where it is not plain to see,
+    /// the answer is no, and the declaration is read.
+    fn stands_so(
+        &self,
+        plugin: &PluginName,
+        declaration: &Declaration,
+        looking: &mut Looking,
+    ) -> bool {
+        let Some(number) = self.by_shown.get(looking.shown(plugin, &declaration.local)) else {
+            return false;
+        };
+        let row = &self.watchers[number].row;
+        let is_this = |key: &WatcherKey| {
+            key.local.as_str() == declaration.local
+                && matches!(&key.owner, Owner::Plugin(owner) if owner == plugin)
+        };
+        let stands = !matches!(row.state, WatcherState::Retired | WatcherState::Refused);
+        let is_bound = |handler: &HandlerRef| {
+            handler.plugin.as_ref() == Some(plugin) && looking.has(self, plugin, &handler.declared)
+        };
+        is_this(&row.key)
+            && stands
+            && row.error.is_none()
+            && row.declared == declaration.declared
+            && !may_name_handlers(&row.declared)
+            && row.handlers.iter().map(|handler| &*handler.declared).eq(&declaration.handlers)
+            && row.handlers.iter().all(is_bound)
+            && row.params.as_deref() == declaration.params.as_deref()
+            && check_rate(declaration).is_ok_and(|rate| rate == row.max_fires_per_second)
+            && check_chain(declaration.max_chain).is_ok_and(|max| max == row.max_chain)
+            && check_attempts(declaration.max_attempts).is_ok_and(|max| max == row.max_attempts)
+            && check_age(declaration.max_age).is_ok_and(|age| age == row.max_age_ms)
+            && self.check_since(declaration.since.as_ref()).is_ok()
     }
 
     fn check(&self, owner: &Owner, declaration: &Declaration) -> Result<Checked, Refusal> {
@@ -939,6 +980,41 @@ fn fingerprint(local: &str, reason: &str) -> u64 {
     hasher.finish()
 }
 
+/// What is kept from one look at a declaration to the next: of thousands in one announcement, most are alike.
+#[derive(Default)]
+struct Looking {
+    shown: String,
+    /// The last handler that the plugin was found to have.
+    had: Option<Arc<str>>,
+}
+
+impl Looking {
+    /// The id under which people would see the plugin's watcher.
+    fn shown(&mut self, plugin: &PluginName, local: &str) -> &str {
+        self.shown.clear();
+        self.shown.extend([plugin.as_str(), "-", local]);
+        &self.shown
+    }
+
+    fn has(&mut self, state: &State, plugin: &PluginName, declared: &Arc<str>) -> bool {
+        if self.had.as_ref() == Some(declared) {
+            return true;
+        }
+        let has = HandlerName::parse_qualified(declared)
+            .is_ok_and(|(_, bare)| state.has_handler(plugin, &bare));
+        if has {
+            self.had = Some(declared.clone());
+        }
+        has
+    }
+}
+
+/// Of each declaration, whether it is the first with its id.
+fn are_first(declarations: &[Declaration]) -> Vec<bool> {
+    let mut named = HashSet::with_capacity(declarations.len());
+    declarations.iter().map(|declaration| named.insert(&*declaration.local)).collect()
+}
+
 fn declared_twice(local: &str) -> Refusal {
     Refusal::invalid(format!(
         "watcher {local:?} is declared twice in one registration; the first stands"
@@ -968,6 +1044,15 @@ fn cut_declared(declared: Declared) -> Declared {
             actors: cut(lists.actors),
         }),
     }
+}
+
+/// Whether a watcher's text may name handlers of its own: it has a word that begins its actions, as such or
+/// in quotes.
+fn may_name_handlers(declared: &Declared) -> bool {
+    let Declared::Ax(text) = declared else { return false };
+    let begins_actions =
+        |word: &str| word.eq_ignore_ascii_case("so") || word.eq_ignore_ascii_case("therefore");
+    text.split(|c: char| !c.is_alphanumeric()).any(begins_actions)
 }
 
 /// The index knows watchers by 32 bits, which are enough for four billion declarations.

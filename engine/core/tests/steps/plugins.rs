@@ -157,6 +157,54 @@ fn schedules_and_routes_are_reconciled_with_the_rest() {
 }
 
 #[test]
+fn what_is_declared_again_is_a_new_revision_only_when_something_of_it_is_other() {
+    let base = || Declaration {
+        declared: Declared::Ax("is p".into()),
+        ..on_predicate("w", "unused", "act")
+    };
+    let with_params = |params: &str| Declaration { params: Some(params.into()), ..base() };
+    let text = |text: &str, handlers: &[&str]| Declaration {
+        declared: Declared::Ax(text.into()),
+        handlers: handlers.iter().map(|handler| (*handler).to_owned()).collect(),
+        ..base()
+    };
+    let cases = [
+        // (first, then, whether that is the same)
+        (base(), base(), true),
+        (base(), text("is q", &["act"]), false),
+        (base(), text("is p", &["more"]), false),
+        (base(), text("is p", &["act", "act"]), true),
+        (base(), Declaration { max_fires_per_second: 5, ..base() }, false),
+        (base(), Declaration { zero_is_never: true, ..base() }, false),
+        (base(), Declaration { max_chain: 2, ..base() }, false),
+        (base(), Declaration { max_attempts: 2, ..base() }, false),
+        (base(), Declaration { max_age: Some(Duration::from_secs(60)), ..base() }, false),
+        (base(), Declaration { since: Some(axwatch_core::Since::First(Seq(1))), ..base() }, true),
+        (base(), with_params(r#"{"a":1}"#), false),
+        (with_params(r#"{"a":1}"#), with_params(r#"{"a":1}"#), true),
+        (with_params(r#"{"a":1}"#), base(), false),
+        (text("is p so more", &["act"]), text("is p so more", &["act"]), true),
+        // What its text names is not to be named beside it too.
+        (text("is p so more", &["act"]), text("is p so more", &["more", "act"]), true),
+        (text("is p so more", &["act"]), text("is p so more", &[]), false),
+        (text("is p THEREFORE more", &["act"]), text("is p THEREFORE more", &[]), false),
+    ];
+    for (first, then, same) in cases {
+        let mut world = World::new();
+        let all =
+            |declaration: &Declaration| registration(&["act", "more"], vec![declaration.clone()]);
+        registered(&world.comes_up(1, all(&first))).unwrap();
+        let verdicts = registered(&world.announces(1, all(&then))).unwrap();
+        assert!(verdicts.refused.is_empty(), "{:?}", verdicts.refused);
+        let revision = world.watchers.values().next().unwrap().revision;
+        assert_eq!(revision, if same { 1 } else { 2 }, "{first:?} and then {then:?}");
+        // A handler that is gone refuses it, however much it is the same.
+        let gone = registration(&[], vec![then.clone()]);
+        assert_eq!(registered(&world.announces(1, gone)).unwrap().refused.len(), 1, "{then:?}");
+    }
+}
+
+#[test]
 fn what_is_no_good_is_refused_part_by_part() {
     let mut world = World::new();
     let announced = Registration {
