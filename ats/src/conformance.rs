@@ -15,6 +15,7 @@ use axwatch_model::{
     WatcherNumber, WatcherRow, WatcherState,
 };
 use axwatch_query::{AliasChange, AliasChangeKind, Aliases, Filter};
+use futures::TryStreamExt as _;
 use proptest::prelude::*;
 
 use crate::sqlite::tests::{crashed_copy, open_small};
@@ -1462,6 +1463,8 @@ async fn watchers_handlers_and_plugins_are_kept(mut subject: Subject) {
     let reader = subject.reader();
     let watchers = reader.watchers().await.unwrap();
     assert_eq!(watchers, [watcher(1, Owner::User), of_git]);
+    let pages: Vec<Vec<_>> = reader.watcher_pages().try_collect().await.unwrap();
+    assert_eq!(pages.concat(), watchers);
     for (after, limit, expected) in
         [(0, 1, &watchers[..1]), (0, 9, &watchers[..]), (1, 9, &watchers[1..]), (2, 9, &[])]
     {

@@ -34,5 +34,5 @@ pub use sqlite::{
 pub use store::{
     AuditRow, Batch, CancelQueued, Counted, JOBS_LOOKED_AT, JobCounts, JobsQuery, LaneQuery,
     Opened, Page, Quarantined, Question, ROWS_FORGOTTEN_MAX, RUNS_KEPT, Removal, Retention,
-    RetentionPlace, Room, Store, StoreError, StoreFuture, StoreWriter, Withdrawn,
+    RetentionPlace, Room, Store, StoreError, StoreFuture, StoreWriter, WatcherPages, Withdrawn,
 };

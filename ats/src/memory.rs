@@ -20,7 +20,8 @@ use crate::append::{Known, Removed};
 use crate::store::{
     AuditRow, Batch, Counted, JobCounts, JobsQuery, LaneQuery, Opened, Page, PageWeight,
     Quarantined, Question, ROWS_FORGOTTEN_MAX, RUNS_KEPT, Removal, Retention, RetentionPlace, Room,
-    SEGMENT_BYTES_MAX, Store, StoreError, StoreFuture, StoreWriter,
+    SEGMENT_BYTES_MAX, Store, StoreError, StoreFuture, StoreWriter, WatcherPages,
+    watcher_pages_after,
 };
 
 /// Rows that one slice of retention looks at.
@@ -461,6 +462,10 @@ impl Store for MemoryStore {
             let first = made().take(limit).map(|row| row.as_ref().clone()).collect();
             Counted { first, all: made().count() as u64 }
         })
+    }
+
+    fn watcher_pages(&self) -> WatcherPages<'_> {
+        watcher_pages_after(self, WatcherNumber(0))
     }
 
     fn watchers_after(

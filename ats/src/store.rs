@@ -11,11 +11,28 @@ use axwatch_model::{
 };
 use axwatch_query::{AliasChange, Aliases, Dimension, Filter, matches};
 use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, StreamExt as _};
 
 use crate::append::{Known, Removed};
 
 /// The answer of a backend, some time later.
 pub type StoreFuture<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+
+/// All watchers by number, some at a time.
+pub type WatcherPages<'a> = BoxStream<'a, Result<Vec<WatcherRow>, StoreError>>;
+
+/// Watchers that are read at once where all of them are wanted.
+const WATCHERS_PER_PAGE: usize = 2_000;
+
+/// The watchers after a number, a page at a time.
+pub(crate) fn watcher_pages_after(store: &dyn Store, after: WatcherNumber) -> WatcherPages<'_> {
+    let page = move |after| async move {
+        let rows = store.watchers_after(after, WATCHERS_PER_PAGE).await?;
+        let last = rows.last().map(|row| row.number);
+        Ok(last.map(|last| (rows, last)))
+    };
+    stream::try_unfold(after, page).boxed()
+}
 
 /// Why the store did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -536,6 +553,9 @@ pub trait Store: Send + Sync {
     fn watchers(&self) -> StoreFuture<'_, Vec<WatcherRow>> {
         self.watchers_after(WatcherNumber(0), usize::MAX)
     }
+
+    /// The same a page at a time, read ahead of whoever takes them.
+    fn watcher_pages(&self) -> WatcherPages<'_>;
 
     /// The watchers after this number, retired ones included, by number, up to `limit`.
     fn watchers_after(

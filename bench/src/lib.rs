@@ -9,6 +9,7 @@
 //! - [`parse`] is a query's way from text to meaning, held to a fixed number of nanoseconds.
 //! - [`ax`] is questions over a large log, which [`dataset`] makes.
 //! - [`handlers`] is the plugin `python` running code.
+//! - [`start`] is a start with a million watchers and many open jobs.
 //! - [`storm`] is watchers that are registered while claims arrive.
 //! - [`zoo`] is the main job beside plugins that misbehave.
 //! - [`bare`] is what SQLite does without us: the yardsticks.
@@ -30,6 +31,7 @@ pub mod random;
 pub mod rig;
 pub mod road;
 pub mod spread;
+pub mod start;
 pub mod storm;
 mod typical;
 pub mod zoo;

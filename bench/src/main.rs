@@ -1,6 +1,7 @@
 //! `axwatch-bench road`: measures the main job and prints each figure against its limit.
 //! `axwatch-bench zoo`: what a plugin keeps of its speed beside others that misbehave.
 //! `axwatch-bench handlers`: how fast the plugin `python` runs code.
+//! `axwatch-bench start`: how long a start takes with a million watchers and many open jobs.
 //! `axwatch-bench storm`: what thousands of registrations add to an append.
 //! `axwatch-bench parse`: the same for queries. `axwatch-bench ax`: the same for their answers.
 //!
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use axwatch_bench::figure::{Figure, Setting};
 use axwatch_bench::road::{self, Part};
-use axwatch_bench::{ax, handlers, parse, plugin, storm, zoo};
+use axwatch_bench::{ax, handlers, parse, plugin, start, storm, zoo};
 use clap::{Parser, Subcommand, ValueEnum as _};
 
 /// Benchmarks of axwatch.
@@ -36,6 +37,14 @@ enum Mode {
     Zoo(ZooArguments),
     /// How fast the plugin `python` runs code.
     Handlers(ParseArguments),
+    /// A start with a million watchers and a hundred thousand open jobs.
+    Start(StartArguments),
+    /// One of these, in a process of its own: prints what took how long, as JSON.
+    #[command(hide = true)]
+    StartOnce {
+        /// The store.
+        store: PathBuf,
+    },
     /// Watchers that are registered while claims arrive.
     Storm(StormArguments),
     /// The plugin at the end of the road.
@@ -129,6 +138,25 @@ struct AxArguments {
     folder: Option<PathBuf>,
 }
 
+#[derive(clap::Args)]
+struct StartArguments {
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+    /// A small store: shows that it works, and no figure that means anything.
+    #[arg(long)]
+    quick: bool,
+    /// How many watchers there are; a million by default, and 2,000 with --quick.
+    #[arg(long)]
+    watchers: Option<u64>,
+    /// How many jobs are open, at least; 100,000 by default, and 500 with --quick.
+    #[arg(long)]
+    jobs: Option<u64>,
+    /// The folder to work in; by default that of this program.
+    #[arg(long)]
+    folder: Option<PathBuf>,
+}
+
 fn main() -> Result<ExitCode> {
     match Arguments::parse().mode {
         Mode::Road(arguments) => runtime()?.block_on(road(arguments)),
@@ -139,6 +167,12 @@ fn main() -> Result<ExitCode> {
         Mode::Ax(arguments) => runtime()?.block_on(ax(arguments)),
         Mode::Zoo(arguments) => runtime()?.block_on(zoo(arguments)),
         Mode::Handlers(arguments) => runtime()?.block_on(handlers(arguments)),
+        Mode::Start(arguments) => runtime()?.block_on(start(arguments)),
+        Mode::StartOnce { store } => {
+            let start = runtime()?.block_on(start::once(&store))?;
+            println!("{}", serde_json::to_string(&start)?);
+            Ok(ExitCode::SUCCESS)
+        }
         Mode::Storm(arguments) => runtime()?.block_on(storm(arguments)),
         Mode::Plugin { port, port_file } => {
             runtime()?.block_on(plugin::serve(port, port_file))?;
@@ -186,6 +220,21 @@ async fn zoo(arguments: ZooArguments) -> Result<ExitCode> {
     head(&setting, arguments.json);
     let tell = |figure: &Figure| tell(figure, arguments.json);
     zoo::run(&folder, &setting, &arguments.only, tell).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn start(arguments: StartArguments) -> Result<ExitCode> {
+    let setting = Setting::look(arguments.quick);
+    let folder = folder(arguments.folder)?;
+    let scale = if arguments.quick { start::Scale::QUICK } else { start::Scale::FULL };
+    let scale = start::Scale {
+        watchers: arguments.watchers.unwrap_or(scale.watchers),
+        jobs: arguments.jobs.unwrap_or(scale.jobs),
+        ..scale
+    };
+    head(&setting, arguments.json);
+    let figures = start::run(&folder, &setting, scale).await?;
+    figures.iter().for_each(|figure| tell(figure, arguments.json));
     Ok(ExitCode::SUCCESS)
 }
 

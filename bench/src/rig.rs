@@ -72,6 +72,19 @@ impl Rig {
         let writer = SqliteStore::open_writer(store).await?;
         let clock = Arc::new(SystemClock::new());
         let (engine, task) = axwatch_engine::start(writer, clock, EngineConfig::default()).await?;
+        Rig::over(engine, task, store, others).await
+    }
+
+    /// The same over an engine that runs already.
+    ///
+    /// # Errors
+    /// When our plugin does not start.
+    pub async fn over(
+        engine: Engine,
+        task: JoinHandle<Result<(), EngineStopped>>,
+        store: &Path,
+        others: Vec<PluginSettings>,
+    ) -> Result<Rig> {
         let mut port_file = store.as_os_str().to_owned();
         port_file.push(".port");
         let port_file = PathBuf::from(port_file);

@@ -22,8 +22,8 @@ use axwatch_ats::{
 use axwatch_core::audit::{Hash, Tree, frontier_nodes, node_in_row, node_place};
 use axwatch_core::{
     Answer, Bounds, BudgetLimits, Effect, EnqueueAsk, Enqueued, Event, JobAbove, NextSegment,
-    Policy, Progressed, Refusal, RefusalKind, RequestId, RetryLimits, RetryPolicy, SetAside,
-    Snapshot, State, Writes,
+    Policy, Progressed, Refusal, RefusalKind, RequestId, Restoring, RetryLimits, RetryPolicy,
+    SetAside, Snapshot, State, Writes,
 };
 use axwatch_failpoints::{Injected, Point, hit, is_armed, pass};
 use axwatch_model::{
@@ -31,6 +31,7 @@ use axwatch_model::{
     JobRow, JobState, LeafNumber, Mono, Now, PluginName, PluginRow, Seq, Stored, StructuralFilter,
 };
 use axwatch_query::{AliasChange, Aliases, Filter};
+use futures::TryStreamExt as _;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -63,8 +64,12 @@ const PASS_CLAIMS: usize = 512;
 const RECOVERY_JOBS: usize = 1_000;
 /// Rows of the audit read at once at the start.
 const RECOUNT_ROWS: usize = 256;
+/// So many such reads are ahead of what the core was told.
+const RECOVERY_PAGES_AHEAD: usize = 64;
 /// Claims on handlers that are heeded in one step of the start: each may have a megabyte.
 const HEEDED_CLAIMS: usize = 64;
+/// Watchers whose texts are read in one step after a start: some milliseconds, in which nothing else is done.
+const UNDERSTOOD_WATCHERS: usize = 5_000;
 /// How long the inbox must be quiet before what commits left for later is done.
 const QUIET: Duration = Duration::from_millis(50);
 /// How long after something could not be read or written it is tried again.
@@ -93,6 +98,9 @@ pub struct EngineConfig {
     /// The plugins whose claims may store handlers, besides people's.
     pub handler_makers: BTreeSet<PluginName>,
 }
+
+/// Open fires, as they are read.
+type OpenFires = mpsc::Receiver<Result<Vec<JobRow>, StoreError>>;
 
 /// Why the engine did not start.
 #[derive(Debug, thiserror::Error)]
@@ -130,8 +138,9 @@ pub async fn start(
 ) -> Result<(Engine, JoinHandle<Result<(), EngineStopped>>), StartError> {
     let reader = store.reader();
     let opened = reader.opened().clone();
+    let fires = open_fires_ahead(reader.clone(), opened.open_jobs_from);
     let mut state = restore(&*reader, &*clock, &config).await?;
-    let mut effects = recover(&mut state, &*reader, opened.open_jobs_from, &*clock).await?;
+    let mut effects = recover(&mut state, &*reader, fires, &*clock).await?;
     effects.extend(heed(&mut state, &*reader, &*clock).await?);
     let plugins = reader.plugins().await?;
     let incarnations: BTreeMap<_, _> =
@@ -210,6 +219,8 @@ async fn restore(
 ) -> Result<State, StartError> {
     let opened = store.opened();
     let now = clock.now();
+    // The longest of all these reads; it begins at once, beside the others.
+    let mut pages = store.watcher_pages();
     if opened.matched_seq > opened.head {
         tracing::error!(
             matched = %opened.matched_seq, head = %opened.head,
@@ -223,7 +234,7 @@ async fn restore(
         last_job: opened.last_job,
         open_jobs_from: opened.open_jobs_from,
         above: store.open_ancestors().await?,
-        watchers: store.watchers().await?,
+        watchers: Vec::new(),
         counters: store.counters().await?,
         passes: store.passes().await?,
         holds: store.holds().await?,
@@ -250,7 +261,12 @@ async fn restore(
         budgets: config.budgets.clone(),
         handler_makers: config.handler_makers.clone(),
     };
-    let mut state = State::new(policy, snapshot, now);
+    let mut restoring = Restoring::new(policy, snapshot, now);
+    restoring.expect_watchers(opened.last_watcher);
+    while let Some(page) = pages.try_next().await? {
+        restoring.watchers(page, now);
+    }
+    let mut state = restoring.finish(now);
     state.had_watchers_upto(opened.last_watcher);
     recount(&mut state, store, opened.counters_upto).await?;
     Ok(state)
@@ -336,11 +352,30 @@ fn disabled_plugin(row: &Quarantined) -> Option<PluginName> {
     row.row.parse().ok().filter(|_| is_disabled)
 }
 
+/// Reads the fires that are open, while the watchers are restored. Ends with nothing, or with an error.
+fn open_fires_ahead(store: Arc<dyn Store>, from: JobNumber) -> OpenFires {
+    let (pages, receiver) = mpsc::channel(RECOVERY_PAGES_AHEAD);
+    tokio::spawn(async move {
+        let mut after = JobNumber(from.0.saturating_sub(1));
+        loop {
+            let read = store.open_fires(after, RECOVERY_JOBS).await;
+            let last = read.as_ref().ok().and_then(|rows| Some(rows.last()?.number));
+            // Nobody takes them when the start has failed meanwhile.
+            if pages.send(read).await.is_err() {
+                return;
+            }
+            let Some(last) = last else { return };
+            after = last;
+        }
+    });
+    receiver
+}
+
 /// Tells the core of the jobs that are open: fires from the mark on, and those that were asked for.
 async fn recover(
     state: &mut State,
     store: &dyn Store,
-    from: JobNumber,
+    mut fires: OpenFires,
     clock: &dyn Clock,
 ) -> Result<Vec<Effect>, StoreError> {
     let mut effects = Vec::new();
@@ -360,16 +395,14 @@ async fn recover(
             }
         }
     }
-    let mut after = JobNumber(from.0.saturating_sub(1));
-    loop {
-        let rows = store.open_fires(after, RECOVERY_JOBS).await?;
-        let done = rows.is_empty();
-        after = rows.last().map_or(after, |row| row.number);
+    let mut done = false;
+    while let Some(rows) = fires.recv().await {
+        let rows = rows?;
+        done = rows.is_empty();
         effects.extend(state.step(Event::Recovered { rows }, clock.now()));
-        if done {
-            return Ok(effects);
-        }
     }
+    assert!(done, "whoever reads open fires says when there are no more");
+    Ok(effects)
 }
 
 /// Tells the core what claims say of stored handlers that are in the log and were not heeded: those that
@@ -556,7 +589,8 @@ impl Writer {
     /// The next message; `Some(None)` when there is work without one, `None` when the engine stops.
     async fn next_message(&mut self) -> Result<Option<Option<Message>>, EngineStopped> {
         loop {
-            let has_work = self.retain.is_some() || !self.registrations.is_empty();
+            let is_idle = self.state.is_understood() && self.registrations.is_empty();
+            let has_work = !is_idle || self.retain.is_some();
             if has_work || self.is_behind() || self.has_passes() {
                 return Ok(Some(self.inbox.try_recv().ok()));
             }
@@ -959,6 +993,10 @@ impl Writer {
         now: Now,
     ) -> (Vec<Effect>, Vec<PlannedAppend>, Vec<oneshot::Sender<()>>) {
         let mut effects = Vec::new();
+        if !self.state.is_understood() {
+            let watchers = UNDERSTOOD_WATCHERS;
+            effects.extend(self.state.step(Event::Understand { watchers }, now));
+        }
         // Before the new claims, so that a watcher that comes to the head sees the next one live.
         if let Some(passed) = passed {
             effects.extend(self.state.step(passed, now));

@@ -4,7 +4,8 @@ use anyhow::{Context as _, Result};
 
 use crate::steps::{self, cargo, program};
 
-/// Measures one part (`road`, `parse`, `ax`, `zoo`, `handlers`, `storm`), with the arguments of `axwatch-bench` for it.
+/// Measures one part (`road`, `parse`, `ax`, `zoo`, `start`, `handlers`, `storm`), with the arguments of
+/// `axwatch-bench` for it.
 ///
 /// # Errors
 /// When it does not build or does not run.

@@ -48,6 +48,10 @@ usage: cargo xtask <command>
                         --watchers-file F --attestations-file F
                                         a workload from outside, JSON lines; prints the watchers of each
                                         attestation first
+  bench start [...]   measures a start with a million watchers and 100,000 open jobs
+                        --json, --quick
+                        --watchers N, --jobs N  so many instead
+                        --folder F  where to work
   bench handlers [...]  measures how fast the plugin python runs code; --json, --quick
   bench storm [...]   measures what thousands of registrations add to an append
                         --json, --quick
@@ -81,9 +85,11 @@ fn run(words: &[&str]) -> Option<Result<()>> {
         ["picture"] => Some(picture::run_all()),
         ["bench", "parse", "--release"] => Some(bench::parse_in_release()),
         ["bench", "match", rest @ ..] => Some(bench::matching(rest)),
-        ["bench", part @ ("road" | "parse" | "ax" | "zoo" | "handlers" | "storm"), rest @ ..] => {
-            Some(bench::run(part, rest))
-        }
+        [
+            "bench",
+            part @ ("road" | "parse" | "ax" | "zoo" | "start" | "handlers" | "storm"),
+            rest @ ..,
+        ] => Some(bench::run(part, rest)),
         ["fuzz", "ax", rest @ ..] => Some(fuzz::ax(rest)),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

@@ -3,7 +3,7 @@
 //! `lock` lets one writer in; `open` looks at the file before touching it, and brings it to the present
 //! schema; `older` lets one that nobody has brought there be read all the same.
 //! `writer` is the one connection that writes; `derive` keeps the tail and the derived tables;
-//! `reader` answers questions, `search` those about terms, with `times` about blocks of the log;
+//! `reader` answers questions, `search` those about terms, with `times` about blocks of the log, `bulk` all watchers at once;
 //! `checkpoint` moves the write-ahead log into the main file beside the writer. `rows` is how our types become columns, `connect` how every
 //! connection is set. `quarantine` puts rows aside that do not decode, `retain` takes old ones away, `doctor` looks through all of it. `backup` makes copies of a store, `restore` puts one in a store's place.
 //!
@@ -11,6 +11,7 @@
 //! made again from these.
 
 mod backup;
+mod bulk;
 mod checkpoint;
 mod connect;
 mod derive;

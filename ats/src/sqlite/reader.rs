@@ -7,7 +7,7 @@
 //! one head needs no transaction around its statements.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axwatch_model::{
@@ -19,11 +19,14 @@ use axwatch_model::{
 };
 use axwatch_query::AliasChange;
 use futures::future::FutureExt;
+use futures::stream::{self, StreamExt as _};
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqlitePoolOptions, SqliteRow};
 use sqlx::{Row, Sqlite};
 use tokio::sync::Mutex;
+use tokio::sync::mpsc::Receiver;
 
+use super::bulk;
 use super::connect::read_options;
 use super::derive::{SharedTail, fill, read_marks};
 use super::older::show_as_present;
@@ -40,7 +43,7 @@ use super::{failed, search};
 use crate::append::Removed;
 use crate::store::{
     AuditRow, Counted, JobCounts, JobsQuery, LaneQuery, Opened, Page, Question, SEGMENT_BYTES_MAX,
-    Store, StoreError, StoreFuture,
+    Store, StoreError, StoreFuture, WatcherPages, watcher_pages_after,
 };
 use crate::tail::{Mark, PARENT_JOB, Tail, job_term};
 
@@ -58,6 +61,8 @@ pub(super) struct SqliteReader {
     times: BlockTimes,
     /// Rows that did not decode.
     spoilt: Spoilt,
+    /// The file, if it has the present schema for sure and nobody else writes to it.
+    bulk: Option<PathBuf>,
     /// Of a reader whose tail nobody else keeps up to date: held by whoever does it now.
     following: Option<Mutex<()>>,
 }
@@ -72,7 +77,7 @@ impl SqliteReader {
         let times = BlockTimes::default();
         let pool = pool(&path, opened.schema);
         let spoilt = Spoilt::default();
-        let reader = SqliteReader { pool, tail, opened, times, spoilt, following };
+        let reader = SqliteReader { pool, tail, opened, times, spoilt, bulk: None, following };
         reader.connection().await?;
         Ok(reader)
     }
@@ -86,7 +91,8 @@ impl SqliteReader {
     ) -> SqliteReader {
         let times = BlockTimes::default();
         let pool = pool(path, opened.schema);
-        SqliteReader { pool, tail, opened, times, spoilt, following: None }
+        let bulk = Some(path.to_owned());
+        SqliteReader { pool, tail, opened, times, spoilt, bulk, following: None }
     }
 
     /// Lets go of all connections, once the questions under way are answered.
@@ -807,6 +813,10 @@ async fn fetch_jobs(
     spoilt.keep(rows.iter().map(read_job))
 }
 
+fn last_of(page: &[WatcherRow]) -> Option<WatcherNumber> {
+    page.last().map(|row| row.number)
+}
+
 impl Store for SqliteReader {
     fn opened(&self) -> &Opened {
         &self.opened
@@ -887,6 +897,23 @@ impl Store for SqliteReader {
 
     fn made_by(&self, job: JobId, limit: usize) -> StoreFuture<'_, Counted<Stored>> {
         self.made_by_now(job, limit).boxed()
+    }
+
+    fn watcher_pages(&self) -> WatcherPages<'_> {
+        let Some(path) = &self.bulk else { return watcher_pages_after(self, WatcherNumber(0)) };
+        let ahead = (Some(bulk::read(path)), WatcherNumber(0));
+        let next = move |(ahead, after): (Option<Receiver<Vec<WatcherRow>>>, WatcherNumber)| async move {
+            if let Some(mut ahead) = ahead
+                && let Some(page) = ahead.recv().await
+            {
+                let last = last_of(&page).unwrap_or(after);
+                return Ok(Some((page, (Some(ahead), last))));
+            }
+            // It is at the end, or at something that has to be looked at more closely.
+            let page = self.watchers_after(after, bulk::PAGE_ROWS).await?;
+            Ok(last_of(&page).map(|last| (page, (None, last))))
+        };
+        stream::try_unfold(ahead, next).boxed()
     }
 
     fn watchers_after(

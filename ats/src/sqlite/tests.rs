@@ -9,6 +9,7 @@ use axwatch_model::{
     ScheduleState, Seq, Timestamp, WatcherNumber, WatcherState,
 };
 use axwatch_query::Filter;
+use futures::TryStreamExt as _;
 use sqlx::{ConnectOptions, Connection, Row};
 use tempfile::TempDir;
 
@@ -686,6 +687,8 @@ async fn furnished(path: &Path) {
 
 /// How many rows of each kind a reader finds.
 async fn counts(reader: &dyn Store) -> [usize; 19] {
+    let pages: Vec<Vec<_>> = reader.watcher_pages().try_collect().await.unwrap();
+    assert_eq!(pages.concat(), reader.watchers().await.unwrap(), "both ways to read them");
     [
         reader.open_jobs(JobNumber(0), 9).await.unwrap().len(),
         reader.watchers().await.unwrap().len(),
@@ -724,6 +727,14 @@ async fn a_row_of_any_table_that_does_not_decode_stops_nothing() {
         ),
         ("jobs", "3", 0, "UPDATE jobs SET created_at = 9223372036854775807 WHERE number = 3"),
         ("watchers", "2", 1, "UPDATE watchers SET state = 'asleep' WHERE number = 2"),
+        ("watchers", "1", 1, "UPDATE watchers SET local_id = '' WHERE number = 1"),
+        ("watchers", "2", 1, "UPDATE watchers SET declared = CAST(x'ff' AS TEXT) WHERE number = 2"),
+        (
+            "watchers",
+            "2",
+            1,
+            "UPDATE watchers SET created_at = 9223372036854775807 WHERE number = 2",
+        ),
         ("watchers", "2", 1, "UPDATE watchers SET handlers = '{' WHERE number = 2"),
         (
             "watcher_revisions",

@@ -48,6 +48,11 @@ pub enum Event {
         /// Up to here there are no others.
         upto: Seq,
     },
+    /// There is time to read what watchers of the store wait for, so that claims can be matched.
+    Understand {
+        /// So many at most.
+        watchers: usize,
+    },
     /// There is nothing to match any more up to this number: what had it was put aside.
     Missing {
         /// The last of them.

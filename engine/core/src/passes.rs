@@ -211,7 +211,8 @@ impl State {
     /// `None` while they need none, or too many jobs are open.
     #[must_use]
     pub fn next_segment(&self) -> Option<NextSegment> {
-        if !self.passes_may_match() || self.draining || self.disk_low {
+        let waits = self.draining || self.disk_low || !self.is_understood();
+        if waits || !self.passes_may_match() {
             return None;
         }
         let after = self.passes.next_place(self.matched_seq)?;

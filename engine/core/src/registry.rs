@@ -519,7 +519,7 @@ impl State {
     fn insert_watcher(&mut self, row: WatcherRow, counters: Counters) {
         let (number, key) = (row.number, row.key.clone());
         let shown: Arc<str> = key.to_string().into();
-        let watcher = Watcher {
+        let watcher = Box::new(Watcher {
             row,
             shown,
             limit: Limit::default(),
@@ -531,7 +531,7 @@ impl State {
             mute_looked_at: None,
             let_go: Vec::new(),
             loop_watch: None,
-        };
+        });
         let rows = self.rows_of.entry(key.owner.clone()).or_default();
         rows.count += 1;
         if watcher.row.revision == 0 && watcher.row.state == WatcherState::Retired {
@@ -551,6 +551,7 @@ impl State {
         if matches!(row.state, WatcherState::Retired | WatcherState::Refused) {
             return;
         }
+        self.not_understood.push_back(number);
         self.by_shown.insert(watcher.shown.clone(), number);
         watcher.limit.set(row.max_fires_per_second, now.mono);
         watcher.held_since =

@@ -50,7 +50,7 @@ pub struct Snapshot {
     pub open_jobs_from: JobNumber,
     /// The jobs that are over and have an open one below them.
     pub above: Vec<Ancestor>,
-    /// All watchers, retired ones included.
+    /// All watchers, retired ones included, or those that [`Restoring::watchers`] is not told of.
     pub watchers: Vec<WatcherRow>,
     /// What they have done.
     pub counters: Vec<(WatcherNumber, Counters)>,
@@ -177,7 +177,8 @@ pub struct AuditWrites {
 /// The state of the core.
 pub struct State {
     pub(crate) policy: Policy,
-    pub(crate) watchers: HashMap<WatcherNumber, Watcher>,
+    /// Boxed, so that a table of many grows without moving them.
+    pub(crate) watchers: HashMap<WatcherNumber, Box<Watcher>>,
     pub(crate) by_key: BTreeMap<WatcherKey, WatcherNumber>,
     /// Watchers that stand, by the id that people see.
     pub(crate) by_shown: HashMap<Arc<str>, WatcherNumber>,
@@ -264,6 +265,8 @@ pub struct State {
     pub(crate) tree: Tree,
     pub(crate) unwritten: Unwritten,
     recovering: bool,
+    /// Watchers of the store whose text nothing has read yet, by number: nothing is matched as long as there are any.
+    pub(crate) not_understood: VecDeque<WatcherNumber>,
     pub(crate) open_jobs_from_written: JobNumber,
 }
 
@@ -596,13 +599,24 @@ const COUNTERS_WRITTEN_AFTER_CHANGES: usize = 1_024;
 /// Rows of jobs in one batch; the claim that passes it is the last.
 const BATCH_JOBS_MAX: usize = 16_384;
 
+/// For so many watchers there is room from the start, at most: a number says little of how many stand.
+const WATCHERS_EXPECTED_MAX: usize = 1 << 20;
+
 /// The low-water mark of open jobs is written when it moved so far.
 const OPEN_JOBS_FROM_STEP: u64 = 256;
 
-impl State {
-    /// The state that follows from what the store holds. Jobs come later, with [`Event::Recovered`].
+/// A state that is being made from what the store holds, and does not have all watchers yet.
+pub struct Restoring {
+    state: State,
+    counters: BTreeMap<WatcherNumber, Counters>,
+    holds: Vec<HoldRow>,
+    passes: Vec<(PassRow, Seq)>,
+}
+
+impl Restoring {
+    /// With all but the watchers that [`Restoring::watchers`] brings.
     #[must_use]
-    pub fn new(policy: Policy, snapshot: Snapshot, now: Now) -> State {
+    pub fn new(policy: Policy, snapshot: Snapshot, now: Now) -> Restoring {
         let first_leaf = LeafNumber(snapshot.tree.size());
         let mut state = State {
             policy,
@@ -658,6 +672,7 @@ impl State {
             tree: snapshot.tree,
             unwritten: Unwritten { first_leaf, ..Unwritten::default() },
             recovering: true,
+            not_understood: VecDeque::new(),
             open_jobs_from_written: snapshot.open_jobs_from,
         };
         for handler in snapshot.handlers {
@@ -685,16 +700,54 @@ impl State {
         let started = EngineStarted { at: now.wall, epoch, store, r#type: "engine_started" };
         state.record(&Record::EngineStarted(started));
         state.warn_of_all();
-        let counters: BTreeMap<_, _> = snapshot.counters.into_iter().collect();
-        for row in snapshot.watchers {
-            let counters = counters.get(&row.number).copied().unwrap_or_default();
-            state.restore_watcher(row, counters, now);
+        let mut restoring = Restoring {
+            state,
+            counters: snapshot.counters.into_iter().collect(),
+            holds: snapshot.holds,
+            passes: snapshot.passes,
+        };
+        restoring.watchers(snapshot.watchers, now);
+        restoring
+    }
+
+    /// There are about as many watchers as this number says: the last that any ever had.
+    pub fn expect_watchers(&mut self, last: WatcherNumber) {
+        let many = usize::try_from(last.0).unwrap_or(usize::MAX).min(WATCHERS_EXPECTED_MAX);
+        self.state.watchers.reserve(many);
+        self.state.by_shown.reserve(many);
+    }
+
+    /// Takes more of the watchers, by number, after those that it has.
+    pub fn watchers(&mut self, rows: Vec<WatcherRow>, now: Now) {
+        for row in rows {
+            let counters = self.counters.get(&row.number).copied().unwrap_or_default();
+            self.state.restore_watcher(row, counters, now);
         }
-        state.restore_holds(snapshot.holds, now);
-        state.restore_passes(snapshot.passes);
-        let watchers: BTreeSet<_> = state.watchers.keys().copied().collect();
-        watchers.into_iter().for_each(|number| state.understand(number, now));
+    }
+
+    /// All watchers are there. What they wait for is not understood yet: [`Event::Understand`].
+    #[must_use]
+    pub fn finish(self, now: Now) -> State {
+        let Restoring { mut state, holds, passes, .. } = self;
+        state.restore_holds(holds, now);
+        state.restore_passes(passes);
         state
+    }
+}
+
+impl State {
+    /// The state that follows from what the store holds. Jobs come later, with [`Event::Recovered`].
+    #[must_use]
+    pub fn new(policy: Policy, snapshot: Snapshot, now: Now) -> State {
+        let mut state = Restoring::new(policy, snapshot, now).finish(now);
+        state.understand_next(usize::MAX, now);
+        state
+    }
+
+    fn understand_next(&mut self, watchers: usize, now: Now) {
+        let upto = watchers.min(self.not_understood.len());
+        let next: Vec<_> = self.not_understood.drain(..upto).collect();
+        next.into_iter().for_each(|number| self.understand(number, now));
     }
 
     /// Watchers up to this number have been: none of their numbers is given to another.
@@ -728,6 +781,9 @@ impl State {
                 self.heed_deferred(&stored, now);
             }
             Event::Heed { claims, upto } => self.heed_before(&claims, upto, now),
+            Event::Understand { watchers } => {
+                self.understand_next(watchers, now);
+            }
             // These are only noted: what may start now starts with the next event.
             Event::Missing { upto } => {
                 self.matched_seq = self.matched_seq.max(upto.min(self.head));
@@ -901,10 +957,17 @@ impl State {
         self.jobs.len()
     }
 
-    /// Whether more claims may be matched: not while too many jobs are open.
+    /// Whether more claims may be matched: not while too many jobs are open, nor before it is known what all
+    /// watchers wait for.
     #[must_use]
     pub fn may_match(&self) -> bool {
-        self.open_jobs < self.policy.bounds.open_jobs_max
+        self.is_understood() && self.open_jobs < self.policy.bounds.open_jobs_max
+    }
+
+    /// Whether the texts of all watchers have been read: if not, there is more for [`Event::Understand`].
+    #[must_use]
+    pub fn is_understood(&self) -> bool {
+        self.not_understood.is_empty()
     }
 
     /// Whether the batch at hand has so many new jobs that no further claim should be matched in it.

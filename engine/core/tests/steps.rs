@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use axwatch_core::{
     Answer, Bounds, Declaration, Effect, Ended, EnqueueAsk, Enqueued, Event, Outcome, Policy,
-    Refusal, Registration, RequestId, Start, WatcherCommand,
+    Refusal, Registration, RequestId, Restoring, Snapshot, Start, WatcherCommand,
 };
 use axwatch_model::{
     Attributes, Declared, JobId, JobNumber, JobRow, JobState, Mono, Owner, PluginName, RevisionRow,
@@ -188,6 +188,49 @@ fn fired(effects: &[Effect]) -> u32 {
 
 fn second() -> Duration {
     Duration::from_secs(1)
+}
+
+#[test]
+fn jobs_start_before_all_watchers_are_understood_and_claims_are_matched_after() {
+    let mut world = World::new();
+    let watchers = || {
+        let on = |local| on_predicate(local, "deployed", "act");
+        vec![on("one"), on("two"), on("three"), in_ax("broken", "is deployed", "act")]
+    };
+    world.up("demo", &["act"], watchers());
+    world.declare(in_ax("behind", "is deployed", "demo.act")).unwrap();
+    assert_eq!(fired(&world.claim("api", "deployed")), 5);
+    let row = world.watchers.get_mut("demo-broken").unwrap();
+    row.declared = Declared::Ax("is is".into());
+
+    // As the engine starts: the jobs come back while nothing is known of what watchers wait for.
+    let mut snapshot = world.snapshot();
+    let rows = std::mem::take(&mut snapshot.watchers);
+    let open = world.start(Snapshot::default(), world.now).events(usize::MAX);
+    let mut restoring = Restoring::new(world.policy.clone(), snapshot, world.now);
+    for some in rows.chunks(2) {
+        restoring.watchers(some.to_vec(), world.now);
+    }
+    world.state = restoring.finish(world.now);
+    open.into_iter().for_each(|event| drop(world.tell(event)));
+    let (_, effects) = world.up("demo", &["act"], watchers()[..3].to_vec());
+    assert!(!starts(&effects).is_empty(), "its jobs run again");
+    assert!(!world.state.is_understood() && !world.state.may_match());
+
+    // Claims are taken, and wait.
+    world.seq += 1;
+    let waits = Arc::new(stored(world.seq, "db", "deployed", world.now));
+    assert_eq!(fired(&world.tell(Event::Deferred { stored: waits.clone() })), 0);
+    let mut steps = 0;
+    while !world.state.is_understood() {
+        assert!(!world.state.may_match() && world.state.next_segment().is_none());
+        world.tell(Event::Understand { watchers: 2 });
+        steps += 1;
+    }
+    assert_eq!(steps, 3, "two at a time");
+    assert!(world.state.may_match());
+    assert_eq!(fired(&world.tell(Event::Match { stored: waits })), 4);
+    assert_eq!(world.watchers["demo-broken"].state, WatcherState::Retired);
 }
 
 #[test]
