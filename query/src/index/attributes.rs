@@ -252,7 +252,8 @@ fn write_number(text: &mut String, number: &Number) -> std::fmt::Result {
         None if double.fract() == 0.0 && double.abs() < WHOLE_END => {
             write!(text, "{}", double as i128)
         }
-        None => write!(text, "{:x}", double.to_bits()),
+        // The letter keeps it apart from whole numbers: half of all bits have none in hex.
+        None => write!(text, "x{:x}", double.to_bits()),
     }
 }
 
@@ -314,6 +315,20 @@ mod tests {
             {
                 prop_assert!(nearest(&one) >= nearest(&other));
             }
+        }
+    }
+
+    #[test]
+    fn a_double_is_no_whole_number_whose_digits_are_its_bits() {
+        let cases = [
+            ("2.5", "4004000000000000"),
+            ("100.5", "4059200000000000"),
+            ("36893488147419103232", "4400000000000000"),
+            ("2.5e-323", "5"),
+        ];
+        for (double, whole) in cases {
+            let [double, whole] = [double, whole].map(|text| serde_json::from_str(text).unwrap());
+            assert_ne!(term_of(&double), term_of(&whole), "{double} and {whole}");
         }
     }
 

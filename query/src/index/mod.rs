@@ -609,6 +609,25 @@ mod tests {
         Ok(())
     }
 
+    #[test]
+    fn a_span_tells_more_than_a_value_that_many_ask_for() {
+        let mut index = WatcherIndex::new();
+        for number in 0..1_000 {
+            let text = format!(
+                "is trade where side = 'buy' and price >= {number} and price < {}",
+                number + 1
+            );
+            index.insert(number, &Filter::from_ax(&parse_watcher(&text).unwrap()));
+        }
+        let attributes = Attributes::parse(r#"{"side":"buy","price":700}"#).unwrap();
+        let lists = [vec![], vec!["trade".to_owned()], vec![], vec![]];
+        let trade = attestation(lists, 20, attributes);
+        let mut found = Vec::new();
+        let effort = index.matching(&trade, Aliases::none(), &mut found);
+        assert_eq!(found, [700]);
+        assert!(effort.candidates < 100, "{effort:?}");
+    }
+
     proptest! {
         #[test]
         fn sorting_leaves_each_once(

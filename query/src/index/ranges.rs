@@ -46,6 +46,9 @@ impl Ranges {
             spans.remove(id, span);
             if spans.is_empty() {
                 self.spans.remove(&(kind, tuple));
+                if self.spans.len() < self.spans.capacity() / 8 {
+                    self.spans.shrink_to(self.spans.len() * 2);
+                }
             }
         }
     }

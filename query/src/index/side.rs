@@ -31,6 +31,8 @@ const TUPLES_OF_WATCHER_MAX: usize = 64;
 const TUPLES_ALWAYS: usize = 64;
 /// Tuples that one attestation may try in all tables in which it has more than that.
 const TUPLES_MAX: usize = 8_192;
+/// Watchers that may ask for one value before a span of numbers is thought to tell more.
+const COMMON_VALUE: u32 = 64;
 /// A key joins at most so many terms.
 const AXES_OF_KEY_MAX: usize = 4;
 
@@ -193,14 +195,17 @@ impl Side {
         Record::new(Many { mode, way, pivot, terms, attribute, excluded, window, rest, verified })
     }
 
-    /// The condition on attributes that the fewest watchers share, of those that a look-up decides.
+    /// The condition on attributes by which a watcher is filed, of those that a look-up decides: a value, unless
+    /// so many ask for it that a span of numbers tells more; of two of a kind the one that fewer share.
     fn most_telling<'f>(&mut self, filter: &'f Filter) -> Option<Findable<'f>> {
         Findable::of(filter).min_by_key(|Findable { test, asked, .. }| {
             let text = self.paths.acquire(test, *asked);
             self.paths.release(test.keys(), *asked);
             let interner = &self.interners[Axis::ATTRIBUTE.index()];
             let watchers = interner.find(&text).map_or(0, |term| interner.watchers(term));
-            (Asked::ALL.iter().position(|other| other == asked), watchers)
+            let is_common = *asked == Asked::Equal && watchers > COMMON_VALUE;
+            let like = if is_common { &Asked::Between } else { asked };
+            (Asked::ALL.iter().position(|other| other == like), is_common, watchers)
         })
     }
 
