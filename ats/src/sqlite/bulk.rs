@@ -47,6 +47,9 @@ enum Trouble {
 fn read_to(path: &Path, pages: &mpsc::Sender<Vec<WatcherRow>>) -> Result<(), Trouble> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
+    // As `connect` sets all others.
+    connection.pragma_update(None, "trusted_schema", false)?;
+    connection.pragma_update(None, "cell_size_check", true)?;
     let mut statement = connection.prepare(SELECT_WATCHERS)?;
     let mut rows = statement.query((0, i64::MAX))?;
     let (mut page, mut last) = (Vec::with_capacity(PAGE_ROWS), Last::default());
@@ -79,7 +82,7 @@ fn read_to(path: &Path, pages: &mpsc::Sender<Vec<WatcherRow>>) -> Result<(), Tro
 struct Last {
     owner: Option<Owner>,
     owner_text: String,
-    handlers: Vec<HandlerRef>,
+    handlers: Option<Vec<HandlerRef>>,
     handlers_text: String,
 }
 
@@ -93,11 +96,11 @@ impl Last {
     }
 
     fn handlers(&mut self, text: &str) -> Option<Vec<HandlerRef>> {
-        if self.handlers_text != text {
-            self.handlers = serde_json::from_str(text).ok()?;
+        if self.handlers.is_none() || self.handlers_text != text {
+            self.handlers = Some(serde_json::from_str(text).ok()?);
             text.clone_into(&mut self.handlers_text);
         }
-        Some(self.handlers.clone())
+        self.handlers.clone()
     }
 }
 

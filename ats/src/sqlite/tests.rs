@@ -735,6 +735,7 @@ async fn a_row_of_any_table_that_does_not_decode_stops_nothing() {
             1,
             "UPDATE watchers SET created_at = 9223372036854775807 WHERE number = 2",
         ),
+        ("watchers", "1", 1, "UPDATE watchers SET handlers = '' WHERE number = 1"),
         ("watchers", "2", 1, "UPDATE watchers SET handlers = '{' WHERE number = 2"),
         (
             "watcher_revisions",

@@ -207,7 +207,7 @@ impl State {
 
     /// Whether another job may be open.
     pub(crate) fn check_open_jobs(&self) -> Result<(), Refusal> {
-        if self.may_match() {
+        if self.has_room_for_jobs() {
             return Ok(());
         }
         let reason = format!(

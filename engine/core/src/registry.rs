@@ -170,7 +170,9 @@ impl State {
         let is_bound = |handler: &HandlerRef| {
             handler.plugin.as_ref() == Some(plugin) && looking.has(self, plugin, &handler.declared)
         };
-        is_this(&row.key)
+        // That a text was AX in another life says nothing of this one.
+        self.is_understood()
+            && is_this(&row.key)
             && stands
             && row.error.is_none()
             && row.declared == declaration.declared

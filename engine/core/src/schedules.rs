@@ -380,7 +380,7 @@ impl State {
 
     /// Sees to the nominal times of a schedule that have come, as far as there is room for their runs.
     fn look_at_schedule(&mut self, id: ScheduleId, room: &mut Room, now: Now) {
-        if !self.may_match() {
+        if !self.has_room_for_jobs() {
             self.schedules.put_off(id, now.wall.plus(FULL));
             return;
         }

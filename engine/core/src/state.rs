@@ -961,7 +961,12 @@ impl State {
     /// watchers wait for.
     #[must_use]
     pub fn may_match(&self) -> bool {
-        self.is_understood() && self.open_jobs < self.policy.bounds.open_jobs_max
+        self.is_understood() && self.has_room_for_jobs()
+    }
+
+    /// Whether another job may be open.
+    pub(crate) fn has_room_for_jobs(&self) -> bool {
+        self.open_jobs < self.policy.bounds.open_jobs_max
     }
 
     /// Whether the texts of all watchers have been read: if not, there is more for [`Event::Understand`].

@@ -216,6 +216,8 @@ fn jobs_start_before_all_watchers_are_understood_and_claims_are_matched_after() 
     let (_, effects) = world.up("demo", &["act"], watchers()[..3].to_vec());
     assert!(!starts(&effects).is_empty(), "its jobs run again");
     assert!(!world.state.is_understood() && !world.state.may_match());
+    let asked = Box::new(ask([7; 16], "demo/act"));
+    new_job(&world.tell(Event::Enqueue { request: RequestId(4), asked })).unwrap();
 
     // Claims are taken, and wait.
     world.seq += 1;
