@@ -145,11 +145,19 @@ impl<T: Entry> Blocks<T> {
         let Ok(place) = find(&self.blocks[at], id) else { return };
         self.blocks[at].remove(place);
         self.len -= 1;
-        // Joined with the next if both are small, so that blocks are no more than entries want.
-        let of_next = self.blocks.get(at + 1).map_or(BLOCK, Vec::len);
         if self.blocks[at].is_empty() && self.blocks.len() > 1 {
             self.blocks.remove(at);
-        } else if self.blocks[at].len() + of_next <= BLOCK / 2 {
+        }
+        self.join(at);
+        if at > 0 {
+            self.join(at - 1);
+        }
+    }
+
+    /// Makes one of a block and the next if both are small, so that blocks are no more than entries want.
+    fn join(&mut self, at: usize) {
+        let Some(next) = self.blocks.get(at + 1) else { return };
+        if self.blocks[at].len() + next.len() <= BLOCK / 2 {
             let next = self.blocks.remove(at + 1);
             self.blocks[at].extend(next);
         }
