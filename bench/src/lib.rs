@@ -13,6 +13,7 @@
 //! - [`storm`] is watchers that are registered while claims arrive.
 //! - [`zoo`] is the main job beside plugins that misbehave.
 //! - [`bare`] is what SQLite does without us: the yardsticks.
+//! - [`watchers`] is how a store comes to have a million of them.
 //! - [`rig`] is the engine with that plugin under it, [`claims`] what is fed to it.
 //! - [`figure`] is a line of the output, [`spread`] medians and percentiles, [`disk`] bytes written,
 //!   [`memory`] bytes in use, [`random`] chance.
@@ -34,4 +35,5 @@ pub mod spread;
 pub mod start;
 pub mod storm;
 mod typical;
+pub mod watchers;
 pub mod zoo;

@@ -1,7 +1,7 @@
 //! How long a start takes when there is much to come back to: watchers, and jobs that are open.
 //!
 //! The store is made by the engine as far as it can be: the claims are appended, matched and made to jobs while
-//! the plugin is away. Only the watchers are written as rows, since registering them one at a time is not what is measured.
+//! the plugin is away. Only the watchers are written as rows.
 //! The start is that of a process of its own: from opening the file to the moment at which the
 //! plugin, which is started meanwhile, has the first job.
 
@@ -11,25 +11,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use axwatch_ats::{Batch, SqliteStore};
+use axwatch_ats::SqliteStore;
 use axwatch_engine::EngineConfig;
-use axwatch_model::{
-    Clock as _, Declared, DefaultActor, Defaults, Draft, HandlerRef, Incoming, Owner, Seq,
-    SystemClock, Timestamp, WatcherKey, WatcherNumber, WatcherRow, WatcherState,
-};
+use axwatch_model::{DefaultActor, Defaults, Draft, Incoming, SystemClock, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::figure::{Figure, Limit, Measured, Setting, Yardstick};
-use crate::plugin;
 use crate::random::{Random, Zipf};
 use crate::rig::Rig;
 use crate::spread::median;
+use crate::{plugin, watchers};
 
 /// What the design allows.
 const FIRST_JOB_MS: f64 = 2_000.0;
 /// Terms that watchers wait for: the first as often as all of the last third together.
 const TERMS: usize = 100_000;
-const WATCHERS_PER_COMMIT: u64 = 10_000;
 const CLAIMS_PER_APPEND: usize = 100;
 /// How long the plugin may take to get the first job.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -109,20 +105,7 @@ async fn make(store: &Path, scale: Scale) -> Result<u64> {
     // Once up, so that its handler is known.
     Rig::start(store).await?.stop().await?;
     let (mut random, zipf) = (Random::new(7), Zipf::new(TERMS));
-    let mut writer = SqliteStore::open_writer(store).await?;
-    let after = writer.reader().opened().last_watcher.0;
-    let now = SystemClock::new().now().wall;
-    let handler = HandlerRef {
-        declared: format!("{}/{}", plugin::NAME, plugin::HANDLER).into(),
-        plugin: Some(plugin::NAME.parse()?),
-    };
-    for first in (0..scale.watchers).step_by(WATCHERS_PER_COMMIT as usize) {
-        let numbers = first..(first + WATCHERS_PER_COMMIT).min(scale.watchers);
-        let row = |number| watcher(number, after, ax(&mut random, &zipf), &handler, now);
-        let watchers = numbers.map(row).collect();
-        writer.commit(&Batch { watchers, ..Batch::default() }).await?;
-    }
-    writer.close().await?;
+    watchers::fill(store, scale.watchers, || ax(&mut random, &zipf)).await?;
     open_jobs(store, scale.jobs, &mut random).await
 }
 
@@ -132,37 +115,6 @@ fn ax(random: &mut Random, zipf: &Zipf) -> String {
     match random.one_in(2) {
         true => format!("is is_{predicate} of team-{}", random.within(0..100)),
         false => format!("is is_{predicate}"),
-    }
-}
-
-fn watcher(
-    number: u64,
-    after: u64,
-    ax: String,
-    handler: &HandlerRef,
-    now: Timestamp,
-) -> WatcherRow {
-    WatcherRow {
-        number: WatcherNumber(after + number + 1),
-        key: WatcherKey {
-            owner: Owner::User,
-            local: format!("rule-{number}").parse().expect("a good id"),
-        },
-        revision: 1,
-        generation: 0,
-        last_generation: 0,
-        declared: Declared::Ax(ax),
-        handlers: vec![handler.clone()],
-        params: None,
-        max_fires_per_second: None,
-        max_chain: None,
-        max_attempts: None,
-        max_age_ms: None,
-        state: WatcherState::Live,
-        error: None,
-        since_seq: Seq(0),
-        created_at: now,
-        updated_at: now,
     }
 }
 

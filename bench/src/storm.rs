@@ -16,22 +16,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use axwatch_ats::{Batch, SqliteStore};
 use axwatch_core::{Declaration, Registration};
 use axwatch_engine::Engine;
-use axwatch_model::{
-    Clock as _, Declared, DefaultActor, Defaults, Draft, HandlerRef, Incoming, Owner, RevisionRow,
-    Seq, SystemClock, WatcherKey, WatcherNumber, WatcherRow, WatcherState,
-};
+use axwatch_model::{Clock as _, Declared, DefaultActor, Defaults, Draft, Incoming, SystemClock};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::figure::{Figure, Limit, Measured, Setting, Yardstick};
-use crate::plugin;
 use crate::random::Random;
 use crate::rig::Rig;
 use crate::spread::{ms, percentile};
+use crate::{plugin, watchers};
 
 /// What a storm may add for one claim in a hundred.
 const STALL_P99_MS: f64 = 10.0;
@@ -45,8 +41,6 @@ const DECLARED_AT_ONCE: usize = 256;
 const BETWEEN_BATCHES: Duration = Duration::from_millis(1);
 /// How long what was asked for may take to settle.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
-/// Watchers that are written at once into a store that is to have many.
-const WATCHERS_PER_COMMIT: u64 = 10_000;
 
 /// How much is done.
 struct Scale {
@@ -106,7 +100,13 @@ pub async fn run(folder: &Path, setting: &Setting, mut tell: impl FnMut(&Figure)
     let storms = at_once(&work.path().join("announced.db"), &scale).await?;
     storms.figures(setting, &scale).iter().for_each(&mut tell);
     let many = work.path().join("many.db");
-    fill(&many, scale.standing).await?;
+    // None of them is fired by any claim of the load.
+    let mut number = 0_u64;
+    let ax = || {
+        number += 1;
+        format!("is stood_{} of team-{}", number % 100_000, number % 100)
+    };
+    watchers::fill(&many, scale.standing, ax).await?;
     let storms = one_by_one(&many, AMONG_MANY, &scale).await?;
     let standing = scale.standing;
     let figures = storms.figures(setting, &scale).into_iter();
@@ -340,61 +340,5 @@ impl Storms {
         };
         let took = |(due, acked): &Taken| ms(acked.saturating_duration_since(*due));
         self.taken.iter().filter(is_within).map(took).collect()
-    }
-}
-
-/// Makes a store with so many watchers, none of which any claim of the load fires.
-async fn fill(store: &Path, watchers: u64) -> Result<()> {
-    let mut writer = SqliteStore::open_writer(store).await?;
-    for first in (1..=watchers).step_by(WATCHERS_PER_COMMIT as usize) {
-        let numbers = first..(first + WATCHERS_PER_COMMIT).min(watchers + 1);
-        let watchers: Vec<_> = numbers.map(standing).collect::<Result<_>>()?;
-        let revisions = watchers.iter().map(revision).collect();
-        writer.commit(&Batch { watchers, revisions, ..Batch::default() }).await?;
-    }
-    writer.close().await?;
-    Ok(())
-}
-
-fn standing(number: u64) -> Result<WatcherRow> {
-    let at = SystemClock::new().now().wall;
-    let key = WatcherKey { owner: Owner::User, local: format!("standing-{number}").parse()? };
-    Ok(WatcherRow {
-        number: WatcherNumber(number),
-        key,
-        revision: 1,
-        generation: 0,
-        last_generation: 0,
-        declared: Declared::Ax(format!("is stood_{} of team-{}", number % 100_000, number % 100)),
-        handlers: vec![HandlerRef {
-            declared: plugin::HANDLER.into(),
-            plugin: Some(plugin::NAME.parse()?),
-        }],
-        params: None,
-        max_fires_per_second: None,
-        max_chain: None,
-        max_attempts: None,
-        max_age_ms: None,
-        state: WatcherState::Live,
-        error: None,
-        since_seq: Seq(0),
-        created_at: at,
-        updated_at: at,
-    })
-}
-
-fn revision(row: &WatcherRow) -> RevisionRow {
-    RevisionRow {
-        watcher: row.number,
-        revision: row.revision,
-        generation: row.generation,
-        declared: row.declared.clone(),
-        handlers: row.handlers.iter().map(|handler| Arc::clone(&handler.declared)).collect(),
-        max_fires_per_second: None,
-        at: row.updated_at,
-        leaf: None,
-        since_seq: row.since_seq,
-        from_seq: row.since_seq,
-        retired_seq: None,
     }
 }
