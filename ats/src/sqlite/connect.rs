@@ -17,8 +17,8 @@ const READER_CACHE_KIB: u32 = 8 * 1024;
 /// The write-ahead log is overwritten from its beginning when it has been copied; a file that has
 /// grown beyond this is cut then.
 const WAL_BYTES_KEPT: u32 = 64 << 20;
-/// Distinct statement texts are few, but some are long.
-const STATEMENTS_CACHED: usize = 150;
+/// Distinct statement texts are a few hundred: one for each number of rows of each table.
+const STATEMENTS_CACHED: usize = 600;
 
 /// For the connection that writes, and the one that checkpoints.
 pub(super) fn write_options(path: &Path) -> SqliteConnectOptions {

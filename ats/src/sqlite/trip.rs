@@ -1,17 +1,37 @@
 //! Statements on their way to the database.
 //!
-//! Every execute is a trip to the connection's own thread, dearer than a small statement itself. So
-//! rows go in statements of many rows, in a few fixed shapes that stay prepared, and the small
-//! statements of a small commit travel together as one text. Parameters are plain `?`, because numbered
-//! ones would count over the whole text.
+//! Every execute is a trip to the connection's own thread and back, dearer than a small statement itself, and
+//! much dearer while all cores are busy. So rows go in statements of many rows, of which as many as a commit
+//! usually has stay prepared, single statements wait for each other, and those of a small commit travel together
+//! as one text. Parameters are plain `?`, because numbered ones would count over the whole text.
 
 use std::sync::{Arc, OnceLock};
 
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{Arguments, AssertSqlSafe, Encode, Row, SqlSafeStr, SqlStr, Sqlite, Type};
 
-/// Rows that one statement may take; the first only where an insert says so.
-const SHAPES: [usize; 6] = [500, 100, 30, 10, 3, 1];
+/// Up to here there is a statement for each number of rows.
+const ROWS_EXACT_MAX: usize = 32;
+/// Rows of the larger statements; those of the last only where an insert says so.
+const ROWS_LARGE: [usize; 2] = [100, 500];
+/// A statement for each number of rows up to the bound, and those of many rows behind them.
+const SHAPES: usize = ROWS_EXACT_MAX + ROWS_LARGE.len();
+/// Single statements that wait for each other: each make-up of them is a text that stays prepared.
+const WAITING_MAX: usize = 6;
+
+/// The shape that takes most of so many rows at once, one at least.
+fn shape_of(rows: usize, wide: bool) -> usize {
+    let large = if wide { ROWS_LARGE.as_slice() } else { &ROWS_LARGE[..1] };
+    match large.iter().rposition(|size| *size <= rows) {
+        Some(which) => ROWS_EXACT_MAX + which,
+        None => rows.min(ROWS_EXACT_MAX) - 1,
+    }
+}
+
+/// How many rows a statement of this shape takes.
+fn rows_of(shape: usize) -> usize {
+    shape.checked_sub(ROWS_EXACT_MAX).map_or(shape + 1, |which| ROWS_LARGE[which])
+}
 
 /// An insert of a table, in all its shapes.
 pub(super) struct Insert {
@@ -22,7 +42,7 @@ pub(super) struct Insert {
     tail: &'static str,
     /// Whether it takes the largest shape, which costs memory for as long as the statement is prepared.
     wide: bool,
-    texts: [OnceLock<Arc<str>>; SHAPES.len()],
+    texts: [OnceLock<Arc<str>>; SHAPES],
 }
 
 impl Insert {
@@ -33,13 +53,7 @@ impl Insert {
     /// A statement over rows that are given with it, such as an update from them: `head` and `tail` stand
     /// around them.
     pub const fn around(head: &'static str, columns: usize, tail: &'static str) -> Insert {
-        Insert {
-            head,
-            columns,
-            tail,
-            wide: false,
-            texts: [const { OnceLock::new() }; SHAPES.len()],
-        }
+        Insert { head, columns, tail, wide: false, texts: [const { OnceLock::new() }; SHAPES] }
     }
 
     /// The same for rows that come by the thousand at once.
@@ -51,7 +65,7 @@ impl Insert {
     fn text(&self, shape: usize) -> &Arc<str> {
         self.texts[shape].get_or_init(|| {
             let row = format!("({})", vec!["?"; self.columns].join(","));
-            let rows = vec![row; SHAPES[shape]].join(",");
+            let rows = vec![row; rows_of(shape)].join(",");
             format!("{}{rows}{};", self.head, self.tail).into()
         })
     }
@@ -77,7 +91,9 @@ pub(super) struct Transaction<'c> {
     connection: &'c mut SqliteConnection,
     text: String,
     values: Values,
-    /// Whether single statements wait for company.
+    /// Statements in the text.
+    waiting: usize,
+    /// Whether all statements go as one text, those of rows too.
     together: bool,
 }
 
@@ -86,7 +102,7 @@ impl<'c> Transaction<'c> {
     /// text for each make-up of a commit, so this is for make-ups that come again and again.
     pub fn begin(connection: &'c mut SqliteConnection, together: bool) -> Transaction<'c> {
         let text = "BEGIN IMMEDIATE;".to_owned();
-        Transaction { connection, text, values: Values::default(), together }
+        Transaction { connection, text, values: Values::default(), waiting: 1, together }
     }
 
     /// Adds a statement, which must end with `;`.
@@ -97,7 +113,8 @@ impl<'c> Transaction<'c> {
     ) -> Result<(), sqlx::Error> {
         self.text.push_str(statement);
         bind(&mut self.values);
-        if self.together { Ok(()) } else { self.send().await }
+        self.waiting += 1;
+        if self.together || self.waiting < WAITING_MAX { Ok(()) } else { self.send().await }
     }
 
     /// Adds rows to a table.
@@ -107,23 +124,21 @@ impl<'c> Transaction<'c> {
         mut rows: &[T],
         bind: impl Fn(&mut Values, &T),
     ) -> Result<(), sqlx::Error> {
-        for (shape, size) in SHAPES.into_iter().enumerate().skip(usize::from(!insert.wide)) {
-            while rows.len() >= size {
-                let (now, later) = rows.split_at(size);
-                rows = later;
-                if self.together {
-                    self.text.push_str(insert.text(shape));
-                } else {
-                    self.send().await?;
-                    self.values.reserve(size * insert.columns);
-                }
-                for row in now {
-                    bind(&mut self.values, row);
-                }
-                if !self.together {
-                    self.send_text(AssertSqlSafe(insert.text(shape).clone()).into_sql_str())
-                        .await?;
-                }
+        while !rows.is_empty() {
+            let shape = shape_of(rows.len(), insert.wide);
+            let (now, later) = rows.split_at(rows_of(shape));
+            rows = later;
+            if self.together {
+                self.text.push_str(insert.text(shape));
+            } else {
+                self.send().await?;
+                self.values.reserve(now.len() * insert.columns);
+            }
+            for row in now {
+                bind(&mut self.values, row);
+            }
+            if !self.together {
+                self.send_text(AssertSqlSafe(insert.text(shape).clone()).into_sql_str()).await?;
             }
         }
         Ok(())
@@ -150,6 +165,7 @@ impl<'c> Transaction<'c> {
             return Ok(());
         }
         let text = std::mem::take(&mut self.text);
+        self.waiting = 0;
         self.send_text(AssertSqlSafe(text).into_sql_str()).await
     }
 

@@ -256,6 +256,8 @@ fn alias_changes(batch: &Batch) -> impl Iterator<Item = (Seq, AliasChange)> {
 }
 
 async fn put_batch(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(), sqlx::Error> {
+    // What is one statement goes first, with the beginning.
+    put_single(transaction, batch).await?;
     transaction
         .insert(&rows::INSERT_ATTESTATIONS, &batch.attestations, |values, stored| {
             rows::bind_attestation(values, stored);
@@ -290,6 +292,11 @@ async fn put_batch(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(
     if let Some((_, counters)) = &batch.counters {
         transaction.insert(&rows::REPLACE_COUNTERS, counters, rows::bind_counters).await?;
     }
+    Ok(())
+}
+
+/// What a batch has one row of.
+async fn put_single(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(), sqlx::Error> {
     if let Some(audit) = &batch.audit {
         transaction.execute(rows::INSERT_AUDIT, |values| rows::bind_audit(values, audit)).await?;
     }
