@@ -20,6 +20,7 @@ use axwatch_model::{Clock, JobId, JobNumber, Mono, PluginName, Seq, WatcherNumbe
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -365,9 +366,12 @@ pub(crate) struct Dispatcher {
     inbox: mpsc::WeakSender<Message>,
     payloads: Arc<Mutex<Payloads>>,
     reins: Arc<Reins>,
+    /// Where its tasks run: not on the writer's thread, which tells it of them.
+    runtime: Handle,
 }
 
 impl Dispatcher {
+    /// Its tasks run where this is called.
     pub(crate) fn new(
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
@@ -376,7 +380,13 @@ impl Dispatcher {
         inbox: mpsc::WeakSender<Message>,
     ) -> Dispatcher {
         let (payloads, reins) = (Arc::default(), Arc::default());
-        Dispatcher { store, clock, transports, in_flight, inbox, payloads, reins }
+        let runtime = Handle::current();
+        Dispatcher { store, clock, transports, in_flight, inbox, payloads, reins, runtime }
+    }
+
+    /// Runs what is not the writer's own beside it.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
     }
 
     /// Gives an attempt up that was started. Its call is dropped, and that is its end.
@@ -411,7 +421,7 @@ impl Dispatcher {
         });
         let (clock, reins) = (self.clock.clone(), self.reins.clone());
         let (told_to_stop, moves) = reins.begin(&start);
-        tokio::spawn(async move {
+        self.spawn(async move {
             let carried = async {
                 if let Some(leaves_at) = leaves_at {
                     tokio::time::sleep(leaves_at.since(clock.now().mono)).await;

@@ -111,6 +111,9 @@ pub enum StartError {
     /// The audit lacks what a start needs.
     #[error("the audit is damaged: {0}; `axwatch audit verify` says more")]
     Audit(String),
+    /// The system gave no thread.
+    #[error("cannot start the writer's thread")]
+    Thread(#[from] std::io::Error),
 }
 
 /// The store failed; the engine ended, so that memory is never ahead of the disk.
@@ -209,7 +212,29 @@ pub async fn start(
     };
     writer.release(effects, &leaving, &mut BTreeMap::new(), &mut HashMap::new());
     writer.publish();
-    Ok((engine, tokio::spawn(writer.run())))
+    Ok((engine, on_a_thread(writer)?))
+}
+
+/// Runs the writer on a thread of its own, beside the tasks of everybody else: it waits for the database's
+/// thread some times in each commit, and each time would stand behind all tasks that are ready. It is dropped where
+/// it waits when the handle's task is, as that task itself would be.
+fn on_a_thread(writer: Writer) -> Result<JoinHandle<Result<(), EngineStopped>>, StartError> {
+    let (mut ended, end) = oneshot::channel();
+    std::thread::Builder::new().name("axwatch-writer".to_owned()).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.expect("without sockets it asks the system for nothing");
+        let outcome = runtime.block_on(async {
+            tokio::select! {
+                outcome = writer.run() => Some(outcome),
+                () = ended.closed() => None,
+            }
+        });
+        if let Some(outcome) = outcome {
+            // It may just have gone away.
+            let _ = ended.send(outcome);
+        }
+    })?;
+    Ok(tokio::spawn(async move { end.await.expect("the writer does not panic") }))
 }
 
 async fn restore(
@@ -1142,7 +1167,7 @@ impl Writer {
     /// Reads waiting jobs of a lane, beside the writer.
     fn load(&self, query: LaneQuery) {
         let (reader, inbox) = (self.reader.clone(), self.loads.clone());
-        tokio::spawn(async move {
+        self.dispatcher.spawn(async move {
             let rows = loop {
                 match reader.lane_jobs(&query).await {
                     Ok(rows) => break rows,

@@ -4,14 +4,14 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 
 use axwatch_core::{Declaration, Registration, WatcherCommand};
 use axwatch_engine::{Engine, EngineConfig};
 use axwatch_model::{
-    Declared, Owner, PluginName, RevisionRow, Seq, SystemClock, WatcherKey, WatcherNumber,
-    WatcherRow, WatcherState,
+    Clock, Declared, Now, Owner, PluginName, RevisionRow, Seq, SystemClock, WatcherKey,
+    WatcherNumber, WatcherRow, WatcherState,
 };
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
@@ -25,10 +25,58 @@ const DECLARED: u32 = 40;
 const ANNOUNCED: u32 = 150;
 
 async fn running(folder: &tempfile::TempDir) -> Running {
+    running_by(folder, Arc::new(SystemClock::new())).await
+}
+
+async fn running_by(folder: &tempfile::TempDir, clock: Arc<dyn Clock>) -> Running {
     let path = folder.path().join("axwatch.db");
-    let running = Running::on(&path, Arc::new(SystemClock::new()), EngineConfig::default()).await;
+    let running = Running::on(&path, clock, EngineConfig::default()).await;
     running.plugin(64, |_| done()).await;
     running
+}
+
+/// The machine's clock, at which the writer can be held.
+#[derive(Default)]
+struct Gate {
+    clock: SystemClock,
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct GateState {
+    closed: bool,
+    holds: bool,
+}
+
+impl Gate {
+    fn close(&self) {
+        self.state.lock().unwrap().closed = true;
+    }
+
+    fn open(&self) {
+        self.state.lock().unwrap().closed = false;
+        self.changed.notify_all();
+    }
+
+    /// Waits until the writer has come to it.
+    fn until_held(&self) {
+        let state = self.state.lock().unwrap();
+        drop(self.changed.wait_while(state, |state| !state.holds).unwrap());
+    }
+}
+
+impl Clock for Gate {
+    fn now(&self) -> Now {
+        if std::thread::current().name() == Some("axwatch-writer") {
+            let mut state = self.state.lock().unwrap();
+            state.holds = state.closed;
+            self.changed.notify_all();
+            let mut state = self.changed.wait_while(state, |state| state.closed).unwrap();
+            state.holds = false;
+        }
+        self.clock.now()
+    }
 }
 
 fn predicate(number: u32) -> String {
@@ -201,22 +249,31 @@ async fn who_is_registered_while_claims_arrive_misses_none_and_doubles_none() {
     running.stop().await;
 }
 
-/// Asks for all of these at once: on one thread the writer finds them in its inbox together, in their order.
-async fn together(requests: Vec<BoxFuture<'_, ()>>) {
-    join_all(requests).await;
+/// Asks for all of these at once: the writer is held while they come, and finds them in its inbox together, in
+/// their order.
+async fn together(engine: &Engine, gate: &Gate, requests: Vec<BoxFuture<'_, ()>>) {
+    gate.close();
+    // It looks at the clock to answer.
+    let mut asked = engine.watchers(false).boxed();
+    assert!((&mut asked).now_or_never().is_none(), "the writer does not answer while it is held");
+    gate.until_held();
+    let mut all = join_all(requests).boxed();
+    assert!((&mut all).now_or_never().is_none(), "the writer does not answer while it is held");
+    gate.open();
+    tokio::join!(all, asked).1.expect("the engine runs");
 }
 
 #[tokio::test]
 async fn within_one_transaction_the_order_decides() {
     let folder = tempfile::tempdir().unwrap();
-    let running = running(&folder).await;
+    let gate = Arc::new(Gate::default());
+    let running = running_by(&folder, gate.clone()).await;
     let engine = &running.engine;
-    let commits = engine.heads().borrow().commits;
     let append = |id: u32| running.append(id..id + 1, "seen_0").boxed();
     let declare = |predicate: &'static str| declare(engine, "w", predicate).map(drop).boxed();
     let remove =
         engine.command(key("w"), WatcherCommand::Remove).map(|row| drop(row.unwrap())).boxed();
-    together(vec![
+    let requests = vec![
         append(1),
         declare("seen_0"),
         append(2),
@@ -228,9 +285,13 @@ async fn within_one_transaction_the_order_decides() {
         append(5),
         declare("seen_0"),
         append(6),
-    ])
-    .await;
-    assert_eq!(engine.heads().borrow().commits, commits + 1, "all of it is one transaction");
+    ];
+    let before = engine.heads().borrow().audit;
+    together(engine, &gate, requests).await;
+    let rows = engine.store().audit_after(before, 1_000).await.unwrap();
+    let holds = |what: &str| rows.iter().filter(|row| row.records.contains(what)).count();
+    assert_eq!(holds("watcher_registered"), 1, "all of it is one transaction");
+    assert_eq!(holds("\"type\":\"matched\""), 1, "all of it is one transaction");
     running.settled().await;
     let mut jobs: Vec<_> = running.jobs().await;
     jobs.sort_unstable_by_key(|job| job.seq);
@@ -246,7 +307,8 @@ async fn of_many_registrations_a_transaction_takes_some_and_claims_do_not_wait_f
     const AT_ONCE: u32 = 16;
     const MANY: u32 = 100;
     let folder = tempfile::tempdir().unwrap();
-    let running = running(&folder).await;
+    let gate = Arc::new(Gate::default());
+    let running = running_by(&folder, gate.clone()).await;
     let engine = &running.engine;
     let name = |number: u32| format!("w-{number:03}");
     let declared = |number: u32| {
@@ -255,7 +317,7 @@ async fn of_many_registrations_a_transaction_takes_some_and_claims_do_not_wait_f
     };
     let mut requests: Vec<_> = (0..MANY).map(declared).collect();
     requests.push(running.append(0..1, "seen_0").boxed());
-    together(requests).await;
+    together(engine, &gate, requests).await;
     running.settled().await;
     let mut begins: Vec<_> = (engine.watchers(false).await.unwrap().into_iter())
         .map(|view| (view.row.key.local.as_str().to_owned(), view.row.since_seq))
@@ -274,6 +336,6 @@ async fn of_many_registrations_a_transaction_takes_some_and_claims_do_not_wait_f
     });
     let mut requests: Vec<_> = again.collect();
     requests.push(engine.stop().boxed());
-    together(requests).await;
+    together(engine, &gate, requests).await;
     running.stop().await;
 }

@@ -61,8 +61,11 @@ impl Running {
 
     /// Ends as at a kill: the writer is dropped where it stands.
     pub async fn kill(self) {
+        let mut heads = self.engine.heads();
         self.task.abort();
         assert!(self.task.await.unwrap_err().is_cancelled());
+        // They end when the writer's thread has let go of the store.
+        while heads.changed().await.is_ok() {}
     }
 
     /// A plugin in this process that answers as it is told to, with so many attempts at once.
