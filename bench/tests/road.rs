@@ -5,13 +5,15 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each figure, and whether it has a limit.
-const FIGURES: [(&str, bool); 10] = [
+const FIGURES: [(&str, bool); 12] = [
     ("append_100", true),
     ("append_1000", true),
     ("idle_claim_to_plugin_p50", true),
     ("idle_claim_to_plugin_p99", false),
     ("sustained_vs_yardstick", true),
     ("sustained_vs_unary", true),
+    ("sustained_large_vs_yardstick", true),
+    ("sustained_large_vs_unary", true),
     ("half_load_settle_p99", true),
     ("flood_vs_yardstick", false),
     ("disk_empty_store", true),

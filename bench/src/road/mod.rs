@@ -20,6 +20,8 @@ pub enum Part {
     Idle,
     /// Fires a second against the yardstick and against bare gRPC.
     Sustained,
+    /// The same in a store that has many claims already.
+    SustainedLarge,
     /// From a claim to its settled fire at half of what can be sustained.
     HalfLoad,
     /// Fires a second when claims come as fast as they are taken.
@@ -92,7 +94,11 @@ pub async fn run(
         let figures = match part {
             Part::Append => append::measure(work.path(), setting, &scale).await?,
             Part::Idle => latency::idle(work.path(), setting, &scale).await?,
-            Part::Sustained => sustained::measure(work.path(), setting, &scale).await?,
+            Part::Sustained => sustained::measure(work.path(), setting, &scale, 0).await?,
+            Part::SustainedLarge => {
+                let claims = scale.large_store_claims;
+                sustained::measure(work.path(), setting, &scale, claims).await?
+            }
             Part::HalfLoad => latency::half_load(work.path(), setting, &scale).await?,
             Part::Flood => sustained::flood(work.path(), setting, &scale).await?,
             Part::Disk => disk::measure(work.path(), setting, &scale).await?,

@@ -12,7 +12,7 @@ use super::Scale;
 use crate::bare::{FIRES_PER_COMMIT, Plain, Row};
 use crate::claims::{Actors, Maker};
 use crate::figure::{Figure, Limit, Measured, Setting, Yardstick};
-use crate::rig::{Client, IN_FLIGHT, Rig, request_of};
+use crate::rig::{Client, IN_FLIGHT, Rig, fill, request_of};
 use crate::spread::median;
 
 const YARDSTICK: &str = "the rows of the plain layout, bare";
@@ -26,15 +26,18 @@ struct Rates {
 }
 
 /// In each round: bare calls, fires, bare rows. Nothing of one runs on into the next: the engine is
-/// stopped before the bare rows, and has nothing left to do when the bare calls begin.
+/// stopped before the bare rows, and has nothing left to do when the bare calls begin. Our store begins with so
+/// many claims that nobody watches for; the file of the bare rows is empty in any case.
 pub(super) async fn measure(
     folder: &Path,
     setting: &Setting,
     scale: &Scale,
+    standing: usize,
 ) -> Result<Vec<Figure>> {
     let store = folder.join("ours.db");
     let mut plain = Plain::create(&folder.join("plain.db"))?;
     let mut maker = Maker::new(2, Actors::OwnId);
+    fill(&store, |count| maker.claims(count), standing).await?;
     let mut rates = Vec::new();
     for _ in 0..scale.rounds {
         let rig = Rig::start(&store).await?;
@@ -59,11 +62,16 @@ pub(super) async fn measure(
             .with("rounds", ours.iter().map(|rate| rate.round()).collect::<Vec<_>>())
             .with("yardstick_rounds", list(&|rates| bare(rates).round()))
             .with("fires_a_round", scale.fires)
+            .with("claims_before", standing)
             .with("max_in_flight", IN_FLIGHT)
     };
+    let (yardstick, unary) = match standing {
+        0 => ("sustained_vs_yardstick", "sustained_vs_unary"),
+        _ => ("sustained_large_vs_yardstick", "sustained_large_vs_unary"),
+    };
     Ok(vec![
-        figure("sustained_vs_yardstick", YARDSTICK, |r| r.yardstick, Limit::AtLeast(0.60)),
-        figure("sustained_vs_unary", UNARY, |r| r.unary, Limit::AtLeast(0.25)),
+        figure(yardstick, YARDSTICK, |r| r.yardstick, Limit::AtLeast(0.60)),
+        figure(unary, UNARY, |r| r.unary, Limit::AtLeast(0.25)),
     ])
 }
 
