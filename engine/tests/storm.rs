@@ -1,5 +1,5 @@
-//! Watchers that are registered while claims arrive: which claims each of them sees, to the claim, and how many
-//! registrations a transaction takes when others wait.
+//! Watchers that are registered while claims arrive: which claims each of them sees, to the claim, how many
+//! registrations a transaction takes when others wait, and what becomes of an announcement that is cut short.
 
 mod support;
 
@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axwatch_core::{Declaration, Registration, WatcherCommand};
-use axwatch_engine::{Engine, EngineConfig};
+use axwatch_core::{Declaration, Ended, Registration, WatcherCommand};
+use axwatch_engine::{Attempt, Engine, EngineConfig, LocalPlugin, RequestError};
 use axwatch_model::{
     Declared, Owner, PluginName, RevisionRow, Seq, SystemClock, WatcherKey, WatcherNumber,
     WatcherRow, WatcherState,
@@ -24,9 +24,13 @@ const DECLARED: u32 = 40;
 /// Watchers that the plugin announces.
 const ANNOUNCED: u32 = 150;
 
-async fn running(folder: &tempfile::TempDir) -> Running {
+async fn engine_on(folder: &tempfile::TempDir) -> Running {
     let path = folder.path().join("axwatch.db");
-    let running = Running::on(&path, Arc::new(SystemClock::new()), EngineConfig::default()).await;
+    Running::on(&path, Arc::new(SystemClock::new()), EngineConfig::default()).await
+}
+
+async fn running(folder: &tempfile::TempDir) -> Running {
+    let running = engine_on(folder).await;
     running.plugin(64, |_| done()).await;
     running
 }
@@ -199,6 +203,79 @@ async fn who_is_registered_while_claims_arrive_misses_none_and_doubles_none() {
     let in_the_middle = check_all(&running).await;
     assert!(in_the_middle > 100, "only {in_the_middle} began while claims arrived");
     running.stop().await;
+}
+
+/// The watchers that a large announcement names, of which one transaction takes only some.
+fn large(watchers: u32) -> Registration {
+    let named = |number| declaration(&format!("w-{number:04}"), &predicate(number));
+    let handlers = vec![HANDLER.parse().unwrap()];
+    Registration { handlers, watchers: (0..watchers).map(named).collect(), ..Default::default() }
+}
+
+#[tokio::test]
+async fn of_a_large_announcement_a_transaction_takes_some_and_claims_do_not_wait_for_the_rest() {
+    const AT_ONCE: u32 = 64;
+    const MANY: u32 = 300;
+    let folder = tempfile::tempdir().unwrap();
+    let running = running(&folder).await;
+    let engine = &running.engine;
+    let commits = engine.heads().borrow().commits;
+    let announced = announce(engine, large(MANY).watchers).boxed();
+    together(vec![announced, running.append(0..1, "seen_0").boxed()]).await;
+    let taken = engine.heads().borrow().commits - commits;
+    assert_eq!(taken, u64::from(MANY.div_ceil(AT_ONCE)), "it is answered with the last of them");
+    running.append(1..2, "seen_0").await;
+    running.settled().await;
+    let mut begins: Vec<_> = (engine.watchers(false).await.unwrap().into_iter())
+        .map(|view| (view.row.key.local.as_str().to_owned(), view.row.since_seq))
+        .collect();
+    begins.sort_unstable();
+    let expected = |number| (format!("w-{number:04}"), Seq(u64::from(number >= AT_ONCE)));
+    assert_eq!(begins, (0..MANY).map(expected).collect::<Vec<_>>());
+    check_all(&running).await;
+    running.stop().await;
+}
+
+/// The engine ends in the middle of an announcement, in order or not; the plugin comes up again and announces
+/// all of it.
+#[tokio::test]
+async fn an_announcement_that_was_cut_short_is_whole_after_the_next_one() {
+    const MANY: u32 = 2_000;
+    for in_order in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let first = running(&folder).await;
+        let plugin: PluginName = PLUGIN.parse().unwrap();
+        let incarnation = first.engine.plugin_row(&plugin).unwrap().incarnation;
+        let engine = first.engine.clone();
+        let announced = engine.announce(plugin, incarnation, large(MANY));
+        let ended = async {
+            let stand = async |engine: &Engine| {
+                (!engine.watchers(false).await.unwrap().is_empty()).then_some(())
+            };
+            first.until("some stand", stand).await;
+            match in_order {
+                true => first.stop().await,
+                false => first.kill().await,
+            }
+        };
+        let (announced, ()) = tokio::join!(announced, ended);
+        assert!(matches!(announced, Err(RequestError::Gone(_))), "{announced:?}");
+        drop(engine);
+
+        let again = engine_on(&folder).await;
+        let stand = again.engine.watchers(false).await.unwrap().len();
+        assert!((1..MANY as usize).contains(&stand), "{stand} stand, in order: {in_order}");
+        again.append(0..1, "seen_0").await;
+        let transport = Arc::new(LocalPlugin(|_: &Attempt| Ended::bare(done())));
+        again.announcing(64, large(MANY), transport).await;
+        again.append(1..2, "seen_0").await;
+        again.settled().await;
+        let watchers = again.engine.watchers(true).await.unwrap();
+        assert_eq!(watchers.len(), MANY as usize);
+        assert!(watchers.iter().all(|view| view.row.revision == 1), "each was declared once");
+        check_all(&again).await;
+        again.stop().await;
+    }
 }
 
 /// Asks for all of these at once: on one thread the writer finds them in its inbox together, in their order.
