@@ -820,10 +820,10 @@ impl Simulation {
             (row.progress, row.cost, row.entries, simulation.model.counted(job))
         };
         let (before, completed) = (said(self), self.model.is_completed(job));
-        let life = self.lives;
+        let (life, attempts) = (self.lives, self.world.jobs[&job].attempts);
         happens(self);
-        // An engine that died just then has ended attempts of its own.
-        if self.lives == life {
+        // An engine that died just then has ended attempts of its own, and a retry that was due has begun anew.
+        if self.lives == life && self.world.jobs[&job].attempts == attempts {
             let after = (said(self), self.model.is_completed(job));
             assert_eq!((before, completed), after, "something late changed {job:?}");
         }
@@ -861,8 +861,9 @@ impl Simulation {
         let here =
             |start: &mut Start| start.plugin.as_str() == plugin && leaves[&start.job] <= died;
         let cut: Vec<_> = self.running.extract_if(.., here).collect();
+        // The end of one may stop another that is a part of it, and whose end is in the same batch.
+        self.over.extend(cut.iter().cloned());
         self.batch(cut.iter().map(|start| ended(start, lost())).collect());
-        self.over.extend(cut);
     }
 
     /// Something comes of an attempt that is over.
