@@ -6,9 +6,9 @@
 //! that watcher stands, and the plugin answers it.
 //!
 //! A stall is what a storm adds: the time from due to acknowledged which one claim in a hundred passes, of the
-//! claims that were under way at some moment of the storm, less the same of the calm before. An announcement is one
-//! transaction, so its storm is as long as that, and nearly every claim of it waits for it: pauses between
-//! storms are left out, which would make a short storm look like none.
+//! claims that were under way at some moment of the storm, less the same of the calm before. The storm of an
+//! announcement is as long as that is being taken: pauses between storms are left out, which would make a short
+//! storm look like none.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -140,7 +140,7 @@ async fn one_by_one(store: &Path, names: Names, scale: &Scale) -> Result<Storms>
     Ok(Storms { rounds: scale.rounds, spans: vec![(names, spans)], calm, taken, fires })
 }
 
-/// A plugin announces all of them, in one transaction each time.
+/// A plugin announces all of them at once.
 async fn at_once(store: &Path, scale: &Scale) -> Result<Storms> {
     let rig = Rig::start(store).await?;
     announce(&rig.engine, Vec::new()).await?;

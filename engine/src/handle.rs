@@ -19,6 +19,7 @@ use axwatch_model::{
     WatcherRow,
 };
 use axwatch_query::{AliasChange, Aliases};
+use futures::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot, watch};
 
 use crate::dispatch::{InFlight, Plugin, Transports};
@@ -147,6 +148,9 @@ pub(crate) enum Whole {
 /// A look at the core's state, which tells whoever asked what it saw.
 pub(crate) type Look = Box<dyn FnOnce(&State, Now) + Send>;
 
+/// What a request comes to.
+pub(crate) type Answered = Result<axwatch_core::Answer, RequestError>;
+
 /// What the writer is asked.
 pub(crate) enum Message {
     Append {
@@ -156,7 +160,7 @@ pub(crate) enum Message {
     },
     Request {
         request: Request,
-        reply: oneshot::Sender<Result<axwatch_core::Answer, RequestError>>,
+        reply: oneshot::Sender<Answered>,
     },
     Event(Event),
     /// Answered when nothing starts any more and all that started before is in flight.
@@ -441,12 +445,23 @@ impl Engine {
         self.plugin_rows.lock().expect("no holder of the plugins' rows panics").get(plugin).cloned()
     }
 
-    /// Registers a plugin that is ready: its handlers, watchers, schedules and routes in one transaction.
-    /// Answers what became of each part.
+    /// Registers a plugin that is ready: its handlers, watchers, schedules and routes, in one transaction unless
+    /// there are many watchers. Answers what became of each part, once all are taken.
     ///
     /// # Errors
-    /// As [`RequestError`] says; refused while the plugin is disabled.
+    /// As [`RequestError`] says; refused while the plugin is disabled, and when it goes before all is taken.
     pub async fn plugin_up(&self, ready: PluginReady) -> Result<Verdicts, RequestError> {
+        self.begin_plugin_up(ready).await?.await
+    }
+
+    /// The same in two halves: what is told after the first one is told after it.
+    ///
+    /// # Errors
+    /// As above.
+    pub(crate) async fn begin_plugin_up(
+        &self,
+        ready: PluginReady,
+    ) -> Result<BoxFuture<'static, Result<Verdicts, RequestError>>, RequestError> {
         let PluginReady { plugin, incarnation, version, max_in_flight, registration, transport } =
             ready;
         self.transports.attach(plugin.clone(), incarnation, transport);
@@ -454,17 +469,23 @@ impl Engine {
         let name = plugin.clone();
         let request =
             Request::PluginUp { plugin, incarnation, version, max_in_flight, registration };
-        let registered = self.registered(request).await;
-        if let Err(RequestError::Refused(_)) = registered {
-            self.transports.detach(&name, incarnation);
-        }
-        registered
+        let answer = self.begin(request).await?;
+        let engine = self.clone();
+        Ok(Box::pin(async move {
+            let registered = verdicts(answer.await.map_err(|_| EngineGone)?);
+            let came_up = || engine.plugin_row(&name).is_some_and(|r| r.incarnation == incarnation);
+            // One that came up, and of which not all was taken, goes when its process does.
+            if matches!(registered, Err(RequestError::Refused(_))) && !came_up() {
+                engine.transports.detach(&name, incarnation);
+            }
+            registered
+        }))
     }
 
-    /// Replaces what a plugin's running process announced.
+    /// Replaces what a plugin's running process announced. Answers once all of it is taken.
     ///
     /// # Errors
-    /// As [`RequestError`] says.
+    /// As [`RequestError`] says; refused too when the plugin goes, or announces something else, before that.
     pub async fn announce(
         &self,
         plugin: PluginName,
@@ -472,7 +493,7 @@ impl Engine {
         registration: Registration,
     ) -> Result<Verdicts, RequestError> {
         let registration = self.placed(registration).await?;
-        self.registered(Request::Announced { plugin, incarnation, registration }).await
+        verdicts(self.request(Request::Announced { plugin, incarnation, registration }).await)
     }
 
     /// Tells that a plugin's process is gone: it `crashed`, or it was told to go. Its attempts under
@@ -1011,15 +1032,6 @@ impl Engine {
         }
     }
 
-    async fn registered(&self, request: Request) -> Result<Verdicts, RequestError> {
-        match self.request(request).await? {
-            axwatch_core::Answer::Registered(answer) => Ok(answer?),
-            other => {
-                unreachable!("the core answers a registration with its verdicts, not {other:?}")
-            }
-        }
-    }
-
     async fn changed(&self, request: Request) -> Result<WatcherRow, RequestError> {
         match self.request(request).await? {
             axwatch_core::Answer::Watcher(answer) => Ok(*answer?),
@@ -1041,10 +1053,15 @@ impl Engine {
         }
     }
 
-    async fn request(&self, request: Request) -> Result<axwatch_core::Answer, RequestError> {
+    async fn request(&self, request: Request) -> Answered {
+        self.begin(request).await?.await.map_err(|_| EngineGone)?
+    }
+
+    /// Asks, and does not wait for the answer.
+    async fn begin(&self, request: Request) -> Result<oneshot::Receiver<Answered>, EngineGone> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Request { request, reply }).await?;
-        answer.await.map_err(|_| EngineGone)?
+        Ok(answer)
     }
 
     /// What the core's state says between two batches.
@@ -1063,6 +1080,14 @@ impl Engine {
 
     async fn send(&self, message: Message) -> Result<(), EngineGone> {
         self.inbox.send(message).await.map_err(|_| EngineGone)
+    }
+}
+
+/// What became of a registration, as the core answered it.
+fn verdicts(answered: Answered) -> Result<Verdicts, RequestError> {
+    match answered? {
+        axwatch_core::Answer::Registered(answer) => Ok(answer?),
+        other => unreachable!("the core answers a registration with its verdicts, not {other:?}"),
     }
 }
 

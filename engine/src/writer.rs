@@ -37,8 +37,8 @@ use tokio::task::JoinHandle;
 
 use crate::dispatch::{Dispatcher, InFlight, Transports};
 use crate::handle::{
-    Acked, AppendRefusal, AppendReply, Engine, Fires, Heads, Message, PROGRESSED_MAX, PluginRows,
-    Request, RequestError, Retain, Whole, bytes_of, intake,
+    Acked, Answered, AppendRefusal, AppendReply, Engine, Fires, Heads, Message, PROGRESSED_MAX,
+    PluginRows, Request, RequestError, Retain, Whole, bytes_of, intake,
 };
 
 /// Messages that may wait for the writer; past them callers wait.
@@ -547,7 +547,7 @@ struct Gathered {
 }
 
 /// Whoever waits for the answer to a request.
-type Reply = oneshot::Sender<Result<Answer, RequestError>>;
+type Reply = oneshot::Sender<Answered>;
 
 /// One message of a batch, in its order.
 enum Step {
@@ -582,6 +582,7 @@ struct Writer {
     heads: watch::Sender<Heads>,
     progressed: broadcast::Sender<Arc<Progressed>>,
     head: Seq,
+    /// Who is answered with the batch at hand, or with a later one.
     requests: HashMap<RequestId, Reply>,
     last_request: u64,
     /// Commits left something for later.
@@ -615,7 +616,7 @@ impl Writer {
     async fn next_message(&mut self) -> Result<Option<Option<Message>>, EngineStopped> {
         loop {
             let is_idle = self.state.is_understood() && self.registrations.is_empty();
-            let has_work = !is_idle || self.retain.is_some();
+            let has_work = !is_idle || self.takes_announced() || self.retain.is_some();
             if has_work || self.is_behind() || self.has_passes() {
                 return Ok(Some(self.inbox.try_recv().ok()));
             }
@@ -654,11 +655,18 @@ impl Writer {
             let batch = batch_of(Vec::new(), self.state.take_writes(false), now);
             self.store.commit(&Batch { quarantine_told, ..batch }).await?;
             let leaving = self.state.step(Event::Committed, self.clock.now());
-            // Nobody asked for any of it.
-            self.release(effects, &leaving, &mut BTreeMap::new(), &mut HashMap::new());
+            // Nobody asked for any of it, but a plugin that is disabled may have an announcement under way.
+            let mut replies = std::mem::take(&mut self.requests);
+            self.release(effects, &leaving, &mut BTreeMap::new(), &mut replies);
+            self.requests = replies;
             self.publish();
         }
         Ok(())
+    }
+
+    /// Whether there are announcements of which the next batch takes more. They wait while the disk is nearly full.
+    fn takes_announced(&self) -> bool {
+        self.state.is_announcing() && !self.disk_low
     }
 
     /// Whether there are claims to match that no message brings.
@@ -881,6 +889,8 @@ impl Writer {
         let mut fires = BTreeMap::new();
         let mut replies = std::mem::take(&mut self.requests);
         self.release(effects, &leaving, &mut fires, &mut replies);
+        replies.retain(|request, _| self.state.will_answer(*request));
+        self.requests = replies;
         self.publish();
         acknowledge(appends, &fires);
         for reply in drained {
@@ -1018,6 +1028,8 @@ impl Writer {
         now: Now,
     ) -> (Vec<Effect>, Vec<PlannedAppend>, Vec<oneshot::Sender<()>>) {
         let mut effects = Vec::new();
+        // What comes with this batch has its first slice from it already.
+        let takes_announced = self.takes_announced();
         if !self.state.is_understood() {
             let watchers = UNDERSTOOD_WATCHERS;
             effects.extend(self.state.step(Event::Understand { watchers }, now));
@@ -1046,6 +1058,9 @@ impl Writer {
                     appends.push(PlannedAppend { outcomes, reply });
                 }
             }
+        }
+        if takes_announced {
+            effects.extend(self.state.step(Event::TakeAnnounced, now));
         }
         effects.extend(self.state.step(Event::Tick, now));
         (effects, appends, drained)

@@ -1,5 +1,5 @@
-//! Watchers that are registered while claims arrive: which claims each of them sees, to the claim, and how many
-//! registrations a transaction takes when others wait.
+//! Watchers that are registered while claims arrive: which claims each of them sees, to the claim, how many
+//! registrations a transaction takes when others wait, and what becomes of an announcement that is cut short.
 
 mod support;
 
@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use axwatch_core::{Declaration, Registration, WatcherCommand};
-use axwatch_engine::{Engine, EngineConfig};
+use axwatch_core::{Declaration, Ended, Registration, WatcherCommand};
+use axwatch_engine::{Attempt, Engine, EngineConfig, LocalPlugin, RequestError};
 use axwatch_model::{
     Clock, Declared, Now, Owner, PluginName, RevisionRow, Seq, SystemClock, WatcherKey,
     WatcherNumber, WatcherRow, WatcherState,
@@ -24,13 +24,17 @@ const DECLARED: u32 = 40;
 /// Watchers that the plugin announces.
 const ANNOUNCED: u32 = 150;
 
+async fn engine_by(folder: &tempfile::TempDir, clock: Arc<dyn Clock>) -> Running {
+    let path = folder.path().join("axwatch.db");
+    Running::on(&path, clock, EngineConfig::default()).await
+}
+
 async fn running(folder: &tempfile::TempDir) -> Running {
     running_by(folder, Arc::new(SystemClock::new())).await
 }
 
 async fn running_by(folder: &tempfile::TempDir, clock: Arc<dyn Clock>) -> Running {
-    let path = folder.path().join("axwatch.db");
-    let running = Running::on(&path, clock, EngineConfig::default()).await;
+    let running = engine_by(folder, clock).await;
     running.plugin(64, |_| done()).await;
     running
 }
@@ -46,6 +50,8 @@ struct Gate {
 #[derive(Default)]
 struct GateState {
     closed: bool,
+    /// Looks at the clock that are let by all the same.
+    let_by: usize,
     holds: bool,
 }
 
@@ -64,6 +70,15 @@ impl Gate {
         let state = self.state.lock().unwrap();
         drop(self.changed.wait_while(state, |state| !state.holds).unwrap());
     }
+
+    /// Lets the writer, which is held or about to be, look at the clock once, and waits until it does again.
+    fn let_by(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.let_by = 1;
+        self.changed.notify_all();
+        let held_again = |state: &mut GateState| state.let_by > 0 || !state.holds;
+        drop(self.changed.wait_while(state, held_again).unwrap());
+    }
 }
 
 impl Clock for Gate {
@@ -72,8 +87,9 @@ impl Clock for Gate {
             let mut state = self.state.lock().unwrap();
             state.holds = state.closed;
             self.changed.notify_all();
-            let mut state = self.changed.wait_while(state, |state| state.closed).unwrap();
-            state.holds = false;
+            let is_held = |state: &mut GateState| state.closed && state.let_by == 0;
+            let mut state = self.changed.wait_while(state, is_held).unwrap();
+            (state.holds, state.let_by) = (false, 0);
         }
         self.clock.now()
     }
@@ -247,6 +263,88 @@ async fn who_is_registered_while_claims_arrive_misses_none_and_doubles_none() {
     let in_the_middle = check_all(&running).await;
     assert!(in_the_middle > 100, "only {in_the_middle} began while claims arrived");
     running.stop().await;
+}
+
+/// The watchers that a large announcement names, of which one transaction takes only some.
+fn large(watchers: u32) -> Registration {
+    let named = |number| declaration(&format!("w-{number:04}"), &predicate(number));
+    let handlers = vec![HANDLER.parse().unwrap()];
+    Registration { handlers, watchers: (0..watchers).map(named).collect(), ..Default::default() }
+}
+
+#[tokio::test]
+async fn of_a_large_announcement_a_transaction_takes_some_and_claims_do_not_wait_for_the_rest() {
+    const AT_ONCE: u32 = 64;
+    const MANY: u32 = 300;
+    let folder = tempfile::tempdir().unwrap();
+    let gate = Arc::new(Gate::default());
+    let running = running_by(&folder, gate.clone()).await;
+    let engine = &running.engine;
+    let before = engine.heads().borrow().audit;
+    let announced = announce(engine, large(MANY).watchers).boxed();
+    together(engine, &gate, vec![announced, running.append(0..1, "seen_0").boxed()]).await;
+    let rows = engine.store().audit_after(before, 1_000).await.unwrap();
+    let taken = rows.iter().filter(|row| row.records.contains("watcher_registered")).count();
+    assert_eq!(taken as u32, MANY.div_ceil(AT_ONCE), "it is answered with the last of them");
+    running.append(1..2, "seen_0").await;
+    running.settled().await;
+    let mut begins: Vec<_> = (engine.watchers(false).await.unwrap().into_iter())
+        .map(|view| (view.row.key.local.as_str().to_owned(), view.row.since_seq))
+        .collect();
+    begins.sort_unstable();
+    let expected = |number| (format!("w-{number:04}"), Seq(u64::from(number >= AT_ONCE)));
+    assert_eq!(begins, (0..MANY).map(expected).collect::<Vec<_>>());
+    check_all(&running).await;
+    running.stop().await;
+}
+
+/// The engine ends in the middle of an announcement, in order or not; the plugin comes up again and announces
+/// all of it.
+#[tokio::test]
+async fn an_announcement_that_was_cut_short_is_whole_after_the_next_one() {
+    const MANY: u32 = 2_000;
+    for in_order in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let gate = Arc::new(Gate::default());
+        let first = running_by(&folder, gate.clone()).await;
+        let plugin: PluginName = PLUGIN.parse().unwrap();
+        let incarnation = first.engine.plugin_row(&plugin).unwrap().incarnation;
+        let engine = first.engine.clone();
+        let before = engine.heads().borrow().audit.0;
+        gate.close();
+        let mut announced = engine.announce(plugin, incarnation, large(MANY)).boxed();
+        assert!((&mut announced).now_or_never().is_none(), "the writer is held");
+        // At each of its looks at the clock, until a part of it is on the disk.
+        while engine.heads().borrow().audit.0 < before + 2 {
+            gate.let_by();
+        }
+        let mut ended = match in_order {
+            true => first.stop().boxed(),
+            false => first.kill().boxed(),
+        };
+        for _ in 0..10 {
+            assert!((&mut ended).now_or_never().is_none(), "the writer is held");
+            tokio::task::yield_now().await;
+        }
+        gate.open();
+        let (announced, ()) = tokio::join!(announced, ended);
+        assert!(matches!(announced, Err(RequestError::Gone(_))), "{announced:?}");
+        drop(engine);
+
+        let again = engine_by(&folder, Arc::new(SystemClock::new())).await;
+        let stand = again.engine.watchers(false).await.unwrap().len();
+        assert!((1..MANY as usize).contains(&stand), "{stand} stand, in order: {in_order}");
+        again.append(0..1, "seen_0").await;
+        let transport = Arc::new(LocalPlugin(|_: &Attempt| Ended::bare(done())));
+        again.announcing(64, large(MANY), transport).await;
+        again.append(1..2, "seen_0").await;
+        again.settled().await;
+        let watchers = again.engine.watchers(true).await.unwrap();
+        assert_eq!(watchers.len(), MANY as usize);
+        assert!(watchers.iter().all(|view| view.row.revision == 1), "each was declared once");
+        check_all(&again).await;
+        again.stop().await;
+    }
 }
 
 /// Asks for all of these at once: the writer is held while they come, and finds them in its inbox together, in

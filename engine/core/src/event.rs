@@ -81,7 +81,7 @@ pub enum Event {
     },
     /// A plugin's process is ready and has said what it has.
     PluginUp {
-        /// Answered with [`Answer::Registered`].
+        /// Answered with [`Answer::Registered`], once all of it is taken.
         request: RequestId,
         /// Which plugin.
         plugin: PluginName,
@@ -96,7 +96,7 @@ pub enum Event {
     },
     /// A plugin's process that is up announces something else than before.
     Announced {
-        /// Answered with [`Answer::Registered`].
+        /// Answered with [`Answer::Registered`], once all of it is taken.
         request: RequestId,
         /// Which plugin.
         plugin: PluginName,
@@ -105,6 +105,9 @@ pub enum Event {
         /// All that it now has.
         registration: Registration,
     },
+    /// There is time to take more of what plugins announced, which is a slice of one announcement: told once a batch
+    /// as long as [`State::is_announcing`](crate::State::is_announcing).
+    TakeAnnounced,
     /// A plugin's process is gone, or must be treated so.
     PluginDown {
         /// Which plugin.
@@ -732,7 +735,8 @@ pub struct Start {
 /// The answer to a request.
 #[derive(Debug, Clone)]
 pub enum Answer {
-    /// What became of a registration; refused as a whole from a process or a plugin that has no say.
+    /// What became of a registration; refused as a whole from a process or a plugin that has no say, or that
+    /// lost it before all was taken.
     Registered(Result<Verdicts, Refusal>),
     /// A plugin is disabled or enabled, or was so before.
     Plugin(Result<(), Refusal>),

@@ -693,7 +693,7 @@ impl State {
     }
 
     /// Does what is due.
-    pub(crate) fn run_timers(&mut self, now: Now) {
+    pub(crate) fn run_timers(&mut self, now: Now, effects: &mut Vec<Effect>) {
         while let Some((_, timer)) = self.timers.first().filter(|(at, _)| *at <= now.mono).cloned()
         {
             self.timers.pop_first();
@@ -704,7 +704,7 @@ impl State {
                     self.to_pump.insert(plugin.clone());
                     self.breakers_to_call.insert((plugin, handler));
                 }
-                Timer::Doubt(plugin) => self.believe(&plugin, now),
+                Timer::Doubt(plugin) => self.believe(&plugin, now, effects),
                 Timer::Mute(number) => self.look_at_mute(number, now),
                 Timer::LoopWatch(number) => self.clear_loop(number, now),
                 Timer::Schedules => self.schedules_are_due(),

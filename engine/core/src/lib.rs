@@ -7,6 +7,7 @@
 //! Not here: the disk and the order of commit and effects (`axwatch_engine::writer`), plugins and
 //! their wires (`axwatch_engine::plugin`), what a filter means (`axwatch_query`).
 
+mod announcing;
 mod asked;
 pub mod audit;
 mod breaker;

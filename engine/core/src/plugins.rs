@@ -4,31 +4,34 @@
 //! taken, what it lacks is retired, and what is no good is refused one by one. One that may lack something
 //! for no good reason is not believed at once. A disabled plugin has nothing, and announces nothing.
 //!
-//! Not here: what a watcher is (`crate::registry`), when a process is started or ended
+//! Not here: how watchers are taken, of which there may be many (`crate::announcing`), what a watcher is
+//! (`crate::registry`), when a process is started or ended
 //! (`crate::supervise`), what a schedule is (`crate::schedules`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use axwatch_model::{
     Announced, HandlerName, LocalId, Mono, Now, Owner, PluginName, PluginRow, RefusedRow, RouteRow,
-    ScheduleId, ScheduleRow, Timestamp, WatcherNumber, WatcherState, bounds,
+    ScheduleId, ScheduleRow, Timestamp, WatcherNumber, bounds,
 };
 use hashbrown::HashSet;
 
+use crate::announcing::{Announcing, Stage};
 use crate::event::{
-    Answer, Effect, PluginTransition, Refusal, RefusalKind, Registration, RouteDeclaration,
-    ScheduleDeclaration, Verdicts,
+    Answer, Effect, PluginTransition, Refusal, RefusalKind, Registration, RequestId,
+    RouteDeclaration, ScheduleDeclaration, Verdicts,
 };
 use crate::record::{PluginRecord, PluginStateRecord, PluginWantedRecord, Record};
 use crate::redaction::{Redaction, UNSAID};
+use crate::registry::Telling;
 use crate::state::{Lane, PluginState, State, Timer};
 use crate::view::WatcherView;
 
 /// How long a doubtful announcement is not believed.
 const DOUBTED: Duration = Duration::from_secs(10 * 60);
 /// Why what a plugin had is retired.
-const NO_LONGER_DECLARED: &str = "its plugin no longer declares it";
+pub(crate) const NO_LONGER_DECLARED: &str = "its plugin no longer declares it";
 /// Why the second of two is refused.
 const DECLARED_TWICE: &str = "it is declared twice in one registration; the first stands";
 /// Refused parts of an announcement that are kept; the rest is only counted.
@@ -37,18 +40,18 @@ const REFUSED_KEPT_MAX: usize = 100;
 const REASON_BYTES_MAX: usize = 1_000;
 
 /// What an announcement that is not believed yet lacks.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Doubted {
     /// It is believed then.
     until: Mono,
     handlers: Vec<HandlerName>,
-    watchers: Vec<WatcherNumber>,
-    schedules: Vec<LocalId>,
+    pub watchers: Vec<WatcherNumber>,
+    pub schedules: Vec<LocalId>,
     routes: Vec<RouteRow>,
 }
 
 impl Doubted {
-    fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.handlers.is_empty()
             && self.watchers.is_empty()
             && self.schedules.is_empty()
@@ -87,7 +90,7 @@ impl State {
     pub fn plugin(&self, name: &PluginName) -> Option<Registered> {
         let state = self.plugins.get(name)?;
         let owner = Owner::Plugin(name.clone());
-        let watchers = self.watchers_besides(&owner, &HashSet::new());
+        let watchers = self.watchers_of(&owner);
         let lanes = self.lanes.values().filter(|lane| lane.plugin.as_ref() == Some(name));
         let mut handlers: Vec<_> = self.handlers_of(name, state).cloned().collect();
         handlers.sort_unstable();
@@ -133,6 +136,7 @@ impl State {
     #[expect(clippy::too_many_arguments, reason = "they are the fields of one event")]
     pub(crate) fn plugin_up(
         &mut self,
+        request: RequestId,
         plugin: &PluginName,
         incarnation: u64,
         version: String,
@@ -140,9 +144,9 @@ impl State {
         registration: Registration,
         now: Now,
         effects: &mut Vec<Effect>,
-    ) -> Answer {
+    ) {
         if self.is_disabled(plugin) {
-            return Answer::Registered(Err(disabled(plugin)));
+            return effects.push(refused(request, disabled(plugin)));
         }
         let slots = self.policy.bounds.slots_first.min(max_in_flight.max(1));
         let state = self.plugin_entry(plugin);
@@ -160,9 +164,8 @@ impl State {
         row.up_at = Some(now.wall);
         let called_back = registration.called_back.unwrap_or(false);
         let registration = Registration { called_back: Some(called_back), ..registration };
-        let verdicts = self.register(plugin, registration, now, effects);
+        self.register(request, plugin, registration, now, effects);
         self.record_plugin_up(plugin, incarnation, &version, now.wall);
-        Answer::Registered(Ok(verdicts))
     }
 
     fn record_plugin_up(
@@ -187,14 +190,15 @@ impl State {
     /// A running plugin announces something else than before.
     pub(crate) fn announced(
         &mut self,
+        request: RequestId,
         plugin: &PluginName,
         incarnation: u64,
         registration: Registration,
         now: Now,
         effects: &mut Vec<Effect>,
-    ) -> Answer {
+    ) {
         if self.is_disabled(plugin) {
-            return Answer::Registered(Err(disabled(plugin)));
+            return effects.push(refused(request, disabled(plugin)));
         }
         let current = self
             .plugins
@@ -202,21 +206,25 @@ impl State {
             .is_some_and(|state| state.up && state.incarnation == incarnation);
         if !current {
             let reason = format!("plugin {plugin}: this process is not the one in force");
-            return Answer::Registered(Err(Refusal::new(RefusalKind::Conflict, reason)));
+            return effects.push(refused(request, Refusal::new(RefusalKind::Conflict, reason)));
         }
-        Answer::Registered(Ok(self.register(plugin, registration, now, effects)))
+        self.register(request, plugin, registration, now, effects);
     }
 
-    /// Takes all that a plugin announced, and that what is missing is gone. A doubtful announcement that
-    /// lacks something is believed only after a while; until then what it lacks stays, and its jobs are
-    /// held.
+    /// Takes all that a plugin announced, and that what is missing is gone: watchers a slice at a time, and all
+    /// else now. A doubtful announcement that lacks something is believed only after a while; until then what
+    /// it lacks stays, and its jobs are held.
     fn register(
         &mut self,
+        request: RequestId,
         plugin: &PluginName,
         registration: Registration,
         now: Now,
         effects: &mut Vec<Effect>,
-    ) -> Verdicts {
+    ) {
+        let reason =
+            format!("plugin {plugin} announced something else before all of this was taken");
+        self.end_announcing(plugin, reason, now, effects);
         let called_back = registration.called_back;
         let is_silent = called_back == Some(false) && self.has_called_back(plugin);
         let doubtful = registration.doubtful || is_silent;
@@ -231,7 +239,6 @@ impl State {
         // Claims say whether it has those, whatever the list says.
         announced.retain(|handler| !(runs_stored && self.is_stored(plugin, handler)));
         let routes = check_routes(registration.routes, &redaction, &mut refused);
-        let named: HashSet<_> = registration.watchers.iter().map(|w| &*w.local).collect();
         // One whose handler is not announced any more is as good as not named.
         let scheduled: BTreeSet<_> = (registration.schedules.iter())
             .filter_map(|schedule| {
@@ -241,30 +248,24 @@ impl State {
                 is_had.then(|| name_of(plugin, schedule).to_owned())
             })
             .collect();
-        // One that never stood is not missed, whatever is believed.
-        let never_stood = |number: &WatcherNumber| {
-            self.watchers.get(number).is_some_and(|w| w.row.state == WatcherState::Refused)
-        };
-        let besides = self.watchers_besides(&owner, &named);
-        drop(named);
-        let (refused_before, gone): (Vec<_>, Vec<_>) = besides.into_iter().partition(never_stood);
-        refused_before.into_iter().for_each(|n| self.retire(n, NO_LONGER_DECLARED, now));
         // What a call made is no part of what is announced.
         let declared = self.schedules.standing_of(&owner).filter(|row| !row.by_call);
         let unscheduled = declared.map(|row| row.name.clone());
         let unscheduled = unscheduled.filter(|name| !scheduled.contains(name.as_str())).collect();
         let state = self.plugin_entry(plugin);
+        // What an earlier one lacked counts no more, but since when that is doubted.
+        state.doubted = None;
+        let telling = Telling::after(std::mem::take(&mut state.told));
         let lacking = Doubted {
             until: now.mono,
             handlers: state.handlers.difference(&announced).cloned().collect(),
-            watchers: gone,
+            watchers: Vec::new(),
             schedules: unscheduled,
             routes: state.routes.iter().filter(|route| !has(&routes, route)).cloned().collect(),
         };
-        let doubted = doubtful && !lacking.is_empty();
         let mut known = announced.clone();
         let mut all_routes = routes;
-        if doubted {
+        if doubtful {
             known.extend(lacking.handlers.iter().cloned());
             all_routes.extend(lacking.routes.iter().cloned());
         }
@@ -275,28 +276,29 @@ impl State {
         if std::mem::take(&mut self.handlers_changed) {
             self.bind_waiting(now);
         }
-        let watchers = self.declare_all(plugin, registration.watchers, &redaction, now);
-        refused.extend(watchers.iter().filter_map(|(local, verdict)| {
-            let reason = verdict.as_ref().err()?.to_string();
-            let name = redaction.of(local.clone());
-            Some(RefusedRow { kind: Announced::Watcher, name, reason })
-        }));
-        self.take_schedules(plugin, registration.schedules, &redaction, &mut refused, now);
-        if doubted {
-            self.doubt(plugin, lacking, now, effects);
-        } else {
-            self.let_it_go(plugin, lacking, now);
+        let count = registration.watchers.len();
+        let announcing = Announcing {
+            plugin: plugin.clone(),
+            request: Some(request),
+            stage: Stage::Naming,
+            declarations: registration.watchers.into_iter(),
+            are_first: Vec::with_capacity(count),
+            named: HashSet::with_capacity(count),
+            looked_at: None,
+            leaving: VecDeque::new(),
+            schedules: registration.schedules,
+            lacking,
+            doubtful,
+            called_back,
+            redaction,
+            telling,
+            verdicts: Verdicts { watchers: Vec::with_capacity(count), refused },
+        };
+        self.go_on_announcing(announcing, now, effects);
+        if self.will_answer(request) {
+            // What stands need not wait for the rest.
+            self.schedule_plugin(plugin);
         }
-        // While it is doubted, what counts is that there once was one that called back.
-        if let Some(called_back) = called_back
-            && !doubted
-            && self.has_called_back(plugin) != called_back
-        {
-            self.row_of(plugin).called_back = called_back;
-        }
-        self.keep_refused_parts(plugin, &refused);
-        self.schedule_plugin(plugin);
-        Verdicts { watchers, refused }
     }
 
     fn set_handlers(&mut self, plugin: &PluginName, handlers: BTreeSet<HandlerName>, now: Now) {
@@ -341,7 +343,7 @@ impl State {
         }
     }
 
-    fn take_schedules(
+    pub(crate) fn take_schedules(
         &mut self,
         plugin: &PluginName,
         declared: Vec<ScheduleDeclaration>,
@@ -370,7 +372,7 @@ impl State {
     }
 
     /// Keeps what was refused where people look for it.
-    fn keep_refused_parts(&mut self, plugin: &PluginName, refused: &[RefusedRow]) {
+    pub(crate) fn keep_refused_parts(&mut self, plugin: &PluginName, refused: &[RefusedRow]) {
         let keep = |row: &RefusedRow| RefusedRow {
             kind: row.kind,
             name: bounds::cut(&row.name, bounds::ID_BYTES_MAX).to_owned(),
@@ -388,14 +390,23 @@ impl State {
         }
     }
 
-    /// What an announcement lacks is gone.
-    fn let_it_go(&mut self, plugin: &PluginName, lacking: Doubted, now: Now) {
-        self.plugin_entry(plugin).doubted = None;
+    /// Its last announcement is believed.
+    pub(crate) fn doubt_no_more(&mut self, plugin: &PluginName) {
         if self.plugins[plugin].row.as_ref().is_some_and(|row| row.doubted_until.is_some()) {
             self.row_of(plugin).doubted_until = None;
         }
-        lacking.watchers.into_iter().for_each(|n| self.retire(n, NO_LONGER_DECLARED, now));
-        for name in lacking.schedules {
+    }
+
+    /// Notes whether it called back, in an announcement that is believed.
+    pub(crate) fn note_called_back(&mut self, plugin: &PluginName, called_back: bool) {
+        if self.has_called_back(plugin) != called_back {
+            self.row_of(plugin).called_back = called_back;
+        }
+    }
+
+    /// Schedules that an announcement lacks are gone.
+    pub(crate) fn let_schedules_go(&mut self, plugin: &PluginName, names: Vec<LocalId>, now: Now) {
+        for name in names {
             let id = ScheduleId::of(self.policy.store_id, &Owner::Plugin(plugin.clone()), &name);
             // One that it has asked for with a call meanwhile needs no announcement.
             if self.schedules.row(&id).is_some_and(|row| !row.by_call) {
@@ -406,7 +417,7 @@ impl State {
 
     /// Keeps what an announcement lacks, loudly, for a while: until then that was said when it was first
     /// doubted, so that a plugin which starts again and again is believed in the end.
-    fn doubt(
+    pub(crate) fn doubt(
         &mut self,
         plugin: &PluginName,
         lacking: Doubted,
@@ -433,7 +444,7 @@ impl State {
 
     /// Nothing came that would have shown a doubted announcement to be wrong: what it lacks is gone. While
     /// the plugin is away nothing is decided: what it announces next is looked at anew.
-    pub(crate) fn believe(&mut self, plugin: &PluginName, now: Now) {
+    pub(crate) fn believe(&mut self, plugin: &PluginName, now: Now, effects: &mut Vec<Effect>) {
         let Some(state) = self.plugins.get_mut(plugin) else { return };
         let Some(doubted) = state.doubted.take_if(|doubted| doubted.until <= now.mono) else {
             return;
@@ -448,14 +459,22 @@ impl State {
         self.set_handlers(plugin, announced, now);
         routes.retain(|route| !doubted.routes.contains(route));
         self.set_routes(plugin, routes);
-        self.let_it_go(plugin, doubted, now);
+        let letting_go = Announcing::of_lacking(plugin.clone(), doubted);
+        self.go_on_announcing(letting_go, now, effects);
     }
 
     /// A person wants a plugin not to run: it has nothing any more.
-    pub(crate) fn disable_plugin(&mut self, plugin: &PluginName, by: &str, now: Now) {
+    pub(crate) fn disable_plugin(
+        &mut self,
+        plugin: &PluginName,
+        by: &str,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
         if self.is_disabled(plugin) {
             return;
         }
+        self.end_announcing(plugin, disabled(plugin).reason, now, effects);
         let row = self.row_of(plugin);
         row.disabled_at = Some(now.wall);
         // What it had is gone: the next announcement lacks nothing.
@@ -471,7 +490,7 @@ impl State {
         self.set_routes(plugin, BTreeSet::new());
         self.keep_refused_parts(plugin, &[]);
         let owner = Owner::Plugin(plugin.clone());
-        for number in self.watchers_besides(&owner, &HashSet::new()) {
+        for number in self.watchers_of(&owner) {
             self.retire(number, &reason, now);
         }
         let schedules: Vec<_> = self.schedules.standing_of(&owner).map(|row| row.id).collect();
@@ -542,6 +561,10 @@ impl PluginState {
     pub(crate) fn is_disabled(&self) -> bool {
         self.row.as_ref().is_some_and(|row| row.disabled_at.is_some())
     }
+}
+
+fn refused(request: RequestId, refusal: Refusal) -> Effect {
+    Effect::Reply { request, answer: Answer::Registered(Err(refusal)) }
 }
 
 fn disabled(plugin: &PluginName) -> Refusal {

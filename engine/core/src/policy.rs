@@ -71,6 +71,9 @@ pub struct Bounds {
     pub slots_first: u32,
     /// Watchers of one plugin: those that stand, are refused, and were retired, which are kept.
     pub plugin_watchers_max: usize,
+    /// Watchers of an announcement that are new, changed, refused or retired in one batch; the rest follows in the
+    /// next ones. It takes eight times as many that stand as they are announced.
+    pub announced_at_once_max: usize,
     /// Handlers that are stored as claims, of all plugins, removed ones included.
     pub stored_handlers_max: usize,
     /// Schedules of one plugin, or of all people, retired ones included.
@@ -93,6 +96,7 @@ impl Default for Bounds {
             withdrawn_at_once_max: 16_384,
             slots_first: 4,
             plugin_watchers_max: 200_000,
+            announced_at_once_max: 64,
             stored_handlers_max: 50_000,
             owner_schedules_max: 10_000,
             owner_schedule_bytes_max: 64 * 1024 * 1024,

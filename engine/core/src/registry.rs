@@ -14,7 +14,6 @@ use axwatch_model::{
     WatcherState, bounds,
 };
 use axwatch_query::{Filter, Mistakes};
-use hashbrown::HashSet;
 
 use crate::event::{Answer, Declaration, Effect, Refusal, RefusalKind, Since, WatcherCommand};
 use crate::limits::Limit;
@@ -58,78 +57,58 @@ impl Refusal {
 }
 
 impl State {
-    /// Declares all that a plugin announced. What was refused of its last announcement for the same
-    /// reason is refused again, and not told again. Refusals have no secrets in them.
-    pub(crate) fn declare_all(
+    /// Declares a watcher that a plugin announced: of several with one id, the first. What was refused of its
+    /// last announcement for the same reason is refused again, and not told again. Refusals have no
+    /// secrets in them.
+    pub(crate) fn declare_announced(
         &mut self,
         plugin: &PluginName,
-        declarations: Vec<Declaration>,
+        declaration: Declaration,
+        is_first: bool,
         redaction: &Redaction,
+        telling: &mut Telling,
         now: Now,
-    ) -> Vec<(String, Result<(), Refusal>)> {
+    ) -> Result<(), Refusal> {
         let owner = Owner::Plugin(plugin.clone());
-        let mut telling = Telling::after(std::mem::take(&mut self.plugin_entry(plugin).told));
-        let firsts = are_first(&declarations);
-        let mut looking = Looking::default();
-        let mut verdicts = Vec::with_capacity(declarations.len());
-        for (declaration, is_first) in declarations.into_iter().zip(firsts) {
-            if is_first && self.stands_so(plugin, &declaration, &mut looking) {
-                verdicts.push((declaration.local, Ok(())));
-                continue;
+        let checked = match is_first {
+            true => self.check(&owner, &declaration),
+            false => Err(declared_twice(&declaration.local)),
+        };
+        let refusal = match checked {
+            Ok(checked) => {
+                self.apply(checked, now);
+                return Ok(());
             }
-            let local = declaration.local.clone();
-            let checked = match is_first {
-                true => self.check(&owner, &declaration),
-                false => Err(declared_twice(&local)),
-            };
-            let verdict = match checked {
-                Ok(checked) => {
-                    self.apply(checked, now);
-                    Ok(())
-                }
-                Err(refusal) => {
-                    let told = redaction.of_watcher(&declaration);
-                    let refusal = match &told {
-                        Some(told) if is_first => self.check_told(&owner, told, refusal.kind),
-                        _ => refusal,
-                    };
-                    let reason = redaction.of(refusal.reason);
-                    let refusal = Refusal { reason, ..refusal };
-                    let declaration = told.unwrap_or(declaration);
-                    let was_told = telling.was_told(&local, &refusal);
-                    // Of two under one id it is the first that is kept.
-                    let is_news =
-                        !is_first || self.note_refused(&owner, &declaration, &refusal, now);
-                    if is_news && !was_told && telling.has_room(&refusal) {
-                        self.tell_refused(&owner, &declaration, &refusal, now);
-                    }
-                    Err(refusal)
-                }
-            };
-            verdicts.push((local, verdict));
+            Err(refusal) => refusal,
+        };
+        let told = redaction.of_watcher(&declaration);
+        let refusal = match &told {
+            Some(told) if is_first => self.check_told(&owner, told, refusal.kind),
+            _ => refusal,
+        };
+        let refusal = Refusal { reason: redaction.of(refusal.reason), ..refusal };
+        let was_told = telling.was_told(&declaration.local, &refusal);
+        let declaration = told.unwrap_or(declaration);
+        // Of two under one id it is the first that is kept.
+        let is_news = !is_first || self.note_refused(&owner, &declaration, &refusal, now);
+        if is_news && !was_told && telling.has_room(&refusal) {
+            self.tell_refused(&owner, &declaration, &refusal, now);
         }
-        self.tell_more_refused(&owner, &telling, now);
-        self.plugin_entry(plugin).told = telling.refused;
-        verdicts
+        Err(refusal)
     }
 
-    /// The standing watchers of an owner whose local ids are not among these.
-    pub(crate) fn watchers_besides(
-        &self,
-        owner: &Owner,
-        named: &HashSet<&str>,
-    ) -> Vec<WatcherNumber> {
-        let first = WatcherKey {
-            owner: owner.clone(),
-            local: FIRST_LOCAL.parse().expect("a blank is a local id"),
-        };
+    /// So much was told of the refused watchers of an announcement; the rest is told in a word.
+    pub(crate) fn told_of(&mut self, plugin: &PluginName, telling: Telling, now: Now) {
+        self.tell_more_refused(&Owner::Plugin(plugin.clone()), &telling, now);
+        self.plugin_entry(plugin).told = telling.refused;
+    }
+
+    /// The watchers of an owner that are not retired; refused ones are among them.
+    pub(crate) fn watchers_of(&self, owner: &Owner) -> Vec<WatcherNumber> {
         self.by_key
-            .range(first..)
+            .range(first_key_of(owner)..)
             .take_while(|(key, _)| key.owner == *owner)
-            .filter(|(key, number)| {
-                self.watchers[*number].row.state != WatcherState::Retired
-                    && !named.contains(key.local.as_str())
-            })
+            .filter(|(_, number)| self.watchers[*number].row.state != WatcherState::Retired)
             .map(|(_, number)| *number)
             .collect()
     }
@@ -152,7 +131,7 @@ impl State {
     /// Whether a plugin's watcher stands just as it is declared again. A plugin declares all that it has whenever
     /// it starts, so mostly this is all that has to be known of a declaration; where it is not plain to see,
     /// the answer is no, and the declaration is read.
-    fn stands_so(
+    pub(crate) fn stands_so(
         &self,
         plugin: &PluginName,
         declaration: &Declaration,
@@ -941,7 +920,7 @@ impl State {
 /// What is told of the refused watchers of one announcement: of each that the last one did not have
 /// refused for the same reason, and of so many of them.
 #[derive(Default)]
-struct Telling {
+pub(crate) struct Telling {
     /// What the last announcement had refused, as [`fingerprint`].
     before: BTreeSet<u64>,
     /// What this one has.
@@ -954,8 +933,14 @@ struct Telling {
 }
 
 impl Telling {
-    fn after(before: BTreeSet<u64>) -> Telling {
+    pub(crate) fn after(before: BTreeSet<u64>) -> Telling {
         Telling { before, ..Telling::default() }
+    }
+
+    /// Of an announcement that ended before all of its watchers had their turn: what is not known anew is as before.
+    pub(crate) fn cut_short(mut self) -> Telling {
+        self.refused.append(&mut self.before);
+        self
     }
 
     fn was_told(&mut self, local: &str, refusal: &Refusal) -> bool {
@@ -985,7 +970,7 @@ fn fingerprint(local: &str, reason: &str) -> u64 {
 
 /// What is kept from one look at a declaration to the next: of thousands in one announcement, most are alike.
 #[derive(Default)]
-struct Looking {
+pub(crate) struct Looking {
     shown: String,
     /// The last handler that the plugin was found to have.
     had: Option<Arc<str>>,
@@ -1012,10 +997,10 @@ impl Looking {
     }
 }
 
-/// Of each declaration, whether it is the first with its id.
-fn are_first(declarations: &[Declaration]) -> Vec<bool> {
-    let mut named = HashSet::with_capacity(declarations.len());
-    declarations.iter().map(|declaration| named.insert(&*declaration.local)).collect()
+/// Before every watcher of an owner.
+pub(crate) fn first_key_of(owner: &Owner) -> WatcherKey {
+    let local = FIRST_LOCAL.parse().expect("a blank is a local id");
+    WatcherKey { owner: owner.clone(), local }
 }
 
 fn declared_twice(local: &str) -> Refusal {

@@ -431,7 +431,9 @@ impl State {
             r#type: "plugin_down",
             version: None,
         }));
-        let outcome = Outcome::Lost { error: format!("plugin {plugin} went away: {reason}") };
+        let error = format!("plugin {plugin} went away: {reason}");
+        self.end_announcing(plugin, error.clone(), now, effects);
+        let outcome = Outcome::Lost { error };
         for number in running {
             // One that was a part of another may have been cancelled with it just now.
             let Some(job) = self.jobs.get(&number) else { continue };

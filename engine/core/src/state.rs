@@ -18,6 +18,7 @@ use axwatch_model::{
 use axwatch_query::{Aliases, WatcherIndex};
 use hashbrown::HashMap;
 
+use crate::announcing::Announcing;
 use crate::asked::{QueueClock, Sources};
 use crate::audit::{Hash, Tree};
 use crate::breaker::Breaker;
@@ -197,6 +198,8 @@ pub struct State {
     /// The words that are one, for the next claim to be matched.
     pub(crate) aliases: Aliases,
     pub(crate) plugins: BTreeMap<PluginName, PluginState>,
+    /// What of their announcements is yet to be taken, at most one of each plugin, in turn.
+    pub(crate) announcing: VecDeque<Announcing>,
     /// Handlers whose code is a claim.
     pub(crate) stored: StoredHandlers,
     /// What the claims up to here say of them was heeded: perhaps more than has been matched.
@@ -631,6 +634,7 @@ impl Restoring {
             passes: Passes::default(),
             aliases: snapshot.aliases,
             plugins: BTreeMap::new(),
+            announcing: VecDeque::new(),
             stored: StoredHandlers::restored(snapshot.stored_handlers),
             heeded_seq: snapshot.heeded_seq.max(snapshot.matched_seq),
             handlers_changed: true,
@@ -812,7 +816,8 @@ impl State {
                 max_in_flight,
                 registration,
             } => {
-                let answer = self.plugin_up(
+                self.plugin_up(
+                    request,
                     &plugin,
                     incarnation,
                     version,
@@ -821,14 +826,13 @@ impl State {
                     now,
                     &mut effects,
                 );
-                effects.push(Effect::Reply { request, answer });
             }
             Event::Announced { request, plugin, incarnation, registration } => {
-                let answer = self.announced(&plugin, incarnation, registration, now, &mut effects);
-                effects.push(Effect::Reply { request, answer });
+                self.announced(request, &plugin, incarnation, registration, now, &mut effects);
             }
+            Event::TakeAnnounced => self.take_announced(now, &mut effects),
             Event::PluginDisabled { request, plugin, by } => {
-                self.disable_plugin(&plugin, &by, now);
+                self.disable_plugin(&plugin, &by, now, &mut effects);
                 effects.push(Effect::Reply { request, answer: Answer::Plugin(Ok(())) });
             }
             Event::PluginEnabled { request, plugin, by } => {
@@ -906,7 +910,7 @@ impl State {
             Event::Tick => {}
         }
         self.cancel_more(now);
-        self.run_timers(now);
+        self.run_timers(now, &mut effects);
         self.wake_passes(now);
         self.run_schedules(now);
         self.pump(now, &mut effects);

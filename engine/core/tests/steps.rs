@@ -1,6 +1,8 @@
 //! What follows from what: the core told of events by hand, with a clock moved by hand, and everything
 //! that it would write and do looked at.
 
+#[path = "steps/announcing.rs"]
+mod announcing;
 #[path = "steps/asked.rs"]
 mod asked;
 #[path = "steps/plugins.rs"]

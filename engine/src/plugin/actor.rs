@@ -980,8 +980,16 @@ async fn keep_notes(
             // The note of its end may still be behind this one.
             Note::Up { ready, .. } if ready.incarnation <= down_up_to.load(Ordering::Relaxed) => {}
             Note::Up { ready, reply } => {
-                // Who asked may have been told to stop meanwhile; `Down` follows then.
-                let _ = reply.send(engine.plugin_up(*ready).await);
+                let begun = engine.begin_plugin_up(*ready).await;
+                // What it announced may be much: the note of its end does not wait for all of that.
+                tokio::spawn(async move {
+                    let answer = match begun {
+                        Ok(answer) => answer.await,
+                        Err(error) => Err(error),
+                    };
+                    // Who asked may have been told to stop meanwhile; `Down` follows then.
+                    let _ = reply.send(answer);
+                });
             }
             Note::Down { incarnation, reason, crashed } => {
                 // An engine that is gone knows of no plugin any more.
@@ -1007,7 +1015,8 @@ async fn keep_notes(
 
 #[cfg(test)]
 mod tests {
-    use axwatch_model::{StoreId, SystemClock};
+    use axwatch_core::Declaration;
+    use axwatch_model::{Declared, StoreId, SystemClock};
     use futures::future::BoxFuture;
 
     use super::*;
@@ -1090,5 +1099,54 @@ mod tests {
             assert_eq!(answer.await.is_ok(), comes_up, "{incarnation}");
         }
         assert_eq!(engine.plugin_row(&plugin).unwrap().incarnation, 2);
+    }
+
+    /// The engine hears of the end of a process while it still takes what that announced.
+    #[tokio::test]
+    async fn an_end_does_not_wait_for_all_that_was_announced() {
+        let store = axwatch_ats::MemoryStore::new(StoreId([7; 16]));
+        let clock = Arc::new(SystemClock::new());
+        let (engine, _) = start(store, clock, EngineConfig::default()).await.unwrap();
+        let plugin: PluginName = "zoo".parse().unwrap();
+        let watcher = |number| Declaration {
+            local: format!("w{number}"),
+            declared: Declared::Ax("is seen".to_owned()),
+            handlers: vec!["act".to_owned()],
+            params: None,
+            max_fires_per_second: 0,
+            zero_is_never: false,
+            max_chain: 0,
+            since: None,
+            max_attempts: 0,
+            max_age: None,
+        };
+        let registration = Registration {
+            handlers: vec!["act".parse().unwrap()],
+            watchers: (0..1_000).map(watcher).collect(),
+            ..Registration::default()
+        };
+        let (notes, to_note) = mpsc::unbounded_channel();
+        let (tell_noted, _noted) = mpsc::unbounded_channel();
+        let (reply, answer) = oneshot::channel();
+        let ready = Box::new(PluginReady {
+            plugin: plugin.clone(),
+            incarnation: 1,
+            version: String::new(),
+            max_in_flight: 1,
+            registration,
+            transport: Arc::new(Never),
+        });
+        let down = Note::Down { incarnation: 1, reason: "killed".to_owned(), crashed: true };
+        for note in [Note::Up { ready, reply }, down] {
+            notes.send(note).unwrap_or_else(|_| panic!("it is kept"));
+        }
+        drop(notes);
+        keep_notes(engine.clone(), plugin.clone(), to_note, tell_noted, Arc::default()).await;
+        let Err(RequestError::Refused(refusal)) = answer.await.unwrap() else {
+            panic!("not all of it was taken")
+        };
+        assert!(refusal.reason.contains("went away: killed"), "{refusal}");
+        let stand = engine.plugin(plugin).await.unwrap().unwrap().watchers.len();
+        assert!((1..1_000).contains(&stand), "{stand} stand");
     }
 }

@@ -81,9 +81,19 @@ impl Running {
 
     /// A plugin that carries attempts out in some way.
     pub async fn transport(&self, max_in_flight: u32, transport: Arc<dyn Plugin>) {
+        let handlers = vec![HANDLER.parse().unwrap()];
+        let registration = Registration { handlers, ..Registration::default() };
+        self.announcing(max_in_flight, registration, transport).await;
+    }
+
+    /// One that announces this.
+    pub async fn announcing(
+        &self,
+        max_in_flight: u32,
+        registration: Registration,
+        transport: Arc<dyn Plugin>,
+    ) {
         let plugin = PLUGIN.parse().unwrap();
-        let registration =
-            Registration { handlers: vec![HANDLER.parse().unwrap()], ..Registration::default() };
         let ready = PluginReady {
             incarnation: self.engine.next_incarnation(&plugin),
             plugin,

@@ -49,10 +49,12 @@ pub enum Bug {
     AskedByTheMark,
     /// Waiting jobs are read by their numbers.
     ReadByNumber,
+    /// Of an announcement, what the first batch did not take is never taken.
+    RestNotTaken,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 22] = [
+    pub const ALL: [Bug; 23] = [
         Bug::ClaimsDropped,
         Bug::OldAnswerTaken,
         Bug::CursorsAlone,
@@ -75,6 +77,7 @@ impl Bug {
         Bug::PausedForgotten,
         Bug::AskedByTheMark,
         Bug::ReadByNumber,
+        Bug::RestNotTaken,
     ];
 
     /// Whether the core is not told of this.
@@ -83,6 +86,10 @@ impl Bug {
             Event::Match { stored } => stored.seq.0.is_multiple_of(5),
             _ => false,
         };
-        self == Bug::ClaimsDropped && every_fifth(event)
+        match self {
+            Bug::ClaimsDropped => every_fifth(event),
+            Bug::RestNotTaken => matches!(event, Event::TakeAnnounced),
+            _ => false,
+        }
     }
 }

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::plan::Wanted;
+use crate::run::{key_of, plugin_watcher};
 use crate::world::World;
 
 /// Retries of the simulated engine: of a handler, of a plugin, and of all others.
@@ -489,6 +490,12 @@ impl Model {
                 assert_ne!(current, Some(attempt), "{number:?} is at it, and was answered late");
                 let key = (self.jobs[&number].id.clone(), attempt, incarnation.expect("a process"));
                 assert!(self.late.insert(key), "{number:?}: a late answer is told once");
+            }
+            "watcher_registered" | "watcher_changed" => {
+                // Of people's it is told by the answer. A plugin's are taken one in each batch.
+                if let Some(watcher) = plugin_watcher(shown) {
+                    self.declared(world, &key_of(watcher), &Wanted::usual(watcher), None);
+                }
             }
             "watcher_retired" => {
                 let watched = self.watched_of(record).expect("only what was declared is retired");

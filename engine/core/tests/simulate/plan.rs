@@ -7,8 +7,12 @@ use std::time::Duration;
 
 pub const PLUGINS: [&str; 2] = ["a", "b"];
 pub const PREDICATES: [&str; 2] = ["p0", "p1"];
-/// People's watchers; each plugin has one more.
+/// People's watchers, before those of the plugins.
 pub const WATCHERS: usize = 6;
+/// Watchers of each plugin: more than a batch takes of an announcement.
+pub const PLUGIN_WATCHERS: usize = 2;
+/// All watchers.
+pub const WATCHERS_OF_ALL: usize = WATCHERS + PLUGINS.len() * PLUGIN_WATCHERS;
 const STEPS: usize = 240;
 const HOUR_MS: i64 = 3_600_000;
 const YEAR_MS: i64 = 365 * 24 * HOUR_MS;
@@ -296,7 +300,7 @@ impl Dice {
         let predicate = self.index(PREDICATES.len());
         let pick = self.pick();
         // People's watchers first, then the plugins'.
-        let any_watcher = self.index(WATCHERS + PLUGINS.len());
+        let any_watcher = self.index(WATCHERS_OF_ALL);
         let watcher = self.index(WATCHERS);
         let plugin = self.index(PLUGINS.len());
         let handler = self.one_of(&["x", "y", "z"]);
@@ -421,8 +425,8 @@ impl Wanted {
     /// What a watcher mostly is: those of people in turn, then the plugins' own.
     pub fn usual(watcher: usize) -> Wanted {
         let handlers: &[&str] = match (watcher, watcher % 5) {
-            (WATCHERS, _) => &["x"],
-            (7.., _) => &["z"],
+            (WATCHERS..8, _) => &["x"],
+            (8.., _) => &["z"],
             (_, 0) => &["x"],
             (_, 1) => &["y"],
             (_, 2) => &["z"],

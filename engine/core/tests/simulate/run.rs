@@ -16,7 +16,10 @@ use axwatch_model::{
 
 use crate::bugs::Bug;
 use crate::model::{self, Accepted, Model};
-use crate::plan::{Action, Asking, Death, PLUGINS, PREDICATES, Plan, Step, WATCHERS, Wanted};
+use crate::plan::{
+    Action, Asking, Death, PLUGIN_WATCHERS, PLUGINS, PREDICATES, Plan, Step, WATCHERS,
+    WATCHERS_OF_ALL, Wanted,
+};
 use crate::world::{
     World, ask, busy, done, lost, on_predicate, policy, registration, starts, stored,
 };
@@ -44,6 +47,8 @@ pub struct Simulation {
     /// The process of each plugin that is up, and what it announced.
     up: [Option<(u64, &'static [&'static str])>; 2],
     last_incarnation: u64,
+    /// Announcements that have not been answered.
+    unanswered: usize,
     running: Vec<Start>,
     /// Calls that were told to stop and have not.
     stopping: Vec<Start>,
@@ -84,6 +89,7 @@ impl Simulation {
             open_jobs_max: 120,
             watcher_open_jobs_max: plan.watcher_open_jobs_max,
             withdrawn_at_once_max: 2,
+            announced_at_once_max: 1,
             ..Bounds::default()
         };
         let retry = RetryPolicy {
@@ -109,6 +115,7 @@ impl Simulation {
             disk_low: false,
             up: [None; 2],
             last_incarnation: 0,
+            unanswered: 0,
             running: Vec::new(),
             stopping: Vec::new(),
             over: Vec::new(),
@@ -130,6 +137,10 @@ impl Simulation {
     fn step(&mut self, step: &Step) {
         self.deaths = step.deaths.iter().copied().collect();
         self.stall_ms = step.stall_ms;
+        // In a batch of its own: the model does not know of what fires and is retired in one.
+        if self.world.state.is_announcing() && !self.disk_low {
+            self.batch_alone(Event::TakeAnnounced);
+        }
         self.act(&step.action);
         self.deaths.clear();
         self.stall_ms = 0;
@@ -229,7 +240,7 @@ impl Simulation {
             self.steer(job, false);
         }
         (0..PLUGINS.len()).for_each(|plugin| self.come_up(plugin, false, true));
-        for watcher in 0..WATCHERS + PLUGINS.len() {
+        for watcher in 0..WATCHERS_OF_ALL {
             for action in
                 [Action::Resume { watcher, drop: false }, Action::Unmute { watcher, drop: false }]
             {
@@ -271,7 +282,9 @@ impl Simulation {
     /// Lets happen what can without time going by.
     fn settle(&mut self) {
         for _ in 0..HEALING_STEPS_MAX {
-            if !self.lanes_asked.is_empty() {
+            if self.world.state.is_announcing() {
+                self.batch_alone(Event::TakeAnnounced);
+            } else if !self.lanes_asked.is_empty() {
                 self.read_lane(0);
             } else if !self.lanes_read.is_empty() {
                 self.tell_lane(0);
@@ -296,6 +309,7 @@ impl Simulation {
 
     fn check_the_end(&mut self) {
         self.model.check_rest(&self.world);
+        assert_eq!(self.unanswered, 0, "every announcement is answered");
         assert!(self.is_caught_up(), "matching stays behind the log");
         for predicate in PREDICATES {
             let (before, expected) = (self.world.jobs.len(), self.model.jobs_expected(predicate));
@@ -340,6 +354,8 @@ impl Simulation {
         let death = self.deaths.pop_front().flatten();
         let mut effects = Vec::new();
         for event in events.into_iter().chain([Event::Tick]) {
+            let is_announced = matches!(event, Event::PluginUp { .. } | Event::Announced { .. });
+            self.unanswered += usize::from(is_announced);
             if !self.bug.is_some_and(|bug| bug.drops(&event)) {
                 effects.extend(self.world.state.step(event, now));
             }
@@ -356,6 +372,7 @@ impl Simulation {
             self.model.claim(&claim);
             self.log.insert(claim.seq.0, claim);
         }
+        self.unanswered -= effects.iter().filter(|effect| is_registered(effect)).count();
         let accepted = accepted(&self.world, &effects);
         let starting = starts(&effects);
         self.model.learn(&self.world, accepted, &starting, now);
@@ -439,6 +456,7 @@ impl Simulation {
         self.over.clear();
         self.costs.clear();
         self.disk_low = false;
+        self.unanswered = 0;
         self.up = [None; 2];
         // What had not left yet never will.
         let died = self.world.now.mono;
@@ -670,12 +688,10 @@ impl Simulation {
 /// The plugins.
 impl Simulation {
     fn registration(&self, plugin: usize, fewer: bool, watches: bool) -> Registration {
-        let watcher = WATCHERS + plugin;
-        let watchers = match watches {
-            true => vec![declaration(watcher, &Wanted::usual(watcher), None)],
-            false => Vec::new(),
-        };
-        registration(handlers(plugin, fewer), watchers)
+        let all =
+            (0..WATCHERS_OF_ALL).filter(|watcher| watches && plugin_of(*watcher) == Some(plugin));
+        let declared = all.map(|watcher| declaration(watcher, &Wanted::usual(watcher), None));
+        registration(handlers(plugin, fewer), declared.collect())
     }
 
     fn come_up(&mut self, plugin: usize, fewer: bool, watches: bool) {
@@ -694,7 +710,7 @@ impl Simulation {
         // In one batch with it: a death between the two would leave it disabled.
         let (name, by) = (PLUGINS[plugin].parse().unwrap(), "user".to_owned());
         let enabled = Event::PluginEnabled { request: REQUEST, plugin: name, by };
-        self.register(plugin, vec![enabled, up]);
+        self.batch(vec![enabled, up]);
     }
 
     /// A plugin that is up announces other handlers, and is believed or not.
@@ -704,10 +720,12 @@ impl Simulation {
         registration.doubtful = doubtful;
         self.up[plugin] = Some((incarnation, handlers(plugin, fewer)));
         let name = PLUGINS[plugin].parse().unwrap();
-        self.register(
-            plugin,
-            vec![Event::Announced { request: REQUEST, plugin: name, incarnation, registration }],
-        );
+        self.batch(vec![Event::Announced {
+            request: REQUEST,
+            plugin: name,
+            incarnation,
+            registration,
+        }]);
     }
 
     /// A person disables a plugin: what it has is retired, and then its process is gone.
@@ -719,24 +737,6 @@ impl Simulation {
             by: "user".into(),
         }]);
         self.go_down(plugin, false);
-    }
-
-    fn register(&mut self, plugin: usize, events: Vec<Event>) {
-        let watcher = WATCHERS + plugin;
-        self.batch_of(events, Vec::new(), &mut |_, effects| {
-            let verdicts = effects.iter().find_map(|effect| match effect {
-                Effect::Reply { answer: Answer::Registered(verdicts), .. } => Some(verdicts),
-                _ => None,
-            });
-            let verdicts = verdicts.expect("a registration is answered").as_ref().unwrap();
-            let verdicts = verdicts.watchers.iter();
-            let accepted = |_| Accepted::Declared {
-                watcher: key_of(watcher),
-                wanted: Wanted::usual(watcher),
-                since: None,
-            };
-            verdicts.filter(|(_, verdict)| verdict.is_ok()).map(accepted).collect()
-        });
     }
 
     fn go_down(&mut self, plugin: usize, crashed: bool) {
@@ -820,10 +820,10 @@ impl Simulation {
             (row.progress, row.cost, row.entries, simulation.model.counted(job))
         };
         let (before, completed) = (said(self), self.model.is_completed(job));
-        let life = self.lives;
+        let (life, attempts) = (self.lives, self.world.jobs[&job].attempts);
         happens(self);
-        // An engine that died just then has ended attempts of its own.
-        if self.lives == life {
+        // An engine that died just then has ended attempts of its own, and a retry that was due has begun anew.
+        if self.lives == life && self.world.jobs[&job].attempts == attempts {
             let after = (said(self), self.model.is_completed(job));
             assert_eq!((before, completed), after, "something late changed {job:?}");
         }
@@ -861,8 +861,9 @@ impl Simulation {
         let here =
             |start: &mut Start| start.plugin.as_str() == plugin && leaves[&start.job] <= died;
         let cut: Vec<_> = self.running.extract_if(.., here).collect();
+        // The end of one may stop another that is a part of it, and whose end is in the same batch.
+        self.over.extend(cut.iter().cloned());
         self.batch(cut.iter().map(|start| ended(start, lost())).collect());
-        self.over.extend(cut);
     }
 
     /// Something comes of an attempt that is over.
@@ -1116,15 +1117,27 @@ fn declaration(watcher: usize, wanted: &Wanted, since: Option<u64>) -> Declarati
     }
 }
 
-/// The people's watchers are `w0`, `w1` …; each plugin's is `n`.
-fn key_of(watcher: usize) -> WatcherKey {
-    match watcher.checked_sub(WATCHERS) {
-        None => WatcherKey { owner: Owner::User, local: format!("w{watcher}").parse().unwrap() },
-        Some(plugin) => WatcherKey {
-            owner: Owner::Plugin(PLUGINS[plugin].parse().unwrap()),
-            local: "n".parse().unwrap(),
-        },
-    }
+/// The watchers are `w0`, `w1` …; the first are people's.
+pub fn key_of(watcher: usize) -> WatcherKey {
+    let owner = match plugin_of(watcher) {
+        None => Owner::User,
+        Some(plugin) => Owner::Plugin(PLUGINS[plugin].parse().unwrap()),
+    };
+    WatcherKey { owner, local: format!("w{watcher}").parse().unwrap() }
+}
+
+/// Whose a watcher is; `None` is people's.
+fn plugin_of(watcher: usize) -> Option<usize> {
+    Some(watcher.checked_sub(WATCHERS)? / PLUGIN_WATCHERS)
+}
+
+/// The plugin's watcher that people see under this id.
+pub fn plugin_watcher(shown: &str) -> Option<usize> {
+    (WATCHERS..WATCHERS_OF_ALL).find(|watcher| key_of(*watcher).to_string() == shown)
+}
+
+fn is_registered(effect: &Effect) -> bool {
+    matches!(effect, Effect::Reply { answer: Answer::Registered(_), .. })
 }
 
 /// What a plugin announces. `y` moves from one to the other, and may be at both or at neither.

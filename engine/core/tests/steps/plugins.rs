@@ -6,11 +6,11 @@ use axwatch_model::{Announced, RefusedRow, ScheduleState};
 
 use super::*;
 
-fn demo() -> PluginName {
+pub fn demo() -> PluginName {
     "demo".parse().unwrap()
 }
 
-fn schedule(handler: &str, interval_secs: i64) -> ScheduleDeclaration {
+pub fn schedule(handler: &str, interval_secs: i64) -> ScheduleDeclaration {
     ScheduleDeclaration {
         id: String::new(),
         handler: handler.into(),
@@ -21,7 +21,7 @@ fn schedule(handler: &str, interval_secs: i64) -> ScheduleDeclaration {
     }
 }
 
-fn route(method: &str, path: &str) -> RouteDeclaration {
+pub fn route(method: &str, path: &str) -> RouteDeclaration {
     RouteDeclaration { method: method.into(), path: path.into(), description: String::new() }
 }
 
@@ -40,7 +40,7 @@ fn only_act() -> Registration {
 
 impl World {
     /// A process of demo comes up.
-    fn comes_up(&mut self, incarnation: u64, registration: Registration) -> Vec<Effect> {
+    pub fn comes_up(&mut self, incarnation: u64, registration: Registration) -> Vec<Effect> {
         self.tell(Event::PluginUp {
             request: RequestId(1),
             plugin: demo(),
@@ -51,22 +51,22 @@ impl World {
         })
     }
 
-    fn goes_down(&mut self, incarnation: u64) {
+    pub fn goes_down(&mut self, incarnation: u64) {
         let reason = "stopped".to_owned();
         self.tell(Event::PluginDown { plugin: demo(), incarnation, reason, crashed: false });
     }
 
-    fn announces(&mut self, incarnation: u64, registration: Registration) -> Vec<Effect> {
+    pub fn announces(&mut self, incarnation: u64, registration: Registration) -> Vec<Effect> {
         let request = RequestId(1);
         self.tell(Event::Announced { request, plugin: demo(), incarnation, registration })
     }
 
-    fn disable(&mut self) {
+    pub fn disable(&mut self) -> Vec<Effect> {
         let by = "user".to_owned();
-        self.tell(Event::PluginDisabled { request: RequestId(9), plugin: demo(), by });
+        self.tell(Event::PluginDisabled { request: RequestId(9), plugin: demo(), by })
     }
 
-    fn enable(&mut self) {
+    pub fn enable(&mut self) {
         let by = "user".to_owned();
         self.tell(Event::PluginEnabled { request: RequestId(9), plugin: demo(), by });
     }
@@ -91,7 +91,7 @@ impl World {
     }
 }
 
-fn registered(effects: &[Effect]) -> Result<Verdicts, Refusal> {
+pub fn registered(effects: &[Effect]) -> Result<Verdicts, Refusal> {
     let found = effects.iter().find_map(|effect| match effect {
         Effect::Reply { answer: Answer::Registered(answer), .. } => Some(answer.clone()),
         _ => None,
@@ -108,7 +108,7 @@ fn unparsed(effects: &[Effect]) -> Vec<String> {
     effects.iter().filter_map(reason).collect()
 }
 
-fn is_doubted(effects: &[Effect]) -> bool {
+pub fn is_doubted(effects: &[Effect]) -> bool {
     effects.iter().any(|effect| matches!(effect, Effect::Doubted { .. }))
 }
 
@@ -478,7 +478,8 @@ fn of_a_flood_of_refused_watchers_the_first_are_told() {
     let flood = texts.chain((0..1_000).map(|n| on_predicate(&format!("bad{n}"), "p", "absent")));
     let flood: Vec<_> =
         flood.chain((700..800).map(|n| in_ax(&format!("text{n}"), "is", "act"))).collect();
-    let effects = world.announces(1, registration(&["act"], flood.clone()));
+    let told = world.announces(1, registration(&["act"], flood.clone()));
+    let (effects, _) = world.take_all(told);
     let records = world.records("watcher_refused");
     assert_eq!((records.len(), unparsed(&effects).len()), (1_001, 701));
     let last = records.last().unwrap();
@@ -487,7 +488,8 @@ fn of_a_flood_of_refused_watchers_the_first_are_told() {
     assert_eq!(unparsed(&effects)[700], "and 100 more of this announcement");
     assert_eq!(registered(&effects).unwrap().refused.len(), 1_800);
     // Those that were only counted are no news either.
-    let effects = world.announces(1, registration(&["act"], flood));
+    let told = world.announces(1, registration(&["act"], flood));
+    let (effects, _) = world.take_all(told);
     assert_eq!((world.records("watcher_refused").len(), unparsed(&effects).len()), (1_001, 0));
     assert!(world.verify_audit().ok);
 }
