@@ -152,7 +152,7 @@ fn watcher(
         generation: 0,
         last_generation: 0,
         declared: Declared::Ax(ax),
-        handlers: vec![handler.clone()],
+        handlers: [handler.clone()].into(),
         params: None,
         max_fires_per_second: None,
         max_chain: None,

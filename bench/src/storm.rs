@@ -366,10 +366,11 @@ fn standing(number: u64) -> Result<WatcherRow> {
         generation: 0,
         last_generation: 0,
         declared: Declared::Ax(format!("is stood_{} of team-{}", number % 100_000, number % 100)),
-        handlers: vec![HandlerRef {
+        handlers: [HandlerRef {
             declared: plugin::HANDLER.into(),
             plugin: Some(plugin::NAME.parse()?),
-        }],
+        }]
+        .into(),
         params: None,
         max_fires_per_second: None,
         max_chain: None,

@@ -75,7 +75,7 @@ impl State {
 
     fn dear(&self, id: u32, verified: u64, is_asked_always: bool) -> Option<DearWatcher> {
         let watcher = self.watchers.get(&WatcherNumber(u64::from(id)))?;
-        let (id, matches) = (watcher.shown.clone(), watcher.counters.matches);
+        let (id, matches) = (watcher.shown(), watcher.counters.matches);
         Some(DearWatcher { id, verified, is_asked_always, matches })
     }
 }
