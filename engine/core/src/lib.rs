@@ -66,6 +66,6 @@ pub use registry::{check_declared, check_fires_per_second};
 pub use rehearsal::{Rehearsal, Rehearsed};
 pub use schedules::ScheduleView;
 pub use state::{AuditWrites, Restoring, Snapshot, State, Withdrawn, Writes};
-pub use stats::{DearWatcher, MatchingTotals, MatchingView};
+pub use stats::{DearWatcher, MatchingTotals, MatchingView, Reading};
 pub use view::{Position, ReplayView, WatcherView};
 pub use waits::{BreakerView, Overview, WaitReason, Waiting};

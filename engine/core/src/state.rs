@@ -269,6 +269,8 @@ pub struct State {
     recovering: bool,
     /// Watchers of the store whose text nothing has read yet, by number: nothing is matched as long as there are any.
     pub(crate) not_understood: VecDeque<WatcherNumber>,
+    /// How many of them there were.
+    pub(crate) to_understand: usize,
     /// While jobs are recovered: watchers with former holds that let go jobs which may be none any more.
     pub(crate) letting_go: BTreeSet<WatcherNumber>,
     pub(crate) open_jobs_from_written: JobNumber,
@@ -708,6 +710,7 @@ impl Restoring {
             unwritten: Unwritten { first_leaf, ..Unwritten::default() },
             recovering: true,
             not_understood: VecDeque::new(),
+            to_understand: 0,
             letting_go: BTreeSet::new(),
             open_jobs_from_written: snapshot.open_jobs_from,
         };
@@ -769,6 +772,7 @@ impl Restoring {
         let Restoring { mut state, holds, passes, .. } = self;
         state.restore_holds(holds, now);
         state.restore_passes(passes);
+        state.to_understand = state.not_understood.len();
         state
     }
 }
