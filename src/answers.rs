@@ -30,6 +30,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use axwatch_ats::{AliasBook, Store, StoreError};
+use axwatch_core::Reading;
 use axwatch_engine::WatcherView;
 use axwatch_model::{
     AttestationId, JobId, JobIdPrefix, JobRow, JobState, LaneKey, Owner, PluginName, ScheduleId,
@@ -81,9 +82,23 @@ pub struct Held {
     pub paused: HashSet<WatcherNumber>,
     /// The lanes that wait for a budget.
     pub by_budgets: BTreeSet<LaneKey>,
+    /// Since a start: nothing is matched until all texts are read.
+    pub reading: Option<Reading>,
+}
+
+/// A server that runs on the store.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Server {
+    /// As in [`Held`].
+    pub reading: Option<Reading>,
 }
 
 impl Held {
+    /// The server, if there is one.
+    pub fn server(&self) -> Option<Server> {
+        self.ready.as_ref().map(|_| Server { reading: self.reading })
+    }
+
     /// The state that is shown: `paused` for a queued job that something holds back.
     pub fn shown(&self, row: &JobRow) -> JobState {
         let Some(ready) = self.ready.as_ref().filter(|_| row.state == JobState::Queued) else {

@@ -197,7 +197,8 @@ impl Api {
     async fn held(&self) -> Result<Held, EngineGone> {
         let paused = self.engine.paused().await?.into_iter().collect();
         let by_budgets = self.engine.held_by_budgets().await?.into_iter().collect();
-        Ok(Held { ready: Some(self.ready()), paused, by_budgets })
+        let reading = self.engine.reading().await?;
+        Ok(Held { ready: Some(self.ready()), paused, by_budgets, reading })
     }
 
     /// The plugins that take jobs.

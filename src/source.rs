@@ -431,7 +431,7 @@ impl Source {
             }
             Source::Store(answers) => {
                 let matched = answers.store().opened().matched_seq;
-                Ok(answers.nearest(claim, matched, limit, false).await?)
+                Ok(answers.nearest(claim, matched, limit, None).await?)
             }
         }
     }

@@ -1121,7 +1121,7 @@ fn watcher(number: u64, owner: Owner) -> WatcherRow {
         generation: 1,
         last_generation: 4,
         declared: Declared::Ax("ALICE is author".into()),
-        handlers: vec![HandlerRef { declared: "notify.log".into(), plugin: None }],
+        handlers: [HandlerRef { declared: "notify.log".into(), plugin: None }].into(),
         params: Some(r#"{"a":1}"#.into()),
         max_fires_per_second: Some(100_000),
         max_chain: None,

@@ -42,10 +42,11 @@ fn standing(number: u64, ax: String, at: Timestamp) -> Result<WatcherRow> {
         generation: 0,
         last_generation: 0,
         declared: Declared::Ax(ax),
-        handlers: vec![HandlerRef {
+        handlers: [HandlerRef {
             declared: plugin::HANDLER.into(),
             plugin: Some(plugin::NAME.parse()?),
-        }],
+        }]
+        .into(),
         params: None,
         max_fires_per_second: None,
         max_chain: None,

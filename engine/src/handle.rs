@@ -8,8 +8,9 @@ use axwatch_ats::since::{InvalidPlace, first_seq};
 use axwatch_ats::{AliasBook, AppendConflict, RetentionPlace, Store, StoreError};
 use axwatch_core::{
     BudgetChange, BudgetView, Declaration, EnqueueAsk, Enqueued, Event, MatchingView, Overview,
-    PluginTransition, Progressed, Pulse, Refusal, Registered, Registration, Report, ScheduleAsk,
-    ScheduleCommand, ScheduleView, Since, State, Verdicts, Waiting, WatcherCommand, WatcherView,
+    PluginTransition, Progressed, Pulse, Reading, Refusal, Registered, Registration, Report,
+    ScheduleAsk, ScheduleCommand, ScheduleView, Since, State, Verdicts, Waiting, WatcherCommand,
+    WatcherView,
 };
 use axwatch_failpoints::{Point, pass};
 use axwatch_model::{
@@ -818,6 +819,14 @@ impl Engine {
     /// [`EngineGone`].
     pub async fn routes(&self) -> Result<Vec<(PluginName, RouteRow)>, EngineGone> {
         self.look(|state, _| state.routes()).await
+    }
+
+    /// How far the texts of watchers are read that were there at the start; `None` once they all are.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn reading(&self) -> Result<Option<Reading>, EngineGone> {
+        self.look(|state, _| state.reading()).await
     }
 
     /// The watchers whose fires wait because they are paused.

@@ -22,8 +22,8 @@ use axwatch_ats::{
 use axwatch_core::audit::{Hash, Tree, frontier_nodes, node_in_row, node_place};
 use axwatch_core::{
     Answer, Bounds, BudgetLimits, Effect, EnqueueAsk, Enqueued, Event, JobAbove, NextSegment,
-    Policy, Progressed, Refusal, RefusalKind, RequestId, Restoring, RetryLimits, RetryPolicy,
-    SetAside, Snapshot, State, Writes,
+    Policy, Prepared, Progressed, Refusal, RefusalKind, RequestId, Restoring, RetryLimits,
+    RetryPolicy, SetAside, Snapshot, State, Writes,
 };
 use axwatch_failpoints::{Injected, Point, hit, is_armed, pass};
 use axwatch_model::{
@@ -31,7 +31,7 @@ use axwatch_model::{
     JobRow, JobState, LeafNumber, Mono, Now, PluginName, PluginRow, Seq, Stored, StructuralFilter,
 };
 use axwatch_query::{AliasChange, Aliases, Filter};
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -61,11 +61,15 @@ const SEGMENT_CLAIMS: usize = 128;
 /// cause is bounded by the batch.
 const PASS_CLAIMS: usize = 512;
 /// Open jobs read at once at the start.
-const RECOVERY_JOBS: usize = 1_000;
+const RECOVERY_JOBS: usize = 4_000;
 /// Rows of the audit read at once at the start.
 const RECOUNT_ROWS: usize = 256;
+/// So many pages of watchers are prepared at once.
+const PREPARED_AT_ONCE: usize = 2;
+/// So many are ahead of those that the core has: each has no more than it will have there.
+const PREPARED_PAGES_AHEAD: usize = 1_024;
 /// So many such reads are ahead of what the core was told.
-const RECOVERY_PAGES_AHEAD: usize = 64;
+const RECOVERY_PAGES_AHEAD: usize = 16;
 /// Claims on handlers that are heeded in one step of the start: each may have a megabyte.
 const HEEDED_CLAIMS: usize = 64;
 /// Watchers whose texts are read in one step after a start: some milliseconds, in which nothing else is done.
@@ -98,6 +102,9 @@ pub struct EngineConfig {
     /// The plugins whose claims may store handlers, besides people's.
     pub handler_makers: BTreeSet<PluginName>,
 }
+
+/// All watchers, as they are read. Ends with none, or with an error.
+type PreparedWatchers = mpsc::Receiver<Result<Prepared, StoreError>>;
 
 /// Open fires, as they are read.
 type OpenFires = mpsc::Receiver<Result<Vec<JobRow>, StoreError>>;
@@ -141,8 +148,11 @@ pub async fn start(
 ) -> Result<(Engine, JoinHandle<Result<(), EngineStopped>>), StartError> {
     let reader = store.reader();
     let opened = reader.opened().clone();
+    let now = clock.now();
+    // The longest of all reads; they begin at once, beside the others.
+    let watchers = watchers_ahead(reader.clone(), now);
     let fires = open_fires_ahead(reader.clone(), opened.open_jobs_from);
-    let mut state = restore(&*reader, &*clock, &config).await?;
+    let mut state = restore(&*reader, watchers, now, &config).await?;
     let mut effects = recover(&mut state, &*reader, fires, &*clock).await?;
     effects.extend(heed(&mut state, &*reader, &*clock).await?);
     let plugins = reader.plugins().await?;
@@ -239,13 +249,11 @@ fn on_a_thread(writer: Writer) -> Result<JoinHandle<Result<(), EngineStopped>>, 
 
 async fn restore(
     store: &dyn Store,
-    clock: &dyn Clock,
+    mut watchers: PreparedWatchers,
+    now: Now,
     config: &EngineConfig,
 ) -> Result<State, StartError> {
     let opened = store.opened();
-    let now = clock.now();
-    // The longest of all these reads; it begins at once, beside the others.
-    let mut pages = store.watcher_pages();
     if opened.matched_seq > opened.head {
         tracing::error!(
             matched = %opened.matched_seq, head = %opened.head,
@@ -288,9 +296,13 @@ async fn restore(
     };
     let mut restoring = Restoring::new(policy, snapshot, now);
     restoring.expect_watchers(opened.last_watcher);
-    while let Some(page) = pages.try_next().await? {
-        restoring.watchers(page, now);
+    let mut done = false;
+    while let Some(page) = watchers.recv().await {
+        let page = page?;
+        done = page.is_empty();
+        restoring.take(page);
     }
+    assert!(done, "whoever reads watchers says when there are no more");
     let mut state = restoring.finish(now);
     state.had_watchers_upto(opened.last_watcher);
     recount(&mut state, store, opened.counters_upto).await?;
@@ -375,6 +387,29 @@ fn disabled_plugin(row: &Quarantined) -> Option<PluginName> {
     let content: serde_json::Value = serde_json::from_str(&row.content).ok()?;
     let is_disabled = content.get("disabled_at").is_some_and(|at| !at.is_null());
     row.row.parse().ok().filter(|_| is_disabled)
+}
+
+/// Reads all watchers, and does all with them that can be done beside the one thread that puts them in their places.
+fn watchers_ahead(store: Arc<dyn Store>, now: Now) -> PreparedWatchers {
+    let (pages, receiver) = mpsc::channel(PREPARED_PAGES_AHEAD);
+    tokio::spawn(async move {
+        let prepare = |rows| tokio::task::spawn_blocking(move || Prepared::new(rows, now));
+        let prepared = store.watcher_pages().map_ok(prepare).map(|page| async {
+            let prepared = page?.await;
+            Ok(prepared.expect("what prepares watchers does not panic, and nobody aborts it"))
+        });
+        let mut prepared = prepared.buffered(PREPARED_AT_ONCE);
+        while let Some(page) = prepared.next().await {
+            let is_last = page.is_err();
+            // Nobody takes them when the start has failed meanwhile.
+            if pages.send(page).await.is_err() || is_last {
+                return;
+            }
+        }
+        // As above.
+        let _ = pages.send(Ok(Prepared::default())).await;
+    });
+    receiver
 }
 
 /// Reads the fires that are open, while the watchers are restored. Ends with nothing, or with an error.

@@ -557,6 +557,27 @@ pub struct WatcherKey {
     pub local: LocalId,
 }
 
+impl WatcherKey {
+    /// What it is shown as, in parts.
+    #[must_use]
+    pub fn shown_parts(&self) -> [&str; 3] {
+        [self.owner.as_str(), "-", self.local.as_str()]
+    }
+
+    /// The id that people see.
+    #[must_use]
+    pub fn shown(&self) -> Arc<str> {
+        self.shown_parts().concat().into()
+    }
+
+    /// Whether this is the id that people see.
+    #[must_use]
+    pub fn is_shown_as(&self, id: &str) -> bool {
+        let after_owner = id.strip_prefix(self.owner.as_str());
+        after_owner.and_then(|rest| rest.strip_prefix('-')) == Some(self.local.as_str())
+    }
+}
+
 impl fmt::Display for WatcherKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.owner, self.local)
@@ -588,6 +609,19 @@ mod tests {
         assert_eq!(id.as_str(), "AS-ALICEEXA-ISAUTHOR-GITHUBIN-AAAAAAAAAAAA");
         let id = AttestationId::readable("山田", "_", "x", u64::MAX);
         assert_eq!(id.as_str(), "AS-X-999999999999");
+    }
+
+    #[test]
+    fn a_key_knows_the_id_that_people_see() {
+        let key = |owner, local: &str| WatcherKey { owner, local: local.parse().unwrap() };
+        let keys = [key(Owner::User, "b-c"), key(Owner::Plugin("a-b".parse().unwrap()), "c")];
+        for key in keys {
+            assert_eq!(*key.shown(), key.to_string());
+            assert!(key.is_shown_as(&key.shown()));
+            for other in ["", "user", "user-", "a-b-", "a-b-cc", "xuser-b-c", "a_b-c"] {
+                assert!(!key.is_shown_as(other), "{key}: {other}");
+            }
+        }
     }
 
     #[test]

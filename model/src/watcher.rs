@@ -178,8 +178,8 @@ pub struct WatcherRow {
     pub last_generation: u32,
     /// What it waits for.
     pub declared: Declared,
-    /// Who acts.
-    pub handlers: Vec<HandlerRef>,
+    /// Who acts. Shared: thousands of watchers have the same.
+    pub handlers: Arc<[HandlerRef]>,
     /// Parameters for its handlers: a JSON object as text.
     pub params: Option<Arc<str>>,
     /// Fires a second; `None` is no limit. 1 to 100,000.

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use axwatch_ats::{Question, StoreError, aliases_before};
+use axwatch_core::Reading;
 use axwatch_core::loops::chain_ends;
 use axwatch_engine::WatcherView;
 use axwatch_model::{
@@ -21,7 +22,7 @@ use axwatch_model::{
 };
 use axwatch_query::{Aliases, Condition, Filter, explain};
 
-use super::{AnswerError, Answers, Held, reasons};
+use super::{AnswerError, Answers, Held, Server, reasons};
 use crate::output::{counted, cut, quoted};
 use crate::views::{self, FiredJob, HeldBack, Near, Nearest, Present, Reason, Verdict, WhyNot};
 
@@ -55,8 +56,8 @@ impl Answers {
         let hold = self.hold_of(row.number).await?;
         let jobs = self.fired_jobs(&row.key, &revisions, &claim.attestation.id, &passes).await?;
         let jobs = jobs.iter().map(|row| fired_job(row, held)).collect();
-        let is_served = held.ready.is_some();
-        let case = Case { claim: &claim, aliases: &aliases, matched, is_served };
+        let server = held.server();
+        let case = Case { claim: &claim, aliases: &aliases, matched, server };
         let watcher = Watcher { row: &row, revisions: &revisions, passes: &passes, live };
         let mut why_not = case.why_not(&watcher, jobs, hold.as_ref());
         if why_not.verdict == Verdict::RegisteredLater {
@@ -101,11 +102,11 @@ impl Answers {
         id: &str,
         matched: Seq,
         limit: usize,
-        is_served: bool,
+        server: Option<Server>,
     ) -> Result<Nearest, AnswerError> {
         let claim = self.claim(id).await?;
         let aliases = aliases_before(&**self.store(), claim.seq).await?;
-        let case = Case { claim: &claim, aliases: &aliases, matched, is_served };
+        let case = Case { claim: &claim, aliases: &aliases, matched, server };
         let mut passes: HashMap<WatcherNumber, Vec<(PassRow, Option<Seq>)>> = HashMap::new();
         for (pass, place) in self.store().passes().await? {
             passes.entry(pass.watcher).or_default().push((pass, Some(place)));
@@ -465,8 +466,7 @@ pub(super) struct Case<'a> {
     aliases: &'a Aliases,
     /// How far the log has been matched.
     matched: Seq,
-    /// A server runs on the store.
-    is_served: bool,
+    server: Option<Server>,
 }
 
 impl Case<'_> {
@@ -500,8 +500,12 @@ impl Case<'_> {
             return self.behind(watcher, place);
         }
         if claim.seq > *matched {
-            let serve = if self.is_served { "" } else { "; `axwatch serve` goes on with them" };
-            let told = format!("claims have been matched up to seq {matched} so far{serve}");
+            let then = match self.server {
+                Some(Server { reading: Some(reading) }) => until_read(reading),
+                Some(Server { reading: None }) => String::new(),
+                None => "; `axwatch serve` goes on with them".to_owned(),
+            };
+            let told = format!("claims have been matched up to seq {matched} so far{then}");
             return (Verdict::NotYetMatched, told);
         }
         let lineage = &claim.lineage;
@@ -535,7 +539,7 @@ impl Case<'_> {
             );
             return (Verdict::Backpressured, told);
         }
-        let serve = if self.is_served { "" } else { "; `axwatch serve` goes on with it" };
+        let serve = if self.server.is_some() { "" } else { "; `axwatch serve` goes on with it" };
         let told = format!("it catches up: it has come to seq {place}, {left} away{serve}");
         (Verdict::CatchingUp, told)
     }
@@ -610,7 +614,7 @@ impl Case<'_> {
         told.extend(beyond.map(reason));
         let replays = watcher.passes.iter();
         told.extend(replays.filter_map(|(pass, at)| reasons::of_replay(pass, *at, self.claim.seq)));
-        if jobs.iter().any(|job| job.state.is_open()) && !self.is_served {
+        if jobs.iter().any(|job| job.state.is_open()) && self.server.is_none() {
             told.push(reasons::no_server());
             told.extend(hold.map(|hold| reasons::of_hold(&watcher.row.key, hold)));
         }
@@ -823,6 +827,14 @@ impl Found {
     }
 }
 
+/// What a server has to do after a start before anything is matched.
+fn until_read(Reading { done, of }: Reading) -> String {
+    format!(
+        "; the server has just started and has read the texts of {done} of {}: nothing is matched until it has read them all",
+        counted(of as u64, "watcher")
+    )
+}
+
 /// Some names, and how many more there are.
 fn named(names: &BTreeSet<String>, count: u64) -> String {
     let told: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -875,6 +887,12 @@ mod tests {
         // Changed before matching came to its first claim: the change alone was ever asked.
         let revisions = [revision(1, 3, 3, None), revision(2, 3, 3, None)];
         assert_eq!(standing(&revisions, Seq(4)), Standing::InForce(&revisions[1]));
+    }
+
+    #[test]
+    fn a_server_that_has_just_started_says_what_matching_waits_for() {
+        let told = until_read(Reading { done: 5_000, of: 1_000_000 });
+        assert!(told.contains("the texts of 5000 of 1000000 watchers"), "{told}");
     }
 
     #[test]

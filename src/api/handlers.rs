@@ -382,7 +382,7 @@ impl Api {
     async fn runners(&self) -> Result<Runners, ApiError> {
         let mut runners = Runners::default();
         for watcher in self.engine.watchers(false).await? {
-            for handler in &watcher.row.handlers {
+            for handler in &*watcher.row.handlers {
                 let (name, plugin) = (watcher.row.key.to_string(), handler.plugin.clone());
                 let named = runners.watchers.entry(handler.bare().to_owned()).or_default();
                 named.push(Runner { name, plugin });

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::error::ApiError;
 use super::request::query;
 use super::{Api, Shared};
+use crate::answers::Server;
 use crate::views::{self, NEAREST_DEFAULT, NEAREST_MAX, Nearest, WhyNot};
 
 /// About which watcher; without one, how many are told.
@@ -62,6 +63,7 @@ impl Api {
 
     async fn nearest(&self, id: &str, limit: usize) -> Result<Nearest, ApiError> {
         let matched = self.engine.heads().borrow().matched;
-        Ok(self.answers.nearest(id, matched, limit, true).await?)
+        let server = Server { reading: self.engine.reading().await? };
+        Ok(self.answers.nearest(id, matched, limit, Some(server)).await?)
     }
 }

@@ -37,6 +37,17 @@ pub struct Matching {
     pub matches_per_claim: Option<f64>,
     /// The watchers that cost most, the dearest first.
     pub dearest: Vec<DearWatcher>,
+    /// Since a start, how many of the watchers are read of which all of this is to be told; null once it is all.
+    pub reading: Option<Reading>,
+}
+
+/// After a start, until the last text is read: claims wait to be matched meanwhile.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Reading {
+    /// Watchers that are read.
+    pub done: usize,
+    /// Of so many.
+    pub of: usize,
 }
 
 /// Watchers that are found in the same way.
@@ -66,7 +77,7 @@ pub struct DearWatcher {
 impl Matching {
     /// As it is shown.
     pub fn of(view: MatchingView) -> Matching {
-        let MatchingView { index, totals, dearest } = view;
+        let MatchingView { index, totals, dearest, reading } = view;
         let per_claim = |count: u64| {
             (totals.claims > 0).then(|| (count as f64 / totals.claims as f64 * 1e3).round() / 1e3)
         };
@@ -99,6 +110,7 @@ impl Matching {
                     asked_always: dear.is_asked_always,
                 })
                 .collect(),
+            reading: reading.map(|reading| Reading { done: reading.done, of: reading.of }),
         }
     }
 }

@@ -24,7 +24,6 @@ use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqlitePoolOptions, SqliteRow};
 use sqlx::{Row, Sqlite};
 use tokio::sync::Mutex;
-use tokio::sync::mpsc::Receiver;
 
 use super::bulk;
 use super::connect::read_options;
@@ -395,7 +394,7 @@ macro_rules! open_fires_after {
     };
 }
 
-const OPEN_FIRES: &str =
+pub(super) const OPEN_FIRES: &str =
     select_jobs_with!("NULL, result", open_fires_after!(), "ORDER BY number LIMIT ?2");
 
 /// No fire below the mark is open, so the first half begins there; the other half is an index.
@@ -566,11 +565,11 @@ fn pool(path: &Path, schema: i64) -> SqlitePool {
         .connect_lazy_with(read_options(path))
 }
 
-fn signed(number: u64) -> i64 {
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn bounded(limit: usize) -> i64 {
+pub(super) fn bounded(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
@@ -901,10 +900,10 @@ impl Store for SqliteReader {
 
     fn watcher_pages(&self) -> WatcherPages<'_> {
         let Some(path) = &self.bulk else { return watcher_pages_after(self, WatcherNumber(0)) };
-        let ahead = (Some(bulk::read(path)), WatcherNumber(0));
-        let next = move |(ahead, after): (Option<Receiver<Vec<WatcherRow>>>, WatcherNumber)| async move {
+        let ahead = bulk::Ahead::read(path, self.opened.last_watcher);
+        let next = move |(ahead, after): (Option<bulk::Ahead>, WatcherNumber)| async move {
             if let Some(mut ahead) = ahead
-                && let Some(page) = ahead.recv().await
+                && let Some(page) = ahead.next().await
             {
                 let last = last_of(&page).unwrap_or(after);
                 return Ok(Some((page, (Some(ahead), last))));
@@ -913,7 +912,7 @@ impl Store for SqliteReader {
             let page = self.watchers_after(after, bulk::PAGE_ROWS).await?;
             Ok(last_of(&page).map(|last| (page, (None, last))))
         };
-        stream::try_unfold(ahead, next).boxed()
+        stream::try_unfold((Some(ahead), WatcherNumber(0)), next).boxed()
     }
 
     fn watchers_after(
@@ -1088,7 +1087,15 @@ impl Store for SqliteReader {
 
     fn open_fires(&self, after: JobNumber, limit: usize) -> StoreFuture<'_, Vec<JobRow>> {
         let bind = move |values: &mut Values| values.add(signed(after.0));
-        self.fetch_up_to("read open jobs", OPEN_FIRES, limit, bind, read_job).boxed()
+        async move {
+            if let Some(path) = &self.bulk
+                && let Some(jobs) = bulk::open_fires(path, after, limit).await
+            {
+                return Ok(jobs);
+            }
+            self.fetch_up_to("read open jobs", OPEN_FIRES, limit, bind, read_job).await
+        }
+        .boxed()
     }
 
     fn open_asked(&self, after: JobNumber, limit: usize) -> StoreFuture<'_, Vec<OpenAsked>> {

@@ -784,47 +784,64 @@ impl AskedText {
 }
 
 pub(super) fn read_job(row: &SqliteRow) -> Result<JobRow, StoreError> {
-    decode(&JOBS, row, |number, text| {
-        let text: JobText = serde_json::from_str(text).map_err(shown)?;
-        let time = |ms: Option<i64>| ms.map(Timestamp::from_ms).transpose().map_err(shown);
-        let bytes = |column: usize| {
-            row.try_get::<Option<&[u8]>, _>(column).map(|bytes| bytes.map(Arc::from)).map_err(shown)
-        };
-        Ok(JobRow {
-            number: JobNumber(number),
-            id: text.id,
-            origin: JobOrigin::from_code(text.origin)
-                .ok_or_else(|| format!("{} is no origin", text.origin))?,
-            watcher: text.watcher,
-            revision: text.revision,
-            generation: text.generation,
-            seq: text.seq,
-            handler: text.handler,
-            plugin: text.plugin,
-            payload: bytes(2)?,
-            state: JobState::from_code(text.state)
-                .ok_or_else(|| format!("{} is no state", text.state))?,
-            attempts: text.attempts,
-            counted: text.counted,
-            uncounted: text.uncounted,
-            created_at: Timestamp::from_ms(text.created_at).map_err(shown)?,
-            first_counted_at: time(text.first_counted_at)?,
-            started_at: time(text.started_at)?,
-            completed_at: time(text.completed_at)?,
-            due_at: time(text.due_at)?,
-            delay_ms: text.delay_ms,
-            error: text.error,
-            result: bytes(3)?,
-            progress: text.progress_done.zip(text.progress_total),
-            cost: row.try_get(4).map_err(shown)?,
-            entries: text.entries,
-            entries_bytes: text.entries_bytes,
-            leaves: text.leaves,
-            asked: match text.asked {
-                Some(asked) => Some(Box::new(asked.decode(row.try_get(5).map_err(shown)?)?)),
-                None => None,
-            },
-        })
+    decode(&JOBS, row, |number, text| job_of(number, text, row))
+}
+
+/// What a job has besides its text, however its row was read.
+pub(super) trait JobColumns {
+    fn bytes(&self, column: usize) -> Result<Option<&[u8]>, String>;
+    fn real(&self, column: usize) -> Result<Option<f64>, String>;
+}
+
+impl JobColumns for SqliteRow {
+    fn bytes(&self, column: usize) -> Result<Option<&[u8]>, String> {
+        self.try_get(column).map_err(shown)
+    }
+
+    fn real(&self, column: usize) -> Result<Option<f64>, String> {
+        self.try_get(column).map_err(shown)
+    }
+}
+
+/// The job of a row of [`select_jobs`].
+pub(super) fn job_of(number: u64, text: &str, row: &impl JobColumns) -> Result<JobRow, String> {
+    let text: JobText = serde_json::from_str(text).map_err(shown)?;
+    let time = |ms: Option<i64>| ms.map(Timestamp::from_ms).transpose().map_err(shown);
+    let bytes = |column: usize| row.bytes(column).map(|bytes| bytes.map(Arc::from));
+    Ok(JobRow {
+        number: JobNumber(number),
+        id: text.id,
+        origin: JobOrigin::from_code(text.origin)
+            .ok_or_else(|| format!("{} is no origin", text.origin))?,
+        watcher: text.watcher,
+        revision: text.revision,
+        generation: text.generation,
+        seq: text.seq,
+        handler: text.handler,
+        plugin: text.plugin,
+        payload: bytes(2)?,
+        state: JobState::from_code(text.state)
+            .ok_or_else(|| format!("{} is no state", text.state))?,
+        attempts: text.attempts,
+        counted: text.counted,
+        uncounted: text.uncounted,
+        created_at: Timestamp::from_ms(text.created_at).map_err(shown)?,
+        first_counted_at: time(text.first_counted_at)?,
+        started_at: time(text.started_at)?,
+        completed_at: time(text.completed_at)?,
+        due_at: time(text.due_at)?,
+        delay_ms: text.delay_ms,
+        error: text.error,
+        result: bytes(3)?,
+        progress: text.progress_done.zip(text.progress_total),
+        cost: row.real(4)?,
+        entries: text.entries,
+        entries_bytes: text.entries_bytes,
+        leaves: text.leaves,
+        asked: match text.asked {
+            Some(asked) => Some(Box::new(asked.decode(row.real(5)?)?)),
+            None => None,
+        },
     })
 }
 
@@ -931,11 +948,14 @@ macro_rules! select_watchers {
 pub(super) const SELECT_WATCHERS: &str =
     select_watchers!("WHERE number > ? ORDER BY number LIMIT ?");
 
+pub(super) const SELECT_WATCHERS_BETWEEN: &str =
+    select_watchers!("WHERE number BETWEEN ? AND ? ORDER BY number");
+
 pub(super) fn read_watcher(row: &SqliteRow) -> Result<WatcherRow, StoreError> {
     let columns = Columns { table: &WATCHERS, row };
     let (owner, local): (&str, &str) = (columns.get(1)?, columns.get(2)?);
     let (declared, handlers): (&str, &str) = (columns.get(5)?, columns.get(6)?);
-    let handlers: Vec<HandlerRef> = columns.check(serde_json::from_str(handlers))?;
+    let handlers: Arc<[HandlerRef]> = columns.check(serde_json::from_str(handlers))?;
     Ok(WatcherRow {
         number: WatcherNumber(columns.number(0)?),
         key: WatcherKey {

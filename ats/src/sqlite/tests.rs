@@ -809,6 +809,53 @@ async fn a_row_of_any_table_that_does_not_decode_stops_nothing() {
     }
 }
 
+/// Many watchers, of which the numbers have small gaps and a large one, and as many jobs.
+const MANY_ROWS: &str = "WITH RECURSIVE n(n) AS (SELECT 3 UNION ALL SELECT n + 1 FROM n WHERE n < 9000) \
+    INSERT INTO watchers SELECT iif(n > 8000, n * 1000, n * 3), iif(n % 7, 'user', 'plug'), 'w' || n, \
+        1, 0, '{\"ax\":\"X ' || n || '\"}', iif(n % 5, '[]', '[{\"declared\":\"h' || (n % 3) || '\",\"plugin\":null}]'), \
+        NULL, iif(n % 11, NULL, n), NULL, 'live', NULL, 4, 1, 2, 0, NULL, NULL FROM n; \
+    WITH RECURSIVE n(n) AS (SELECT 4 UNION ALL SELECT n + 1 FROM n WHERE n < 3000) \
+    INSERT INTO jobs (number, id, origin, watcher, revision, generation, seq, handler, plugin, state, attempts, \
+        counted, uncounted, created_at, delay_ms, error, cost, leaves) \
+    SELECT n, randomblob(16), 0, n, 1, 0, n, 'h' || n, iif(n % 3, 'p', NULL), iif(n % 2, 0, 1), n % 4, \
+        0, 0, 5, 0, iif(n % 5, NULL, 'failed'), iif(n % 9, NULL, 0.5), '[' || n || ']' FROM n;";
+
+#[tokio::test]
+async fn what_is_read_ahead_of_a_start_is_what_is_read_otherwise() {
+    let asleep = "UPDATE watchers SET state = 'asleep' WHERE number IN (4500, 8100, 8103, 8995000)";
+    let cases = [
+        ("", 0),
+        ("UPDATE watchers SET state = 'asleep' WHERE number = 15", 1),
+        (asleep, 4),
+        ("DELETE FROM watchers WHERE number BETWEEN 2001 AND 4000", 0),
+        ("UPDATE jobs SET leaves = '[' WHERE number IN (1, 1500)", 2),
+        ("UPDATE jobs SET cost = x'00' WHERE number = 2999; DELETE FROM watchers", 1),
+    ];
+    for (spoil, expected) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("axwatch.db");
+        furnished(&path).await;
+        changed(&path, MANY_ROWS).await;
+        changed(&path, spoil).await;
+        let mut writer = SqliteStore::open_writer(&path).await.unwrap();
+        let ahead = writer.reader();
+        let elsewhere = SqliteStore::open_reader(&path).await.unwrap();
+        let pages: Vec<Vec<_>> = ahead.watcher_pages().try_collect().await.unwrap();
+        assert_eq!(pages.concat(), elsewhere.watchers().await.unwrap(), "{spoil}");
+        let mut after = JobNumber(0);
+        loop {
+            let (one, other) = (ahead.open_fires(after, 700), elsewhere.open_fires(after, 700));
+            let (one, other) = (one.await.unwrap(), other.await.unwrap());
+            assert_eq!(one, other, "{spoil}");
+            let Some(last) = one.last() else { break };
+            after = last.number;
+        }
+        let spoilt = writer.quarantined(at(9)).await.unwrap().len();
+        assert_eq!(spoilt, expected, "{spoil}");
+        writer.close().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_page_is_full_though_rows_on_its_way_do_not_decode() {
     let folder = tempfile::tempdir().unwrap();

@@ -12,12 +12,9 @@
 //! Not here: what a watcher is (`crate::registry`), what is believed of an announcement (`crate::plugins`).
 
 use std::collections::VecDeque;
-use std::ops::Bound;
 use std::vec;
 
-use axwatch_model::{
-    Announced, Now, Owner, PluginName, RefusedRow, WatcherKey, WatcherNumber, WatcherState,
-};
+use axwatch_model::{Announced, Now, Owner, PluginName, RefusedRow, WatcherNumber, WatcherState};
 use hashbrown::HashSet;
 
 use crate::event::{
@@ -25,7 +22,7 @@ use crate::event::{
 };
 use crate::plugins::{Doubted, NO_LONGER_DECLARED};
 use crate::redaction::Redaction;
-use crate::registry::{Looking, Telling, first_key_of};
+use crate::registry::{Looking, Telling};
 use crate::state::State;
 
 /// So many looks cost about what one watcher does that is new, changed, refused or retired.
@@ -45,7 +42,7 @@ pub(crate) struct Announcing {
     pub are_first: Vec<bool>,
     pub named: HashSet<String>,
     /// The last of the plugin's watchers that was looked at.
-    pub looked_at: Option<WatcherKey>,
+    pub looked_at: Option<WatcherNumber>,
     /// Watchers that are to be retired.
     pub leaving: VecDeque<WatcherNumber>,
     pub schedules: Vec<ScheduleDeclaration>,
@@ -203,23 +200,21 @@ impl State {
     /// Looks for watchers of the plugin that the announcement does not name.
     fn look_besides(&self, announcing: &mut Announcing, slice: &mut Slice) -> bool {
         let owner = Owner::Plugin(announcing.plugin.clone());
-        let from = match announcing.looked_at.clone() {
-            Some(key) => Bound::Excluded(key),
-            None => Bound::Included(first_key_of(&owner)),
-        };
-        let mut looked_at: Option<&WatcherKey> = None;
-        let of_it = self.by_key.range((from, Bound::Unbounded));
-        for (key, number) in of_it.take_while(|(key, _)| key.owner == owner) {
+        let numbers = self.rows_of.get(&owner).map_or(&[][..], |rows| &rows.numbers);
+        let looked_at = announcing.looked_at;
+        let next = numbers.partition_point(|number| looked_at.is_some_and(|at| *number <= at));
+        for number in &numbers[next..] {
             if !slice.looks(1) {
-                announcing.looked_at = looked_at.cloned().or_else(|| announcing.looked_at.take());
                 return false;
             }
-            looked_at = Some(key);
-            let state = self.watchers[number].row.state;
-            if state == WatcherState::Retired || announcing.named.contains(key.local.as_str()) {
+            announcing.looked_at = Some(*number);
+            let row = &self.watchers[number].row;
+            if row.state == WatcherState::Retired
+                || announcing.named.contains(row.key.local.as_str())
+            {
                 continue;
             }
-            match state {
+            match row.state {
                 // One that never stood is not missed, whatever is believed.
                 WatcherState::Refused => announcing.leaving.push_back(*number),
                 _ => announcing.lacking.watchers.push(*number),

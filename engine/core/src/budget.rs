@@ -1027,7 +1027,7 @@ impl State {
         let lane = self.lanes.get_mut(&lane_id).expect("only known lanes are held");
         let key = lane.key.clone();
         let watcher = key.watcher.and_then(|watcher| self.watchers.get(&watcher));
-        let watcher = watcher.map(|watcher| watcher.shown.clone());
+        let watcher = watcher.map(|watcher| watcher.shown());
         let leaf = self.record(&Record::BudgetHeld(BudgetHeldRecord {
             asker: key.asker.as_ref().map(Asker::as_str),
             at: since.wall,
@@ -1086,7 +1086,7 @@ impl State {
         let (since, hold, key) = (held.since, held.hold.clone(), lane.key.clone());
         let held_ms = now.mono.since(since).as_millis();
         let watcher = key.watcher.and_then(|watcher| self.watchers.get(&watcher));
-        let watcher = watcher.map(|watcher| watcher.shown.clone());
+        let watcher = watcher.map(|watcher| watcher.shown());
         let leaf = self.record(&Record::BudgetHeld(BudgetHeldRecord {
             asker: key.asker.as_ref().map(Asker::as_str),
             at: now.wall,

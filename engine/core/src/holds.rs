@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use axwatch_model::{HoldRow, JobRow, JobState, Now, Seq, WatcherNumber, WatcherState};
+use axwatch_model::{HoldRow, JobRow, JobState, Mono, Now, Seq, WatcherNumber, WatcherState};
 
 use crate::event::{Refusal, RefusalKind};
 use crate::passes::Position;
@@ -20,6 +20,32 @@ const LOOKED_AT_EVERY: Duration = Duration::from_secs(30);
 /// How the error of a job begins that was let go.
 const LET_GO: &str = "let go: ";
 
+/// What is known of a watcher whose fires are held, or were.
+#[derive(Debug, Default)]
+pub(crate) struct Holding {
+    /// Since when they are.
+    pub since: Option<Mono>,
+    /// How long they were before.
+    pub before: Duration,
+    /// The hold that lasts.
+    pub hold: Option<HoldRow>,
+    /// How many there have been.
+    pub count: u32,
+    /// When it is looked at next whether a mute is over.
+    pub looked_at: Option<Mono>,
+    /// Former holds whose jobs are let go.
+    pub let_go: Vec<HoldRow>,
+}
+
+impl Holding {
+    /// The fires go on.
+    pub fn no_longer(&mut self, now: Mono) {
+        if let Some(since) = self.since.take() {
+            self.before += now.since(since);
+        }
+    }
+}
+
 impl State {
     /// Takes the holds of an earlier life from the store: those that last, those whose jobs are let go, and
     /// the last of each watcher.
@@ -27,12 +53,15 @@ impl State {
         for hold in holds {
             let number = hold.watcher;
             let Some(watcher) = self.watchers.get_mut(&number) else { continue };
-            watcher.holds = watcher.holds.max(hold.number);
+            let held = watcher.held.get_or_insert_default();
+            held.count = held.count.max(hold.number);
             if hold.ended_at.is_some() {
-                let is_of_now = hold.generation == watcher.row.generation;
-                watcher.let_go.extend(Some(hold).filter(|hold| hold.drops && is_of_now));
+                if hold.drops && hold.generation == watcher.row.generation {
+                    held.let_go.push(hold);
+                    self.letting_go.insert(number);
+                }
             } else {
-                watcher.hold = Some(hold);
+                held.hold = Some(hold);
                 self.set_mute_timer(number, now);
             }
         }
@@ -51,8 +80,8 @@ impl State {
                 self.record_watcher(number, "watcher_paused", None, None, now);
                 Ok(())
             }
-            WatcherState::Muted if watcher.hold.is_some() => {
-                let shown = &watcher.shown;
+            WatcherState::Muted if watcher.hold().is_some() => {
+                let shown = watcher.shown();
                 Err(conflict(format!(
                     "watcher {shown} is muted; `axwatch watch unmute {shown}` first"
                 )))
@@ -74,14 +103,14 @@ impl State {
             let reason = format!("until {until}: that is over; it is {} now", now.wall);
             return Err(Refusal::new(RefusalKind::Invalid, reason));
         }
-        let shown = watcher.shown.clone();
+        let shown = watcher.shown();
         match watcher.row.state {
             WatcherState::Live | WatcherState::WaitingForHandler => {
                 self.hold(number, WatcherState::Muted, drop, Some(until), now);
                 self.record_hold(number, "watcher_muted", now);
                 Ok(())
             }
-            WatcherState::Muted if watcher.hold.is_some() => {
+            WatcherState::Muted if watcher.hold().is_some() => {
                 self.hold_otherwise(number, drop, Some(until), now)
             }
             WatcherState::Paused => Err(conflict(format!(
@@ -109,10 +138,11 @@ impl State {
         let after = began.map(|began| began.plus(Duration::from_millis(1)));
         let at = after.map_or(now.wall, |after| after.max(now.wall));
         let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
-        watcher.holds += 1;
+        let held = watcher.held.get_or_insert_default();
+        held.count += 1;
         let hold = HoldRow {
             watcher: number,
-            number: watcher.holds,
+            number: held.count,
             generation: watcher.row.generation,
             kind,
             drops,
@@ -125,10 +155,10 @@ impl State {
             to_job: None,
         };
         self.unwritten.holds.insert((number, hold.number), hold.clone());
-        watcher.hold = Some(hold);
+        held.hold = Some(hold);
+        held.since = Some(now.mono);
         watcher.row.state = kind;
         watcher.row.updated_at = now.wall;
-        watcher.held_since = Some(now.mono);
         self.unwritten.watchers.insert(number);
         self.set_mute_timer(number, now);
     }
@@ -142,7 +172,8 @@ impl State {
         now: Now,
     ) -> Result<(), Refusal> {
         let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
-        let Some(hold) = &mut watcher.hold else { return Ok(()) };
+        let held = watcher.held.as_mut();
+        let Some(hold) = held.and_then(|held| held.hold.as_mut()) else { return Ok(()) };
         if hold.drops != drops {
             // What has waited so far, and what is let go from here on, are two holds.
             let (kind, until) = (hold.kind, until.or(hold.until));
@@ -161,18 +192,18 @@ impl State {
     }
 
     fn record_hold(&mut self, number: WatcherNumber, kind: &'static str, now: Now) {
-        let hold = self.watchers[&number].hold.as_ref();
+        let hold = self.watchers[&number].hold();
         let (drop, until) = (hold.map(|hold| hold.drops), hold.and_then(|hold| hold.until));
         let seq = self.position_of(number);
         self.record_position(number, kind, Position { drop, until, ..Position::at(seq) }, now);
     }
 
     fn set_mute_timer(&mut self, number: WatcherNumber, now: Now) {
-        let hold = self.watchers[&number].hold.as_ref();
+        let hold = self.watchers[&number].hold();
         if let Some(until) = hold.and_then(|hold| hold.until) {
             let due = now.mono.plus(until.since(now.wall).min(LOOKED_AT_EVERY));
             let watcher = self.watchers.get_mut(&number).expect("looked up above");
-            let former = watcher.mute_looked_at.replace(due);
+            let former = watcher.held.get_or_insert_default().looked_at.replace(due);
             former.map(|former| self.timers.remove(&(former, Timer::Mute(number))));
             self.timers.insert((due, Timer::Mute(number)));
         }
@@ -181,7 +212,7 @@ impl State {
     /// The moment may have come at which a mute ends.
     pub(crate) fn look_at_mute(&mut self, number: WatcherNumber, now: Now) {
         let Some(watcher) = self.watchers.get(&number) else { return };
-        let Some(until) = watcher.hold.as_ref().and_then(|hold| hold.until) else { return };
+        let Some(until) = watcher.hold().and_then(|hold| hold.until) else { return };
         if until <= now.wall {
             self.release_hold(number, false, now);
         } else {
@@ -198,15 +229,17 @@ impl State {
         now: Now,
     ) -> Result<(), Refusal> {
         let watcher = &self.watchers[&number];
-        if watcher.row.state == kind && watcher.hold.is_some() {
+        if watcher.row.state == kind && watcher.hold().is_some() {
             self.release_hold(number, drop, now);
             return Ok(());
         }
-        let shown = &watcher.shown;
+        let shown = watcher.shown();
         match (watcher.row.state, kind) {
-            (WatcherState::Muted, WatcherState::Paused) if watcher.hold.is_some() => Err(conflict(
-                format!("watcher {shown} is muted, not paused: `axwatch watch unmute {shown}`"),
-            )),
+            (WatcherState::Muted, WatcherState::Paused) if watcher.hold().is_some() => {
+                Err(conflict(format!(
+                    "watcher {shown} is muted, not paused: `axwatch watch unmute {shown}`"
+                )))
+            }
             (WatcherState::Paused, WatcherState::Muted) => Err(conflict(format!(
                 "watcher {shown} is paused, not muted: `axwatch watch resume {shown}`"
             ))),
@@ -216,7 +249,7 @@ impl State {
     }
 
     fn release_hold(&mut self, number: WatcherNumber, drop: bool, now: Now) {
-        let Some(kind) = self.watchers[&number].hold.as_ref().map(|hold| hold.kind) else { return };
+        let Some(kind) = self.watchers[&number].hold().map(|hold| hold.kind) else { return };
         self.end_hold(number, drop, now);
         let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
         watcher.row.state = state_of(&watcher.row);
@@ -240,10 +273,9 @@ impl State {
         let (position, to_job) = (self.position_of(number), self.last_job);
         let began = self.passes.began_at((number, self.watchers[&number].row.generation));
         let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
-        if let Some(since) = watcher.held_since.take() {
-            watcher.held += now.mono.since(since);
-        }
-        let Some(mut hold) = watcher.hold.take() else { return };
+        let Some(held) = &mut watcher.held else { return };
+        held.no_longer(now.mono);
+        let Some(mut hold) = held.hold.take() else { return };
         // One that fell behind meanwhile has yet to come to the rest of what was held; one that was
         // behind before has the claims after its position still before it.
         let fell_behind = began.is_some_and(|began| began >= hold.at);
@@ -252,7 +284,7 @@ impl State {
         (hold.ended_at, hold.to_seq, hold.to_job) = (Some(now.wall), Some(to_seq), Some(to_job));
         self.unwritten.holds.insert((number, hold.number), hold.clone());
         if hold.drops {
-            watcher.let_go.push(hold);
+            held.let_go.push(hold);
             self.let_go_waiting(number, now);
         }
     }
@@ -261,7 +293,7 @@ impl State {
     /// then is over.
     pub(crate) fn end_holds(&mut self, number: WatcherNumber, now: Now) {
         self.end_hold(number, false, now);
-        self.watchers.get_mut(&number).expect("listed by the caller").let_go = Vec::new();
+        self.clear_let_go(number);
     }
 
     /// Forgets former holds once nothing of theirs can be left: no job of the watcher waits in the table, and
@@ -271,11 +303,18 @@ impl State {
             let lane = &self.lanes[lane];
             lane.spill.is_some() || lane.loading.is_some()
         };
-        if !self.watchers[&number].let_go.is_empty()
+        if !self.watchers[&number].let_go().is_empty()
             && !self.is_catching_up(number)
             && !self.lanes_of_watcher(number).iter().any(waits)
         {
-            self.watchers.get_mut(&number).expect("looked up above").let_go = Vec::new();
+            self.clear_let_go(number);
+        }
+    }
+
+    fn clear_let_go(&mut self, number: WatcherNumber) {
+        let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
+        if let Some(held) = &mut watcher.held {
+            held.let_go = Vec::new();
         }
     }
 
@@ -290,12 +329,12 @@ impl State {
         if generation != watcher.row.generation {
             return None;
         }
-        let present = watcher.hold.as_ref().filter(|hold| hold.drops);
-        if watcher.let_go.is_empty() {
+        let present = watcher.hold().filter(|hold| hold.drops);
+        if watcher.let_go().is_empty() {
             return present.map(reason_of);
         }
         let former = watcher
-            .let_go
+            .let_go()
             .iter()
             .find(|hold| hold.from_seq < seq && hold.to_seq.is_some_and(|to_seq| seq <= to_seq));
         present.or(former).map(reason_of)
@@ -309,7 +348,7 @@ impl State {
         if row.attempts > 0 || is_wanted || row.generation != watcher.row.generation {
             return None;
         }
-        let hold = watcher.let_go.iter().find(|hold| {
+        let hold = watcher.let_go().iter().find(|hold| {
             hold.from_job < row.number && hold.to_job.is_some_and(|to_job| row.number <= to_job)
         });
         hold.map(reason_of)

@@ -562,7 +562,7 @@ impl State {
             seq: row.seq,
             payload: self.unwritten.payloads.get(&number).cloned(),
             params: watcher.and_then(|watcher| watcher.row.params.clone()),
-            watcher: watcher.map_or_else(|| "".into(), |watcher| watcher.shown.clone()),
+            watcher: watcher.map_or_else(|| "".into(), |watcher| watcher.shown()),
             watcher_number: row.watcher,
             revision: row.revision,
             handler_version,

@@ -79,9 +79,16 @@ pub(crate) enum Waiter {
 /// The limit of a watcher, and those that wait for it.
 #[derive(Default)]
 pub(crate) struct Limit {
-    limiter: Option<Limiter>,
     /// When the last attempt of the watcher left, or will.
     last_left: Mono,
+    /// Of one that ever had a limit in this life of the engine: most have none.
+    line: Option<Box<Line>>,
+}
+
+/// A limit, if it lasts, and who waits for it.
+#[derive(Default)]
+struct Line {
+    limiter: Option<Limiter>,
     /// Those that were refused, first come first.
     waiting: VecDeque<Waiter>,
     /// Those that were called and have not asked yet, and whether they were passed over since.
@@ -95,22 +102,53 @@ impl Limit {
     pub fn set(&mut self, per_second: Option<u32>, now: Mono) {
         let closed_from = now.max(self.last_left);
         let new = per_second.and_then(NonZeroU32::new).map(|n| Limiter::new(n, closed_from));
-        let former = self.limiter.take();
-        self.limiter = new.map(|limiter| limiter.after(former));
+        if new.is_some() || self.line.is_some() {
+            let line = self.line.get_or_insert_default();
+            let former = line.limiter.take();
+            line.limiter = new.map(|limiter| limiter.after(former));
+        }
     }
 
     /// When the limit lets the next attempt go.
     pub fn opens_at(&self) -> Option<Mono> {
-        self.limiter.as_ref().map(Limiter::earliest)
+        self.line.as_ref()?.limiter.as_ref().map(Limiter::earliest)
     }
 
     /// Whether this one stands in the queue.
     pub fn holds(&self, waiter: &Waiter) -> bool {
-        self.waiting.contains(waiter)
+        self.line.as_ref().is_some_and(|line| line.waiting.contains(waiter))
     }
 
     /// Whether it may start an attempt. If not, it has a place in the queue: the first when it had been
     /// called.
+    fn ask(&mut self, waiter: Waiter, now: Mono, lead: Duration) -> bool {
+        self.line.as_mut().is_none_or(|line| line.ask(waiter, now, lead))
+    }
+
+    /// An attempt of the watcher is on the disk; says when it may leave.
+    fn leave(&mut self, committed: Mono) -> Mono {
+        let limiter = self.line.as_mut().and_then(|line| line.limiter.as_mut());
+        let left = limiter.map_or(committed, |limiter| limiter.charge(committed));
+        self.last_left = self.last_left.max(left);
+        left
+    }
+
+    /// Who had been called and has not asked is passed over.
+    fn pass_over(&mut self) {
+        let called = self.line.iter_mut().flat_map(|line| line.called.values_mut());
+        called.for_each(|passed_over| *passed_over = true);
+    }
+
+    /// Takes one that is gone out of the queue.
+    pub fn forget(&mut self, waiter: &Waiter) {
+        if let Some(line) = &mut self.line {
+            line.called.remove(waiter);
+            line.waiting.retain(|other| other != waiter);
+        }
+    }
+}
+
+impl Line {
     fn ask(&mut self, waiter: Waiter, now: Mono, lead: Duration) -> bool {
         let Some(limiter) = &mut self.limiter else { return true };
         let called = self.called.remove(&waiter);
@@ -128,24 +166,6 @@ impl Limit {
             self.waiting.push_back(waiter);
         }
         granted
-    }
-
-    /// An attempt of the watcher is on the disk; says when it may leave.
-    fn leave(&mut self, committed: Mono) -> Mono {
-        let left = self.limiter.as_mut().map_or(committed, |limiter| limiter.charge(committed));
-        self.last_left = self.last_left.max(left);
-        left
-    }
-
-    /// Who had been called and has not asked is passed over.
-    fn pass_over(&mut self) {
-        self.called.values_mut().for_each(|passed_over| *passed_over = true);
-    }
-
-    /// Takes one that is gone out of the queue.
-    pub fn forget(&mut self, waiter: &Waiter) {
-        self.called.remove(waiter);
-        self.waiting.retain(|other| other != waiter);
     }
 }
 
@@ -182,17 +202,16 @@ impl State {
     fn arrange_call(&mut self, watcher: WatcherNumber, now: Mono) {
         let lead = self.pace.lead();
         let Some(known) = self.watchers.get_mut(&watcher) else { return };
-        let limit = &mut known.limit;
-        if limit.waiting.is_empty() {
+        let Some(line) = known.limit.line.as_mut().filter(|line| !line.waiting.is_empty()) else {
             return;
-        }
-        let opens = limit.limiter.as_ref().map_or(Mono(0), Limiter::earliest);
+        };
+        let opens = line.limiter.as_ref().map_or(Mono(0), Limiter::earliest);
         if opens <= now.plus(lead) {
             self.limits_to_call.insert(watcher);
             return;
         }
         let at = now.plus(opens.since(now).saturating_sub(lead));
-        if let Some(before) = limit.timer.replace(at) {
+        if let Some(before) = line.timer.replace(at) {
             self.timers.remove(&(before, Timer::Limit(watcher)));
         }
         self.timers.insert((at, Timer::Limit(watcher)));
@@ -201,7 +220,9 @@ impl State {
     /// It is time to call the first of a watcher's queue.
     pub(crate) fn limit_is_due(&mut self, watcher: WatcherNumber) {
         if let Some(known) = self.watchers.get_mut(&watcher) {
-            known.limit.timer = None;
+            if let Some(line) = &mut known.limit.line {
+                line.timer = None;
+            }
             self.limits_to_call.insert(watcher);
         }
     }
@@ -220,7 +241,8 @@ impl State {
 
     fn call_next(&mut self, watcher: WatcherNumber) {
         let limit = &mut self.watchers.get_mut(&watcher).expect("looked up by the caller").limit;
-        let Some(waiter) = limit.waiting.pop_front() else { return };
+        let waiter = limit.line.as_mut().and_then(|line| line.waiting.pop_front());
+        let Some(waiter) = waiter else { return };
         match &waiter {
             Waiter::Lane(lane_id) => {
                 let lane = self.lanes.get_mut(lane_id).expect("a lane that is gone waits nowhere");
@@ -234,14 +256,15 @@ impl State {
             Waiter::Suspects(plugin) => drop(self.to_pump.insert(plugin.clone())),
         }
         let limit = &mut self.watchers.get_mut(&watcher).expect("looked up above").limit;
-        limit.called.insert(waiter, false);
+        limit.line.as_mut().expect("somebody stood in it").called.insert(waiter, false);
     }
 
     /// The limit of a watcher is another, or none any more: whoever waits for it asks anew.
     pub(crate) fn set_limit(&mut self, watcher: WatcherNumber, per_second: Option<u32>, now: Mono) {
         let known = self.watchers.get_mut(&watcher).expect("listed by the caller");
         known.limit.set(per_second, now);
-        for waiter in std::mem::take(&mut known.limit.waiting) {
+        let waiting = known.limit.line.as_mut().map(|line| std::mem::take(&mut line.waiting));
+        for waiter in waiting.unwrap_or_default() {
             match waiter {
                 Waiter::Lane(lane_id) => {
                     self.lanes
@@ -287,6 +310,10 @@ mod tests {
         limit
     }
 
+    fn line(limit: &mut Limit) -> &mut Line {
+        limit.line.as_mut().expect("it has a limit")
+    }
+
     fn lane(id: u64) -> Waiter {
         Waiter::Lane(LaneId(id))
     }
@@ -299,9 +326,9 @@ mod tests {
         assert!(!limit.ask(lane(2), Mono(SECOND), Duration::ZERO));
         // The limit would allow it now, but another was there before.
         assert!(!limit.ask(lane(1), Mono(2 * SECOND), Duration::ZERO));
-        assert_eq!(limit.waiting, [lane(2), lane(1)]);
-        let called = limit.waiting.pop_front().unwrap();
-        limit.called.insert(called, false);
+        assert_eq!(line(&mut limit).waiting, [lane(2), lane(1)]);
+        let called = line(&mut limit).waiting.pop_front().unwrap();
+        line(&mut limit).called.insert(called, false);
         assert!(!limit.ask(lane(3), Mono(2 * SECOND), Duration::ZERO));
         assert!(limit.ask(lane(2), Mono(2 * SECOND), Duration::ZERO));
     }
@@ -310,10 +337,10 @@ mod tests {
     fn one_that_was_passed_over_decides_further_ahead() {
         let mut limit = limit(5);
         assert!(limit.ask(lane(1), Mono(SECOND), Duration::ZERO));
-        limit.called.insert(lane(2), false);
+        line(&mut limit).called.insert(lane(2), false);
         assert!(!limit.ask(lane(2), Mono(SECOND), Duration::ZERO), "called, and too early");
-        assert_eq!(limit.waiting.pop_front(), Some(lane(2)));
-        limit.called.insert(lane(2), false);
+        assert_eq!(line(&mut limit).waiting.pop_front(), Some(lane(2)));
+        line(&mut limit).called.insert(lane(2), false);
         limit.pass_over();
         assert!(limit.ask(lane(2), Mono(SECOND), Duration::ZERO));
         assert_eq!(limit.leave(Mono(SECOND)), Mono(SECOND));

@@ -121,10 +121,10 @@ impl State {
         let none: Arc<str> = "-".into();
         let shown = |by: &Option<WatcherNumber>| {
             let watcher = by.and_then(|by| self.watchers.get(&by));
-            watcher.map_or_else(|| none.clone(), |watcher| watcher.shown.clone())
+            watcher.map_or_else(|| none.clone(), |watcher| watcher.shown())
         };
         let chain = stored.map(|stored| stored.lineage.chain.iter().map(shown).collect());
-        let watcher = self.watchers[&number].shown.clone();
+        let watcher = self.watchers[&number].shown();
         self.record(&Record::Loop(LoopRecord {
             at: now.wall,
             attestation: stored.map(|stored| &stored.attestation.id),
@@ -174,7 +174,7 @@ impl State {
             && self.pause(number, false, now).is_ok()
         {
             let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
-            let shown = &watcher.shown;
+            let shown = watcher.shown();
             let error = format!(
                 "{SUSPECTED}{reason}; claim {} was the last of it. Mend its handler, then `axwatch watch resume {shown}`",
                 stored.attestation.id

@@ -93,7 +93,7 @@ impl State {
             .collect();
         let payload = payload.get_or_insert_with(|| payload_of(stored));
         let let_go = self.why_let_go(number, generation, stored.seq);
-        let watcher = self.watchers[&number].shown.clone();
+        let watcher = self.watchers[&number].shown();
         let fires = handlers
             .iter()
             .zip(&ids)

@@ -296,7 +296,7 @@ impl State {
         now: Now,
     ) {
         // Not before the hold that lasts: who came first tells what that held.
-        let held = self.watchers[&number].hold.as_ref();
+        let held = self.watchers[&number].hold();
         let row = PassRow {
             watcher: number,
             generation,
@@ -320,7 +320,7 @@ impl State {
         now: Now,
     ) -> Result<(), Refusal> {
         let watcher = &self.watchers[&number];
-        let (shown, generation) = (watcher.shown.clone(), watcher.row.generation);
+        let (shown, generation) = (watcher.shown(), watcher.row.generation);
         let refused = |reason: String| Err(Refusal::new(RefusalKind::Invalid, reason));
         if from > to {
             return refused(format!("from {from} to {to}: the first claim comes after the last"));
@@ -365,7 +365,8 @@ impl State {
     pub(crate) fn stop_replay(&mut self, number: WatcherNumber, now: Now) -> Result<(), Refusal> {
         let replay = self.passes.of(number).find(|pass| pass.until_seq.is_some());
         let Some(generation) = replay.map(|pass| pass.generation) else {
-            let reason = format!("watcher {} is not being replayed", self.watchers[&number].shown);
+            let reason =
+                format!("watcher {} is not being replayed", self.watchers[&number].shown());
             return Err(Refusal::new(RefusalKind::Conflict, reason));
         };
         self.end_pass((number, generation), Some("stopped"), now);
@@ -598,7 +599,7 @@ impl State {
         now: Now,
     ) {
         let watcher = &self.watchers[&number];
-        let (shown, generation) = (watcher.shown.clone(), watcher.row.generation);
+        let (shown, generation) = (watcher.shown(), watcher.row.generation);
         self.record(&Record::Position(PositionRecord {
             at: now.wall,
             drop: position.drop,

@@ -125,7 +125,7 @@ impl State {
         let schedules = doubted.schedules.iter().map(ToString::to_string);
         let routes = doubted.routes.iter().map(|route| format!("{} {}", route.method, route.path));
         (handlers.map(|name| (Announced::Handler, name)))
-            .chain(watchers.map(|watcher| (Announced::Watcher, watcher.shown.to_string())))
+            .chain(watchers.map(|watcher| (Announced::Watcher, watcher.shown().to_string())))
             .chain(schedules.map(|name| (Announced::Schedule, name)))
             .chain(routes.map(|name| (Announced::Route, name)))
             .collect()
@@ -272,7 +272,7 @@ impl State {
         state.announced = announced;
         self.set_handlers(plugin, known, now);
         self.set_routes(plugin, all_routes);
-        // It asks every watcher there is, and an announcement is usually the same as the last.
+        // It asks every lane there is, and an announcement is usually the same as the last.
         if std::mem::take(&mut self.handlers_changed) {
             self.bind_waiting(now);
         }
@@ -434,7 +434,7 @@ impl State {
             plugin: plugin.clone(),
             handlers: lacking.handlers.iter().map(ToString::to_string).collect(),
             watchers: (lacking.watchers.iter())
-                .map(|number| self.watchers[number].shown.to_string())
+                .map(|number| self.watchers[number].shown().to_string())
                 .collect(),
             schedules: lacking.schedules.iter().map(ToString::to_string).collect(),
             routes: lacking.routes.iter().map(|r| format!("{} {}", r.method, r.path)).collect(),

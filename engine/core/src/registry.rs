@@ -16,7 +16,7 @@ use axwatch_model::{
 use axwatch_query::{Filter, Mistakes};
 
 use crate::event::{Answer, Declaration, Effect, Refusal, RefusalKind, Since, WatcherCommand};
-use crate::limits::Limit;
+use crate::names::hash_of;
 use crate::record::{Record, WatcherRecord};
 use crate::redaction::{Redaction, UNSAID};
 use crate::state::{Lane, State, Watcher};
@@ -27,15 +27,13 @@ pub(crate) const BROKEN: &str = "its text is not understood any more: ";
 const REFUSED_BYTES_MAX: usize = 4 * 1024;
 /// Refused watchers of one announcement that the audit and the log are told of one by one.
 const REFUSED_TOLD_MAX: usize = 1_000;
-/// No local id sorts before it, because control characters are none.
-const FIRST_LOCAL: &str = " ";
 
 /// A declaration that has been found good.
 struct Checked {
     key: WatcherKey,
     declared: Declared,
     filter: Filter,
-    handlers: Vec<HandlerRef>,
+    handlers: Arc<[HandlerRef]>,
     params: Option<Arc<str>>,
     /// `Some(0)` is "never", as some plugins mean a zero.
     max_fires_per_second: Option<u32>,
@@ -103,14 +101,14 @@ impl State {
         self.plugin_entry(plugin).told = telling.refused;
     }
 
-    /// The watchers of an owner that are not retired; refused ones are among them.
+    /// The watchers of an owner that are not retired, by local id; refused ones are among them.
     pub(crate) fn watchers_of(&self, owner: &Owner) -> Vec<WatcherNumber> {
-        self.by_key
-            .range(first_key_of(owner)..)
-            .take_while(|(key, _)| key.owner == *owner)
-            .filter(|(_, number)| self.watchers[*number].row.state != WatcherState::Retired)
-            .map(|(_, number)| *number)
-            .collect()
+        let of_owner = self.rows_of.get(owner).into_iter().flat_map(|rows| &rows.numbers);
+        let is_there =
+            |number: &&WatcherNumber| self.watchers[*number].row.state != WatcherState::Retired;
+        let mut numbers: Vec<_> = of_owner.filter(is_there).copied().collect();
+        numbers.sort_unstable_by_key(|number| &self.watchers[number].row.key.local);
+        numbers
     }
 
     /// A person declares a watcher: new, changed, or as it stands. A refusal leaves what stands alone.
@@ -137,22 +135,24 @@ impl State {
         declaration: &Declaration,
         looking: &mut Looking,
     ) -> bool {
-        let Some(number) = self.by_shown.get(looking.shown(plugin, &declaration.local)) else {
+        let Some(number) =
+            self.names.shown(looking.shown(plugin, &declaration.local), &self.watchers)
+        else {
             return false;
         };
-        let row = &self.watchers[number].row;
+        let watcher = &self.watchers[&number];
+        let row = &watcher.row;
         let is_this = |key: &WatcherKey| {
             key.local.as_str() == declaration.local
                 && matches!(&key.owner, Owner::Plugin(owner) if owner == plugin)
         };
-        let stands = !matches!(row.state, WatcherState::Retired | WatcherState::Refused);
         let is_bound = |handler: &HandlerRef| {
             handler.plugin.as_ref() == Some(plugin) && looking.has(self, plugin, &handler.declared)
         };
         // That a text was AX in another life says nothing of this one.
         self.is_understood()
             && is_this(&row.key)
-            && stands
+            && watcher.stands()
             && row.error.is_none()
             && row.declared == declaration.declared
             && !may_name_handlers(&row.declared)
@@ -190,7 +190,7 @@ impl State {
             key,
             declared: declaration.declared.clone(),
             filter,
-            handlers,
+            handlers: handlers.into(),
             params: check_params(declaration.params.as_deref())?,
             max_fires_per_second: check_rate(declaration)?,
             max_chain: check_chain(declaration.max_chain)?,
@@ -228,8 +228,8 @@ impl State {
     /// Two owners may not have watchers that people see under one id: `a` with `b-c`, `a-b` with `c`.
     fn check_shown(&self, key: &WatcherKey) -> Result<(), Refusal> {
         let shown = key.to_string();
-        let Some(number) = self.by_shown.get(shown.as_str()) else { return Ok(()) };
-        let standing = &self.watchers[number].row.key;
+        let Some(number) = self.names.shown(&shown, &self.watchers) else { return Ok(()) };
+        let standing = &self.watchers[&number].row.key;
         if standing == key {
             return Ok(());
         }
@@ -246,7 +246,7 @@ impl State {
     /// What is retired stays, so that a plugin with ever new ids would fill the store.
     fn check_room(&self, key: &WatcherKey) -> Result<(), Refusal> {
         let Owner::Plugin(plugin) = &key.owner else { return Ok(()) };
-        if self.by_key.contains_key(key) || self.may_have_another(&key.owner) {
+        if self.with_key(key).is_some() || self.may_have_another(&key.owner) {
             return Ok(());
         }
         let max = self.policy.bounds.plugin_watchers_max;
@@ -258,28 +258,33 @@ impl State {
 
     fn may_have_another(&self, owner: &Owner) -> bool {
         let max = self.policy.bounds.plugin_watchers_max;
-        self.rows_of.get(owner).is_none_or(|rows| rows.count < max || !rows.spare.is_empty())
+        self.rows_of
+            .get(owner)
+            .is_none_or(|rows| rows.numbers.len() < max || !rows.spare.is_empty())
+    }
+
+    fn with_key(&self, key: &WatcherKey) -> Option<WatcherNumber> {
+        self.names.with_key(key, &self.watchers)
     }
 
     /// The watcher with this key, if there is one that ever stood or that somebody still names.
     fn known(&self, key: &WatcherKey) -> Option<WatcherNumber> {
-        let number = *self.by_key.get(key)?;
+        let number = self.with_key(key)?;
         let is_spare = self.rows_of[&key.owner].spare.contains(&number);
         (!is_spare).then_some(number)
     }
 
     /// The number of a new watcher: that of a spare row of its owner, its own if it has one.
     fn new_number(&mut self, key: &WatcherKey) -> WatcherNumber {
-        let own = self.by_key.get(key).copied();
+        let own = self.with_key(key);
         let rows = self.rows_of.entry(key.owner.clone()).or_default();
         let Some(number) = own.or_else(|| rows.spare.first().copied()) else {
             self.last_watcher = self.last_watcher.next();
             return self.last_watcher;
         };
         rows.spare.remove(&number);
-        rows.count -= 1;
         let former = self.watchers.remove(&number).expect("a spare row is one");
-        self.by_key.remove(&former.row.key);
+        self.names.remove(&former.row.key, number);
         number
     }
 
@@ -373,7 +378,7 @@ impl State {
                 revision: 0,
                 generation: self.first_generation,
                 declared: checked.declared.clone(),
-                handlers: Vec::new(),
+                handlers: Arc::default(),
                 params: None,
                 max_fires_per_second: None,
                 max_chain: None,
@@ -386,7 +391,7 @@ impl State {
                 created_at: now.wall,
                 updated_at: now.wall,
             };
-            self.insert_watcher(row, Counters::default());
+            self.insert_watcher(row);
             return self.put(number, checked, now);
         };
         self.put(number, checked, now)
@@ -395,8 +400,8 @@ impl State {
     /// Makes the watcher what its declaration says. The same as before changes nothing.
     fn put(&mut self, number: WatcherNumber, checked: Checked, now: Now) -> WatcherNumber {
         let watcher = self.watchers.get_mut(&number).expect("the caller knows the watcher");
+        let standing = watcher.stands();
         let row = &mut watcher.row;
-        let standing = !matches!(row.state, WatcherState::Retired | WatcherState::Refused);
         let same = row.declared == checked.declared
             && row.handlers == checked.handlers
             && row.params == checked.params
@@ -428,6 +433,9 @@ impl State {
         row.revision += 1;
         row.declared = checked.declared;
         row.handlers = checked.handlers;
+        if is_unbound(row) {
+            self.unbound.insert(number);
+        }
         row.params = checked.params;
         row.max_fires_per_second = checked.max_fires_per_second;
         row.max_chain = checked.max_chain;
@@ -435,13 +443,12 @@ impl State {
         row.max_age_ms = checked.max_age_ms;
         row.updated_at = now.wall;
         row.error.take_if(|error| !error.starts_with(crate::loops::SUSPECTED));
-        if watcher.hold.is_none() {
+        if watcher.held.as_ref().is_none_or(|held| held.hold.is_none()) {
             row.state = state_of(row);
             row.error = None;
         }
         watcher.note_held(now.mono);
-        let (shown, since_seq) = (watcher.shown.clone(), watcher.row.since_seq);
-        self.by_shown.insert(shown, number);
+        let since_seq = watcher.row.since_seq;
         if limit_changed {
             self.set_limit(number, checked.max_fires_per_second, now.mono);
         }
@@ -497,55 +504,24 @@ impl State {
         }
     }
 
-    fn insert_watcher(&mut self, row: WatcherRow, counters: Counters) {
-        let (number, key) = (row.number, row.key.clone());
-        let shown: Arc<str> = key.to_string().into();
-        let watcher = Box::new(Watcher {
-            row,
-            shown,
-            limit: Limit::default(),
-            counters,
-            held_since: None,
-            held: Default::default(),
-            hold: None,
-            holds: 0,
-            mute_looked_at: None,
-            let_go: Vec::new(),
-            loop_watch: None,
-        });
-        let rows = self.rows_of.entry(key.owner.clone()).or_default();
-        rows.count += 1;
-        if watcher.row.revision == 0 && watcher.row.state == WatcherState::Retired {
-            rows.spare.insert(number);
-        }
-        self.by_key.insert(key, number);
-        self.watchers.insert(number, watcher);
-    }
-
-    /// Takes a watcher from the store. One whose text is no longer understood is kept, broken.
-    pub(crate) fn restore_watcher(&mut self, row: WatcherRow, counters: Counters, now: Now) {
+    /// Puts a new watcher in its place, which does not stand yet.
+    fn insert_watcher(&mut self, row: WatcherRow) {
         let number = row.number;
-        self.last_watcher = self.last_watcher.max(number);
-        self.insert_watcher(row, counters);
-        let watcher = self.watchers.get_mut(&number).expect("inserted just now");
-        let row = &mut watcher.row;
-        if matches!(row.state, WatcherState::Retired | WatcherState::Refused) {
-            return;
+        self.rows_of.entry(row.key.owner.clone()).or_default().add(number);
+        self.names.add(hash_of(&row.key), number);
+        if is_unbound(&row) {
+            self.unbound.insert(number);
         }
-        self.not_understood.push_back(number);
-        self.by_shown.insert(watcher.shown.clone(), number);
-        watcher.limit.set(row.max_fires_per_second, now.mono);
-        watcher.held_since =
-            matches!(row.state, WatcherState::Paused | WatcherState::Muted).then_some(now.mono);
+        self.watchers.insert(number, Box::new(Watcher::new(row, Counters::default())));
     }
 
     /// Finds out whether a restored watcher's text is understood, once its passes and its hold are known.
     pub(crate) fn understand(&mut self, number: WatcherNumber, now: Now) {
         let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
-        let row = &mut watcher.row;
-        if matches!(row.state, WatcherState::Retired | WatcherState::Refused) {
+        if !watcher.stands() {
             return;
         }
+        let row = &mut watcher.row;
         match Filter::declared(&row.declared) {
             Ok((filter, _)) => {
                 let was_broken = row.state == WatcherState::Broken || is_broken(row);
@@ -583,8 +559,9 @@ impl State {
     fn break_watcher(&mut self, number: WatcherNumber, mistakes: &str, now: Now) {
         let mistakes = bounds::cut(mistakes, bounds::ERROR_BYTES_MAX);
         let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
+        let shown = watcher.shown();
         let row = &mut watcher.row;
-        let (watcher, declared) = (watcher.shown.clone(), row.declared.clone());
+        let declared = row.declared.clone();
         let error = Some(format!("{BROKEN}{mistakes}"));
         let is_news = row.error != error;
         row.error = error;
@@ -595,7 +572,7 @@ impl State {
         self.unindex(number);
         self.rest_passes(number);
         let owner = self.watchers[&number].row.key.owner.clone();
-        self.unparsed.push(unparsed(owner, watcher, &declared, mistakes));
+        self.unparsed.push(unparsed(owner, shown, &declared, mistakes));
         if is_news {
             self.unwritten.watchers.insert(number);
             self.record_watcher(number, "watcher_broken", Some(mistakes), None, now);
@@ -604,27 +581,23 @@ impl State {
 
     /// Binds watchers that waited for a handler that some plugin now has.
     pub(crate) fn bind_waiting(&mut self, now: Now) {
-        let waiting: Vec<_> = self
-            .watchers
-            .values()
-            .filter(|w| {
-                w.row.state != WatcherState::Retired
-                    && w.row.handlers.iter().any(|h| h.plugin.is_none())
-            })
-            .map(|w| w.row.number)
-            .collect();
-        let mut waiting = waiting;
-        waiting.sort_unstable();
-        for number in waiting {
-            let handlers = self.watchers[&number].row.handlers.clone();
+        let mut unbound = std::mem::take(&mut self.unbound);
+        // One that is retired is added again when it is declared again.
+        unbound.retain(|number| {
+            let row = &self.watchers[number].row;
+            row.state != WatcherState::Retired && is_unbound(row)
+        });
+        for number in &unbound {
+            let handlers = self.watchers[number].row.handlers.clone();
             for (i, handler) in
                 handlers.iter().enumerate().filter(|(_, handler)| handler.plugin.is_none())
             {
                 if let Ok(Some(plugin)) = self.resolve_handler(&handler.declared) {
-                    self.bind(number, i, &plugin, now);
+                    self.bind(*number, i, &plugin, now);
                 }
             }
         }
+        self.unbound.append(&mut unbound);
         self.bind_lanes();
     }
 
@@ -668,7 +641,7 @@ impl State {
         now: Now,
     ) {
         let watcher = self.watchers.get_mut(&number).expect("listed by the caller");
-        let bound = &mut watcher.row.handlers[handler];
+        let bound = &mut Arc::make_mut(&mut watcher.row.handlers)[handler];
         bound.plugin = Some(plugin.clone());
         let declared = bound.declared.clone();
         if watcher.row.state == WatcherState::WaitingForHandler {
@@ -704,9 +677,7 @@ impl State {
         now: Now,
     ) -> Result<WatcherNumber, Refusal> {
         let standing = self
-            .by_key
-            .get(key)
-            .copied()
+            .with_key(key)
             .filter(|number| self.watchers[number].row.state != WatcherState::Retired);
         let Some(number) = standing else {
             return Err(Refusal::new(
@@ -746,7 +717,7 @@ impl State {
         }
         watcher.row.state = WatcherState::Retired;
         watcher.row.updated_at = now.wall;
-        let (shown, revision) = (watcher.shown.clone(), watcher.row.revision);
+        let (shown, revision) = (watcher.shown(), watcher.row.revision);
         let position = self.position_of(number);
         let owner = self.watchers[&number].row.key.owner.clone();
         // One that never stood has no revision to end.
@@ -758,10 +729,6 @@ impl State {
         // Its limiter stays: what is under way may not be started beyond it again.
         self.end_holds(number, now);
         self.end_passes(number, &format!("the watcher was retired: {reason}"), now);
-        // The id under which people see one that was refused may be that of another, which stands.
-        if self.by_shown.get(&shown) == Some(&number) {
-            self.by_shown.remove(&shown);
-        }
         self.unindex(number);
         let cancelled =
             self.cancel_queued(number, &format!("watcher {shown} was retired: {reason}"), now);
@@ -778,7 +745,7 @@ impl State {
         now: Now,
     ) -> LeafNumber {
         let watcher = &self.watchers[&number];
-        let (row, shown) = (watcher.row.clone(), watcher.shown.clone());
+        let (row, shown) = (watcher.row.clone(), watcher.shown());
         let told = matches!(kind, "watcher_registered" | "watcher_changed");
         let when = told.then(|| row.declared.shown());
         self.record(&Record::Watcher(WatcherRecord {
@@ -828,7 +795,7 @@ impl State {
             row.error = Some(error);
             self.unwritten.watchers.insert(number);
         } else if matches!(owner, Owner::Plugin(_))
-            && !self.by_shown.contains_key(key.to_string().as_str())
+            && self.names.shown(&key.shown(), &self.watchers).is_none()
         {
             self.keep_refused(key, declaration.clone(), error, now);
         }
@@ -912,7 +879,7 @@ impl State {
             updated_at: now.wall,
         };
         // Without its shown id: what was refused takes none from anybody.
-        self.insert_watcher(row, Counters::default());
+        self.insert_watcher(row);
         self.unwritten.watchers.insert(number);
     }
 }
@@ -997,12 +964,6 @@ impl Looking {
     }
 }
 
-/// Before every watcher of an owner.
-pub(crate) fn first_key_of(owner: &Owner) -> WatcherKey {
-    let local = FIRST_LOCAL.parse().expect("a blank is a local id");
-    WatcherKey { owner: owner.clone(), local }
-}
-
 fn declared_twice(local: &str) -> Refusal {
     Refusal::invalid(format!(
         "watcher {local:?} is declared twice in one registration; the first stands"
@@ -1053,11 +1014,16 @@ fn is_broken(row: &WatcherRow) -> bool {
     row.error.as_ref().is_some_and(|error| error.starts_with(BROKEN))
 }
 
+/// Whether nobody answers for one of its handlers.
+pub(crate) fn is_unbound(row: &WatcherRow) -> bool {
+    row.handlers.iter().any(|handler| handler.plugin.is_none())
+}
+
 /// What a watcher does when nothing holds it.
 pub(crate) fn state_of(row: &WatcherRow) -> WatcherState {
     if row.max_fires_per_second == Some(0) {
         WatcherState::Muted
-    } else if row.handlers.iter().any(|handler| handler.plugin.is_none()) {
+    } else if is_unbound(row) {
         WatcherState::WaitingForHandler
     } else {
         WatcherState::Live

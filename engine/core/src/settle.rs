@@ -223,8 +223,7 @@ impl State {
         at: Timestamp,
     ) {
         let row = &self.jobs[&number].row;
-        let watcher =
-            row.watcher.and_then(|number| self.watchers.get(&number)).map(|w| w.shown.clone());
+        let watcher = row.watcher.and_then(|number| self.watchers.get(&number)).map(|w| w.shown());
         let (id, attempt, error) = (row.id, row.attempts, row.error.clone());
         let result_sha256 = result.map(sha256_hex);
         if outcome == "failed" {
@@ -306,8 +305,7 @@ impl State {
         let (id, attempts, handler, watcher, plugin) =
             (row.id, row.attempts, row.handler.clone(), row.watcher, row.plugin.clone());
         let error = row.error.clone();
-        let watcher =
-            watcher.and_then(|number| self.watchers.get(&number)).map(|w| w.shown.clone());
+        let watcher = watcher.and_then(|number| self.watchers.get(&number)).map(|w| w.shown());
         let reason = bounds::cut(reason, bounds::ERROR_BYTES_MAX);
         let leaf = self.record(&Record::Job(JobRecord {
             attempts: Some(attempts),
@@ -371,7 +369,7 @@ impl State {
         let plugin = row.plugin.as_ref().and_then(|plugin| self.plugins.get(plugin));
         let away = plugin.map_or(Duration::ZERO, |p| p.away + ongoing(p.away_since));
         let watcher = row.watcher.and_then(|number| self.watchers.get(&number));
-        let held = watcher.map_or(Duration::ZERO, |w| w.held + ongoing(w.held_since));
+        let held = watcher.map_or(Duration::ZERO, |watcher| watcher.held_total(now));
         away + held + self.lanes.get(&lane).map_or(Duration::ZERO, |lane| lane.budget_held(now))
     }
 
@@ -457,10 +455,8 @@ impl State {
     pub(crate) fn recovered(&mut self, rows: Vec<JobRow>, now: Now, effects: &mut Vec<Effect>) {
         if rows.is_empty() {
             self.recovery_done(now);
-            let holding = self.watchers.iter().filter(|(_, watcher)| !watcher.let_go.is_empty());
-            let mut holding: Vec<_> = holding.map(|(number, _)| *number).collect();
-            holding.sort_unstable();
-            holding.into_iter().for_each(|number| self.forget_let_go(number));
+            let letting_go = std::mem::take(&mut self.letting_go);
+            letting_go.into_iter().for_each(|number| self.forget_let_go(number));
         }
         for row in rows {
             let lane_id = self.lane_of(&row);

@@ -24,13 +24,16 @@ use crate::audit::{Hash, Tree};
 use crate::breaker::Breaker;
 use crate::budget::{Budgets, Held};
 use crate::event::{Answer, Effect, Event, SetAside};
+use crate::holds::Holding;
 use crate::kin::Kin;
 use crate::late::Late;
 use crate::limits::{Limit, Pace, Starting};
 use crate::loops::LoopWatch;
+use crate::names::{Names, Watchers};
 use crate::passes::{PassWrites, Passes};
 use crate::plugins::Doubted;
 use crate::policy::Policy;
+use crate::prepared::Prepared;
 use crate::record::{EngineStarted, Quarantined, Record, Retained};
 use crate::schedules::Schedules;
 use crate::stats::MatchingTotals;
@@ -178,13 +181,12 @@ pub struct AuditWrites {
 /// The state of the core.
 pub struct State {
     pub(crate) policy: Policy,
-    /// Boxed, so that a table of many grows without moving them.
-    pub(crate) watchers: HashMap<WatcherNumber, Box<Watcher>>,
-    pub(crate) by_key: BTreeMap<WatcherKey, WatcherNumber>,
-    /// Watchers that stand, by the id that people see.
-    pub(crate) by_shown: HashMap<Arc<str>, WatcherNumber>,
+    pub(crate) watchers: Watchers,
+    pub(crate) names: Names,
     pub(crate) last_watcher: WatcherNumber,
-    /// How many rows of watchers each owner has.
+    /// All watchers that have a handler for which nobody answers, and perhaps some more.
+    pub(crate) unbound: BTreeSet<WatcherNumber>,
+    /// Which rows of watchers each owner has.
     pub(crate) rows_of: BTreeMap<Owner, OwnedRows>,
     /// Where new watchers begin: higher than 0 when the rows of some were lost, whose job ids must not
     /// come again.
@@ -270,16 +272,31 @@ pub struct State {
     recovering: bool,
     /// Watchers of the store whose text nothing has read yet, by number: nothing is matched as long as there are any.
     pub(crate) not_understood: VecDeque<WatcherNumber>,
+    /// How many of them there were.
+    pub(crate) to_understand: usize,
+    /// While jobs are recovered: watchers with former holds that let go jobs which may be none any more.
+    pub(crate) letting_go: BTreeSet<WatcherNumber>,
     pub(crate) open_jobs_from_written: JobNumber,
 }
 
 /// The rows of watchers of one owner.
 #[derive(Debug, Default)]
 pub(crate) struct OwnedRows {
-    /// In whatever state.
-    pub count: usize,
+    /// In whatever state, rising.
+    pub numbers: Vec<WatcherNumber>,
     /// Those that never stood and that nobody names any more: the next new watcher takes one of them.
     pub spare: BTreeSet<WatcherNumber>,
+}
+
+impl OwnedRows {
+    /// The owner has this row, perhaps since long ago.
+    pub fn add(&mut self, number: WatcherNumber) {
+        if self.numbers.last().is_none_or(|last| *last < number) {
+            self.numbers.push(number);
+        } else if let Err(at) = self.numbers.binary_search(&number) {
+            self.numbers.insert(at, number);
+        }
+    }
 }
 
 /// What has changed since the last batch was taken.
@@ -321,32 +338,37 @@ pub(crate) struct Unwritten {
 /// A watcher in memory.
 pub(crate) struct Watcher {
     pub row: WatcherRow,
-    /// `{owner}-{local id}`.
-    pub shown: Arc<str>,
     /// How often its attempts may start, and which lanes wait for that.
     pub limit: Limit,
     pub counters: Counters,
-    /// Since when its fires are held, and how long they were before.
-    pub held_since: Option<Mono>,
-    pub held: Duration,
-    /// The hold that lasts, and how many there have been.
-    pub hold: Option<HoldRow>,
-    pub holds: u32,
-    /// When it is looked at next whether its mute is over.
-    pub mute_looked_at: Option<Mono>,
-    /// Former holds whose jobs are let go.
-    pub let_go: Vec<HoldRow>,
+    /// Of one that was ever held, or whose limit says never.
+    pub held: Option<Box<Holding>>,
     /// Its fires are counted, because some might be those of a loop.
     pub loop_watch: Option<Box<LoopWatch>>,
 }
 
 impl Watcher {
+    /// As the store has it, and as little as is known of one that has done nothing in this life of the engine.
+    pub fn new(row: WatcherRow, counters: Counters) -> Watcher {
+        Watcher { row, limit: Limit::default(), counters, held: None, loop_watch: None }
+    }
+
+    /// The id that people see: `{owner}-{local id}`.
+    pub fn shown(&self) -> Arc<str> {
+        self.row.key.shown()
+    }
+
+    /// Whether its owner wants it, and it is the one that people see under its id.
+    pub fn stands(&self) -> bool {
+        !matches!(self.row.state, WatcherState::Retired | WatcherState::Refused)
+    }
+
     /// Whether it is asked about claims.
     pub fn is_matched(&self) -> bool {
         match self.row.state {
             WatcherState::Broken | WatcherState::Refused | WatcherState::Retired => false,
             // Muted by a person, or because its limit says never.
-            WatcherState::Muted => self.hold.is_some(),
+            WatcherState::Muted => self.hold().is_some(),
             // Paused, and its text is not understood any more.
             _ => !self
                 .row
@@ -355,15 +377,30 @@ impl Watcher {
                 .is_some_and(|error| error.starts_with(crate::registry::BROKEN)),
         }
     }
-}
 
-impl Watcher {
+    /// The hold that lasts.
+    pub fn hold(&self) -> Option<&HoldRow> {
+        self.held.as_ref()?.hold.as_ref()
+    }
+
+    /// Former holds whose jobs are let go.
+    pub fn let_go(&self) -> &[HoldRow] {
+        self.held.as_ref().map_or(&[], |held| &held.let_go)
+    }
+
+    /// How long its fires were held, up to `now`.
+    pub fn held_total(&self, now: Mono) -> Duration {
+        self.held.as_ref().map_or(Duration::ZERO, |held| {
+            held.before + held.since.map_or(Duration::ZERO, |since| now.since(since))
+        })
+    }
+
     /// Counts the time in which its fires are held, now that its state may be another.
     pub fn note_held(&mut self, now: Mono) {
         if matches!(self.row.state, WatcherState::Paused | WatcherState::Muted) {
-            self.held_since.get_or_insert(now);
-        } else if let Some(since) = self.held_since.take() {
-            self.held += now.since(since);
+            self.held.get_or_insert_default().since.get_or_insert(now);
+        } else if let Some(held) = &mut self.held {
+            held.no_longer(now);
         }
     }
 }
@@ -611,7 +648,7 @@ const OPEN_JOBS_FROM_STEP: u64 = 256;
 /// A state that is being made from what the store holds, and does not have all watchers yet.
 pub struct Restoring {
     state: State,
-    counters: BTreeMap<WatcherNumber, Counters>,
+    counters: HashMap<WatcherNumber, Counters>,
     holds: Vec<HoldRow>,
     passes: Vec<(PassRow, Seq)>,
 }
@@ -623,9 +660,9 @@ impl Restoring {
         let first_leaf = LeafNumber(snapshot.tree.size());
         let mut state = State {
             policy,
-            watchers: HashMap::new(),
-            by_key: BTreeMap::new(),
-            by_shown: HashMap::new(),
+            watchers: Watchers::default(),
+            names: Names::default(),
+            unbound: BTreeSet::new(),
             last_watcher: WatcherNumber(0),
             rows_of: BTreeMap::new(),
             first_generation: 0,
@@ -677,6 +714,8 @@ impl Restoring {
             unwritten: Unwritten { first_leaf, ..Unwritten::default() },
             recovering: true,
             not_understood: VecDeque::new(),
+            to_understand: 0,
+            letting_go: BTreeSet::new(),
             open_jobs_from_written: snapshot.open_jobs_from,
         };
         for handler in snapshot.handlers {
@@ -718,15 +757,17 @@ impl Restoring {
     pub fn expect_watchers(&mut self, last: WatcherNumber) {
         let many = usize::try_from(last.0).unwrap_or(usize::MAX).min(WATCHERS_EXPECTED_MAX);
         self.state.watchers.reserve(many);
-        self.state.by_shown.reserve(many);
+        self.state.names.reserve(many);
     }
 
     /// Takes more of the watchers, by number, after those that it has.
     pub fn watchers(&mut self, rows: Vec<WatcherRow>, now: Now) {
-        for row in rows {
-            let counters = self.counters.get(&row.number).copied().unwrap_or_default();
-            self.state.restore_watcher(row, counters, now);
-        }
+        self.take(Prepared::new(rows, now));
+    }
+
+    /// The same of those that were prepared.
+    pub fn take(&mut self, watchers: Prepared) {
+        self.state.place(watchers, &self.counters);
     }
 
     /// All watchers are there. What they wait for is not understood yet: [`Event::Understand`].
@@ -735,6 +776,7 @@ impl Restoring {
         let Restoring { mut state, holds, passes, .. } = self;
         state.restore_holds(holds, now);
         state.restore_passes(passes);
+        state.to_understand = state.not_understood.len();
         state
     }
 }
@@ -1120,7 +1162,8 @@ impl State {
         }
         let Ok(counted) = serde_json::from_str::<Counted<'_>>(record) else { return };
         let number = counted.watcher.and_then(|shown| {
-            self.by_shown.get(&*shown).copied().or_else(|| self.retired_as(&shown))
+            let standing = self.names.shown(&shown, &self.watchers);
+            standing.or_else(|| self.retired_as(&shown))
         });
         let Some(watcher) = number.and_then(|number| self.watchers.get_mut(&number)) else {
             return;
@@ -1143,7 +1186,7 @@ impl State {
     fn retired_as(&self, shown: &str) -> Option<WatcherNumber> {
         shown.match_indices('-').find_map(|(at, _)| {
             let (owner, local) = (shown[..at].parse().ok()?, shown[at + 1..].parse().ok()?);
-            self.by_key.get(&WatcherKey { owner, local }).copied()
+            self.names.with_key(&WatcherKey { owner, local }, &self.watchers)
         })
     }
 

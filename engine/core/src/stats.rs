@@ -34,6 +34,17 @@ pub struct MatchingView {
     pub totals: MatchingTotals,
     /// The watchers that cost most, the dearest first.
     pub dearest: Vec<DearWatcher>,
+    /// Since a start, while claims wait to be matched until the texts of all watchers are read.
+    pub reading: Option<Reading>,
+}
+
+/// How far the texts of watchers are read that were there when the engine started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// Watchers whose texts are.
+    pub done: usize,
+    /// Of so many.
+    pub of: usize,
 }
 
 /// What a watcher costs.
@@ -70,12 +81,21 @@ impl State {
         let mut dearest: Vec<_> = always.chain(verified).flatten().collect();
         dearest.sort_by_key(|dear| std::cmp::Reverse(dear.verified));
         dearest.truncate(DEAREST);
-        MatchingView { index: self.index.stats(), totals: self.matching_totals, dearest }
+        let (index, totals, reading) = (self.index.stats(), self.matching_totals, self.reading());
+        MatchingView { index, totals, dearest, reading }
+    }
+
+    /// How far the texts of watchers are read, as long as some are not.
+    #[must_use]
+    pub fn reading(&self) -> Option<Reading> {
+        let of = self.to_understand;
+        let left = self.not_understood.len();
+        (left > 0).then(|| Reading { done: of - left, of })
     }
 
     fn dear(&self, id: u32, verified: u64, is_asked_always: bool) -> Option<DearWatcher> {
         let watcher = self.watchers.get(&WatcherNumber(u64::from(id)))?;
-        let (id, matches) = (watcher.shown.clone(), watcher.counters.matches);
+        let (id, matches) = (watcher.shown(), watcher.counters.matches);
         Some(DearWatcher { id, verified, is_asked_always, matches })
     }
 }

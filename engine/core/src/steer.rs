@@ -212,7 +212,8 @@ impl State {
             Some(watcher) => {
                 let reason = format!(
                     "watcher {} of job {} is retired; declare it again first",
-                    watcher.shown, row.id
+                    watcher.shown(),
+                    row.id
                 );
                 Err(conflict(reason))
             }
@@ -251,7 +252,7 @@ impl State {
         let (id, attempt, lane_id) = (job.row.id, job.row.attempts, job.lane);
         let plugin = job.row.plugin.clone().expect("what runs has a plugin");
         let watcher = job.row.watcher.and_then(|number| self.watchers.get(&number));
-        let watcher = watcher.map_or_else(|| "".into(), |watcher| watcher.shown.clone());
+        let watcher = watcher.map_or_else(|| "".into(), |watcher| watcher.shown());
         let unanswered = Outcome::Lost { error: String::new() };
         self.late.remember(Over { number, id, attempt, incarnation }, &unanswered);
         let leaf = self.record(&Record::AttemptEnded(AttemptEnded {

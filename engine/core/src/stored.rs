@@ -12,6 +12,7 @@
 //! Not here: what else a plugin has (`crate::plugins`), the code itself, which the store has.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use axwatch_model::{
     AttestationId, FAULTED, HANDLER, HandlerChangeKind, HandlerChangeRow, HandlerName, Now, Owner,
@@ -448,12 +449,13 @@ impl State {
             if row.key.owner != Owner::User {
                 continue;
             }
-            row.handlers[index].plugin = None;
+            Arc::make_mut(&mut row.handlers)[index].plugin = None;
             row.updated_at = now.wall;
             if row.state == WatcherState::Live {
                 row.state = state_of(row);
             }
             let declared = row.handlers[index].declared.clone();
+            self.unbound.insert(number);
             self.unwritten.watchers.insert(number);
             if let Ok(Some(other)) = self.resolve_handler(&declared) {
                 self.bind(number, index, &other, now);
@@ -469,7 +471,7 @@ impl State {
             let stored = self.stored.get(plugin, bare);
             stored.is_some_and(|handler| handler.state == StoredHandlerState::Removed)
         };
-        let watched = self.watchers.values().flat_map(|watcher| &watcher.row.handlers);
+        let watched = self.watchers.values().flat_map(|watcher| &*watcher.row.handlers);
         let watched = watched.filter(|handler| handler.plugin.as_ref() == Some(plugin));
         let watched = watched.filter_map(|handler| {
             HandlerName::parse_qualified(&handler.declared).ok().map(|(_, bare)| bare)

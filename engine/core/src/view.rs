@@ -62,9 +62,9 @@ impl State {
     pub fn watcher(&self, text: &str) -> Option<WatcherView> {
         let of_user = || {
             let key = WatcherKey { owner: Owner::User, local: text.parse().ok()? };
-            self.by_key.get(&key)
+            self.names.with_key(&key, &self.watchers)
         };
-        let number = *self.by_shown.get(text).or_else(of_user)?;
+        let number = self.names.shown(text, &self.watchers).or_else(of_user)?;
         (self.watchers[&number].row.state != WatcherState::Retired).then(|| self.view(number))
     }
 
@@ -104,7 +104,7 @@ impl State {
             counters: watcher.counters,
             position: place(row.generation),
             replay,
-            hold: watcher.hold.clone(),
+            hold: watcher.hold().cloned(),
             open_jobs: lanes.iter().map(|lane| self.lanes[lane].open).sum(),
             row,
         }

@@ -257,7 +257,7 @@ impl State {
         match watcher.map(|watcher| watcher.row.state) {
             Some(WatcherState::Paused) => return (WaitReason::WatcherPaused, None),
             Some(WatcherState::Muted) => {
-                let hold = watcher.and_then(|watcher| watcher.hold.as_ref());
+                let hold = watcher.and_then(|watcher| watcher.hold());
                 return (WaitReason::WatcherMuted(hold.and_then(|hold| hold.until)), None);
             }
             _ => {}

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use axwatch_core::{
     Answer, Bounds, Declaration, Effect, Ended, EnqueueAsk, Enqueued, Event, Outcome, Policy,
-    Refusal, Registration, RequestId, Restoring, Snapshot, Start, WatcherCommand,
+    Reading, Refusal, Registration, RequestId, Restoring, Snapshot, Start, WatcherCommand,
 };
 use axwatch_model::{
     Attributes, Declared, JobId, JobNumber, JobRow, JobState, Mono, Owner, PluginName, RevisionRow,
@@ -227,11 +227,14 @@ fn jobs_start_before_all_watchers_are_understood_and_claims_are_matched_after() 
     assert_eq!(fired(&world.tell(Event::Deferred { stored: waits.clone() })), 0);
     let mut steps = 0;
     while !world.state.is_understood() {
+        let (done, of) = (2 * steps, 5);
+        assert_eq!(world.state.matching().reading, Some(Reading { done, of }));
         assert!(!world.state.may_match() && world.state.next_segment().is_none());
         world.tell(Event::Understand { watchers: 2 });
         steps += 1;
     }
     assert_eq!(steps, 3, "two at a time");
+    assert_eq!(world.state.matching().reading, None);
     assert!(world.state.may_match());
     assert_eq!(fired(&world.tell(Event::Match { stored: waits })), 4);
     assert_eq!(world.watchers["demo-broken"].state, WatcherState::Retired);

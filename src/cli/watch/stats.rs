@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::cli::Context;
-use crate::output::{Output, TablePage, size};
+use crate::output::{Output, TablePage, counted, size};
 use crate::source::need_server;
 use crate::views::{DearWatcher, Matching};
 
@@ -29,6 +29,13 @@ fn show(out: &mut Output, matching: &Matching) -> Result<()> {
         (watchers, 1) => format!("{watchers}, with one question"),
         (watchers, questions) => format!("{watchers}, with {questions} different questions"),
     };
+    if let Some(reading) = &matching.reading {
+        out.line(&format!(
+            "the server has just started: of {} it has read the texts of {}, and claims wait to be matched until it has read all",
+            counted(reading.of as u64, "watcher"),
+            reading.done
+        ))?;
+    }
     out.fields(&[
         ("watchers", matching.watchers.to_string()),
         ("served", format!("{} % by look-ups alone", (matching.served_fully * 1e3).round() / 10.0)),
