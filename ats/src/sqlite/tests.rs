@@ -829,7 +829,7 @@ async fn what_is_read_ahead_of_a_start_is_what_is_read_otherwise() {
         (asleep, 4),
         ("DELETE FROM watchers WHERE number BETWEEN 2001 AND 4000", 0),
         ("UPDATE jobs SET leaves = '[' WHERE number IN (1, 1500)", 2),
-        ("UPDATE jobs SET cost = x'00' WHERE number = 2999; DELETE FROM watchers", 1),
+        ("UPDATE jobs SET origin = 9 WHERE number = 2999; DELETE FROM watchers", 1),
     ];
     for (spoil, expected) in cases {
         let folder = tempfile::tempdir().unwrap();
