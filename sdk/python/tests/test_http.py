@@ -169,8 +169,12 @@ class Sockets(unittest.TestCase):
         plugin.socket(lambda socket: socket.send(repr((socket.path, socket.query_values))))
         with Harness(plugin) as harness, grpc.insecure_channel(harness.address) as channel:
             call = Client(channel, "protocol.DomainPluginService")("HandleWebSocket")
-            answers = call(iter([Message(type=Message.CONNECT)]), metadata=[("a", "1"), ("a", "2")])
+            # It stays open: a browser that is gone is told nothing.
+            frames = Frames()
+            frames.send(Message.CONNECT)
+            answers = call(iter(frames), metadata=[("a", "1"), ("a", "2")])
             self.assertEqual(next(answers).data, b"('', {'a': ['1', '2']})")
+            frames.end()
 
     def test_the_plugin_may_close_and_what_it_said_arrives(self):
         def talk(socket):
