@@ -1,5 +1,6 @@
 //! `cargo xtask check`: everything that has to hold, the same at home and in CI.
 
+use std::num::NonZero;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -28,13 +29,22 @@ pub fn run() -> Result<()> {
                 .env("RUSTDOCFLAGS", "-D warnings"),
         )
     })?;
-    step("tests", || steps::run(cargo().args(["test", "--locked", "--workspace"])))?;
+    step("tests", || {
+        let mut test = cargo();
+        test.args(["test", "--locked", "--workspace"]);
+        steps::run(test.env("RUST_TEST_THREADS", test_threads().to_string()))
+    })?;
     python_sdk()?;
     step("direction of dependencies", deps::run)?;
     deny()?;
     demo()?;
     eprintln!("all checks passed in {:.0} s", began.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// How many tests run at a time: twice as many as there are processors, because most of them wait for processes.
+fn test_threads() -> usize {
+    2 * std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// The tests of the Python SDK, with what they need in a virtual environment of its own. The program that
