@@ -1,18 +1,16 @@
 //! Jobs that no claim caused, on a real file: what is above and below them, calls that are stopped, and
 //! what running attempts tell.
 
-mod support;
-
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::support::{HANDLER, Running, StandingStill, done};
 use axwatch_ats::SqliteStore;
 use axwatch_core::{Bounds, Ended, EnqueueAsk, Enqueued, JobEntry, ParentAsk, RefusalKind, Report};
 use axwatch_engine::{Attempt, EngineConfig, LocalPlugin, Plugin, RequestError, start};
 use axwatch_model::{Asker, JobId, JobRow, JobState, Place, SystemClock};
 use futures::future::BoxFuture;
-use support::{HANDLER, Running, StandingStill, done};
 use tokio::sync::Semaphore;
 
 async fn started(path: &Path) -> Running {
@@ -24,7 +22,7 @@ impl Running {
         EnqueueAsk {
             id: self.engine.new_job_id(),
             by: Asker::User,
-            handler: format!("{}/{HANDLER}", support::PLUGIN),
+            handler: format!("{}/{HANDLER}", crate::support::PLUGIN),
             payload: b"x".as_slice().into(),
             source: String::new(),
             priority: 0,
@@ -260,7 +258,7 @@ async fn a_job_that_is_asked_for_again_under_its_id_is_the_same_one() {
     running.kill().await;
     let running = started(&path).await;
     assert_eq!(again(&running).await, standing, "though it is over, and the engine is another");
-    let by = Asker::Plugin(support::PLUGIN.parse().unwrap());
+    let by = Asker::Plugin(crate::support::PLUGIN.parse().unwrap());
     let error = running.engine.ask(EnqueueAsk { by, ..asked }).await.unwrap_err();
     let RequestError::Refused(refusal) = error else { panic!("{error}") };
     assert_eq!(refusal.kind, RefusalKind::Conflict, "it is not its own");

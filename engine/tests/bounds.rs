@@ -1,13 +1,12 @@
 //! Bounds of the engine, driven past: what is refused is told, what is taken is fired once, and the two
 //! together are all that was sent.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::support::{HANDLER, PLUGIN, Running, StandingStill, done, failed};
 use axwatch_ats::{MemoryStore, Quarantined, SqliteStore};
 use axwatch_core::{Bounds, Declaration, Ended, RefusalKind, Registration};
 use axwatch_engine::{
@@ -18,7 +17,6 @@ use axwatch_model::{
     StoreId, SystemClock, WatcherState,
 };
 use futures::future::BoxFuture;
-use support::{HANDLER, PLUGIN, Running, StandingStill, done, failed};
 use tokio::sync::Semaphore;
 
 fn store_in(folder: &tempfile::TempDir) -> PathBuf {

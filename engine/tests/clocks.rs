@@ -2,16 +2,14 @@
 //! back-off, the age of a job, what a restart finds due. What says a wall time, the end of a mute, goes by
 //! the wall.
 
-mod support;
-
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::support::{Running, done, failed, key, most_in_a_second};
 use axwatch_core::WatcherCommand;
 use axwatch_engine::{Engine, EngineConfig};
 use axwatch_model::{Clock, JobState, ManualClock, Now, SystemClock, Timestamp};
-use support::{Running, done, failed, key, most_in_a_second};
 
 const TEN_YEARS_MS: i64 = 10 * 366 * 24 * 60 * 60 * 1_000;
 

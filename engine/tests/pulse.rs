@@ -1,13 +1,12 @@
 //! Schedules and budgets on a real file: what they decided is there after the engine ended, in order or not,
 //! and goes on from there.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::{HANDLER, PLUGIN, Running, done};
 use axwatch_ats::JobsQuery;
 use axwatch_core::{
     BudgetChange, BudgetKind, BudgetLimits, Ended, EnqueueAsk, Enqueued, RefusalKind, ScheduleAsk,
@@ -18,7 +17,6 @@ use axwatch_model::{
     Asker, BudgetScope, Clock, Grid, JobId, JobRow, JobState, ManualClock, Missed, Overlap, Owner,
     RunOutcome, ScheduleId, ScheduleState, StoreId, Timestamp, nanos_of_amount,
 };
-use support::{HANDLER, PLUGIN, Running, done};
 use tempfile::TempDir;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -73,7 +71,7 @@ impl Running {
         self.engine.create_schedule(asked).await.expect("it can be").id
     }
 
-    async fn asked(&self, cost_estimate: Option<f64>) -> JobRow {
+    async fn asked_at(&self, cost_estimate: Option<f64>) -> JobRow {
         let asked = EnqueueAsk {
             id: self.engine.new_job_id(),
             by: Asker::User,
@@ -253,7 +251,7 @@ async fn a_budget_holds_over_a_restart_and_frees() {
     let change = BudgetChange { per_day: Some(Some(1.0)), ..BudgetChange::default() };
     running.engine.set_budget(scope(), change, "user".into()).await.unwrap();
     for _ in 0..3 {
-        running.asked(Some(0.6)).await;
+        running.asked_at(Some(0.6)).await;
     }
     let jobs = running.completed(1).await;
     let day = BudgetKind::Spend(Span::Day);
@@ -299,7 +297,7 @@ async fn a_configured_budget_of_calls_holds_for_a_minute_also_over_a_restart() {
     let running = lab.start().await;
     running.plugin(4, |_| done()).await;
     for _ in 0..3 {
-        running.asked(None).await;
+        running.asked_at(None).await;
     }
     let jobs = running.completed(2).await;
     let (of, kind, _) = running.held(jobs[2].id).await;

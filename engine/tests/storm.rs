@@ -1,12 +1,11 @@
 //! Watchers that are registered while claims arrive: which claims each of them sees, to the claim, how many
 //! registrations a transaction takes when others wait, and what becomes of an announcement that is cut short.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
+use crate::support::{HANDLER, PLUGIN, Running, done};
 use axwatch_core::{Declaration, Ended, Registration, WatcherCommand};
 use axwatch_engine::{Attempt, Engine, EngineConfig, LocalPlugin, RequestError};
 use axwatch_model::{
@@ -15,7 +14,6 @@ use axwatch_model::{
 };
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
-use support::{HANDLER, PLUGIN, Running, done};
 
 /// Predicates of claims, one after the other.
 const PREDICATES: u32 = 5;

@@ -20,6 +20,15 @@ pub fn cargo() -> Command {
 pub fn program(name: &str) -> Command {
     let mut command = Command::new(name);
     command.current_dir(root());
+    // What cargo told us about ourselves is no business of what we run: build scripts would be run again for it.
+    let told = std::env::vars_os().map(|(name, _)| name);
+    for name in told.filter(|name| {
+        name.to_str().is_some_and(|name| {
+            ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|part| name.starts_with(part))
+        })
+    }) {
+        command.env_remove(name);
+    }
     command
 }
 

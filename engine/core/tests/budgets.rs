@@ -3,12 +3,10 @@
 //!
 //! `AXWATCH_SIM_SEEDS=n` tries n loads, `AXWATCH_SIM_SEED=n` one of them.
 
-#[allow(dead_code, reason = "each test file uses a part of it")]
-mod world;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::world::{World, busy, done, lost, policy, registration, starts};
 use axwatch_core::{
     Answer, BudgetChange, BudgetKind, BudgetLimits, Effect, Ended, EnqueueAsk, Event, HoldCause,
     Outcome, Policy, Refusal, Report, RequestId, Span, Start, WaitReason, Waiting,
@@ -17,7 +15,6 @@ use axwatch_model::{
     Asker, BudgetRow, BudgetScope, HandlerName, JobId, JobNumber, JobRow, JobState, LeafNumber,
     Mono, PluginName, nanos_of_amount,
 };
-use world::{World, busy, done, lost, policy, registration, starts};
 
 struct Lab {
     world: World,

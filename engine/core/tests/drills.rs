@@ -3,9 +3,6 @@
 //! A [`Drill`] is the core with a writer whose commits take time and plugins that answer as they are
 //! told, run from one moment at which something is due to the next.
 
-#[allow(dead_code, reason = "each test file uses a part of it")]
-mod world;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +13,9 @@ use axwatch_core::{
 };
 use axwatch_model::{Asker, JobNumber, JobRow, JobState, Mono, Owner, WatcherKey};
 
-use world::{World, ask, busy, done, lost, on_predicate, policy, registration, starts, stored};
+use crate::world::{
+    World, ask, busy, done, lost, on_predicate, policy, registration, starts, stored,
+};
 
 const SECOND: u64 = 1_000_000_000;
 /// How late whoever sleeps wakes up.

@@ -4,13 +4,11 @@
 //!
 //! `AXWATCH_SIM_SEEDS=n` tries n months, `AXWATCH_SIM_SEED=n` one of them.
 
-#[allow(dead_code, reason = "each test file uses a part of it")]
-mod world;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::world::{World, busy, done, policy, registration, starts};
 use axwatch_core::grid::Times;
 use axwatch_core::{
     Answer, Bounds, Effect, Ended, Event, Policy, Refusal, RefusalKind, Registration, RequestId,
@@ -21,7 +19,6 @@ use axwatch_model::{
     RunOutcome, ScheduleId, ScheduleRow, ScheduleRunRow, ScheduleState, StoreId, Timestamp,
 };
 use proptest::prelude::*;
-use world::{World, busy, done, policy, registration, starts};
 
 const DEMO: &str = "demo";
 

@@ -11,7 +11,6 @@ mod plugins;
 mod positions;
 #[path = "steps/stored.rs"]
 mod stored_handlers;
-mod world;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,8 +25,10 @@ use axwatch_model::{
     Seq, StoreId, StructuralFilter, WatcherKey, WatcherRow, WatcherState,
 };
 
+use crate::world::{
+    World, ask, busy, done, lost, on_predicate, policy, registration, starts, stored,
+};
 use axwatch_query::{AliasChange, AliasChangeKind};
-use world::{World, ask, busy, done, lost, on_predicate, policy, registration, starts, stored};
 
 impl World {
     fn new() -> World {

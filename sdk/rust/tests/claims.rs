@@ -1,10 +1,8 @@
 //! Claims that jobs make, and questions that they ask.
 
-mod support;
-
+use crate::support::{Scripted, job};
 use axwatch_sdk::testing::Harness;
 use axwatch_sdk::{Claim, Done, Failure, Query};
-use support::{Scripted, job};
 
 fn seen(subject: &str) -> Claim {
     Claim::new(subject, "seen", "test")

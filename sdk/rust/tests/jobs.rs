@@ -1,18 +1,16 @@
 //! What a handler answers, and what the host sees of it.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support::{Scripted, job, until};
 use axwatch_proto::protocol::ExecuteJobRequest;
 use axwatch_proto::protocol::domain_plugin_service_client::DomainPluginServiceClient;
 use axwatch_sdk::testing::{Harness, TestJob};
 use axwatch_sdk::{About, Claim, Done, Failure, Job, Level, Plugin};
 use serde::Deserialize;
-use support::{Scripted, job, until};
 use tokio::sync::{Semaphore, oneshot};
 use tonic::Code;
 
@@ -238,7 +236,7 @@ async fn a_cancelled_attempt_is_dropped_and_its_other_threads_are_told() {
         is_dropped = begins.recv() => is_dropped.unwrap(),
     };
     // The host gave up when `select!` dropped its call.
-    tokio::time::timeout(support::PATIENCE, is_dropped).await.unwrap().unwrap_err();
+    tokio::time::timeout(crate::support::PATIENCE, is_dropped).await.unwrap().unwrap_err();
     until("the other task is told", || was_told.load(Ordering::SeqCst).then_some(())).await;
 }
 
@@ -262,7 +260,7 @@ async fn jobs_run_side_by_side_and_health_gets_through() {
             tokio::spawn(async move { harness.execute(job()).await.expect_done() })
         })
         .collect();
-    let all = tokio::time::timeout(support::PATIENCE, waiting.acquire_many(500));
+    let all = tokio::time::timeout(crate::support::PATIENCE, waiting.acquire_many(500));
     drop(all.await.expect("all of them run at once").unwrap());
     gate.add_permits(1);
     for job in running {

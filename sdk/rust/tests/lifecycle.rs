@@ -1,18 +1,16 @@
 //! How a plugin is started, configured again and ended.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::support::{Scripted, job, until, watcher};
 use axwatch_proto::protocol::domain_plugin_service_client::DomainPluginServiceClient;
 use axwatch_proto::protocol::{
     Empty, ExecuteJobRequest, HttpRequest, InitializeRequest, ParseAxQueryRequest,
 };
 use axwatch_sdk::testing::Harness;
 use axwatch_sdk::{About, Claim, Config, ConfigField, Done, Failure, Health, Job, Plugin, Start};
-use support::{Scripted, job, until, watcher};
 use tokio::sync::Semaphore;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -264,7 +262,7 @@ async fn shutdown_does_not_wait_for_ever_and_tells_who_still_works() {
     let began = std::time::Instant::now();
     // Whether the job or the shutdown comes first: neither hangs.
     harness.shutdown().await;
-    assert!(began.elapsed() < support::PATIENCE);
+    assert!(began.elapsed() < crate::support::PATIENCE);
     assert!(running.await.unwrap().failure.is_some());
     until("it had its last words", || (seen.shutdowns.load(Ordering::SeqCst) == 1).then_some(()))
         .await;

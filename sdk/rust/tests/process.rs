@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 /// How long anything that has to happen may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// `examples/NAME.rs`, which `cargo test` builds; `cargo test --test process` does not.
+/// `examples/NAME.rs`, which `cargo test` builds; `cargo test --test sdk` does not.
 fn example(name: &str) -> Command {
     let this = std::env::current_exe().expect("a test knows where it lies");
     let target = this.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps");
