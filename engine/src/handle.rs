@@ -319,6 +319,9 @@ pub struct Engine {
 /// Open jobs that are looked at for the oldest that waits, as some of them may run or be paused.
 const OLDEST_LOOKED_AT: usize = 1_000;
 
+/// Numbers of watchers of which the writer tells at once: about a millisecond, in which it does nothing else.
+const WATCHERS_AT_ONCE: u64 = 1_000;
+
 /// Reports of attempts that whoever follows them may fall behind by.
 pub(crate) const PROGRESSED_MAX: usize = 1_024;
 
@@ -743,7 +746,32 @@ impl Engine {
     /// # Errors
     /// [`EngineGone`].
     pub async fn watchers(&self, retired: bool) -> Result<Vec<WatcherView>, EngineGone> {
-        self.look(move |state, _| state.watchers(retired)).await
+        let mut watchers = self.newest_watchers(retired, usize::MAX).await?;
+        watchers.reverse();
+        Ok(watchers)
+    }
+
+    /// The same, the last that came first, and of those the first so many. One that changes meanwhile is told of as it is at one
+    /// moment or another; none is told of twice.
+    ///
+    /// # Errors
+    /// [`EngineGone`].
+    pub async fn newest_watchers(
+        &self,
+        retired: bool,
+        limit: usize,
+    ) -> Result<Vec<WatcherView>, EngineGone> {
+        let mut watchers = Vec::new();
+        let mut before = Some(WatcherNumber(u64::MAX));
+        while let Some(end) = before.filter(|_| watchers.len() < limit) {
+            let look =
+                move |state: &State, _| state.watchers_before(end, WATCHERS_AT_ONCE, retired);
+            let (some, rest) = self.look(look).await?;
+            watchers.extend(some);
+            before = rest;
+        }
+        watchers.truncate(limit);
+        Ok(watchers)
     }
 
     /// How the watchers are found, and what that took since the start.

@@ -340,6 +340,11 @@ async fn an_announcement_that_was_cut_short_is_whole_after_the_next_one() {
         let watchers = again.engine.watchers(true).await.unwrap();
         assert_eq!(watchers.len(), MANY as usize);
         assert!(watchers.iter().all(|view| view.row.revision == 1), "each was declared once");
+        let numbers: Vec<_> = watchers.iter().map(|view| view.row.number).collect();
+        assert!(numbers.is_sorted_by(|one, next| one < next), "told of in pieces, each once");
+        let newest = again.engine.newest_watchers(true, 3).await.unwrap();
+        let newest: Vec<_> = newest.iter().map(|view| view.row.number).collect();
+        assert_eq!(newest, [numbers[1_999], numbers[1_998], numbers[1_997]]);
         check_all(&again).await;
         again.stop().await;
     }

@@ -33,9 +33,8 @@ struct Listing {
 /// `GET /watchers`.
 pub async fn list(State(api): Shared, uri: Uri) -> Result<Response, ApiError> {
     let Listing { limit, all } = query(&uri)?;
-    let mut watchers = api.engine.watchers(all).await?;
-    watchers.reverse();
-    watchers.truncate(Limit::new(limit, all).lines()?.unwrap_or(usize::MAX));
+    let lines = Limit::new(limit, all).lines()?.unwrap_or(usize::MAX);
+    let watchers = api.engine.newest_watchers(all, lines).await?;
     let head = api.head();
     Ok(ndjson::answer(move |sink| async move {
         for page in watchers.chunks(500) {

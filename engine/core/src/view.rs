@@ -46,15 +46,24 @@ pub struct ReplayView {
 }
 
 impl State {
-    /// The watchers by number, the retired ones too when asked for.
+    /// The watchers among so many numbers before this one, the last first, the retired ones too when asked for; and where to go
+    /// on, if there may be more. They may be a million, and whoever has the state does nothing else meanwhile.
     #[must_use]
-    pub fn watchers(&self, retired: bool) -> Vec<WatcherView> {
-        let numbers = self.watchers.iter();
-        let numbers =
-            numbers.filter(|(_, watcher)| retired || watcher.row.state != WatcherState::Retired);
-        let mut numbers: Vec<_> = numbers.map(|(number, _)| *number).collect();
-        numbers.sort_unstable();
-        numbers.into_iter().map(|number| self.view(number)).collect()
+    pub fn watchers_before(
+        &self,
+        before: WatcherNumber,
+        numbers: u64,
+        retired: bool,
+    ) -> (Vec<WatcherView>, Option<WatcherNumber>) {
+        let end = before.0.min(self.last_watcher.0.saturating_add(1));
+        let start = end.saturating_sub(numbers).max(1);
+        let is_wanted = |number: &WatcherNumber| {
+            let watcher = self.watchers.get(number);
+            watcher.is_some_and(|watcher| retired || watcher.row.state != WatcherState::Retired)
+        };
+        let wanted = (start..end).rev().map(WatcherNumber).filter(is_wanted);
+        let views = wanted.map(|number| self.view(number)).collect();
+        (views, (start > 1).then_some(WatcherNumber(start)))
     }
 
     /// A watcher that is not retired: by the id that people see, or the local id of one of theirs.

@@ -262,7 +262,7 @@ fn a_claim_fires_starts_and_settles() {
     assert_eq!((row.state, row.attempts, row.leaves.len()), (JobState::Completed, 1, 3));
     assert_eq!(world.records("attempt_ended")[0]["outcome"], "succeeded");
     assert_eq!(fired(&world.claim("api", "rolled back")), 0);
-    let counters = world.state.watchers(false).remove(0).counters;
+    let counters = world.watchers(false).remove(0).counters;
     assert_eq!((counters.matches, counters.fires, counters.errors), (1, 1, 0));
 }
 
@@ -336,7 +336,6 @@ fn declarations_are_refused_one_by_one() {
     let effects = world.claim("api", "p");
     assert_eq!(fired(&effects), 2, "the other registrations stand");
     let refused = world
-        .state
         .watchers(false)
         .into_iter()
         .filter(|view| view.row.state == WatcherState::Refused)
@@ -557,7 +556,7 @@ fn not_now_burns_no_attempt_and_permanent_is_at_once() {
     assert_eq!(world.jobs[&start.job].counted, 0);
     world.end(&again, Outcome::Permanent { error: "never".into() });
     assert_eq!(world.jobs[&start.job].state, JobState::Failed);
-    let counters = world.state.watchers(false).remove(0).counters;
+    let counters = world.watchers(false).remove(0).counters;
     assert_eq!(counters.errors, 1, "not now is no error");
 }
 
@@ -650,7 +649,7 @@ fn what_was_under_way_at_a_kill_is_unknown_and_tried_again_at_once() {
             .zip(&again)
             .all(|(before, after)| before.id == after.id && after.attempt == 2)
     );
-    let counters = world.state.watchers(false).remove(0).counters;
+    let counters = world.watchers(false).remove(0).counters;
     assert_eq!((counters.matches, counters.fires), (3, 3), "counted again from the audit");
 }
 
@@ -690,13 +689,13 @@ fn claims_behind_the_head_are_matched_with_the_watchers_that_were_there() {
     world.tell(Event::Deferred { stored: Arc::new(third) });
     let later = world.declare(in_ax("later", "is p", "act")).unwrap();
     assert_eq!(later.since_seq, Seq(3));
-    let row = world.state.watchers(false).remove(0).row;
+    let row = world.watchers(false).remove(0).row;
     assert_eq!(row.state, WatcherState::CatchingUp);
     for seq in 1..=3 {
         let stored = stored(seq, "x", "p", world.now);
         assert_eq!(fired(&world.tell(Event::Match { stored: Arc::new(stored) })), 1);
     }
-    assert_eq!(world.state.watchers(false).remove(0).row.state, WatcherState::Live);
+    assert_eq!(world.watchers(false).remove(0).row.state, WatcherState::Live);
     assert_eq!(fired(&world.claim("x", "p")), 2);
 }
 

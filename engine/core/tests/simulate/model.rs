@@ -1100,7 +1100,7 @@ impl Model {
         for (number, job) in self.jobs.iter().filter(|(_, job)| job.let_go) {
             assert_eq!(job.row.state, JobState::Cancelled, "{number:?} was let go");
         }
-        for view in world.state.watchers(true) {
+        for view in world.watchers(true) {
             let shown = view.row.key.to_string();
             let counted = self.watched.get(&shown).map(|watched| watched.counters);
             assert_eq!(Some(view.counters), counted, "what {shown} has done, by the audit");

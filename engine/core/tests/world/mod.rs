@@ -11,7 +11,7 @@ use std::time::Duration;
 use axwatch_core::audit::{Report, Row, Tree, Verifier};
 use axwatch_core::{
     AuditWrites, Bounds, Declaration, Effect, EnqueueAsk, Event, JobAbove, Outcome, Policy,
-    Registration, RequestId, RetryPolicy, Snapshot, Start, State, Withdrawn, Writes,
+    Registration, RequestId, RetryPolicy, Snapshot, Start, State, WatcherView, Withdrawn, Writes,
 };
 use axwatch_model::{
     Ancestor, Asker, Attestation, BudgetRow, BudgetScope, Counters, CursorNumber, Declared, Filled,
@@ -118,6 +118,15 @@ impl World {
         };
         world.write([Event::Recovered { rows: Vec::new() }]);
         world
+    }
+
+    /// All watchers by number, the retired ones too when asked for.
+    pub fn watchers(&self, retired: bool) -> Vec<WatcherView> {
+        let end = WatcherNumber(u64::MAX);
+        let (mut watchers, rest) = self.state.watchers_before(end, u64::MAX, retired);
+        assert!(rest.is_none());
+        watchers.reverse();
+        watchers
     }
 
     /// Tells the events of one batch, commits it, and gives what would be done.
