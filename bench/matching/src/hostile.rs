@@ -46,9 +46,9 @@ pub enum Hostile {
     Exclusions,
     /// 75,000 with two lists of nine terms, and a claim with 100 of the one kind and one of the other.
     ListsOfNine,
-    /// 6,000 with four lists of 100 terms, of which the last is not there.
+    /// 6,000 with four lists of 100 terms, and a claim with 100 of three kinds and one of the last.
     ListsOfHundred,
-    /// A million with three terms, of which two are there.
+    /// A million with three terms, and a claim that has two of them of each.
     ThreeTerms,
     /// 300,000 with `!=`, which does not hold, under one term.
     NotEqual,
@@ -180,18 +180,23 @@ impl Hostile {
                 (each(some(75_000), ask), claims(&words("p", 100), None))
             }
             Hostile::ListsOfHundred => {
-                let [subjects, predicates, contexts] = ["s", "p", "c"].map(|of| words(of, 100));
-                let ask = |i| lists(&subjects, &predicates, &contexts, &words(&format!("a{i}-"), 100));
-                let come = [subjects.clone(), predicates.clone(), contexts.clone(), words("b", 100)];
+                let ask = |_: usize| {
+                    let mut hundred = |letter: &str| -> Vec<String> {
+                        (0..100).map(|_| format!("{letter}{}", random.within(0..1_000))).collect()
+                    };
+                    lists(&hundred("s"), &hundred("p"), &hundred("c"), &hundred("a"))
+                };
+                let come = [words("s", 100), words("p", 100), words("c", 100), words("a", 1)];
                 (each(some(6_000), ask), each(CLAIMS, |i| claim(i, come.clone(), 0)))
             }
             Hostile::ThreeTerms => {
                 let ask = |i: usize| {
-                    let word = |letter: &str, i: usize| [format!("{letter}{i}")];
-                    let (one, other) = (i % 100, i / 100 % 100);
-                    lists(&word("s", one), &word("p", other), &word("c", i), &[])
+                    let word = |letter: &str, place: u32| {
+                        [format!("{letter}{}", i / 100_usize.pow(place) % 100)]
+                    };
+                    lists(&word("s", 0), &word("p", 1), &word("c", 2), &[])
                 };
-                let come = [words("s", 100), words("p", 100), words("other", 100), words("a", 1)];
+                let come = [words("s", 100), words("p", 100), words("c", 1), words("a", 1)];
                 (each(some(1_000_000), ask), each(CLAIMS, |i| claim(i, come.clone(), 0)))
             }
             Hostile::NotEqual | Hostile::NotEqualTwice => {
