@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
-use hashbrown::{HashSet, HashTable};
+use hashbrown::{HashMap, HashSet, HashTable};
 use serde_json::Value;
 
 use crate::eval::Claim;
@@ -13,6 +13,7 @@ use crate::filter::Test;
 use crate::{Dimension, Mode, Op, attribute};
 
 use super::paths::{PathId, Paths};
+use super::sought::{Found, Key, Sought};
 use super::values::{Place, Values};
 
 /// The number of a condition: stable while any watcher asks it, then given to another.
@@ -24,6 +25,8 @@ pub(super) struct Conditions {
     numbers: HashTable<ConditionId>,
     slots: Vec<Slot>,
     free: Vec<ConditionId>,
+    /// What is asked with `contains`, by path. None of them is empty.
+    sought: HashMap<PathId, Sought, RandomState>,
     hasher: RandomState,
 }
 
@@ -51,7 +54,10 @@ impl Conditions {
 
     /// Bytes that are allocated, without what stands in texts and lists of conditions.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.numbers.allocation_size()
+        let sought: usize = self.sought.values().map(Sought::memory_bytes).sum();
+        sought
+            + self.sought.allocation_size()
+            + self.numbers.allocation_size()
             + self.slots.capacity() * size_of::<Slot>()
             + self.free.capacity() * size_of::<ConditionId>()
     }
@@ -90,6 +96,8 @@ impl Conditions {
         if slot.watchers > 0 {
             return;
         }
+        self.forget_sought(condition);
+        let slot = &mut self.slots[condition as usize];
         let asks = slot.asks.take().expect("a condition that is asked");
         asks.release_path(paths);
         let hash = self.hasher.hash_one(&asks);
@@ -115,7 +123,51 @@ impl Conditions {
         let hash_of =
             |&other: &u32| hasher.hash_one(slots[other as usize].asks.as_ref().expect("asked"));
         self.numbers.insert_unique(hash, condition, hash_of);
+        self.seek(condition);
         condition
+    }
+
+    /// Adds what a condition asks to what is looked for in arrays at its path.
+    fn seek(&mut self, condition: ConditionId) {
+        if let Some((path, key)) = sought(&self.slots, condition) {
+            let key_of = |condition| sought(&self.slots, condition).map(|(_, key)| key);
+            self.sought.entry(path).or_default().insert(condition, key, key_of);
+        }
+    }
+
+    fn forget_sought(&mut self, condition: ConditionId) {
+        let Some((path, key)) = sought(&self.slots, condition) else { return };
+        let Some(at_path) = self.sought.get_mut(&path) else { return };
+        at_path.remove(condition, key);
+        if at_path.is_empty() {
+            self.sought.remove(&path);
+        }
+    }
+
+    /// Whether a condition with `contains` holds of what stands at its path.
+    fn holds_of_whole(
+        &self,
+        condition: ConditionId,
+        path: PathId,
+        part: &Value,
+        whole: &Place<'_>,
+    ) -> bool {
+        let key_of = |condition| sought(&self.slots, condition).map(|(_, key)| key);
+        let find = |array: &str| {
+            self.sought.get(&path).map_or_else(Found::default, |sought| sought.find(array, key_of))
+        };
+        match whole.found(find) {
+            Some(found) => found.contains(&condition),
+            None => whole.text_contains(part),
+        }
+    }
+}
+
+/// What a condition looks for in arrays, and at which path.
+fn sought(slots: &[Slot], condition: ConditionId) -> Option<(PathId, Key<'_>)> {
+    match slots[condition as usize].asks.as_ref()? {
+        Asks::Value { path, op: Op::Contains, value } => Some((*path, Key::of(value)?)),
+        _ => None,
     }
 }
 
@@ -168,7 +220,9 @@ impl<'a, 'c> Answers<'a, 'c> {
             return holds;
         }
         let holds = match self.conditions.slots[condition as usize].asks.as_ref() {
-            Some(Asks::Value { path, op, value }) => self.holds_of_value(*path, *op, value),
+            Some(Asks::Value { path, op, value }) => {
+                self.holds_of_value(condition, *path, *op, value)
+            }
             Some(Asks::Other(Test::None(dimension, terms))) => self.has_none(*dimension, terms),
             Some(Asks::Other(test)) => self.claim.holds(Mode::Folded, test),
             None => unreachable!("a condition that nobody asks"),
@@ -177,7 +231,13 @@ impl<'a, 'c> Answers<'a, 'c> {
         holds
     }
 
-    fn holds_of_value(&mut self, path: PathId, op: Op, value: &Value) -> bool {
+    fn holds_of_value(
+        &mut self,
+        condition: ConditionId,
+        path: PathId,
+        op: Op,
+        value: &Value,
+    ) -> bool {
         let place = &mut self.places[path as usize % VALUES];
         let found = match *place {
             Some((last, found)) if last == path => found,
@@ -188,7 +248,8 @@ impl<'a, 'c> Answers<'a, 'c> {
             }
         };
         match op {
-            Op::Contains => found.is_some_and(|found| found.contains(value)),
+            Op::Contains => found
+                .is_some_and(|found| self.conditions.holds_of_whole(condition, path, value, found)),
             op => attribute::holds(op, found.map(Place::value), value),
         }
     }

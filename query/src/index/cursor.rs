@@ -48,8 +48,13 @@ impl<'t> Cursor<'t> {
     pub(super) fn key(&mut self) -> Option<Cow<'t, str>> {
         self.peek();
         let before = *self;
-        self.string()?;
-        let key = unquoted(self.since(before))?;
+        let is_escaped = self.string()?;
+        let quoted = self.since(before);
+        let key = if is_escaped {
+            unquoted(quoted)?
+        } else {
+            Cow::Borrowed(&quoted[1..quoted.len() - 1])
+        };
         self.take(b':').then_some(key)
     }
 
@@ -58,7 +63,9 @@ impl<'t> Cursor<'t> {
         let first = self.peek();
         let before = *self;
         match first {
-            b'"' => self.string()?,
+            b'"' => {
+                self.string()?;
+            }
             b'{' | b'[' => self.nest()?,
             _ => self.word(),
         }
@@ -76,26 +83,55 @@ impl<'t> Cursor<'t> {
         Some(())
     }
 
-    /// Passes over a string and its quotes.
-    fn string(&mut self) -> Option<()> {
-        let rest = &self.text.as_bytes()[self.at..];
-        if rest.first() != Some(&b'"') {
+    /// Passes over a string and its quotes, and says whether there are escapes in it.
+    fn string(&mut self) -> Option<bool> {
+        let bytes = self.text.as_bytes();
+        if bytes.get(self.at) != Some(&b'"') {
             return None;
         }
-        let mut at = 1;
+        let (mut at, mut is_escaped) = (self.at + 1, false);
         loop {
-            let few = &rest[at.min(rest.len())..rest.len().min(at + SHORT)];
-            let near = few.iter().position(|byte| matches!(byte, b'"' | b'\\'));
-            at += match near {
-                Some(near) => near,
-                None => few.len() + memchr2(b'"', b'\\', rest.get(at + few.len()..)?)?,
-            };
-            if rest[at] == b'"' {
-                self.at += at + 1;
-                return Some(());
+            at = end_of_plain(bytes, at)?;
+            if bytes[at] == b'"' {
+                self.at = at + 1;
+                return Some(is_escaped);
             }
+            is_escaped = true;
             at += 2;
         }
+    }
+
+    /// Reads what begins here and is no array or object; `None` at what is none.
+    fn scalar(&mut self) -> Option<Scalar<'t>> {
+        let before = *self;
+        if let Some(whole) = self.whole() {
+            return Some(Scalar::Whole(whole));
+        }
+        if self.peek() == b'"' {
+            let is_escaped = self.string()?;
+            let all = self.since(before);
+            let inner = &all[1..all.len() - 1];
+            return Some(if is_escaped { Scalar::Other(all) } else { Scalar::Plain(inner) });
+        }
+        self.word();
+        Some(self.since(before)).filter(|word| !word.is_empty()).map(Scalar::Other)
+    }
+
+    /// Passes over a number that is whole as it is written and short.
+    fn whole(&mut self) -> Option<i64> {
+        let rest = &self.text.as_bytes()[self.at..];
+        let sign = usize::from(rest.first() == Some(&b'-'));
+        let (mut sum, mut len) = (0_i64, sign);
+        while let Some(digit @ b'0'..=b'9') = rest.get(len) {
+            sum = sum.wrapping_mul(10).wrapping_add(i64::from(digit - b'0'));
+            len += 1;
+        }
+        let is_whole = !matches!(rest.get(len), Some(b'.' | b'e' | b'E'));
+        if !is_whole || !(1..=DIGITS_MAX).contains(&(len - sign)) {
+            return None;
+        }
+        self.at += len;
+        Some(if sign == 1 { -sum } else { sum })
     }
 
     /// Passes over a number, `true`, `false` or `null`.
@@ -107,25 +143,86 @@ impl<'t> Cursor<'t> {
     }
 }
 
-/// The items of an array, as they stand in its text; none of what is no array.
-pub(super) fn items(array: &str) -> impl Iterator<Item = &str> {
+/// A scalar in an array, taken apart as far as that is cheap.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Scalar<'t> {
+    /// A whole number of some digits.
+    Whole(i64),
+    /// A text without escapes, and without its quotes.
+    Plain(&'t str),
+    /// Any other, as it stands in the text.
+    Other(&'t str),
+}
+
+/// Digits that fit into a number of 64 bits.
+const DIGITS_MAX: usize = 18;
+
+/// Visits the scalars in an array as long as `visit` says yes; none of what is no array. Numbers of one digit are
+/// visited once.
+pub(super) fn each_scalar<'t>(array: &'t str, mut visit: impl FnMut(Scalar<'t>) -> bool) {
     let mut cursor = Cursor::new(array);
-    let mut is_more = cursor.take(b'[') && cursor.peek() != b']';
-    std::iter::from_fn(move || {
-        let item = is_more.then(|| cursor.value()).flatten();
-        is_more = cursor.take(b',');
-        item
-    })
+    let (mut is_more, mut digits) = (cursor.take(b'['), 0_u16);
+    while is_more {
+        cursor.at = end_of_digits(array.as_bytes(), cursor.at, digits);
+        let is_wanted = match cursor.peek() {
+            b'{' | b'[' => cursor.nest().is_some(),
+            _ => match cursor.scalar() {
+                Some(Scalar::Whole(whole @ 0..=9)) if digits >> whole & 1 == 1 => true,
+                Some(scalar) => {
+                    if let Scalar::Whole(whole @ 0..=9) = scalar {
+                        digits |= 1 << whole;
+                    }
+                    visit(scalar)
+                }
+                None => false,
+            },
+        };
+        is_more = is_wanted && cursor.take(b',');
+    }
+}
+
+/// Where from here on there is anything but items of one digit that are among these, four at a time.
+fn end_of_digits(bytes: &[u8], mut at: usize, digits: u16) -> usize {
+    /// Four times a digit and a comma, without the bits that say which digit.
+    const ITEMS: u64 = u64::from_le_bytes(*b"0,0,0,0,");
+    const WHICH: u64 = u64::from_le_bytes([0xf, 0, 0xf, 0, 0xf, 0, 0xf, 0]);
+    while let Some(word) = word(bytes, at)
+        && word & !WHICH == ITEMS
+        && [0, 16, 32, 48].iter().all(|shift| digits >> (word >> shift & 0xf) & 1 == 1)
+    {
+        at += 8;
+    }
+    at
+}
+
+/// Where the first quote or backslash stands from here on.
+fn end_of_plain(bytes: &[u8], mut at: usize) -> Option<usize> {
+    let near = at.saturating_add(SHORT);
+    while at < near
+        && let Some(word) = word(bytes, at)
+    {
+        let found = zeros(word ^ u64::from_ne_bytes([b'"'; 8]))
+            | zeros(word ^ u64::from_ne_bytes([b'\\'; 8]));
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    Some(at + memchr2(b'"', b'\\', bytes.get(at..)?)?)
+}
+
+/// Eight bytes, if there are so many.
+fn word(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// The highest bit of the lowest byte that is 0, and perhaps of some above it.
+fn zeros(word: u64) -> u64 {
+    word.wrapping_sub(u64::from_ne_bytes([0x01; 8])) & !word & u64::from_ne_bytes([0x80; 8])
 }
 
 /// What a string in quotes says.
 pub(super) fn unquoted(string: &str) -> Option<Cow<'_, str>> {
-    let inner = string.strip_prefix('"')?.strip_suffix('"')?;
-    if inner.len() < SHORT && !inner.bytes().any(|byte| byte == b'\\')
-        || memchr::memchr(b'\\', inner.as_bytes()).is_none()
-    {
-        return Some(Cow::Borrowed(inner));
-    }
     serde_json::from_str(string).ok().map(Cow::Owned)
 }
 
@@ -246,6 +343,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::Value;
+    use std::collections::BTreeSet;
 
     fn any_json() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
@@ -263,6 +361,32 @@ mod tests {
                 entries.prop_map(|entries| Value::Object(entries.into_iter().collect())),
             ]
         })
+    }
+
+    /// Mostly short numbers, of which many are the same.
+    fn any_array() -> impl Strategy<Value = Value> {
+        let item = prop_oneof![
+            20 => (0..12_i64).prop_map(Value::from),
+            1 => any::<i64>().prop_map(Value::from),
+            1 => any::<u64>().prop_map(Value::from),
+            1 => (-99..0_i64).prop_map(Value::from),
+            1 => (-9..9_i32).prop_map(|halves| Value::from(f64::from(halves) / 2.0)),
+            1 => any_json(),
+        ];
+        prop::collection::vec(item, 0..60).prop_map(Value::from)
+    }
+
+    fn scalars(array: &str) -> Vec<Value> {
+        let mut scalars = Vec::new();
+        each_scalar(array, |scalar| {
+            scalars.push(match scalar {
+                Scalar::Whole(whole) => Value::from(whole),
+                Scalar::Plain(text) => Value::from(text),
+                Scalar::Other(text) => serde_json::from_str(text).unwrap(),
+            });
+            true
+        });
+        scalars
     }
 
     proptest! {
@@ -284,11 +408,17 @@ mod tests {
         }
 
         #[test]
-        fn items_and_keys_are_those_of_the_value(value in any_json(), is_pretty in any::<bool>()) {
+        fn scalars_and_keys_are_those_of_the_value(
+            value in prop_oneof![any_json(), any_array()], is_pretty in any::<bool>(),
+        ) {
             let text = if is_pretty { format!("{value:#}") } else { value.to_string() };
-            let found: Vec<Value> =
-                items(&text).map(|item| serde_json::from_str(item).unwrap()).collect();
-            prop_assert_eq!(found, value.as_array().cloned().unwrap_or_default());
+            let mut expected = value.as_array().cloned().unwrap_or_default();
+            let mut digits = BTreeSet::new();
+            expected.retain(|item| match item.as_i64() {
+                Some(digit @ 0..=9) => digits.insert(digit),
+                _ => !item.is_array() && !item.is_object(),
+            });
+            prop_assert_eq!(scalars(&text), expected);
             if let Value::Object(object) = &value {
                 let mut cursor = Cursor::new(&text);
                 prop_assert_eq!(cursor.take(b'{'), true);
@@ -308,7 +438,12 @@ mod tests {
         fn any_text_at_all_ends(text in r#"[a1{}\[\]"\\,:é ]{0,150}"#) {
             let mut cursor = Cursor::new(&text);
             while cursor.at < text.len() && cursor.value().or_else(|| cursor.key().map(|_| "")).is_some() {}
-            prop_assert!(items(&text).count() <= text.len());
+            let mut scalars = 0;
+            each_scalar(&text, |_| {
+                scalars += 1;
+                true
+            });
+            prop_assert!(scalars <= text.len());
             prop_assert!(cursor.rest_of_nest().is_none() || cursor.at <= text.len());
         }
     }

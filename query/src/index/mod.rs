@@ -29,6 +29,7 @@ mod ranges;
 mod record;
 mod shape;
 mod side;
+mod sought;
 mod spans;
 mod stats;
 mod table;

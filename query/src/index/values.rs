@@ -12,6 +12,7 @@ use crate::eval::Claim;
 
 use super::cursor::Cursor;
 use super::paths::{PathId, Paths, ROOT};
+use super::sought::Found;
 use super::whole::Whole;
 
 /// The values of one attestation at all paths that somebody asks about.
@@ -135,14 +136,22 @@ impl<'c> Place<'c> {
         })
     }
 
-    /// Whether this text or array has that in it.
-    pub(super) fn contains(&self, part: &Value) -> bool {
-        let whole = || self.whole.get_or_init(Box::default);
+    /// Whether this is a text that has that in it.
+    pub(super) fn text_contains(&self, part: &Value) -> bool {
         match (self.value(), part) {
-            (Value::String(text), Value::String(part)) => whole().text_contains(text, part),
-            (Value::Array(_), part) => whole().array_contains(self.raw, part),
+            (Value::String(text), Value::String(part)) => self.whole().text_contains(text, part),
             _ => false,
         }
+    }
+
+    /// The conditions that ask for something that is in this array, if it is one: `find` looks for all of them
+    /// when it is first wanted.
+    pub(super) fn found(&self, find: impl FnOnce(&str) -> Found) -> Option<&Found> {
+        self.raw.starts_with('[').then(|| self.whole().found.get_or_init(|| find(self.raw)))
+    }
+
+    fn whole(&self) -> &Whole {
+        self.whole.get_or_init(Box::default)
     }
 }
 
