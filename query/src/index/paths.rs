@@ -8,6 +8,7 @@ use hashbrown::HashTable;
 
 use super::attributes::Asked;
 use super::interner::TermId;
+use super::spans::Span;
 
 /// The number of a path: stable while anybody asks about it or about a longer one, then given to another.
 pub(super) type PathId = u32;
@@ -41,6 +42,20 @@ struct Node {
     filed: [u32; Asked::COUNT],
     /// The terms under which they are, but for those that name a value.
     terms: [TermId; Asked::COUNT],
+    /// What holds all spans of those that wait for a number. It stays until all of a kind are gone: it saves look-ups
+    /// and proves nothing.
+    reach: [Reach; Asked::COUNT],
+}
+
+/// From the lowest start of spans to their highest end.
+#[derive(Debug, Clone, Copy)]
+struct Reach(Span);
+
+impl Default for Reach {
+    /// Of no span.
+    fn default() -> Reach {
+        Reach(Span { start: u64::MAX, end: 0 })
+    }
 }
 
 impl Default for Paths {
@@ -120,16 +135,30 @@ impl Paths {
         }
     }
 
-    /// Counts one more that is filed under a path, by this term. Each call wants one [`Paths::unfile`].
-    pub(super) fn file(&mut self, path: PathId, asked: Asked, term: TermId) {
+    /// Whether a number may lie in the span of one that is filed under it in this way.
+    pub(super) fn may_reach(&self, path: PathId, asked: Asked, number: u64) -> bool {
+        self.nodes[path as usize].reach[asked as usize].0.holds(number)
+    }
+
+    /// Counts one more that is filed under a path, by this term, and perhaps a span. Each call wants one
+    /// [`Paths::unfile`].
+    pub(super) fn file(&mut self, path: PathId, asked: Asked, term: TermId, span: Option<Span>) {
         let node = &mut self.nodes[path as usize];
         node.filed[asked as usize] += 1;
         node.terms[asked as usize] = term;
+        if let Some(Span { start, end }) = span {
+            let Reach(reach) = &mut node.reach[asked as usize];
+            *reach = Span { start: reach.start.min(start), end: reach.end.max(end) };
+        }
     }
 
     /// Counts one less.
     pub(super) fn unfile(&mut self, path: PathId, asked: Asked) {
-        self.nodes[path as usize].filed[asked as usize] -= 1;
+        let node = &mut self.nodes[path as usize];
+        node.filed[asked as usize] -= 1;
+        if node.filed[asked as usize] == 0 {
+            node.reach[asked as usize] = Reach::default();
+        }
     }
 
     fn look_up(&self, parent: PathId, key: &str) -> Option<PathId> {
@@ -214,5 +243,23 @@ mod tests {
         }
         assert!(paths.is_empty());
         assert_eq!((paths.children(ROOT), paths.key_bytes, paths.free.len()), (0, 0, 7));
+    }
+
+    #[test]
+    fn a_number_outside_of_all_spans_reaches_none() {
+        let mut paths = Paths::default();
+        let path = paths.acquire(&keys("a"));
+        for _ in 0..2 {
+            assert!(!paths.may_reach(path, Asked::Between, 5));
+            let spans = [(2, 4), (7, 9)].map(|(start, end)| Span { start, end });
+            spans.iter().for_each(|span| paths.file(path, Asked::Between, 3, Some(*span)));
+            let reached: Vec<u64> =
+                (0..12).filter(|number| paths.may_reach(path, Asked::Between, *number)).collect();
+            assert_eq!(reached, (2..=9).collect::<Vec<u64>>());
+            assert!(!paths.may_reach(path, Asked::Above, 5));
+            paths.unfile(path, Asked::Between);
+            assert!(paths.may_reach(path, Asked::Between, 2));
+            paths.unfile(path, Asked::Between);
+        }
     }
 }

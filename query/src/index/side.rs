@@ -230,7 +230,7 @@ impl Side {
         let mut text = String::new();
         write_term(&mut text, path, asked, &test.value);
         let term = self.interners[Axis::ATTRIBUTE.index()].acquire(&text);
-        self.paths.file(path, asked, term);
+        self.paths.file(path, asked, term, span);
         terms.push(Axis::ATTRIBUTE, std::iter::once(term));
         Attribute { path, asked, span }
     }
@@ -404,6 +404,7 @@ impl Side {
                 if self.paths.filed(place.path, asked) == 0 {
                     continue;
                 }
+                let mut number = 0;
                 let term = match asked {
                     Asked::Exists => Some(self.paths.term(place.path, asked)),
                     Asked::Equal if place.is_nest() => continue,
@@ -412,14 +413,20 @@ impl Side {
                         interner.find(&text)
                     }
                     _ if !place.value().is_number() => continue,
-                    _ => Some(self.paths.term(place.path, asked)),
+                    _ => {
+                        number = ranges::ordered(nearest(place.value()));
+                        if !self.paths.may_reach(place.path, asked, number) {
+                            hits.probes += 1;
+                            continue;
+                        }
+                        Some(self.paths.term(place.path, asked))
+                    }
                 };
                 hits.probes += 1;
                 let Some(term) = term else { continue };
                 let uses = interner.slot(term).uses;
                 if asked.is_range() {
-                    let value = ranges::ordered(nearest(place.value()));
-                    known.reach(Reached { term, uses, value });
+                    known.reach(Reached { term, uses, value: number });
                 } else {
                     known.add(Axis::ATTRIBUTE, term, uses);
                 }
