@@ -54,7 +54,9 @@ impl Guard {
 }
 
 impl Entry for Guarded {
-    fn id(&self) -> u32 {
+    type Key = u32;
+
+    fn key(&self) -> u32 {
         self.id
     }
 }
