@@ -3,6 +3,7 @@
 use smallvec::SmallVec;
 
 use super::interner::{TermId, Uses};
+use super::pivots::{self, Need, marks_of};
 use super::record::{Many, Record};
 use super::shape::{Axis, KeyKind};
 
@@ -20,6 +21,8 @@ pub(super) struct Known {
     pub(super) uses: [Uses; Axis::COUNT],
     /// Numbers at paths where watchers ask for one in a range, by their terms in rising order.
     reached: SmallVec<[Reached; 2]>,
+    /// Of each axis, the marks of all terms ([`marks_of`]).
+    guarded: [[u32; pivots::MARKS]; Axis::COUNT],
     /// Of an axis with many terms: which are not there, at one look.
     marks: [Option<Box<[u64; MARKS / 64]>>; Axis::COUNT],
 }
@@ -54,6 +57,10 @@ impl Known {
         terms.dedup();
         if axis == Axis::ATTRIBUTE {
             self.reached.sort_unstable_by_key(|reached| reached.term);
+        }
+        let guarded = &mut self.guarded[axis.index()];
+        for (term, _) in terms.iter() {
+            guarded.iter_mut().zip(marks_of(*term)).for_each(|(all, mark)| *all |= mark);
         }
         if terms.len() > FEW {
             let mut marks = Box::new([0_u64; MARKS / 64]);
@@ -139,6 +146,14 @@ impl Known {
     fn number(&self, term: TermId) -> Option<&Reached> {
         let place = self.reached.binary_search_by_key(&term, |reached| reached.term);
         place.ok().map(|place| &self.reached[place])
+    }
+
+    /// Whether what a watcher needs may be there.
+    pub(super) fn may_have(&self, need: Need) -> bool {
+        match need {
+            Need::Term(axis, term) => self.has(axis, term),
+            Need::Marks(axis, kind, marks) => self.guarded[axis.index()][kind] & marks != 0,
+        }
     }
 
     pub(super) fn has(&self, axis: Axis, wanted: TermId) -> bool {

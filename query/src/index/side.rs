@@ -519,7 +519,7 @@ fn filed(known: &Known, using: Uses, pivots: &[Pivots; Axis::COUNT]) -> usize {
 /// Collects the watchers that known terms lead to, without those that need another term that is not there.
 fn follow(known: &Known, using: Uses, pivots: &[Pivots; Axis::COUNT], hits: &mut Hits) {
     for watchers in lists_by_term(known, using, pivots).flat_map(List::pieces) {
-        let may_hold = |watcher: &&Guarded| watcher.may_hold(|axis, term| known.has(axis, term));
+        let may_hold = |watcher: &&Guarded| watcher.may_hold(|need| known.may_have(need));
         let before = hits.by_term.len();
         hits.by_term.extend(watchers.iter().filter(may_hold).map(|watcher| watcher.id));
         hits.told_apart += (watchers.len() - (hits.by_term.len() - before)) as u64;
@@ -527,14 +527,20 @@ fn follow(known: &Known, using: Uses, pivots: &[Pivots; Axis::COUNT], hits: &mut
 }
 
 /// The terms of a watcher on axes other than its pivot, where it has just one: on the attributes before
-/// others, as it is the most telling there.
+/// others, as it is the most telling there. Then the marks of those where it has several.
 fn guards_of(record: &Record) -> Guards {
-    let axes = record.shape().axes().filter(|axis| *axis != record.pivot());
-    let mut single = axes.rev().filter_map(|axis| match record.terms(axis) {
+    let axes = || record.shape().axes().filter(|axis| *axis != record.pivot()).rev();
+    let single = axes().filter_map(|axis| match record.terms(axis) {
         &[term] => Some(Guard::new(axis, term)),
         _ => None,
     });
-    std::array::from_fn(|_| single.next().unwrap_or(Guard::NOTHING))
+    let lists = |kind| {
+        let lists = axes().map(|axis| (axis, record.terms(axis)));
+        let several = lists.filter(|(_, terms)| terms.len() > 1);
+        several.map(move |(axis, terms)| Guard::any_of(axis, kind, terms))
+    };
+    let mut guards = single.chain(lists(0)).chain(lists(1));
+    std::array::from_fn(|_| guards.next().unwrap_or(Guard::NOTHING))
 }
 
 /// Whether watchers of this kind are filed with their terms and not in a table.
