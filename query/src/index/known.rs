@@ -1,5 +1,7 @@
 //! The terms of an attestation that some watcher of a side uses.
 
+use std::cell::OnceCell;
+
 use smallvec::SmallVec;
 
 use super::interner::{TermId, Uses};
@@ -21,8 +23,8 @@ pub(super) struct Known {
     pub(super) uses: [Uses; Axis::COUNT],
     /// Numbers at paths where watchers ask for one in a range, by their terms in rising order.
     reached: SmallVec<[Reached; 2]>,
-    /// Of each axis, the marks of all terms ([`marks_of`]).
-    guarded: [[u32; pivots::MARKS]; Axis::COUNT],
+    /// Of each axis, the marks of all terms ([`marks_of`]), once somebody needs them.
+    guarded: OnceCell<[[u32; pivots::MARKS]; Axis::COUNT]>,
     /// Of an axis with many terms: which are not there, at one look.
     marks: [Option<Box<[u64; MARKS / 64]>>; Axis::COUNT],
 }
@@ -57,10 +59,6 @@ impl Known {
         terms.dedup();
         if axis == Axis::ATTRIBUTE {
             self.reached.sort_unstable_by_key(|reached| reached.term);
-        }
-        let guarded = &mut self.guarded[axis.index()];
-        for (term, _) in terms.iter() {
-            guarded.iter_mut().zip(marks_of(*term)).for_each(|(all, mark)| *all |= mark);
         }
         if terms.len() > FEW {
             let mut marks = Box::new([0_u64; MARKS / 64]);
@@ -152,7 +150,12 @@ impl Known {
     pub(super) fn may_have(&self, need: Need) -> bool {
         match need {
             Need::Term(axis, term) => self.has(axis, term),
-            Need::Marks(axis, kind, marks) => self.guarded[axis.index()][kind] & marks != 0,
+            Need::Marks(axis, kind, marks) => {
+                let guarded = self
+                    .guarded
+                    .get_or_init(|| self.terms.each_ref().map(|terms| all_marks(terms)));
+                guarded[axis.index()][kind] & marks != 0
+            }
         }
     }
 
@@ -168,4 +171,11 @@ impl Known {
                 }
             }
     }
+}
+
+fn all_marks(terms: &[(TermId, Uses)]) -> [u32; pivots::MARKS] {
+    terms.iter().fold([0; pivots::MARKS], |mut all, (term, _)| {
+        all.iter_mut().zip(marks_of(*term)).for_each(|(all, mark)| *all |= mark);
+        all
+    })
 }

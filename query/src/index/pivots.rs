@@ -51,7 +51,7 @@ pub(super) const MARKS: usize = 2;
 pub(super) fn marks_of(term: TermId) -> [u32; MARKS] {
     [0x9E37_79B9, 0x85EB_CA6B].map(|factor: u32| {
         let mixed = u64::from(term.wrapping_add(1).wrapping_mul(factor));
-        1 << (mixed * u64::from(MARK_BITS) >> 32)
+        1 << ((mixed * u64::from(MARK_BITS)) >> 32)
     })
 }
 

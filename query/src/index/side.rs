@@ -347,7 +347,9 @@ impl Side {
                 self.probe_kind(kind, &known, hits);
             }
         }
-        follow(&known, OVER, &self.over, hits);
+        if self.over_watchers > 0 {
+            follow(&known, OVER, &self.over, hits);
+        }
         if !larger.is_empty() {
             self.probe_larger(&larger, &known, hits);
         }
