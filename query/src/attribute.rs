@@ -264,18 +264,23 @@ impl AttributeTest {
     }
 
     /// Whether it holds of what stands under its path.
-    pub(crate) fn holds_of(&self, found: Option<&Value>) -> bool {
-        let order = || found.and_then(|found| order(found, &self.value));
-        match self.op {
-            Op::Equal => found.is_some_and(|found| equal(found, &self.value)),
-            Op::NotEqual => !found.is_some_and(|found| equal(found, &self.value)),
-            Op::Less => order().is_some_and(Ordering::is_lt),
-            Op::AtMost => order().is_some_and(Ordering::is_le),
-            Op::Greater => order().is_some_and(Ordering::is_gt),
-            Op::AtLeast => order().is_some_and(Ordering::is_ge),
-            Op::Contains => found.is_some_and(|found| contains(found, &self.value)),
-            Op::Exists => found.is_some(),
-        }
+    fn holds_of(&self, found: Option<&Value>) -> bool {
+        holds(self.op, found, &self.value)
+    }
+}
+
+/// Whether a value that is there, or is not, compares like this with another.
+pub(crate) fn holds(op: Op, found: Option<&Value>, value: &Value) -> bool {
+    let order = || found.and_then(|found| order(found, value));
+    match op {
+        Op::Equal => found.is_some_and(|found| equal(found, value)),
+        Op::NotEqual => !found.is_some_and(|found| equal(found, value)),
+        Op::Less => order().is_some_and(Ordering::is_lt),
+        Op::AtMost => order().is_some_and(Ordering::is_le),
+        Op::Greater => order().is_some_and(Ordering::is_gt),
+        Op::AtLeast => order().is_some_and(Ordering::is_ge),
+        Op::Contains => found.is_some_and(|found| contains(found, value)),
+        Op::Exists => found.is_some(),
     }
 }
 

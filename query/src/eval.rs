@@ -222,8 +222,23 @@ impl<'a> Claim<'a> {
         self.attestation.timestamp.ms()
     }
 
+    /// How many milliseconds after now it was claimed; mostly below 0.
+    pub(crate) fn after_now_ms(&self) -> i64 {
+        self.timestamp_ms() - self.now_ms
+    }
+
+    /// Now, in milliseconds since the Unix epoch.
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.now_ms
+    }
+
+    /// The attributes as they were given.
+    pub(crate) fn attributes_given(&self) -> Option<&'a Attributes> {
+        self.attestation.attributes.as_ref()
+    }
+
     /// The attributes; `null`, under which nothing stands, where there are none.
-    pub(crate) fn attributes(&self) -> &Value {
+    fn attributes(&self) -> &Value {
         let attributes = self.attestation.attributes.as_ref();
         self.attributes.get_or_init(|| attributes.map_or(Value::Null, Attributes::to_value))
     }

@@ -89,6 +89,16 @@ impl Moment {
         (self.base == Base::Epoch).then_some(self.shift_ms)
     }
 
+    /// Now and so much more.
+    pub(crate) const fn from_now(shift_ms: i64) -> Moment {
+        Moment { base: Base::Now, floors: false, shift_ms }
+    }
+
+    /// How many milliseconds after now it is, if that is the same at each.
+    pub(crate) fn as_shift(self) -> Option<i64> {
+        (self.base == Base::Now && !self.floors).then_some(self.shift_ms)
+    }
+
     /// The time at this `now`, both in milliseconds since the Unix epoch; `None` where that cannot be
     /// written. A fixed one is always what it is.
     #[must_use]
@@ -139,7 +149,7 @@ impl Point {
     pub(crate) fn starts(self) -> Moment {
         match self {
             Point::Today => Moment { base: Base::Now, floors: true, shift_ms: 0 },
-            Point::FromNow { shift_ms, .. } => Moment { base: Base::Now, floors: false, shift_ms },
+            Point::FromNow { shift_ms, .. } => Moment::from_now(shift_ms),
             Point::Weekday(which, weekday) => {
                 Moment { base: Base::Weekday(which, weekday), floors: false, shift_ms: 0 }
             }
@@ -150,7 +160,7 @@ impl Point {
     /// What `until` and the second time of `between` make of it.
     pub(crate) fn ends(self) -> Moment {
         match self {
-            Point::Today => Moment { base: Base::Now, floors: false, shift_ms: 0 },
+            Point::Today => Moment::from_now(0),
             other => other.starts(),
         }
     }

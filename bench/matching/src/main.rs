@@ -1,6 +1,7 @@
 //! `cargo xtask bench match`: how fast the watchers of an attestation are found among many, beside other
 //! matchers, with shapes of its own or a workload from files.
 
+mod hostile;
 mod measure;
 #[path = "../../src/memory.rs"]
 mod memory;
@@ -20,6 +21,7 @@ use anyhow::{Context as _, Result, ensure};
 use axwatch_model::{Attestation, Declared};
 use axwatch_query::Filter;
 use clap::{Parser, ValueEnum as _};
+use hostile::Hostile;
 use measure::{Line, Matcher};
 use shapes::Shape;
 
@@ -36,6 +38,9 @@ struct Arguments {
     /// Only these shapes.
     #[arg(long, value_enum)]
     shape: Vec<Shape>,
+    /// Workloads that were made to be dear, all or these, instead of shapes.
+    #[arg(long, value_enum, num_args = 0.., conflicts_with_all = ["shape", "watchers", "watchers_file"])]
+    hostile: Option<Vec<Hostile>>,
     /// Only so many watchers; 10, 1,000, 100,000 and 1,000,000 by default.
     #[arg(long)]
     watchers: Vec<usize>,
@@ -68,6 +73,9 @@ fn main() -> Result<()> {
     {
         return outside::run(watchers, attestations, |workload| measure(&arguments, workload));
     }
+    if let Some(hostile) = &arguments.hostile {
+        return each_hostile(&arguments, hostile);
+    }
     let shapes = match &arguments.shape[..] {
         [] => Shape::value_variants(),
         some => some,
@@ -99,24 +107,45 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// Measures the hostile workloads, each in a process of its own; ours alone.
+fn each_hostile(arguments: &Arguments, hostile: &[Hostile]) -> Result<()> {
+    if let [one] = hostile {
+        let share = if arguments.quick { 1_000 } else { 1 };
+        return measure(arguments, &one.workload(share, arguments.seed));
+    }
+    let all = if hostile.is_empty() { Hostile::value_variants() } else { hostile };
+    for one in all {
+        by_itself(arguments, &["--alone", "--hostile", one.name()])?;
+    }
+    Ok(())
+}
+
 /// Measures each in a process of its own, so that the memory of one is not taken for that of another.
 fn each_by_itself(arguments: &Arguments, shapes: &[Shape], sizes: &[usize]) -> Result<()> {
-    let ours = std::env::current_exe().context("cannot tell where this program lies")?;
     for shape in shapes {
         for watchers in sizes {
-            let mut command = Command::new(&ours);
-            command.args(["--shape", shape.name(), "--watchers", &watchers.to_string()]);
-            command.args(["--seed", &arguments.seed.to_string()]);
-            let flags = [
-                (arguments.json, "--json"),
-                (arguments.quick, "--quick"),
-                (arguments.alone, "--alone"),
-            ];
-            command.args(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag));
-            let status = command.status().context("cannot start the measurement")?;
-            ensure!(status.success(), "shape {} with {watchers} watchers: {status}", shape.name());
+            by_itself(
+                arguments,
+                &["--shape", shape.name(), "--watchers", &watchers.to_string()],
+            )?;
         }
     }
+    Ok(())
+}
+
+/// Runs this program with these arguments and those that say how.
+fn by_itself(arguments: &Arguments, what: &[&str]) -> Result<()> {
+    let ours = std::env::current_exe().context("cannot tell where this program lies")?;
+    let mut command = Command::new(&ours);
+    command.args(what).args(["--seed", &arguments.seed.to_string()]);
+    let flags = [
+        (arguments.json, "--json"),
+        (arguments.quick, "--quick"),
+        (arguments.alone && !what.contains(&"--alone"), "--alone"),
+    ];
+    command.args(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag));
+    let status = command.status().context("cannot start the measurement")?;
+    ensure!(status.success(), "{}: {status}", what.join(" "));
     Ok(())
 }
 
@@ -145,6 +174,7 @@ fn measure(arguments: &Arguments, workload: &Workload) -> Result<()> {
             load_seconds,
             matches_per_attestation: cost.matches,
             candidates_per_attestation: Some(cost.candidates),
+            formula_multiple: Some(cost.formula_multiple()),
         },
     )?;
     if arguments.alone {
@@ -202,6 +232,7 @@ fn rival(
             load_seconds,
             matches_per_attestation: cost.matches,
             candidates_per_attestation: None,
+            formula_multiple: None,
         },
     )
 }
@@ -215,7 +246,7 @@ fn tell(arguments: &Arguments, line: &Line) -> Result<()> {
             |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
         writeln!(
             out,
-            "{:<8} shape {} {:>9} watchers {:>12.0} ns {:>11.0}/s {:>7} B/watcher {:>6} us/update {:>5.2} s load {:>9.2} matches {:>9} candidates",
+            "{:<8} {:<16} {:>9} watchers {:>12.0} ns {:>11.0}/s {:>7} B/watcher {:>6} us/update {:>5.2} s load {:>9.2} matches {:>9} candidates {:>6} x",
             line.matcher,
             line.shape,
             line.watchers,
@@ -226,6 +257,7 @@ fn tell(arguments: &Arguments, line: &Line) -> Result<()> {
             line.load_seconds,
             line.matches_per_attestation,
             optional(line.candidates_per_attestation),
+            line.formula_multiple.map_or("-".to_owned(), |multiple| format!("{multiple:.2}")),
         )?;
     }
     out.flush().context("cannot write")

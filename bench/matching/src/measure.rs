@@ -42,6 +42,8 @@ pub struct Line {
     pub load_seconds: f64,
     pub matches_per_attestation: f64,
     pub candidates_per_attestation: Option<f64>,
+    /// What it takes, as a multiple of 1 ms, 1 µs a match and 10 ns for each that is verified.
+    pub formula_multiple: Option<f64>,
 }
 
 /// What a round cost.
@@ -51,6 +53,13 @@ pub struct Cost {
     pub fastest_ns: f64,
     pub matches: f64,
     pub candidates: f64,
+}
+
+impl Cost {
+    /// As a multiple of what no allowed claim should take more than.
+    pub fn formula_multiple(&self) -> f64 {
+        self.median_ns / (1e6 + 1e3 * self.matches + 10.0 * self.candidates)
+    }
 }
 
 /// Matches all attestations, round after round, for about as long as this, and three rounds at least.

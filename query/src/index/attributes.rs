@@ -3,18 +3,19 @@
 //! A condition that one look-up decides is a term: that a value is there (`exists`), that it is this one
 //! (`=`), or that it is a number on one side of another (`<`, `<=`, `>`, `>=`) or between two, whose
 //! bounds are kept elsewhere ([`super::ranges`]). A term names the number of a path and what is asked there. An
-//! attestation's terms are found by walking its attributes and the tree of all paths together, so that
-//! what nobody asks about costs nothing, and neither do paths that are not there.
+//! attestation's terms are those of the values at paths that somebody asks about ([`super::values`]).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde_json::{Number, Value};
+use smallvec::SmallVec;
 
 use crate::attribute::AttributeTest;
 use crate::filter::Test;
 use crate::{Filter, Op};
 
+use super::paths::PathId;
 use super::ranges;
 use super::spans::Span;
 
@@ -38,7 +39,7 @@ pub(super) enum Asked {
 
 impl Asked {
     /// How many there are.
-    const COUNT: usize = 5;
+    pub(super) const COUNT: usize = 5;
     /// All, the most selective first.
     pub(super) const ALL: [Asked; Asked::COUNT] =
         [Asked::Equal, Asked::Between, Asked::Above, Asked::Below, Asked::Exists];
@@ -74,157 +75,66 @@ pub(super) struct Findable<'f> {
 
 impl Findable<'_> {
     /// Those among the conditions of a filter. What bounds one number is told of several times.
-    pub(super) fn of<'f>(filter: &'f Filter) -> impl Iterator<Item = Findable<'f>> {
+    pub(super) fn of(filter: &Filter) -> SmallVec<[Findable<'_>; 2]> {
         let tests = filter.tests().iter().filter_map(|test| match test {
             Test::Attribute(test) => Some((&**test, Asked::of(test)?)),
             _ => None,
         });
-        let mut spans: BTreeMap<&'f [Box<str>], Span> = BTreeMap::new();
-        for (test, asked) in tests.clone().filter(|(_, asked)| asked.is_range()) {
-            let bound = ranges::ordered(nearest(&test.value));
-            let span = spans.entry(test.keys()).or_insert(Span { start: 0, end: u64::MAX });
-            match asked {
-                Asked::Above => span.start = span.start.max(bound),
-                _ => span.end = span.end.min(bound),
-            }
-        }
-        tests.map(move |(test, asked)| {
-            let span = asked.is_range().then(|| spans[test.keys()]);
-            // No bound of a number is at an end of all numbers.
-            let is_bound = |span: &Span| span.start != 0 && span.end != u64::MAX;
-            let asked = if span.as_ref().is_some_and(is_bound) { Asked::Between } else { asked };
-            Findable { test, asked, span }
-        })
-    }
-}
-
-/// The paths that watchers ask about, as a tree.
-#[derive(Debug, Default)]
-pub(super) struct Paths {
-    root: Node,
-    /// The numbers that paths had and that are free again.
-    free: Vec<u32>,
-    /// How many numbers there ever were.
-    numbers: u32,
-}
-
-#[derive(Debug, Default)]
-struct Node {
-    /// The number of this path, while a watcher asks about it.
-    number: Option<u32>,
-    /// How many watchers ask, by [`Asked`].
-    watchers: [u32; Asked::COUNT],
-    children: BTreeMap<Box<str>, Node>,
-}
-
-/// What stands under a path.
-pub(super) struct Place<'v> {
-    number: u32,
-    watchers: [u32; Asked::COUNT],
-    pub(super) value: &'v Value,
-}
-
-impl Paths {
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.root.is_unused()
-    }
-
-    /// The text of a condition's term. Each call wants one [`Paths::release`].
-    pub(super) fn acquire(&mut self, test: &AttributeTest, asked: Asked) -> String {
-        let mut node = &mut self.root;
-        for key in test.keys() {
-            node = node.children.entry(key.clone()).or_default();
-        }
-        node.watchers[asked as usize] += 1;
-        let number = *node.number.get_or_insert_with(|| {
-            self.free.pop().unwrap_or_else(|| {
-                self.numbers += 1;
-                self.numbers - 1
+        let spans = Bounds::of(tests.clone());
+        tests
+            .map(|(test, asked)| {
+                let span = asked.is_range().then(|| spans.get(test)).flatten();
+                // No bound of a number is at an end of all numbers.
+                let is_bound = |span: &Span| span.start != 0 && span.end != u64::MAX;
+                let asked =
+                    if span.as_ref().is_some_and(is_bound) { Asked::Between } else { asked };
+                Findable { test, asked, span }
             })
-        });
-        let mut text = String::new();
-        write_term(&mut text, number, asked, &test.value);
-        text
-    }
-
-    /// Counts one watcher less under a path; with the last, the path is forgotten.
-    pub(super) fn release(&mut self, keys: &[Box<str>], asked: Asked) {
-        let mut node = &mut self.root;
-        for key in keys {
-            node = node.children.get_mut(key).expect("the path of a watcher is known");
-        }
-        node.watchers[asked as usize] -= 1;
-        if node.watchers != [0; Asked::COUNT] {
-            return;
-        }
-        self.free.extend(node.number.take());
-        // From the longest part of the path on, as far as nobody needs it.
-        for length in (1..=keys.len()).rev() {
-            let mut parent = &mut self.root;
-            for key in &keys[..length - 1] {
-                parent = parent.children.get_mut(key).expect("it was there above");
-            }
-            if !parent.children[&keys[length - 1]].is_unused() {
-                return;
-            }
-            parent.children.remove(&keys[length - 1]);
-        }
-    }
-
-    /// Visits each path that somebody asks about and that leads to a value.
-    pub(super) fn each_place<'v>(&self, attributes: &'v Value, visit: &mut impl FnMut(Place<'v>)) {
-        walk(&self.root, attributes, visit);
+            .collect()
     }
 }
 
-impl Node {
-    fn is_unused(&self) -> bool {
-        self.number.is_none() && self.children.is_empty()
-    }
+/// Where numbers have to be, by their paths.
+enum Bounds<'f> {
+    One(Option<Span>),
+    Some(BTreeMap<&'f [Box<str>], Span>),
 }
 
-/// No deeper than attributes are, and no wider than the smaller of the two.
-fn walk<'v>(node: &Node, value: &'v Value, visit: &mut impl FnMut(Place<'v>)) {
-    if let Some(number) = node.number {
-        visit(Place { number, watchers: node.watchers, value });
-    }
-    let Value::Object(object) = value else { return };
-    if object.len() < node.children.len() {
-        for (key, value) in object {
-            if let Some(child) = node.children.get(&**key) {
-                walk(child, value, visit);
-            }
+impl<'f> Bounds<'f> {
+    fn of(tests: impl Iterator<Item = (&'f AttributeTest, Asked)> + Clone) -> Bounds<'f> {
+        let mut ranges = tests.filter(|(_, asked)| asked.is_range());
+        let all = Span { start: 0, end: u64::MAX };
+        if ranges.clone().nth(1).is_none() {
+            return Bounds::One(ranges.next().map(|(test, asked)| bounded(all, test, asked)));
         }
-    } else {
-        for (key, child) in &node.children {
-            if let Some(value) = object.get(&**key) {
-                walk(child, value, visit);
-            }
+        let mut spans = BTreeMap::new();
+        for (test, asked) in ranges {
+            let span = spans.entry(test.keys()).or_insert(all);
+            *span = bounded(*span, test, asked);
+        }
+        Bounds::Some(spans)
+    }
+
+    fn get(&self, test: &AttributeTest) -> Option<Span> {
+        match self {
+            Bounds::One(span) => *span,
+            Bounds::Some(spans) => spans.get(test.keys()).copied(),
         }
     }
 }
 
-impl Place<'_> {
-    /// Whether some watcher asks this here, and the value could be an answer.
-    pub(super) fn is_asked(&self, asked: Asked) -> bool {
-        let could_be = match (asked, self.value) {
-            (Asked::Exists, _) => true,
-            (Asked::Equal, value) => !value.is_array() && !value.is_object(),
-            (Asked::Above | Asked::Below | Asked::Between, value) => value.is_number(),
-        };
-        could_be && self.watchers[asked as usize] > 0
-    }
-
-    /// The term of this value, written over what `text` held.
-    pub(super) fn write_term(&self, asked: Asked, text: &mut String) {
-        text.clear();
-        write_term(text, self.number, asked, self.value);
+fn bounded(span: Span, test: &AttributeTest, asked: Asked) -> Span {
+    let bound = ranges::ordered(nearest(&test.value));
+    match asked {
+        Asked::Above => Span { start: span.start.max(bound), ..span },
+        _ => Span { end: span.end.min(bound), ..span },
     }
 }
 
-/// Two conditions have the same text just if they ask for the same.
-fn write_term(text: &mut String, path: u32, asked: Asked, value: &Value) {
+/// The text of a condition's term, written over what `text` held: two conditions have the same just if they ask
+/// for the same.
+pub(super) fn write_term(text: &mut String, path: PathId, asked: Asked, value: &Value) {
+    text.clear();
     let sign = match asked {
         Asked::Equal => '=',
         Asked::Exists => '?',
@@ -234,7 +144,11 @@ fn write_term(text: &mut String, path: u32, asked: Asked, value: &Value) {
     };
     let written = write!(text, "{path}{sign}");
     let written = written.and_then(|()| match (asked, value) {
-        (Asked::Equal, Value::Number(number)) => write_number(text, number),
+        (Asked::Equal, Value::Number(number)) => match exact(number) {
+            Exact::Whole(whole) => write!(text, "{whole}"),
+            // The letter keeps it apart from whole numbers: half of all bits have none in hex.
+            Exact::Double(bits) => write!(text, "x{bits:x}"),
+        },
         (Asked::Equal, Value::String(value)) => write!(text, "'{value}"),
         (Asked::Equal, value) => write!(text, "{value}"),
         _ => Ok(()),
@@ -242,18 +156,22 @@ fn write_term(text: &mut String, path: u32, asked: Asked, value: &Value) {
     written.expect("a string takes any text");
 }
 
-/// Numbers that are equal have the same text, whole or not; 2 and 2.0 do.
-fn write_number(text: &mut String, number: &Number) -> std::fmt::Result {
+/// A number, the same for all that are equal, whole or not; 2 and 2.0 are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Exact {
+    Whole(i128),
+    /// The bits of one that is not whole, or beyond all whole ones.
+    Double(u64),
+}
+
+pub(super) fn exact(number: &Number) -> Exact {
     /// Above all whole numbers that JSON has here, so that no double from here on equals one.
     const WHOLE_END: f64 = u64::MAX as f64;
     let double = number.as_f64().unwrap_or_default();
     match number.as_i128() {
-        Some(whole) => write!(text, "{whole}"),
-        None if double.fract() == 0.0 && double.abs() < WHOLE_END => {
-            write!(text, "{}", double as i128)
-        }
-        // The letter keeps it apart from whole numbers: half of all bits have none in hex.
-        None => write!(text, "x{:x}", double.to_bits()),
+        Some(whole) => Exact::Whole(whole),
+        None if double.fract() == 0.0 && double.abs() < WHOLE_END => Exact::Whole(double as i128),
+        None => Exact::Double(double.to_bits()),
     }
 }
 
@@ -333,33 +251,6 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_found_where_they_are_and_forgotten_with_their_last_watcher() {
-        let asked = ["a = 1", "a.b exists", "a.b.c > 2", "d = 'x'", "a.b exists", "e.f = 1"];
-        let tests = asked.map(test);
-        let mut paths = Paths::default();
-        for test in &tests {
-            paths.acquire(test, Asked::of(test).unwrap());
-        }
-        let attributes = serde_json::json!({ "a": { "b": { "c": 7 }, "x": 1 }, "e": 3, "z": 0 });
-        let mut found = Vec::new();
-        paths.each_place(&attributes, &mut |place| {
-            found.push((place.value.clone(), Asked::ALL.map(|asked| place.is_asked(asked))));
-        });
-        let expected = [
-            (attributes["a"].clone(), [false; Asked::COUNT]),
-            (attributes["a"]["b"].clone(), [false, false, false, false, true]),
-            (attributes["a"]["b"]["c"].clone(), [false, false, true, false, false]),
-        ];
-        assert_eq!(found, expected);
-        for test in &tests {
-            assert!(!paths.is_empty());
-            paths.release(test.keys(), Asked::of(test).unwrap());
-        }
-        assert!(paths.is_empty());
-        assert_eq!(paths.free.len(), 5);
-    }
-
-    #[test]
     fn bounds_on_one_number_are_one_span() {
         let span =
             |start, end| Some(Span { start: ranges::ordered(start), end: ranges::ordered(end) });
@@ -380,7 +271,7 @@ mod tests {
         ];
         for (conditions, asked, span) in cases {
             let filter = Filter::from_ax(&parse(&format!("where {conditions}")).unwrap());
-            let first = Findable::of(&filter).next().unwrap();
+            let first = Findable::of(&filter)[0];
             assert_eq!((first.asked, first.span), (asked, span), "{conditions}");
         }
     }

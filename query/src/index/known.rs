@@ -1,8 +1,11 @@
 //! The terms of an attestation that some watcher of a side uses.
 
+use std::cell::OnceCell;
+
 use smallvec::SmallVec;
 
 use super::interner::{TermId, Uses};
+use super::pivots::{self, Need, marks_of};
 use super::record::{Many, Record};
 use super::shape::{Axis, KeyKind};
 
@@ -20,6 +23,8 @@ pub(super) struct Known {
     pub(super) uses: [Uses; Axis::COUNT],
     /// Numbers at paths where watchers ask for one in a range, by their terms in rising order.
     reached: SmallVec<[Reached; 2]>,
+    /// Of each axis, the marks of all terms ([`marks_of`]), once somebody needs them.
+    guarded: OnceCell<[[u32; pivots::MARKS]; Axis::COUNT]>,
     /// Of an axis with many terms: which are not there, at one look.
     marks: [Option<Box<[u64; MARKS / 64]>>; Axis::COUNT],
 }
@@ -141,6 +146,19 @@ impl Known {
         place.ok().map(|place| &self.reached[place])
     }
 
+    /// Whether what a watcher needs may be there.
+    pub(super) fn may_have(&self, need: Need) -> bool {
+        match need {
+            Need::Term(axis, term) => self.has(axis, term),
+            Need::Marks(axis, kind, marks) => {
+                let guarded = self
+                    .guarded
+                    .get_or_init(|| self.terms.each_ref().map(|terms| all_marks(terms)));
+                guarded[axis.index()][kind] & marks != 0
+            }
+        }
+    }
+
     pub(super) fn has(&self, axis: Axis, wanted: TermId) -> bool {
         let terms = &self.terms[axis.index()];
         (axis == Axis::ATTRIBUTE && self.number(wanted).is_some())
@@ -153,4 +171,11 @@ impl Known {
                 }
             }
     }
+}
+
+fn all_marks(terms: &[(TermId, Uses)]) -> [u32; pivots::MARKS] {
+    terms.iter().fold([0; pivots::MARKS], |mut all, (term, _)| {
+        all.iter_mut().zip(marks_of(*term)).for_each(|(all, mark)| *all |= mark);
+        all
+    })
 }

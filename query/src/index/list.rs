@@ -1,22 +1,28 @@
-//! Watchers in rising order of their ids: one in place, a few in one piece, or many in blocks, so that none
-//! of a million comes or goes at the cost of moving the others.
+//! Watchers in rising order of their ids, or of something before that: one in place, a few in one piece, or many
+//! in blocks, so that none of a million comes or goes at the cost of moving the others, and neighbours lie
+//! together.
 
 /// Entries of a block at most.
 const BLOCK: usize = 512;
 
 /// What stands in a list: a watcher, perhaps with something beside it.
 pub(super) trait Entry: Copy {
-    /// The watcher.
-    fn id(&self) -> u32;
+    /// By what a list is in order.
+    type Key: Copy + Ord;
+
+    /// Mostly the watcher.
+    fn key(&self) -> Self::Key;
 }
 
 impl Entry for u32 {
-    fn id(&self) -> u32 {
+    type Key = u32;
+
+    fn key(&self) -> u32 {
         *self
     }
 }
 
-/// A list in 24 bytes, which has each watcher once.
+/// A list in 24 bytes, which has each key once.
 #[derive(Debug)]
 pub(super) enum List<T> {
     One(T),
@@ -50,6 +56,21 @@ impl<T: Entry> List<T> {
         std::iter::once(piece).chain(blocks.iter().map(Vec::as_slice))
     }
 
+    /// The entries from one key to another that is not before it, both within, in pieces.
+    pub(super) fn between(&self, first: T::Key, last: T::Key) -> impl Iterator<Item = &[T]> {
+        let (piece, blocks): (&[T], &[Vec<T>]) = match self {
+            List::One(entry) => (std::slice::from_ref(entry), &[]),
+            List::Few(entries) => (entries, &[]),
+            List::Many(many) => (&[], &many.blocks[many.block_of(first)..=many.block_of(last)]),
+        };
+        let pieces = std::iter::once(piece).chain(blocks.iter().map(Vec::as_slice));
+        pieces.map(move |piece| {
+            let start = piece.partition_point(|entry| entry.key() < first);
+            let piece = &piece[start..];
+            &piece[..piece.partition_point(|entry| entry.key() <= last)]
+        })
+    }
+
     /// The first entry.
     #[cfg(test)]
     pub(super) fn first(&self) -> Option<&T> {
@@ -70,17 +91,17 @@ impl<T: Entry> List<T> {
         }
     }
 
-    /// Adds an entry; a watcher that is there already stays as it is.
+    /// Adds an entry; one whose key is there already stays as it is.
     pub(super) fn add(&mut self, entry: T) {
         match self {
-            List::One(one) if one.id() == entry.id() => {}
+            List::One(one) if one.key() == entry.key() => {}
             List::One(one) => {
                 let mut pair = vec![*one, entry];
-                pair.sort_unstable_by_key(T::id);
+                pair.sort_unstable_by_key(T::key);
                 *self = List::Few(pair);
             }
             List::Few(entries) => {
-                let Err(place) = find(entries, entry.id()) else { return };
+                let Err(place) = find(entries, entry.key()) else { return };
                 if entries.len() < BLOCK {
                     entries.insert(place, entry);
                 } else {
@@ -94,14 +115,14 @@ impl<T: Entry> List<T> {
         }
     }
 
-    /// Takes a watcher out, and gives back the memory of what it leaves. Of the last, an empty list is
+    /// Takes an entry out, and gives back the memory of what it leaves. Of the last, an empty list is
     /// left.
-    pub(super) fn remove(&mut self, id: u32) {
+    pub(super) fn remove(&mut self, key: T::Key) {
         match self {
-            List::One(one) if one.id() == id => *self = List::Few(Vec::new()),
+            List::One(one) if one.key() == key => *self = List::Few(Vec::new()),
             List::One(_) => {}
             List::Few(entries) => {
-                let Ok(place) = find(entries, id) else { return };
+                let Ok(place) = find(entries, key) else { return };
                 entries.remove(place);
                 if let [one] = entries[..] {
                     *self = List::One(one);
@@ -110,7 +131,7 @@ impl<T: Entry> List<T> {
                 }
             }
             List::Many(blocks) => {
-                blocks.remove(id);
+                blocks.remove(key);
                 if blocks.len <= BLOCK / 4 {
                     *self = List::Few(blocks.blocks.concat());
                 }
@@ -121,9 +142,9 @@ impl<T: Entry> List<T> {
 
 impl<T: Entry> Blocks<T> {
     fn add(&mut self, entry: T) {
-        let at = self.block_of(entry.id());
+        let at = self.block_of(entry.key());
         let block = &mut self.blocks[at];
-        let Err(place) = find(block, entry.id()) else { return };
+        let Err(place) = find(block, entry.key()) else { return };
         self.len += 1;
         if block.len() < BLOCK {
             block.insert(place, entry);
@@ -140,9 +161,9 @@ impl<T: Entry> Blocks<T> {
         }
     }
 
-    fn remove(&mut self, id: u32) {
-        let at = self.block_of(id);
-        let Ok(place) = find(&self.blocks[at], id) else { return };
+    fn remove(&mut self, key: T::Key) {
+        let at = self.block_of(key);
+        let Ok(place) = find(&self.blocks[at], key) else { return };
         self.blocks[at].remove(place);
         self.len -= 1;
         if self.blocks[at].is_empty() && self.blocks.len() > 1 {
@@ -163,14 +184,14 @@ impl<T: Entry> Blocks<T> {
         }
     }
 
-    /// The block in which a watcher is, or would be.
-    fn block_of(&self, id: u32) -> usize {
-        self.blocks.partition_point(|block| block[0].id() <= id).saturating_sub(1)
+    /// The block in which an entry is, or would be.
+    fn block_of(&self, key: T::Key) -> usize {
+        self.blocks.partition_point(|block| block[0].key() <= key).saturating_sub(1)
     }
 }
 
-fn find<T: Entry>(entries: &[T], id: u32) -> Result<usize, usize> {
-    entries.binary_search_by_key(&id, T::id)
+fn find<T: Entry>(entries: &[T], key: T::Key) -> Result<usize, usize> {
+    entries.binary_search_by_key(&key, T::key)
 }
 
 #[cfg(test)]
@@ -203,6 +224,8 @@ mod tests {
                 }
                 prop_assert!(list.pieces().flatten().eq(&expected));
                 prop_assert_eq!((list.len(), list.first()), (expected.len(), expected.first()));
+                let (from, to) = (first / 2, first + count);
+                prop_assert!(list.between(from, to).flatten().eq(expected.range(from..=to)));
                 if let List::Many(blocks) = &list {
                     prop_assert!(blocks.blocks.iter().all(|block| (1..=BLOCK).contains(&block.len())));
                     let pairs = blocks.blocks.windows(2);

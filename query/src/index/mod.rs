@@ -18,18 +18,23 @@
 
 mod attributes;
 mod conditions;
+mod cursor;
 mod interner;
 mod known;
 mod list;
+mod paths;
 mod pivots;
 mod posting;
 mod ranges;
 mod record;
 mod shape;
 mod side;
+mod sought;
 mod spans;
 mod stats;
 mod table;
+mod values;
+mod whole;
 mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,14 +44,14 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::eval::Claim;
-use crate::filter::Test;
 use crate::{Aliases, Filter, Mode};
-use conditions::{Answers, ConditionId, Conditions};
+use conditions::{Answers, ConditionId};
 use known::Known;
 use record::{Record, Records};
 use side::{Hits, Side};
 use spans::Spans;
 pub use stats::{IndexStats, ShapeStats};
+use values::Values;
 use windows::{Window, ordered};
 
 /// An index over the filters of many watchers, by an id that the caller chooses.
@@ -60,11 +65,13 @@ pub struct WatcherIndex {
     records: Records,
     /// Those that ask for no term.
     termless: BTreeMap<u32, Termless>,
+    /// Those that ask for a time and nothing else, by it, or by how long it is after now.
     windows: Spans,
+    windows_after_now: Spans,
     /// What is asked about every attestation, and who asks it: those that begin with one condition are
-    /// neighbours, so that it is answered once.
+    /// neighbours, so that it is answered once. The conditions are those of the folded side: of what has no terms, AX
+    /// alone asks for more than times.
     asked: BTreeMap<Question, BTreeSet<u32>>,
-    conditions: Conditions,
 }
 
 /// Conditions in rising order of their numbers, those that are known longest first.
@@ -75,6 +82,8 @@ type Question = SmallVec<[ConditionId; 2]>;
 enum Termless {
     /// About time and nothing else.
     Window(Window),
+    /// About time after now and nothing else.
+    AfterNow(Window),
     /// Something that no look-up finds.
     Asked(Question),
 }
@@ -110,7 +119,7 @@ impl FoundBy {
             FoundBy::Terms
         } else if Side::files(filter) {
             FoundBy::Attributes
-        } else if window_of(filter).is_some() {
+        } else if Window::fixed(filter).or(Window::from_now(filter)).is_some() {
             FoundBy::Time
         } else {
             FoundBy::Nothing
@@ -134,8 +143,8 @@ impl WatcherIndex {
             records: Records::default(),
             termless: BTreeMap::new(),
             windows: Spans::default(),
+            windows_after_now: Spans::default(),
             asked: BTreeMap::new(),
-            conditions: Conditions::default(),
         }
     }
 
@@ -164,11 +173,11 @@ impl WatcherIndex {
             asked_always,
             questions: self.asked.len(),
             terms: 0,
-            keys: self.windows.len(),
+            keys: self.windows.len() + self.windows_after_now.len(),
             memory_bytes: self.records.memory_bytes()
                 + self.windows.memory_bytes()
+                + self.windows_after_now.memory_bytes()
                 + self.asked.len() * size_of::<(Question, BTreeSet<u32>)>() * 3 / 2
-                + self.conditions.memory_bytes()
                 + termless,
         };
         self.folded.add_to(&mut stats);
@@ -199,12 +208,17 @@ impl WatcherIndex {
         if Side::files(filter) {
             let record = self.side_mut(filter.mode()).insert(id, filter);
             self.records.insert(id, record);
-        } else if let Some(window) = window_of(filter) {
+        } else if let Some(window) = Window::fixed(filter) {
             self.windows.insert(id, window.span());
             self.termless.insert(id, Termless::Window(window));
+        } else if let Some(window) = Window::from_now(filter) {
+            self.windows_after_now.insert(id, window.span());
+            self.termless.insert(id, Termless::AfterNow(window));
         } else {
             let tests = filter.tests().iter();
-            let mut question: Question = tests.map(|test| self.conditions.acquire(test)).collect();
+            let Side { conditions, paths, .. } = &mut self.folded;
+            let mut question: Question =
+                tests.map(|test| conditions.acquire(test, paths)).collect();
             question.sort_unstable();
             self.asked.entry(question.clone()).or_default().insert(id);
             self.termless.insert(id, Termless::Asked(question));
@@ -216,13 +230,15 @@ impl WatcherIndex {
     pub fn remove(&mut self, id: u32) {
         match self.termless.remove(&id) {
             Some(Termless::Window(window)) => self.windows.remove(id, window.span()),
+            Some(Termless::AfterNow(window)) => self.windows_after_now.remove(id, window.span()),
             Some(Termless::Asked(question)) => {
                 let who = self.asked.get_mut(&question).expect("what a watcher asks is asked");
                 who.remove(&id);
                 if who.is_empty() {
                     self.asked.remove(&question);
                 }
-                question.iter().for_each(|condition| self.conditions.release(*condition));
+                let Side { conditions, paths, .. } = &mut self.folded;
+                question.iter().for_each(|condition| conditions.release(*condition, paths));
             }
             None => {
                 if let Some(record) = self.records.remove(id) {
@@ -248,29 +264,40 @@ impl WatcherIndex {
         let claim = Claim::at(attestation, attestation.created_at, aliases);
         let mut hits = Hits { found: std::mem::take(found), ..Hits::default() };
         let mut candidates = 0;
-        for side in [&self.folded, &self.exact] {
-            let known = side.probe(&claim, &mut hits);
-            candidates += self.verify(side, &known, &claim, &mut hits);
+        let values = [Values::new(&claim), Values::new(&claim)];
+        for (side, values) in [&self.folded, &self.exact].into_iter().zip(&values) {
+            let known = side.probe(&claim, values, &mut hits);
+            candidates += self.verify(side, &known, &claim, values, &mut hits);
         }
-        candidates += self.find_termless(&claim, &mut hits);
+        candidates += self.find_termless(&claim, &values[0], &mut hits);
         *found = hits.found;
         sort(found);
         Effort { probes: hits.probes, candidates: candidates + hits.told_apart }
     }
 
     /// Moves those that hold to what is found, and says how many there were to look at.
-    fn verify(&self, side: &Side, known: &Known, claim: &Claim<'_>, hits: &mut Hits) -> u64 {
+    fn verify<'c>(
+        &self,
+        side: &Side,
+        known: &Known,
+        claim: &Claim<'c>,
+        values: &Values<'c>,
+        hits: &mut Hits,
+    ) -> u64 {
         if hits.by_key.is_empty() && hits.by_term.is_empty() {
             return 0;
         }
-        let mut answers = Answers::new(&side.conditions, claim);
+        let mut answers = Answers::new(&side.conditions, &side.paths, claim, values);
         // A key may be reached by several tuples; what is verified beyond it may be dear.
         sort(&mut hits.by_key);
         let mut candidates = hits.by_key.len() as u64;
         let mut records = self.records.reader();
         for id in hits.by_key.drain(..) {
-            let mut holds = |record| holds_beyond_terms(record, known, claim, &mut answers);
-            if records.get(id).is_some_and(&mut holds) {
+            let holds = |record: &Record| {
+                record.first().is_none_or(|first| answers.holds(first))
+                    && holds_beyond_terms(record, known, claim, &mut answers)
+            };
+            if records.get(id).is_some_and(holds) {
                 hits.found.push(id);
             }
         }
@@ -288,18 +315,36 @@ impl WatcherIndex {
         candidates
     }
 
-    fn find_termless(&self, claim: &Claim<'_>, hits: &mut Hits) -> u64 {
+    fn find_termless<'c>(&self, claim: &Claim<'c>, values: &Values<'c>, hits: &mut Hits) -> u64 {
         hits.probes += self.windows.holding(ordered(claim.timestamp_ms()), &mut hits.found);
+        let after_now = self.find_after_now(claim, hits);
         if self.asked.is_empty() {
-            return 0;
+            return after_now;
         }
-        let mut answers = Answers::new(&self.conditions, claim);
+        let Side { conditions, paths, .. } = &self.folded;
+        let mut answers = Answers::new(conditions, paths, claim, values);
         for (question, who) in &self.asked {
             if question.iter().all(|condition| answers.holds(*condition)) {
                 hits.found.extend(who);
             }
         }
-        self.asked.len() as u64
+        after_now + self.asked.len() as u64
+    }
+
+    /// Finds those that ask for a time after now, and says how many there were to look at.
+    fn find_after_now(&self, claim: &Claim<'_>, hits: &mut Hits) -> u64 {
+        if self.windows_after_now.is_empty() {
+            return 0;
+        }
+        let mut ids = Vec::new();
+        let after_now = ordered(claim.after_now_ms());
+        hits.probes += self.windows_after_now.holding(after_now, &mut ids);
+        let can_be = |id: &&u32| match self.termless.get(*id) {
+            Some(Termless::AfterNow(window)) => window.can_be(claim.now_ms()),
+            _ => false,
+        };
+        hits.found.extend(ids.iter().filter(can_be));
+        ids.len() as u64
     }
 
     fn side_mut(&mut self, mode: Mode) -> &mut Side {
@@ -323,16 +368,6 @@ fn holds_beyond_terms(
             && !known.has_excluded(many)
             && many.rest.iter().all(|condition| answers.holds(*condition))
     })
-}
-
-/// When a claim must have been made, if that is all that is asked and does not depend on now.
-fn window_of(filter: &Filter) -> Option<Window> {
-    let is_fixed = |test: &Test| match test {
-        Test::NotBefore(moment) | Test::NotAfter(moment) => moment.as_fixed().is_some(),
-        _ => false,
-    };
-    let window = Window { start: filter.time_start(), end: filter.time_end() };
-    (!filter.is_empty() && filter.tests().iter().all(is_fixed)).then_some(window)
 }
 
 /// In rising order, each once. Most lists are that already.
@@ -402,7 +437,7 @@ mod tests {
     }
 
     /// Clauses that no term decides.
-    const BEYOND_TERMS: [&str; 18] = [
+    const BEYOND_TERMS: [&str; 23] = [
         "since yesterday",
         "until yesterday",
         "on today",
@@ -413,6 +448,11 @@ mod tests {
         "since today",
         "until today since 1970-01-10T12:00",
         "since 20 years ago",
+        "since 3 days ago",
+        "since 2500 years ago",
+        "since 3 days ago since 2500 years ago",
+        "until in 9000 years",
+        "between 5 days ago and 3 days ago",
         "where lang = 'rust'",
         "where stars > 1 and lang exists",
         "where stars > 1 and stars < 2",
@@ -575,7 +615,7 @@ mod tests {
         }
     }
 
-    fn check(
+    fn check_found(
         index: &WatcherIndex,
         watchers: &BTreeMap<u32, Filter>,
         attestation: &Attestation,
@@ -586,6 +626,16 @@ mod tests {
         let mut found = vec![7];
         index.matching(attestation, aliases, &mut found);
         prop_assert_eq!(found, asked);
+        Ok(())
+    }
+
+    fn check(
+        index: &WatcherIndex,
+        watchers: &BTreeMap<u32, Filter>,
+        attestation: &Attestation,
+        aliases: &Aliases,
+    ) -> Result<(), TestCaseError> {
+        check_found(index, watchers, attestation, aliases)?;
         let spelt_out = spelt_out(attestation, aliases);
         for filter in watchers.values() {
             let same = match filter.mode() {
@@ -626,6 +676,97 @@ mod tests {
         let effort = index.matching(&trade, Aliases::none(), &mut found);
         assert_eq!(found, [700]);
         assert!(effort.candidates < 100, "{effort:?}");
+    }
+
+    fn a_tenth_of_the_cases() -> ProptestConfig {
+        let usual = ProptestConfig::default();
+        ProptestConfig { cases: usual.cases.div_ceil(10), ..usual }
+    }
+
+    /// The watcher of this number in a family of many that are alike.
+    fn one_of_many(family: u32, number: u32) -> Filter {
+        let (some, few) = (number % 97, number % 5);
+        let text = match family {
+            0 => "is hot".to_owned(),
+            1 => format!("is hot of c{few}"),
+            2 => format!("is hot where stars > {some}"),
+            3 => format!("is hot where stars >= {some} and stars < {}", some + few),
+            4 => format!("where stars <= {}", number % 1_000),
+            5 => format!("since {number} minutes ago"),
+            6 => format!("since 1970-01-{:02}T{:02}:00", 8 + few, some % 24),
+            7 => format!("is hot where stars > {some} and size > {}", 97 - some),
+            8 => format!("is not w{some}"),
+            9 => format!("is hot where labels contains 'l{some}'"),
+            10 => format!("is hot where body contains 'w{some}'"),
+            11 => format!("is hot of c{few} by d where size != {few}"),
+            12 => format!("x{some} is hot of c{few} by d"),
+            _ => {
+                let words = |letter: &str| -> String {
+                    (0..9).map(|i| format!("{letter}{} ", (some + i * 7) % 60)).collect()
+                };
+                format!("is {} of {} where size = {few}", words("w"), words("c"))
+            }
+        };
+        Filter::from_ax(&parse_watcher(&text).unwrap())
+    }
+
+    /// Runs of watchers of a family that are put in or taken out: first, how many, and how far from each other.
+    fn any_runs() -> impl Strategy<Value = Vec<(u32, bool, u32, u32, u32)>> {
+        vec((0..14_u32, prop::bool::weighted(0.7), 0..3_000_u32, 1..1_200_u32, 1..4_u32), 1..6)
+    }
+
+    fn any_claim_for_many() -> impl Strategy<Value = Attestation> {
+        let list = |words: &'static str| {
+            let some = (0..60_u32, 1..12_u32).prop_map(move |(first, count)| {
+                (first..first + count).map(|i| format!("{words}{i}")).collect::<Vec<String>>()
+            });
+            prop_oneof![3 => some, 1 => Just(Vec::new())]
+        };
+        let attributes = (0..100_u32, 0..100_u32, 0..40_usize).prop_map(|(stars, size, count)| {
+            let labels: Vec<String> = (0..count).map(|i| format!("l{}", i * 3)).collect();
+            let body: String = labels.iter().map(|label| label.replace('l', "w")).collect();
+            let value = serde_json::json!(
+                { "stars": stars, "size": size % 7, "labels": labels, "body": body.repeat(9) }
+            );
+            Attributes::from_value(&value).unwrap()
+        });
+        let lists = (list("x"), list("w"), list("c"), attributes, 15..25_i64);
+        lists.prop_map(|(subjects, mut predicates, contexts, attributes, half_days)| {
+            predicates.push("hot".to_owned());
+            let lists = [subjects, predicates, contexts, vec!["d".to_owned()]];
+            attestation(lists, half_days, attributes)
+        })
+    }
+
+    proptest! {
+        #![proptest_config(a_tenth_of_the_cases())]
+
+        /// However many there are under one term, key or span, and whichever of them went again.
+        #[test]
+        fn many_that_are_alike_are_found_as_few_are(
+            runs in any_runs(), claims in vec(any_claim_for_many(), 1..4),
+        ) {
+            let (mut index, mut watchers) = (WatcherIndex::new(), BTreeMap::new());
+            for (family, is_added, first, count, step) in runs {
+                for id in (first..).step_by(step as usize).take(count as usize) {
+                    if is_added {
+                        let filter = one_of_many(family, id);
+                        index.insert(id, &filter);
+                        watchers.insert(id, filter);
+                    } else {
+                        index.remove(id);
+                        watchers.remove(&id);
+                    }
+                }
+                for claim in &claims {
+                    check_found(&index, &watchers, claim, Aliases::none())?;
+                }
+            }
+            for id in watchers.into_keys() {
+                index.remove(id);
+            }
+            prop_assert!(index.is_empty() && index.folded.is_empty());
+        }
     }
 
     proptest! {
@@ -694,7 +835,7 @@ mod tests {
                 index.remove(id);
             }
             prop_assert!(index.is_empty() && index.windows.is_empty() && index.asked.is_empty());
-            prop_assert!(index.conditions.is_empty());
+            prop_assert!(index.windows_after_now.is_empty());
             let stats = index.stats();
             prop_assert_eq!((stats.terms, stats.keys, stats.shapes.len()), (0, 0, 0));
             prop_assert!(index.folded.is_empty() && index.exact.is_empty());

@@ -12,6 +12,7 @@ use crate::Mode;
 use super::attributes::Asked;
 use super::conditions::ConditionId;
 use super::interner::TermId;
+use super::paths::PathId;
 use super::shape::{Axis, KeyKind, Shape};
 use super::spans::Span;
 use super::windows::Window;
@@ -21,8 +22,9 @@ use super::windows::Window;
 pub(super) enum Record {
     /// One term on one or two axes that are no attributes, and nothing else.
     Few { mode: Mode, shape: Shape, pivot: Axis, terms: [TermId; 2] },
-    /// Anything else.
-    Many(Box<Many>),
+    /// Anything else. The condition that is asked first stands here too: most of those that do not match are
+    /// told apart by it.
+    Many { first: ConditionId, many: Box<Many> },
 }
 
 #[derive(Debug)]
@@ -32,7 +34,7 @@ pub(super) struct Many {
     pub(super) pivot: Axis,
     pub(super) terms: Terms,
     /// What stands on [`Axis::ATTRIBUTE`], if something does.
-    pub(super) attribute: Option<Box<Attribute>>,
+    pub(super) attribute: Option<Attribute>,
     /// Terms of which an attestation may have none.
     pub(super) excluded: SmallVec<[(Axis, TermId); 2]>,
     /// When the claim may have been made, as far as that does not depend on now.
@@ -46,7 +48,7 @@ pub(super) struct Many {
 /// A condition on a value that is part of the key.
 #[derive(Debug)]
 pub(super) struct Attribute {
-    pub(super) path: Box<[Box<str>]>,
+    pub(super) path: PathId,
     pub(super) asked: Asked,
     /// Where a number has to be, if it is a range.
     pub(super) span: Option<Span>,
@@ -59,6 +61,9 @@ pub(super) struct Terms {
     /// Where those of each axis end.
     ends: [u32; Axis::COUNT],
 }
+
+/// More than there are.
+const NO_CONDITION: ConditionId = ConditionId::MAX;
 
 /// Under which keys a watcher is filed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +107,8 @@ impl Record {
             && shape.len() <= 2
             && many.terms.all.len() == shape.len();
         if !is_few {
-            return Record::Many(Box::new(many));
+            let first = many.rest.first().copied().unwrap_or(NO_CONDITION);
+            return Record::Many { first, many: Box::new(many) };
         }
         let mut terms = [0; 2];
         terms[..shape.len()].copy_from_slice(&many.terms.all);
@@ -112,21 +118,21 @@ impl Record {
     pub(super) fn mode(&self) -> Mode {
         match self {
             Record::Few { mode, .. } => *mode,
-            Record::Many(many) => many.mode,
+            Record::Many { many, .. } => many.mode,
         }
     }
 
     pub(super) fn shape(&self) -> Shape {
         match self {
             Record::Few { shape, .. } => *shape,
-            Record::Many(many) => many.terms.shape(),
+            Record::Many { many, .. } => many.terms.shape(),
         }
     }
 
     pub(super) fn kind(&self) -> KeyKind {
         let is_sure = match self {
             Record::Few { .. } => true,
-            Record::Many(many) => many.is_sure(),
+            Record::Many { many, .. } => many.is_sure(),
         };
         KeyKind::new(self.shape(), is_sure)
     }
@@ -134,7 +140,7 @@ impl Record {
     pub(super) fn way(&self) -> Way {
         match self {
             Record::Few { .. } => Way::Tuples,
-            Record::Many(many) => many.way,
+            Record::Many { many, .. } => many.way,
         }
     }
 
@@ -142,7 +148,7 @@ impl Record {
     pub(super) fn pivot(&self) -> Axis {
         match self {
             Record::Few { pivot, .. } => *pivot,
-            Record::Many(many) => many.pivot,
+            Record::Many { many, .. } => many.pivot,
         }
     }
 
@@ -153,7 +159,15 @@ impl Record {
                 std::slice::from_ref(&terms[shape.rank(axis)])
             }
             Record::Few { .. } => &[],
-            Record::Many(many) => many.terms.of(axis),
+            Record::Many { many, .. } => many.terms.of(axis),
+        }
+    }
+
+    /// The condition that is asked first, if there is one.
+    pub(super) fn first(&self) -> Option<ConditionId> {
+        match self {
+            Record::Many { first, .. } if *first != NO_CONDITION => Some(*first),
+            _ => None,
         }
     }
 
@@ -161,7 +175,7 @@ impl Record {
     pub(super) fn many(&self) -> Option<&Many> {
         match self {
             Record::Few { .. } => None,
-            Record::Many(many) => Some(many),
+            Record::Many { many, .. } => Some(many),
         }
     }
 
@@ -170,18 +184,12 @@ impl Record {
         self.many().map_or(0, |many| {
             let spilled = |is_spilled: bool, bytes: usize| if is_spilled { bytes } else { 0 };
             let terms = &many.terms.all;
-            let path = |attribute: &Attribute| -> usize {
-                let keys: usize =
-                    attribute.path.iter().map(|key| size_of_val(key) + key.len()).sum();
-                size_of::<Attribute>() + keys
-            };
             size_of::<Many>()
                 + spilled(terms.spilled(), terms.capacity() * size_of::<TermId>())
                 + spilled(
                     many.excluded.spilled(),
                     many.excluded.capacity() * size_of::<(Axis, TermId)>(),
                 )
-                + many.attribute.as_deref().map_or(0, path)
                 + spilled(many.rest.spilled(), many.rest.capacity() * size_of::<ConditionId>())
         })
     }

@@ -112,6 +112,9 @@ impl KeyKind {
 /// one that leads to watchers when an attestation has too many tuples.
 pub(super) const OVER: Uses = 1;
 pub(super) const PIVOT: Uses = 1 << Shape::COUNT;
+/// The bit of a kind that stands in no table (subjects alone): a term beside which a watcher with too many tuples
+/// asks about attributes.
+pub(super) const OVER_ATTRIBUTES: Uses = 1 << 1;
 
 /// The kinds whose shape lacks an axis, by axis.
 pub(super) const LACKING: [Uses; Axis::COUNT] =

@@ -11,18 +11,20 @@ use crate::eval::Claim;
 use crate::filter::Test;
 use crate::{Dimension, Filter, Mode};
 
-use super::attributes::{Asked, Findable, Paths, nearest};
+use super::attributes::{Asked, Findable, nearest, write_term};
 use super::conditions::Conditions;
 use super::interner::{Interner, TermId, Uses};
 use super::known::{Known, Reached};
 use super::list::List;
+use super::paths::Paths;
 use super::pivots::{Guard, Guarded, Guards, Pivots};
 use super::posting::{Posting, Postings};
 use super::ranges::{self, Ranges};
 use super::record::{Attribute, Many, Record, Terms, Way};
-use super::shape::{Axis, KeyKind, LACKING, OVER, PIVOT, each_tuple, tuples};
+use super::shape::{Axis, KeyKind, LACKING, OVER, OVER_ATTRIBUTES, PIVOT, each_tuple, tuples};
 use super::stats::{IndexStats, ShapeStats};
 use super::table::Table;
+use super::values::Values;
 use super::windows::Window;
 
 /// Tuples that one watcher may be filed under when it asks on several axes.
@@ -42,7 +44,8 @@ pub(super) struct Side {
     mode: Mode,
     /// By [`Axis`].
     interners: [Interner; Axis::COUNT],
-    paths: Paths,
+    /// Those that keys and conditions are about.
+    pub(super) paths: Paths,
     /// What no key decides.
     pub(super) conditions: Conditions,
     /// By [`KeyKind`]. Watchers that surely match by one term of a dimension are not here but with the
@@ -55,9 +58,8 @@ pub(super) struct Side {
     in_use: Uses,
     /// Watchers with too many tuples, by each term of their pivot.
     over: [Pivots; Axis::COUNT],
-    /// How many of them there are, and how many also ask about attributes.
+    /// How many of them there are.
     over_watchers: u32,
-    over_attributes: u32,
     /// The other watchers that ask on several axes, by each term of their pivot: for attestations with
     /// too many tuples.
     pivots: [Pivots; Axis::COUNT],
@@ -95,7 +97,6 @@ impl Side {
             in_use: 0,
             over: Default::default(),
             over_watchers: 0,
-            over_attributes: 0,
             pivots: Default::default(),
             postings: Postings::default(),
         }
@@ -117,8 +118,8 @@ impl Side {
             Way::Tuples => self.file_tuples(id, &record),
             Way::Pivot => {
                 self.over_watchers += 1;
-                self.over_attributes += u32::from(record.shape().has(Axis::ATTRIBUTE));
                 self.file_pivot(id, &record, OVER);
+                self.mark_attributes(&record);
             }
         }
         record
@@ -130,7 +131,6 @@ impl Side {
             Way::Tuples => self.unfile_tuples(id, record),
             Way::Pivot => {
                 self.over_watchers -= 1;
-                self.over_attributes -= u32::from(record.shape().has(Axis::ATTRIBUTE));
                 self.unfile_pivot(id, record, OVER);
             }
         }
@@ -143,9 +143,11 @@ impl Side {
             for &(axis, term) in &many.excluded {
                 self.interners[axis.index()].release(term);
             }
-            many.rest.iter().for_each(|condition| self.conditions.release(*condition));
+            let rest = many.rest.iter();
+            rest.for_each(|condition| self.conditions.release(*condition, &mut self.paths));
             if let Some(attribute) = &many.attribute {
-                self.paths.release(&attribute.path, attribute.asked);
+                self.paths.unfile(attribute.path, attribute.asked);
+                self.paths.release(attribute.path);
             }
         }
     }
@@ -181,13 +183,13 @@ impl Side {
                 .is_some_and(|key| key.asked.is_range() && key.test.keys() == test.keys()),
             _ => false,
         };
-        let conditions = &mut self.conditions;
+        let (conditions, paths) = (&mut self.conditions, &mut self.paths);
         let rest = filter.tests().iter().filter(|test| !is_decided(test));
-        let (of_key, others): (Vec<_>, Vec<_>) = rest.partition(is_of_key);
+        let (of_key, others): (SmallVec<[_; 2]>, SmallVec<[_; 2]>) = rest.partition(is_of_key);
         let mut rest: SmallVec<_> =
-            others.into_iter().map(|test| conditions.acquire(test)).collect();
+            others.into_iter().map(|test| conditions.acquire(test, paths)).collect();
         rest.sort_by_key(|condition| std::cmp::Reverse(conditions.watchers(*condition)));
-        rest.extend(of_key.into_iter().map(|test| conditions.acquire(test)));
+        rest.extend(of_key.into_iter().map(|test| conditions.acquire(test, paths)));
         let window = Window { start: filter.time_start(), end: filter.time_end() };
         let (way, pivot) = (way_of(&terms), self.most_selective(&terms));
         let mode = self.mode;
@@ -197,24 +199,40 @@ impl Side {
 
     /// The condition on attributes by which a watcher is filed, of those that a look-up decides: a value, unless
     /// so many ask for it that a span of numbers tells more; of two of a kind the one that fewer share.
-    fn most_telling<'f>(&mut self, filter: &'f Filter) -> Option<Findable<'f>> {
-        Findable::of(filter).min_by_key(|Findable { test, asked, .. }| {
-            let text = self.paths.acquire(test, *asked);
-            self.paths.release(test.keys(), *asked);
-            let interner = &self.interners[Axis::ATTRIBUTE.index()];
-            let watchers = interner.find(&text).map_or(0, |term| interner.watchers(term));
-            let is_common = *asked == Asked::Equal && watchers > COMMON_VALUE;
-            let like = if is_common { &Asked::Between } else { asked };
-            (Asked::ALL.iter().position(|other| other == like), is_common, watchers)
+    fn most_telling<'f>(&self, filter: &'f Filter) -> Option<Findable<'f>> {
+        let mut all = Findable::of(filter);
+        if all.len() < 2 {
+            return all.pop();
+        }
+        let mut text = String::new();
+        all.into_iter().min_by_key(|key| {
+            let watchers = self.filed_like(key, &mut text);
+            let is_common = key.asked == Asked::Equal && watchers > COMMON_VALUE;
+            let like = if is_common { Asked::Between } else { key.asked };
+            (Asked::ALL.iter().position(|other| *other == like), is_common, watchers)
         })
     }
 
-    fn acquire(&mut self, key: Findable<'_>, terms: &mut Terms) -> Box<Attribute> {
+    /// How many watchers are filed by the same term.
+    fn filed_like(&self, key: &Findable<'_>, text: &mut String) -> u32 {
+        let Some(path) = self.paths.find(key.test.keys()) else { return 0 };
+        if key.asked != Asked::Equal {
+            return self.paths.filed(path, key.asked);
+        }
+        write_term(text, path, key.asked, &key.test.value);
+        let interner = &self.interners[Axis::ATTRIBUTE.index()];
+        interner.find(text).map_or(0, |term| interner.watchers(term))
+    }
+
+    fn acquire(&mut self, key: Findable<'_>, terms: &mut Terms) -> Attribute {
         let Findable { test, asked, span } = key;
-        let text = self.paths.acquire(test, asked);
+        let path = self.paths.acquire(test.keys());
+        let mut text = String::new();
+        write_term(&mut text, path, asked, &test.value);
         let term = self.interners[Axis::ATTRIBUTE.index()].acquire(&text);
+        self.paths.file(path, asked, term, span);
         terms.push(Axis::ATTRIBUTE, std::iter::once(term));
-        Box::new(Attribute { path: test.keys().into(), asked, span })
+        Attribute { path, asked, span }
     }
 
     /// The axis whose terms the fewest watchers use.
@@ -286,6 +304,16 @@ impl Side {
         terms.iter().for_each(|&term| pivots.add(term, id, guards));
     }
 
+    /// Marks terms without one of which a watcher with too many tuples need not be asked about attributes.
+    fn mark_attributes(&mut self, record: &Record) {
+        let (mut axes, pivot) = (record.shape().axes(), record.pivot());
+        if record.shape().has(Axis::ATTRIBUTE) {
+            let others = axes.next().expect("it has terms on several axes");
+            let axis = if pivot == Axis::ATTRIBUTE { others } else { pivot };
+            self.mark(axis, record.terms(axis), OVER_ATTRIBUTES);
+        }
+    }
+
     fn unfile_pivot(&mut self, id: u32, record: &Record, using: Uses) {
         let (pivot, terms) = (record.pivot(), record.terms(record.pivot()));
         let pivots = self.by_term(pivot, using);
@@ -303,14 +331,11 @@ impl Side {
     }
 
     /// Looks up the attestation's terms, and finds the watchers that they lead to.
-    pub(super) fn probe(&self, claim: &Claim<'_>, hits: &mut Hits) -> Known {
+    pub(super) fn probe(&self, claim: &Claim<'_>, values: &Values<'_>, hits: &mut Hits) -> Known {
         let mut known = self.look_up(claim, hits);
-        let any_attribute = known.with_any(Axis::ATTRIBUTE);
-        let asks_attributes =
-            self.possible(&any_attribute) & !LACKING[Axis::ATTRIBUTE.index()] != 0;
         // Reading them is the dearest part, so only where some watcher wants it.
-        if asks_attributes || self.over_attributes > 0 {
-            self.look_up_attributes(claim, &mut known, hits);
+        if self.wants_attributes(&known) {
+            self.look_up_attributes(values, &mut known, hits);
         }
         let mut larger = SmallVec::<[(KeyKind, usize); 8]>::new();
         for kind in KeyKind::of_bits(self.possible(&known.uses)) {
@@ -322,7 +347,9 @@ impl Side {
                 self.probe_kind(kind, &known, hits);
             }
         }
-        follow(&known, OVER, &self.over, hits);
+        if self.over_watchers > 0 {
+            follow(&known, OVER, &self.over, hits);
+        }
         if !larger.is_empty() {
             self.probe_larger(&larger, &known, hits);
         }
@@ -364,23 +391,49 @@ impl Side {
         known
     }
 
-    fn look_up_attributes(&self, claim: &Claim<'_>, known: &mut Known, hits: &mut Hits) {
+    /// Whether a term of the attributes may lead to a watcher whose other terms are there.
+    fn wants_attributes(&self, known: &Known) -> bool {
+        let any_attribute = known.with_any(Axis::ATTRIBUTE);
+        self.possible(&any_attribute) & !LACKING[Axis::ATTRIBUTE.index()] != 0
+            || known.uses.iter().any(|uses| uses & OVER_ATTRIBUTES != 0)
+    }
+
+    fn look_up_attributes(&self, values: &Values<'_>, known: &mut Known, hits: &mut Hits) {
         let interner = &self.interners[Axis::ATTRIBUTE.index()];
         let mut text = String::new();
-        self.paths.each_place(claim.attributes(), &mut |place| {
-            for asked in Asked::ALL.into_iter().filter(|asked| place.is_asked(*asked)) {
-                place.write_term(asked, &mut text);
+        for place in values.places(&self.paths) {
+            for asked in Asked::ALL {
+                if self.paths.filed(place.path, asked) == 0 {
+                    continue;
+                }
+                let mut number = 0;
+                let term = match asked {
+                    Asked::Exists => Some(self.paths.term(place.path, asked)),
+                    Asked::Equal if place.is_nest() => continue,
+                    Asked::Equal => {
+                        write_term(&mut text, place.path, asked, place.value());
+                        interner.find(&text)
+                    }
+                    _ if !place.value().is_number() => continue,
+                    _ => {
+                        number = ranges::ordered(nearest(place.value()));
+                        if !self.paths.may_reach(place.path, asked, number) {
+                            hits.probes += 1;
+                            continue;
+                        }
+                        Some(self.paths.term(place.path, asked))
+                    }
+                };
                 hits.probes += 1;
-                let Some(term) = interner.find(&text) else { continue };
+                let Some(term) = term else { continue };
                 let uses = interner.slot(term).uses;
                 if asked.is_range() {
-                    let value = ranges::ordered(nearest(place.value));
-                    known.reach(Reached { term, uses, value });
+                    known.reach(Reached { term, uses, value: number });
                 } else {
                     known.add(Axis::ATTRIBUTE, term, uses);
                 }
             }
-        });
+        }
         known.complete(Axis::ATTRIBUTE);
     }
 
@@ -428,6 +481,7 @@ impl Side {
         stats.memory_bytes += self.interners.iter().map(Interner::memory_bytes).sum::<usize>()
             + self.tables.iter().map(Table::memory_bytes).sum::<usize>()
             + self.over.iter().chain(&self.pivots).map(Pivots::memory_bytes).sum::<usize>()
+            + self.paths.memory_bytes()
             + self.conditions.memory_bytes()
             + self.ranges.memory_bytes()
             + self.postings.memory_bytes();
@@ -444,7 +498,7 @@ impl Side {
             && self.ranges.is_empty()
             && self.postings.lists_in_use() == 0
             && self.filed == [0; KeyKind::COUNT]
-            && (self.over_watchers, self.over_attributes) == (0, 0)
+            && self.over_watchers == 0
             && self.in_use == 0
     }
 }
@@ -467,7 +521,7 @@ fn filed(known: &Known, using: Uses, pivots: &[Pivots; Axis::COUNT]) -> usize {
 /// Collects the watchers that known terms lead to, without those that need another term that is not there.
 fn follow(known: &Known, using: Uses, pivots: &[Pivots; Axis::COUNT], hits: &mut Hits) {
     for watchers in lists_by_term(known, using, pivots).flat_map(List::pieces) {
-        let may_hold = |watcher: &&Guarded| watcher.may_hold(|axis, term| known.has(axis, term));
+        let may_hold = |watcher: &&Guarded| watcher.may_hold(|need| known.may_have(need));
         let before = hits.by_term.len();
         hits.by_term.extend(watchers.iter().filter(may_hold).map(|watcher| watcher.id));
         hits.told_apart += (watchers.len() - (hits.by_term.len() - before)) as u64;
@@ -475,14 +529,20 @@ fn follow(known: &Known, using: Uses, pivots: &[Pivots; Axis::COUNT], hits: &mut
 }
 
 /// The terms of a watcher on axes other than its pivot, where it has just one: on the attributes before
-/// others, as it is the most telling there.
+/// others, as it is the most telling there. Then the marks of those where it has several.
 fn guards_of(record: &Record) -> Guards {
-    let axes = record.shape().axes().filter(|axis| *axis != record.pivot());
-    let mut single = axes.rev().filter_map(|axis| match record.terms(axis) {
+    let axes = || record.shape().axes().filter(|axis| *axis != record.pivot()).rev();
+    let single = axes().filter_map(|axis| match record.terms(axis) {
         &[term] => Some(Guard::new(axis, term)),
         _ => None,
     });
-    std::array::from_fn(|_| single.next().unwrap_or(Guard::NOTHING))
+    let lists = |kind| {
+        let lists = axes().map(|axis| (axis, record.terms(axis)));
+        let several = lists.filter(|(_, terms)| terms.len() > 1);
+        several.map(move |(axis, terms)| Guard::any_of(axis, kind, terms))
+    };
+    let mut guards = single.chain(lists(0)).chain(lists(1));
+    std::array::from_fn(|_| guards.next().unwrap_or(Guard::NOTHING))
 }
 
 /// Whether watchers of this kind are filed with their terms and not in a table.

@@ -6,7 +6,7 @@
 //! counts, and on the right only the end. Each of these ends is kept in order. A number looks at one cell of
 //! each length in use.
 
-use std::collections::BTreeSet;
+use super::list::{Entry, List};
 
 /// From a number to another, both within.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,14 @@ pub(super) enum Spans {
 /// The binary logarithm of a cell's length, and the number and watcher: those of one cell are neighbours.
 type End = (u32, u64, u32);
 
+impl Entry for End {
+    type Key = End;
+
+    fn key(&self) -> End {
+        *self
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Tree {
     crossing: Ends,
@@ -43,15 +51,18 @@ pub(super) struct Tree {
 
 #[derive(Debug)]
 struct Ends {
-    starts: BTreeSet<End>,
-    ends: BTreeSet<End>,
+    starts: List<End>,
+    ends: List<End>,
+    /// A bit for each length of cells in use.
+    in_use: u128,
     /// How many spans there are, by the logarithm of their cell's length.
     sizes: [u32; u64::BITS as usize + 1],
 }
 
 impl Default for Ends {
     fn default() -> Ends {
-        Ends { starts: BTreeSet::new(), ends: BTreeSet::new(), sizes: [0; u64::BITS as usize + 1] }
+        let [starts, ends] = [List::Few(Vec::new()), List::Few(Vec::new())];
+        Ends { starts, ends, in_use: 0, sizes: [0; u64::BITS as usize + 1] }
     }
 }
 
@@ -73,11 +84,13 @@ impl Spans {
         }
     }
 
-    /// Bytes that are allocated, as if the nodes of trees were two thirds full.
+    /// Bytes that are allocated.
     pub(super) fn memory_bytes(&self) -> usize {
         match self {
             Spans::Few(spans) => spans.capacity() * size_of::<(Span, u32)>(),
-            Spans::Many(tree) => size_of::<Tree>() + tree.len() * 2 * size_of::<End>() * 3 / 2,
+            Spans::Many(tree) => {
+                size_of::<Tree>() + tree.crossing.memory_bytes() + tree.inside.memory_bytes()
+            }
         }
     }
 
@@ -145,17 +158,23 @@ impl Tree {
     fn insert(&mut self, id: u32, span: Span) {
         let size = size(span);
         let ends = self.ends_of(span);
-        ends.starts.insert((size, span.start, id));
-        ends.ends.insert((size, span.end, id));
+        ends.starts.add((size, span.start, id));
+        ends.ends.add((size, span.end, id));
         ends.sizes[size as usize] += 1;
+        ends.in_use |= 1 << size;
     }
 
     fn remove(&mut self, id: u32, span: Span) {
         let size = size(span);
         let ends = self.ends_of(span);
-        if ends.starts.remove(&(size, span.start, id)) {
-            ends.ends.remove(&(size, span.end, id));
+        let before = ends.starts.len();
+        ends.starts.remove((size, span.start, id));
+        if ends.starts.len() < before {
+            ends.ends.remove((size, span.end, id));
             ends.sizes[size as usize] -= 1;
+            if ends.sizes[size as usize] == 0 {
+                ends.in_use &= !(1 << size);
+            }
         }
     }
 
@@ -180,21 +199,35 @@ impl Tree {
 }
 
 impl Ends {
+    fn memory_bytes(&self) -> usize {
+        self.starts.memory_bytes() + self.ends.memory_bytes()
+    }
+
     fn sizes(&self) -> impl Iterator<Item = u32> {
-        (0..).zip(self.sizes).filter(|(_, spans)| *spans > 0).map(|(size, _)| size)
+        let mut left = self.in_use;
+        std::iter::from_fn(move || {
+            let size = (left != 0).then(|| left.trailing_zeros());
+            left &= left.wrapping_sub(1);
+            size
+        })
     }
 
     /// Collects those that start in the cell of this number, and not after it.
     fn started(&self, size: u32, number: u64, into: &mut Vec<u32>) {
         let first = (size, number & !below(size), 0);
-        into.extend(self.starts.range(first..=(size, number, u32::MAX)).map(|(_, _, id)| *id));
+        collect(&self.starts, first, (size, number, u32::MAX), into);
     }
 
     /// Collects those that end in the cell of this number, and not before it.
     fn not_ended(&self, size: u32, number: u64, into: &mut Vec<u32>) {
         let last = (size, number | below(size), u32::MAX);
-        into.extend(self.ends.range((size, number, 0)..=last).map(|(_, _, id)| *id));
+        collect(&self.ends, (size, number, 0), last, into);
     }
+}
+
+fn collect(ends: &List<End>, first: End, last: End, into: &mut Vec<u32>) {
+    let pieces = ends.between(first, last);
+    pieces.for_each(|piece| into.extend(piece.iter().map(|(_, _, id)| *id)));
 }
 
 /// The smallest length of cells that is more than the span's, as its binary logarithm.

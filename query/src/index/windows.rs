@@ -1,8 +1,11 @@
 //! When a claim may have been made.
 
+use crate::filter::Test;
+use crate::{Filter, Moment};
+
 use super::spans::Span;
 
-/// From a time to another, both within, in milliseconds since the Unix epoch.
+/// From a time to another, both within, in milliseconds since the Unix epoch or after now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Window {
     pub(super) start: Option<i64>,
@@ -11,6 +14,38 @@ pub(super) struct Window {
 
 impl Window {
     pub(super) const ALWAYS: Window = Window { start: None, end: None };
+
+    /// When a claim must have been made, if that is all that is asked and does not depend on now.
+    pub(super) fn fixed(filter: &Filter) -> Option<Window> {
+        let is_fixed = |test: &Test| match test {
+            Test::NotBefore(moment) | Test::NotAfter(moment) => moment.as_fixed().is_some(),
+            _ => false,
+        };
+        let window = Window { start: filter.time_start(), end: filter.time_end() };
+        (!filter.is_empty() && filter.tests().iter().all(is_fixed)).then_some(window)
+    }
+
+    /// How long after now a claim must have been made, if that is all that is asked, each end once.
+    pub(super) fn from_now(filter: &Filter) -> Option<Window> {
+        let mut window = Window::ALWAYS;
+        for test in filter.tests() {
+            let (end, moment) = match test {
+                Test::NotBefore(moment) => (&mut window.start, moment),
+                Test::NotAfter(moment) => (&mut window.end, moment),
+                _ => return None,
+            };
+            if end.replace(moment.as_shift()?).is_some() {
+                return None;
+            }
+        }
+        (window != Window::ALWAYS).then_some(window)
+    }
+
+    /// Whether the ends of a window after now can be written at this now; at others nothing is in it.
+    pub(super) fn can_be(self, now_ms: i64) -> bool {
+        let can_be = |shift_ms| Moment::from_now(shift_ms).at(now_ms).is_some();
+        self.start.is_none_or(can_be) && self.end.is_none_or(can_be)
+    }
 
     pub(super) fn holds(self, ms: i64) -> bool {
         self.start.is_none_or(|start| start <= ms) && self.end.is_none_or(|end| ms <= end)
